@@ -1,0 +1,7 @@
+//! The languages that Weft speaks: wire messages, names and identities, the resource model, and the pure functions
+//! that both planes decide with.
+//!
+//! Never here: IO, an async runtime, clocks, randomness. Whatever a function needs to know it is handed.
+
+pub mod name;
+pub mod pb;

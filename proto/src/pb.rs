@@ -1,0 +1,66 @@
+//! Generated wire types. Nothing is written by hand here except where the modules are.
+
+#![allow(
+    missing_debug_implementations,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic,
+    clippy::restriction,
+    clippy::nursery,
+    reason = "generated code"
+)]
+
+/// The file descriptors that these types were generated from, as an encoded `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+pub mod google {
+    pub mod rpc {
+        tonic::include_proto!("google.rpc");
+    }
+}
+
+pub mod envoy {
+    pub mod config {
+        pub mod core {
+            pub mod v3 {
+                tonic::include_proto!("envoy.config.core.v3");
+            }
+        }
+    }
+    pub mod service {
+        pub mod discovery {
+            pub mod v3 {
+                tonic::include_proto!("envoy.service.discovery.v3");
+            }
+        }
+    }
+}
+
+pub mod weft {
+    pub mod config {
+        pub mod v1 {
+            tonic::include_proto!("weft.config.v1");
+        }
+    }
+    pub mod identity {
+        pub mod v1 {
+            tonic::include_proto!("weft.identity.v1");
+        }
+    }
+    pub mod quota {
+        pub mod v1 {
+            tonic::include_proto!("weft.quota.v1");
+        }
+    }
+    pub mod catalog {
+        pub mod v1 {
+            tonic::include_proto!("weft.catalog.v1");
+        }
+    }
+    pub mod status {
+        pub mod v1 {
+            tonic::include_proto!("weft.status.v1");
+        }
+    }
+}
