@@ -5,3 +5,5 @@
 
 pub mod name;
 pub mod pb;
+pub mod resource;
+pub mod wire;

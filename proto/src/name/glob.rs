@@ -22,10 +22,18 @@ impl Glob {
         check_characters("pattern", text, Self::LEN_BYTES_MAX, expected, |c| !c.is_control())?;
         if text.contains("**") {
             let problem = "has two stars in a row";
-            return Err(Error::Form { what: "pattern", problem, expected: "one '*' for any run of characters" });
+            return Err(Error::Form {
+                what: "pattern",
+                problem,
+                expected: "one '*' for any run of characters",
+            });
         }
         if text.bytes().filter(|b| *b == b'*').count() > Self::STARS_MAX {
-            return Err(Error::Form { what: "pattern", problem: "has too many stars", expected: "at most eight" });
+            return Err(Error::Form {
+                what: "pattern",
+                problem: "has too many stars",
+                expected: "at most eight",
+            });
         }
         Ok(Self(text.into()))
     }
@@ -53,7 +61,8 @@ impl Glob {
         };
         // `rest` holds what follows the first star; every piece but the last may match at its first occurrence,
         // because a star before it swallows whatever lies between.
-        let (middle, tail) = rest.rsplit_once('*').map_or((None, rest), |(middle, tail)| (Some(middle), tail));
+        let (middle, tail) =
+            rest.rsplit_once('*').map_or((None, rest), |(middle, tail)| (Some(middle), tail));
         for piece in middle.into_iter().flat_map(|middle| middle.split('*')) {
             match text.find(piece) {
                 Some(at) => text = &text[at + piece.len()..],

@@ -176,7 +176,9 @@ fn parse_service_account(text: &str) -> Result<String, Error> {
 
 fn check_label_text(what: &'static str, text: &str, max: usize) -> Result<(), Error> {
     const EXPECTED: &str = "letters, digits, '-', '_' and '.', starting and ending with a letter or digit";
-    check_characters(what, text, max, EXPECTED, |c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))?;
+    check_characters(what, text, max, EXPECTED, |c| {
+        c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
+    })?;
     check_ends(what, text, EXPECTED, |c| c.is_ascii_alphanumeric())
 }
 

@@ -4,6 +4,8 @@
 
 mod glob;
 mod ids;
+mod net;
+mod pattern;
 mod spiffe;
 
 pub use glob::Glob;
@@ -11,6 +13,8 @@ pub use ids::{
     LabelKey, LabelValue, MethodName, Namespace, NodeId, ObjectName, PromptName, ServerName, ServiceAccount,
     ToolName,
 };
+pub use net::{Digest, HostPort, WebUrl};
+pub use pattern::IdentityPattern;
 pub use spiffe::{SpiffeId, TrustDomain, Workload};
 
 /// Why a text is not the name it was meant to be. The message says what was expected, without repeating the input at

@@ -1,0 +1,42 @@
+//! What each kind of object says. A value of these types is complete and consistent: whatever could contradict itself
+//! was refused when it was read.
+
+mod access;
+mod authentication;
+mod quota;
+mod route;
+mod selector;
+mod server;
+mod telemetry;
+mod tool;
+mod trust;
+mod virtual_server;
+
+pub use access::{AccessPolicy, AccessRule, Action, CallerMatch, TargetMatch};
+pub use authentication::{ApiKey, Authentication, Jwks, JwtIssuer, ProtectedResource};
+pub use quota::{Amount, Dimension, Limit, LimitScope, QuotaPolicy, WhenUnavailable};
+pub use route::{Mirror, Route, RouteMatch, RouteRule, WeightedServer};
+pub use selector::ServerSelector;
+pub use server::{
+    Balancer, CircuitBreaker, Era, External, HealthCheck, InFlight, LoadBalancing, Location, McpServer,
+    OutlierEjection, Protocol, Retries, StaticEndpoint, Stdio, Timeouts, WorkloadInstances,
+};
+pub use telemetry::{AccessLog, AuditDetail, LogFormat, OtlpProtocol, Telemetry, Tracing};
+pub use tool::{CacheScope, ResponseCache, RetryClass, Strictness, ToolPolicy};
+pub use trust::{DefaultAction, FederatedDomain, Trust};
+pub use virtual_server::{ListMode, Member, Prefixing, VirtualServer};
+
+use super::bounded::{List, Map, Text};
+use crate::name::{Glob, LabelKey, LabelValue};
+
+/// Labels of an object or a workload.
+pub type Labels = Map<LabelKey, LabelValue, 64>;
+/// Patterns of which one must match; never empty.
+pub type Patterns = List<Glob, 256, 1>;
+/// An expression over the call; its language is checked where it is compiled.
+pub type Expression = Text<4096>;
+
+/// Serde's test for leaving out what says nothing.
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}

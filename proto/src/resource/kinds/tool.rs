@@ -1,0 +1,93 @@
+//! `ToolPolicy`: how calls of particular tools are treated.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Patterns, ServerSelector, is_default};
+use crate::name::{Digest, ToolName};
+use crate::resource::bounded::{List, Map, Text};
+use crate::resource::units::{ByteSize, Span};
+
+/// How calls of the tools it names are treated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ToolPolicy {
+    /// The servers it speaks about; every server of its scope if not given.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub servers: ServerSelector,
+    /// The tools it speaks about; every tool if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Patterns>,
+    /// Time to the first byte of the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
+    /// Arguments against the tool's advertised input schema.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub validate_arguments: Strictness,
+    /// Definitions against those approved.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub pin: Strictness,
+    /// Approved definitions: tool name to digest.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub approved: Map<ToolName, Digest, 1024>,
+    /// Largest answer passed on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result_max: Option<ByteSize>,
+    /// Answers kept and given again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<ResponseCache>,
+    /// Which calls may be repeated after they left.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub retry: RetryClass,
+    /// Believe the server's own hints about its tools.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub trust_hints: bool,
+    /// Arguments that are never logged or audited, as dotted paths.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub redact: List<Text<256>, 64>,
+    /// Evaluate and record, without enforcing.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub shadow: bool,
+}
+
+/// How a check is meant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strictness {
+    #[default]
+    Off,
+    Warn,
+    Enforce,
+}
+
+/// Answers kept and given again.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ResponseCache {
+    /// For how long.
+    pub ttl: Span,
+    /// To whom.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub scope: CacheScope,
+}
+
+/// Who is given a kept answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CacheScope {
+    /// Only the caller that asked first.
+    #[default]
+    Caller,
+    /// Every caller that may call the tool.
+    Shared,
+}
+
+/// Which calls may be repeated after they left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RetryClass {
+    #[default]
+    Never,
+    ReadOnly,
+    Idempotent,
+}
