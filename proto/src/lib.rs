@@ -3,7 +3,12 @@
 //!
 //! Never here: IO, an async runtime, clocks, randomness. Whatever a function needs to know it is handed.
 
+pub mod compile;
 pub mod name;
 pub mod pb;
+pub mod policy;
 pub mod resource;
 pub mod wire;
+
+#[cfg(test)]
+mod testing;

@@ -215,7 +215,7 @@ mod tests {
         #[test]
         fn whatever_parses_prints_as_itself(text in "[sS]piffe://[a-zA-Z0-9._-]{1,20}(/[A-Za-z0-9._-]{1,12}){1,4}") {
             if let Ok(id) = SpiffeId::parse(&text) {
-                prop_assert_eq!(SpiffeId::parse(id.as_str()).unwrap(), id.clone());
+                prop_assert_eq!(&SpiffeId::parse(id.as_str()).unwrap(), &id);
                 prop_assert!(id.as_str().starts_with("spiffe://"));
                 prop_assert_eq!(id.as_str().len(), text.len());
                 prop_assert!(text.ends_with(id.path()));

@@ -122,7 +122,7 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Parsed>, Vec<Error>> {
     for (line, document) in documents {
         match read(file, line, document) {
             Ok(resource) => parsed.push((resource, line)),
-            Err(error) => errors.push(error),
+            Err(error) => errors.push(*error),
         }
     }
     match errors.is_empty() {
@@ -184,19 +184,21 @@ struct Header {
     kind: Option<serde_saphyr::Spanned<String>>,
 }
 
-fn read(file: &str, first_line: u64, document: &str) -> Result<Resource, Error> {
+fn read(file: &str, first_line: u64, document: &str) -> Result<Resource, Box<Error>> {
     let place =
         |field: &str| Place { file: file.to_owned(), line: first_line, column: 1, field: field.to_owned() };
     let header: Header =
         deserialize(document, |de| Header::deserialize(de)).map_err(|raw| raw.locate(file, first_line))?;
-    let missing =
-        |field: &str| Error { place: place(field), problem: Problem::MissingField(field.to_owned()) };
+    let missing = |field: &str| {
+        Box::new(Error { place: place(field), problem: Problem::MissingField(field.to_owned()) })
+    };
     let unknown = |field: &str, found: &serde_saphyr::Spanned<String>, expected: Vec<&'static str>| {
         let (line, column) =
             (first_line + found.referenced.line().max(1) - 1, found.referenced.column().max(1));
         let place = Place { line, column, ..place(field) };
         let nearest = nearest(&found.value, &expected);
-        Error { place, problem: Problem::UnknownValue { found: clip(&found.value), nearest, expected } }
+        let problem = Problem::UnknownValue { found: clip(&found.value), nearest, expected };
+        Box::new(Error { place, problem })
     };
     let version = header.api_version.ok_or_else(|| missing("apiVersion"))?;
     if version.value != API_VERSION {
@@ -219,7 +221,7 @@ struct RawError {
 }
 
 impl RawError {
-    fn locate(self, file: &str, first_line: u64) -> Error {
+    fn locate(self, file: &str, first_line: u64) -> Box<Error> {
         let error = self.error.without_snippet();
         let (line, column) = match error.location() {
             Some(at) if at.line() > 0 => (first_line + at.line() - 1, at.column()),
@@ -227,7 +229,7 @@ impl RawError {
         };
         let field = if self.path == "." { String::new() } else { self.path };
         let place = Place { file: file.to_owned(), line, column, field };
-        Error { place, problem: problem(error) }
+        Box::new(Error { place, problem: problem(error) })
     }
 }
 
@@ -236,7 +238,7 @@ fn deserialize<T>(
     read: impl for<'a, 'b, 'de, 'e> Fn(
         serde_path_to_error::Deserializer<'a, 'b, serde_saphyr::Deserializer<'de, 'e>>,
     ) -> Result<T, serde_saphyr::Error>,
-) -> Result<T, RawError> {
+) -> Result<T, Box<RawError>> {
     let mut path = String::new();
     let result = serde_saphyr::with_deserializer_from_str_with_options(document, options(), |de| {
         let mut track = serde_path_to_error::Track::new();
@@ -246,7 +248,7 @@ fn deserialize<T>(
         }
         result
     });
-    result.map_err(|error| RawError { error, path })
+    result.map_err(|error| Box::new(RawError { error, path }))
 }
 
 fn options() -> serde_saphyr::Options {

@@ -66,6 +66,11 @@ impl Span {
         Duration::from_millis(self.millis)
     }
 
+    /// A duration that may come from elsewhere; none if it is longer than any that is accepted.
+    pub fn new(millis: u64) -> Option<Self> {
+        (millis <= Self::MILLIS_MAX).then_some(Self { millis })
+    }
+
     pub fn parse(text: &str) -> Result<Self, Error> {
         const EXPECTED: &str = "a duration such as 500ms, 60s, 5m, 24h or 1h30m";
         let (mut rest, mut millis, mut next_unit) = (text, 0u64, 0);
@@ -200,12 +205,21 @@ pub struct Rate {
 impl Rate {
     /// Largest accepted amount in one window.
     pub const AMOUNT_MAX: u64 = 1_000_000_000;
+    /// The amounts and windows that make sense, in words.
+    pub const RANGE: &str = "1 to 1,000,000,000 in a window of 100ms to 7d";
     const WINDOWS: [(&'static str, Span); 4] = [
         ("s", Span::from_secs(1)),
         ("min", Span::from_secs(60)),
         ("h", Span::from_secs(3600)),
         ("day", Span::from_secs(86_400)),
     ];
+
+    /// None where amount or window is out of range.
+    pub fn new(amount: u64, window: Span) -> Option<Self> {
+        let windows = Span::from_millis(100)..=Span::from_secs(7 * 86_400);
+        let sensible = (1..=Self::AMOUNT_MAX).contains(&amount) && windows.contains(&window);
+        sensible.then_some(Self { amount, window })
+    }
 
     pub fn parse(text: &str) -> Result<Self, Error> {
         const EXPECTED: &str = "a rate such as 5/s, 10/min, 2000/h or 30/10s";
@@ -215,11 +229,7 @@ impl Rate {
             Some((_, window)) => *window,
             None => Span::parse(window).or_else(|_| form(text, EXPECTED))?,
         };
-        let windows = Span::from_millis(100)..=Span::from_secs(7 * 86_400);
-        if amount == 0 || amount > Self::AMOUNT_MAX || !windows.contains(&window) {
-            return range(text, "1 to 1,000,000,000 in a window of 100ms to 7d");
-        }
-        Ok(Self { amount, window })
+        Self::new(amount, window).map_or_else(|| range(text, Self::RANGE), Ok)
     }
 }
 
@@ -264,6 +274,13 @@ pub enum CalendarWindow {
 impl Budget {
     /// Largest accepted amount in one window.
     pub const AMOUNT_MAX: u64 = 1_000_000_000_000;
+    /// The amounts that make sense, in words.
+    pub const RANGE: &str = "1 to 1,000,000,000,000";
+
+    /// None where the amount is out of range.
+    pub fn new(amount: u64, window: CalendarWindow) -> Option<Self> {
+        (1..=Self::AMOUNT_MAX).contains(&amount).then_some(Self { amount, window })
+    }
 
     pub fn parse(text: &str) -> Result<Self, Error> {
         const EXPECTED: &str = "a budget such as 500/day or 10000/month";
@@ -274,8 +291,7 @@ impl Budget {
             _ => return form(text, EXPECTED),
         };
         match whole_number(amount) {
-            Some(amount) if (1..=Self::AMOUNT_MAX).contains(&amount) => Ok(Self { amount, window }),
-            Some(_) => range(text, "1 to 1,000,000,000,000"),
+            Some(amount) => Self::new(amount, window).map_or_else(|| range(text, Self::RANGE), Ok),
             None => form(text, EXPECTED),
         }
     }

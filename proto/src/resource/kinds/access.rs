@@ -15,7 +15,8 @@ pub struct AccessPolicy {
     /// The servers it speaks about; every server of its scope if not given.
     #[serde(default, skip_serializing_if = "is_default")]
     pub servers: ServerSelector,
-    /// Virtual servers of its namespace it speaks about besides.
+    /// Virtual servers of its scope it speaks about besides. The names and labels in `servers` do not narrow these; the
+    /// namespaces do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virtual_servers: Option<Patterns>,
     pub rules: List<AccessRule, 256, 1>,
@@ -56,7 +57,8 @@ pub enum Action {
     Audit,
 }
 
-/// A caller that matches every part given; a part matches when one of its patterns does.
+/// A caller that matches every part given, of which there is at least one; a part matches when one of its patterns
+/// does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "RawCaller", into = "RawCaller")]
 #[schemars(with = "RawCaller")]
@@ -71,22 +73,22 @@ pub struct CallerMatch {
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(rename = "CallerMatch")]
-struct RawCaller {
+pub(crate) struct RawCaller {
     /// SPIFFE IDs; a `*` stays within its segment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    identities: Option<List<IdentityPattern, 256, 1>>,
+    pub(crate) identities: Option<List<IdentityPattern, 256, 1>>,
     /// Namespaces of the caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    namespaces: Option<Patterns>,
+    pub(crate) namespaces: Option<Patterns>,
     /// Service accounts of the caller, as `<namespace>/<account>` or `<account>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    service_accounts: Option<Patterns>,
+    pub(crate) service_accounts: Option<Patterns>,
     /// Tenants, as a gateway's authentication names them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    tenants: Option<Patterns>,
+    pub(crate) tenants: Option<Patterns>,
     /// Claims of the caller's token.
     #[serde(default, skip_serializing_if = "is_default")]
-    claims: Map<Text<128>, Patterns, 32>,
+    pub(crate) claims: Map<Text<128>, Patterns, 32>,
 }
 
 impl TryFrom<RawCaller> for CallerMatch {
@@ -125,19 +127,19 @@ pub struct TargetMatch {
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(rename = "TargetMatch")]
-struct RawTarget {
+pub(crate) struct RawTarget {
     /// JSON-RPC methods, such as `tools/call`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    methods: Option<Patterns>,
+    pub(crate) methods: Option<Patterns>,
     /// Names of tools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    tools: Option<Patterns>,
+    pub(crate) tools: Option<Patterns>,
     /// Names of prompts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    prompts: Option<Patterns>,
+    pub(crate) prompts: Option<Patterns>,
     /// URIs of resources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    resources: Option<List<Glob, 256, 1>>,
+    pub(crate) resources: Option<List<Glob, 256, 1>>,
 }
 
 impl TryFrom<RawTarget> for TargetMatch {

@@ -7,7 +7,7 @@ use super::{Labels, is_default};
 use crate::name::{Digest, ObjectName, TrustDomain, WebUrl};
 use crate::resource::bounded::{List, Text};
 
-/// How gateways know callers from outside the mesh.
+/// How gateways know callers from outside the mesh: at least one of `jwt`, `apiKeys` and `federatedDomains`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Raw", into = "Raw")]
 #[schemars(with = "Raw")]
@@ -22,21 +22,21 @@ pub struct Authentication {
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(rename = "Authentication")]
-struct Raw {
+pub(crate) struct Raw {
     /// Labels of the gateways it applies to; every gateway of the namespace if not given.
     #[serde(default, skip_serializing_if = "is_default")]
-    gateways: Labels,
+    pub(crate) gateways: Labels,
     /// Issuers whose tokens are accepted.
     #[serde(default, skip_serializing_if = "is_default")]
-    jwt: List<JwtIssuer, 32>,
+    pub(crate) jwt: List<JwtIssuer, 32>,
     /// What clients are told about where to get a token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    oauth: Option<ProtectedResource>,
+    pub(crate) oauth: Option<ProtectedResource>,
     #[serde(default, skip_serializing_if = "is_default")]
-    api_keys: List<ApiKey, 1024>,
+    pub(crate) api_keys: List<ApiKey, 1024>,
     /// Trust domains whose client certificates are accepted; each must be federated in `Trust`.
     #[serde(default, skip_serializing_if = "is_default")]
-    federated_domains: List<TrustDomain, 64>,
+    pub(crate) federated_domains: List<TrustDomain, 64>,
 }
 
 impl TryFrom<Raw> for Authentication {
@@ -58,7 +58,7 @@ impl From<Authentication> for Raw {
     }
 }
 
-/// An issuer of JSON Web Tokens.
+/// An issuer of JSON Web Tokens. Its keys come from exactly one of `jwksUrl` and `jwks`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "RawJwt", into = "RawJwt")]
 #[schemars(with = "RawJwt")]
@@ -80,20 +80,20 @@ pub enum Jwks {
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(rename = "JwtIssuer")]
-struct RawJwt {
+pub(crate) struct RawJwt {
     /// The `iss` claim.
-    issuer: WebUrl,
+    pub(crate) issuer: WebUrl,
     /// Where its keys are fetched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    jwks_url: Option<WebUrl>,
+    pub(crate) jwks_url: Option<WebUrl>,
     /// Its keys as a JWK set in JSON, instead of a URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    jwks: Option<Text<65536>>,
+    pub(crate) jwks: Option<Text<65536>>,
     /// Values of the `aud` claim of which one must be present.
-    audiences: List<Text<512>, 16, 1>,
+    pub(crate) audiences: List<Text<512>, 16, 1>,
     /// The claim that names the caller's tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    tenant_claim: Option<Text<128>>,
+    pub(crate) tenant_claim: Option<Text<128>>,
 }
 
 impl TryFrom<RawJwt> for JwtIssuer {

@@ -26,6 +26,16 @@ pub use tool::{CacheScope, ResponseCache, RetryClass, Strictness, ToolPolicy};
 pub use trust::{DefaultAction, FederatedDomain, Trust};
 pub use virtual_server::{ListMode, Member, Prefixing, VirtualServer};
 
+/// The forms in which objects are written, before what must agree was seen to agree. Every door makes its values from
+/// these, so that no door can make one that another refuses.
+pub(crate) mod raw {
+    pub(crate) use super::access::{RawCaller, RawTarget};
+    pub(crate) use super::authentication::{Raw as RawAuthentication, RawJwt};
+    pub(crate) use super::quota::{Raw as RawLimit, Unavailable};
+    pub(crate) use super::server::{Raw as RawServer, some_labels};
+    pub(crate) use super::trust::checked_svid_lifetime;
+}
+
 use super::bounded::{List, Map, Text};
 use crate::name::{Glob, LabelKey, LabelValue};
 

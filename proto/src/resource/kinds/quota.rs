@@ -24,7 +24,8 @@ pub struct QuotaPolicy {
     pub shadow: bool,
 }
 
-/// One limit, kept for each combination of the values of `per`.
+/// One limit, kept for each combination of the values of `per`. Exactly one of `rate`, `budget` and `concurrency` says
+/// how much.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Raw", into = "Raw")]
 #[schemars(with = "Raw")]
@@ -84,53 +85,53 @@ pub enum WhenUnavailable {
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(rename = "Limit")]
-struct Raw {
+pub(crate) struct Raw {
     /// What answers and records call it; its place in the list if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    name: Option<ObjectName>,
+    pub(crate) name: Option<ObjectName>,
     /// Tools it counts; with neither tools nor methods given, every call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    tools: Option<Patterns>,
+    pub(crate) tools: Option<Patterns>,
     /// Methods it counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    methods: Option<Patterns>,
+    pub(crate) methods: Option<Patterns>,
     /// One count for each of: `caller`, `tenant`, `tool`, `server`, `claim:<name>`. Empty: one count for all.
     #[serde(default, skip_serializing_if = "is_default")]
-    per: List<Dimension, 8>,
+    pub(crate) per: List<Dimension, 8>,
     /// So many per window, such as `10/min`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    rate: Option<Rate>,
+    pub(crate) rate: Option<Rate>,
     /// How many at once after a pause; the rate's amount if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    burst: Option<Count<1, 1_000_000>>,
+    pub(crate) burst: Option<Count<1, 1_000_000>>,
     /// So many per calendar day or month, such as `500/day`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    budget: Option<Budget>,
+    pub(crate) budget: Option<Budget>,
     /// IANA time zone in which a budget's window begins; UTC if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    zone: Option<Text<64>>,
+    pub(crate) zone: Option<Text<64>>,
     /// So many calls under way at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    concurrency: Option<Count<1, 65536>>,
+    pub(crate) concurrency: Option<Count<1, 65536>>,
     /// An expression that weighs a call; 1 if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    cost: Option<Expression>,
+    pub(crate) cost: Option<Expression>,
     #[serde(default, skip_serializing_if = "is_default")]
-    scope: LimitScope,
+    pub(crate) scope: LimitScope,
     /// For `scope: mesh`: what holds while no lease can be had; `floor` if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    when_unavailable: Option<Unavailable>,
+    pub(crate) when_unavailable: Option<Unavailable>,
     /// For `whenUnavailable: floor`: the safe share, in the limit's own units.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    floor: Option<Count<0, 1_000_000>>,
+    pub(crate) floor: Option<Count<0, 1_000_000>>,
     /// For `whenUnavailable: reuse`: for how long the last lease still counts; 1m if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    reuse_for: Option<Span>,
+    pub(crate) reuse_for: Option<Span>,
 }
 
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-enum Unavailable {
+pub(crate) enum Unavailable {
     /// A safe share.
     Floor,
     /// Nothing.

@@ -8,7 +8,8 @@ use crate::name::{HostPort, ObjectName, ServiceAccount, WebUrl};
 use crate::resource::bounded::{Count, List, Map, Text};
 use crate::resource::units::Span;
 
-/// A logical MCP server: where its instances are and how to speak with them.
+/// A logical MCP server: where its instances are and how to speak with them. Exactly one of `workload`, `endpoints`,
+/// `external` and `stdio` says where.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Raw", into = "Raw")]
 #[schemars(with = "Raw")]
@@ -41,48 +42,48 @@ pub enum Location {
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(rename = "McpServer")]
-struct Raw {
+pub(crate) struct Raw {
     /// Instances are the workloads with these labels, each with its own sidecar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    workload: Option<WorkloadInstances>,
+    pub(crate) workload: Option<WorkloadInstances>,
     /// Instances are sidecars at these addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    endpoints: Option<List<StaticEndpoint, 1024, 1>>,
+    pub(crate) endpoints: Option<List<StaticEndpoint, 1024, 1>>,
     /// The server is outside the mesh, at this URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    external: Option<External>,
+    pub(crate) external: Option<External>,
     /// The server is a command that the sidecar starts and speaks with over stdin and stdout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    stdio: Option<Stdio>,
+    pub(crate) stdio: Option<Stdio>,
     /// The account whose identity every instance holds. Without it, any workload of the namespace may be an instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    service_account: Option<ServiceAccount>,
+    pub(crate) service_account: Option<ServiceAccount>,
     /// Other names under which callers may ask for this server, for instance its name before a move.
     #[serde(default, skip_serializing_if = "is_default")]
-    aliases: List<ObjectName, 16>,
+    pub(crate) aliases: List<ObjectName, 16>,
     /// Path of the MCP endpoint at the server; `/mcp` if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    path: Option<Text<1024>>,
+    pub(crate) path: Option<Text<1024>>,
     /// How the server is spoken to; found out by asking it if not given.
     #[serde(default, skip_serializing_if = "is_default")]
-    protocol: Protocol,
+    pub(crate) protocol: Protocol,
     /// Which eras of the protocol callers are offered; both if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    eras: Option<List<Era, 2, 1>>,
+    pub(crate) eras: Option<List<Era, 2, 1>>,
     #[serde(default, skip_serializing_if = "is_default")]
-    timeouts: Timeouts,
+    pub(crate) timeouts: Timeouts,
     #[serde(default, skip_serializing_if = "is_default")]
-    in_flight: InFlight,
+    pub(crate) in_flight: InFlight,
     #[serde(default, skip_serializing_if = "is_default")]
-    load_balancing: LoadBalancing,
+    pub(crate) load_balancing: LoadBalancing,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    outlier_ejection: Option<OutlierEjection>,
+    pub(crate) outlier_ejection: Option<OutlierEjection>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    circuit_breaker: Option<CircuitBreaker>,
+    pub(crate) circuit_breaker: Option<CircuitBreaker>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    retries: Option<Retries>,
+    pub(crate) retries: Option<Retries>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    health_check: Option<HealthCheck>,
+    pub(crate) health_check: Option<HealthCheck>,
 }
 
 const ONE_LOCATION: &str = "exactly one of workload, endpoints, external and stdio must be given";
@@ -169,9 +170,12 @@ pub struct WorkloadInstances {
 
 /// No labels would make every workload of the namespace an instance.
 fn at_least_one_label<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Labels, D::Error> {
-    let labels = Labels::deserialize(deserializer)?;
+    some_labels(Labels::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+pub(crate) fn some_labels(labels: Labels) -> Result<Labels, &'static str> {
     match labels.is_empty() {
-        true => Err(serde::de::Error::custom("at least one label is needed to find the instances")),
+        true => Err("at least one label is needed to find the instances"),
         false => Ok(labels),
     }
 }

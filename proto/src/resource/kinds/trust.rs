@@ -34,14 +34,17 @@ impl Trust {
 }
 
 fn svid_lifetime<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Span>, D::Error> {
-    let span = Span::deserialize(deserializer)?;
+    checked_svid_lifetime(Span::deserialize(deserializer)?).map(Some).map_err(serde::de::Error::custom)
+}
+
+pub(crate) fn checked_svid_lifetime(span: Span) -> Result<Span, String> {
     match (Trust::SVID_LIFETIME_MIN..=Trust::SVID_LIFETIME_MAX).contains(&span) {
-        true => Ok(Some(span)),
-        false => Err(serde::de::Error::custom(format_args!(
+        true => Ok(span),
+        false => Err(format!(
             "{span} is out of range; expected {} to {}",
             Trust::SVID_LIFETIME_MIN,
             Trust::SVID_LIFETIME_MAX
-        ))),
+        )),
     }
 }
 

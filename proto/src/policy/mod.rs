@@ -1,0 +1,9 @@
+//! What policies mean, as pure functions over facts: both planes decide with them, and so does whoever explains a
+//! decision.
+//!
+//! Not here: counters, clocks and everything else that a decision leaves behind.
+
+mod caller;
+mod reach;
+
+pub use reach::{may_reach, may_use};
