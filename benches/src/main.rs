@@ -1,0 +1,44 @@
+//! The control plane under load: one command, one table.
+//!
+//! Every figure is measured in this run. The control plane runs in a process of its own, so that its memory is its own;
+//! the sidecars are simulated, each with its own key, certificate, connection and stream.
+
+mod child;
+mod fleet;
+mod micro;
+mod operator;
+mod scenario;
+mod table;
+
+use clap::Parser;
+
+#[derive(Debug, Parser)]
+#[command(about = "Benchmarks of the Weft control plane", after_help = "Example: benches/run --sidecars 10000")]
+struct Args {
+    /// How many sidecars are simulated.
+    #[arg(long, default_value_t = 10_000)]
+    sidecars: usize,
+    /// Leave out the fleet and run only what needs no connections.
+    #[arg(long)]
+    micro_only: bool,
+    /// Run as the control plane of a benchmark; used by the benchmark itself.
+    #[arg(long, hide = true)]
+    child: Option<std::path::PathBuf>,
+    /// Address for the child's sidecars' door.
+    #[arg(long, hide = true, default_value = "127.0.0.1:0")]
+    sidecars_at: std::net::SocketAddr,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if let Some(folder) = args.child {
+        return runtime.block_on(child::run(folder, args.sidecars_at));
+    }
+    let mut table = table::Table::default();
+    micro::run(&mut table)?;
+    if !args.micro_only {
+        runtime.block_on(scenario::run(args.sidecars, &mut table))?;
+    }
+    table.print()
+}

@@ -1,0 +1,90 @@
+//! What needs no connections: signing on one core, and what planning a change costs in meshes of different size.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use weft_certs::ca::{Ca, Kek, Limits};
+use weft_certs::csr;
+use weft_control_plane::plan::{Change, Update, World};
+use weft_proto::name::{SpiffeId, TrustDomain};
+use weft_proto::resource;
+
+use crate::table::Table;
+
+const SIGNATURES: u32 = 20_000;
+const CHANGES: u32 = 200;
+
+pub(crate) fn run(table: &mut Table) -> anyhow::Result<()> {
+    signing(table)?;
+    planning(table)
+}
+
+#[allow(clippy::disallowed_methods, reason = "a benchmark stands at the rim")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+fn signing(table: &mut Table) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let kek = Kek::open_or_create(&folder.path().join("key"))?;
+    let domain = TrustDomain::parse("bench.test")?;
+    let authority = Ca::open_or_create(&folder.path().join("ca"), kek, domain, Limits::default(), now())?;
+    let id = SpiffeId::parse("spiffe://bench.test/ns/research/sa/files")?;
+    let requests = (0..64).map(|_| csr::Request::generate()).collect::<Result<Vec<_>, _>>()?;
+    let started = Instant::now();
+    for n in 0..SIGNATURES {
+        let request = &requests[n as usize % requests.len()];
+        let issued = authority.issue(request.der(), &id, &[], Duration::from_secs(86_400), now())?;
+        std::hint::black_box(issued);
+    }
+    let rate = f64::from(SIGNATURES) / started.elapsed().as_secs_f64();
+    table.row("CSR → SVID on one core, request checked", format!("{rate:.0}/s"), "≥ 3,000/s");
+    Ok(())
+}
+
+/// One policy is edited over and over, in meshes that differ only in how much else there is.
+fn planning(table: &mut Table) -> anyhow::Result<()> {
+    for size in [1_000u32, 10_000, 100_000] {
+        let mut world = World::new(TrustDomain::parse("bench.test")?);
+        let mut changes = Vec::new();
+        for n in 0..size / 2 {
+            changes.push(put(&server(n))?);
+            changes.push(put(&policy(n, 0))?);
+        }
+        let started = Instant::now();
+        world.apply(Update { revision: 1, changes });
+        let all = started.elapsed();
+        let edits = (0..CHANGES).map(|n| put(&policy(n, n + 1))).collect::<anyhow::Result<Vec<_>>>()?;
+        let started = Instant::now();
+        for (revision, change) in (2..).zip(edits) {
+            std::hint::black_box(world.apply(Update { revision, changes: vec![change] }));
+        }
+        let each = started.elapsed() / CHANGES;
+        table.row(
+            format!("planning one change among {size} resources"),
+            format!("{:.1} µs (all of them at once: {:.0} ms)", each.as_secs_f64() * 1e6, all.as_secs_f64() * 1e3),
+            "grows with the change, not with the mesh",
+        );
+    }
+    Ok(())
+}
+
+fn put(yaml: &str) -> anyhow::Result<Change> {
+    let resource = resource::parse_one("bench", yaml).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
+    Ok(Change::Put { resource: Box::new(resource), created_revision: 1 })
+}
+
+fn server(n: u32) -> String {
+    format!(
+        "apiVersion: weft.dev/v1alpha1\nkind: McpServer\nmetadata: {{ namespace: ns-{}, name: s-{n} }}\n\
+         spec: {{ workload: {{ labels: {{ app: s-{n} }} }} }}\n",
+        n / 20
+    )
+}
+
+fn policy(n: u32, version: u32) -> String {
+    format!(
+        "apiVersion: weft.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {{ namespace: ns-{}, name: p-{n} }}\n\
+         spec: {{ servers: {{ names: [s-{n}] }}, rules: [{{ action: allow, to: [{{ tools: [t{version}] }}] }}] }}\n",
+        n / 20
+    )
+}

@@ -1,0 +1,160 @@
+//! The control plane's answers, as far as commands look into them. Unknown fields are passed over: the control plane may
+//! be newer than this command.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+macro_rules! answers {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? })*) => {
+        $($(#[$doc])*
+        #[derive(Clone, Debug, Default, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        pub(crate) struct $name { $(pub(crate) $field: $type),* })*
+    };
+}
+
+answers! {
+    Version {
+        version: String,
+        api_version: String,
+        trust_domain: String,
+        store_revision: Option<u64>,
+        published_revision: Option<u64>,
+    }
+
+    /// One page of objects.
+    Page { revision: u64, items: Vec<Value>, r#continue: Option<String> }
+
+    /// What became of a change.
+    Applied { dry_run: bool, revision: u64, results: Vec<Outcome>, warnings: Vec<String> }
+
+    /// What became of one object.
+    Outcome {
+        kind: String,
+        namespace: String,
+        name: String,
+        action: String,
+        diff: String,
+        warnings: Vec<String>,
+    }
+
+    /// An event of a watch.
+    Happened { revision: u64, kind: String, namespace: String, name: String, resource: Option<Value> }
+
+    History { items: Vec<Change>, next: Option<Value> }
+
+    /// One revision.
+    Change { revision: u64, at: String, author: String, reason: Option<String>, changes: Vec<Outcome> }
+
+    Sidecars { published_revision: Option<u64>, items: Vec<Sidecar> }
+
+    Sidecar {
+        node: String,
+        identity: Option<String>,
+        version: Option<String>,
+        peer: Option<String>,
+        connected: bool,
+        connected_at: Option<String>,
+        disconnected_at: Option<String>,
+        serves: Vec<String>,
+        sync: String,
+        seen_revision: Option<u64>,
+        types: Vec<TypeSync>,
+        certificate: Option<Certificate>,
+    }
+
+    /// How far a sidecar has followed one type of configuration.
+    TypeSync {
+        r#type: String,
+        sync: String,
+        resources: u64,
+        sent_revision: Option<u64>,
+        acknowledged_revision: Option<u64>,
+        last_ack_age_seconds: Option<f64>,
+        nack: Option<Nack>,
+    }
+
+    /// Why a sidecar refused what it was sent.
+    Nack { at: String, message: String }
+
+    Certificate { serial: Option<String>, expires_at: Option<String>, root: Option<String> }
+
+    Tokens { items: Vec<JoinToken> }
+
+    JoinToken {
+        id: String,
+        identity: Account,
+        uses_left: Option<u64>,
+        expires_at: Option<String>,
+        created_at: Option<String>,
+        created_by: Option<String>,
+        description: Option<String>,
+        state: String,
+        token: Option<String>,
+    }
+
+    /// A workload's account.
+    Account { namespace: String, service_account: String }
+
+    Keys { items: Vec<Key> }
+
+    Key {
+        id: String,
+        name: String,
+        scope: String,
+        expires_at: Option<String>,
+        created_at: Option<String>,
+        created_by: Option<String>,
+        last_used_at: Option<String>,
+        expired: bool,
+        key: Option<String>,
+    }
+
+    Trust {
+        trust_domain: String,
+        svid_lifetime: String,
+        sequence: u64,
+        roots: Vec<Root>,
+        issuer: Issuer,
+        rotation: Rotation,
+        revoked_serials: Vec<String>,
+    }
+
+    Root {
+        fingerprint: String,
+        not_before: String,
+        not_after: String,
+        issuing: bool,
+        generation: Option<u64>,
+    }
+
+    Issuer { kind: String, not_after: String, fingerprint: Option<String> }
+
+    Rotation { step: String, since: Option<String>, gate: Gate }
+
+    Gate { open: bool, waiting_for: Vec<Waiting>, opens_at: Option<String> }
+
+    /// A sidecar that is in the way of the next step.
+    Waiting { node: String, why: String }
+
+    Audit { items: Vec<Record>, next: Option<Value> }
+
+    /// One entry of the audit trail.
+    Record {
+        sequence: u64,
+        at: String,
+        who: String,
+        from: Option<String>,
+        action: String,
+        object: Option<String>,
+        outcome: String,
+        detail: Option<Value>,
+    }
+}
+
+impl Sidecar {
+    /// What it refused, by type.
+    pub(crate) fn nacks(&self) -> impl Iterator<Item = (&TypeSync, &Nack)> {
+        self.types.iter().filter_map(|one| one.nack.as_ref().map(|nack| (one, nack)))
+    }
+}

@@ -1,0 +1,90 @@
+//! From the command line to the exit code.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use jiff::Timestamp;
+
+use crate::args::{Cli, Command, Globals};
+use crate::client::Client;
+use crate::commands::{
+    apply, audit, check, completion, delete, diff, get, history, key, rollback, status, token, trust, version,
+};
+use crate::credentials::{Given, find_home, user_data};
+use crate::failure::{ExitCode, Failure};
+use crate::serve;
+use crate::terminal::Terminal;
+
+/// What every command works with.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    pub(crate) terminal: Arc<Terminal>,
+    pub(crate) given: Given,
+    /// Longest wait for an answer.
+    pub(crate) patience: Duration,
+}
+
+impl Context {
+    fn new(globals: Globals, command: &Command) -> Self {
+        let start = std::env::current_dir().unwrap_or_default();
+        let home = match command {
+            Command::Up(args) => serve::up_home(args, globals.home.as_deref()),
+            _ => find_home(globals.home.as_deref(), &start, &user_data()),
+        };
+        Self {
+            terminal: Arc::new(Terminal::real(globals.color, globals.verbose)),
+            given: Given { home, server: globals.server, ca_file: globals.ca_file, token: globals.token },
+            patience: globals.timeout.duration(),
+        }
+    }
+
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        Ok(Client::new(self.given.load()?, self.patience, Arc::clone(&self.terminal)))
+    }
+
+    /// The one clock of the command.
+    #[expect(clippy::unused_self, reason = "a context is what knows the time, so that commands do not ask the system")]
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+}
+
+pub(crate) async fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let Cli { globals, command } = match Cli::try_parse_from(words) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help that nobody reads is no error.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Done };
+        }
+    };
+    let context = Context::new(globals, &command);
+    let result = Box::pin(run(command, &context)).await;
+    result.unwrap_or_else(|failure| {
+        context.terminal.complain(&failure);
+        failure.code()
+    })
+}
+
+pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Up(args) => serve::up(args, context).await,
+        Command::ControlPlane(args) => serve::control_plane(args, context).await,
+        Command::Apply(args) => apply::run(args, context).await,
+        Command::Diff(args) => diff::run(args, context).await,
+        Command::Get(args) => get::run(args, context).await,
+        Command::Delete(args) => delete::run(args, context).await,
+        Command::History(args) => history::run(args, context).await,
+        Command::Rollback(args) => rollback::run(args, context).await,
+        Command::Status(args) => status::run(args, context).await,
+        Command::Check(args) => check::run(args, context).await,
+        Command::Trust(args) => trust::run(args, context).await,
+        Command::Token(args) => token::run(args, context).await,
+        Command::Key(args) => key::run(args, context).await,
+        Command::Audit(args) => audit::run(args, context).await,
+        Command::Version(args) => version::run(args, context).await,
+        Command::Completion(args) => completion::run(&args, context),
+    }
+}

@@ -1,0 +1,68 @@
+//! Everything that is known of one sidecar.
+
+use jiff::Timestamp;
+
+use super::{Standing, expiry};
+use crate::answers::Sidecar;
+use crate::moments;
+use crate::table::{Cell, Table};
+use crate::terminal::{Tone, plain};
+
+pub(super) fn render(sidecar: &Sidecar, now: Timestamp, colour: bool) -> String {
+    let mut text = facts(sidecar, now).render_bare(colour);
+    text.push('\n');
+    text.push_str(&types(sidecar).render(colour));
+    for (of, nack) in sidecar.nacks() {
+        let head = plain(&format!("refused {} at {}:", of.r#type, nack.at)).into_owned();
+        let message = plain(&nack.message).replace('\n', "\n  ");
+        text.push_str(&format!("\n{}\n  {message}\n", Tone::Bad.paint(&head, colour)));
+    }
+    text
+}
+
+fn facts(sidecar: &Sidecar, now: Timestamp) -> Table {
+    let standing = Standing::of(sidecar);
+    let certificate = sidecar.certificate.clone().unwrap_or_default();
+    let text = |text: &Option<String>| Cell::new(text.as_deref().unwrap_or_default());
+    let since = |at: &Option<String>| at.as_deref().map(|at| moments::ago(at, now)).unwrap_or_default();
+    let connection = match (sidecar.connected, &sidecar.disconnected_at) {
+        (true, _) => format!("since {}", since(&sidecar.connected_at)),
+        (false, at) => format!("lost {}", since(at)),
+    };
+    let mut table = Table::new(vec!["", ""]);
+    let mut fact = |name: &str, cell: Cell| table.push(vec![Cell::new(name).toned(Tone::Strong), cell]);
+    fact("node", Cell::new(&sidecar.node));
+    fact("identity", text(&sidecar.identity));
+    fact("sync", Cell::new(standing.word()).toned(standing.tone()));
+    fact("version", text(&sidecar.version));
+    fact("peer", text(&sidecar.peer));
+    fact("connected", Cell::new(connection));
+    fact("serves", Cell::new(sidecar.serves.join(", ")));
+    fact("revision", Cell::new(sidecar.seen_revision.map(|at| at.to_string()).unwrap_or_default()));
+    fact("certificate", text(&certificate.serial));
+    fact("expires", expiry(certificate.expires_at.as_deref(), now));
+    fact("root", text(&certificate.root));
+    table
+}
+
+fn types(sidecar: &Sidecar) -> Table {
+    let mut table = Table::new(vec!["TYPE", "SYNC", "RESOURCES", "SENT", "ACKNOWLEDGED", "LAST ACK"]);
+    for one in &sidecar.types {
+        let tone = match one.sync.as_str() {
+            "synced" => Tone::Good,
+            "rejected" => Tone::Bad,
+            _ => Tone::Warn,
+        };
+        let revision = |at: Option<u64>| Cell::new(at.map(|at| at.to_string()).unwrap_or_default());
+        let ack = one.last_ack_age_seconds.map(|secs| format!("{} ago", moments::length(secs as i64)));
+        table.push(vec![
+            Cell::new(&one.r#type),
+            Cell::new(&one.sync).toned(tone),
+            Cell::new(one.resources.to_string()),
+            revision(one.sent_revision),
+            revision(one.acknowledged_revision),
+            Cell::new(ack.unwrap_or_default()),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,197 @@
+//! A control plane in this process: starting it, saying where it is, and ending it when asked to.
+
+use std::error::Error;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use weft_control_plane::app::{self, Config, KekSource, Running};
+use weft_control_plane::auth;
+use weft_control_plane::clock;
+
+use crate::client::{Body, Client, Endpoint, Path as ApiPath, Trusted};
+use crate::credentials::{Credentials, OPERATOR_FILE, OperatorFile, Secret};
+use crate::failure::{ExitCode, Failure};
+use crate::files::{File, Joined};
+use crate::serve::{CA_KEY_VARIABLE, ControlPlaneArgs, LogArgs, LogFormat, UpArgs};
+use crate::terminal::Terminal;
+
+/// The folder of a home that belongs to the control plane.
+const DATA: &str = "data";
+
+/// Starts a mesh in a folder and serves it until it is stopped.
+pub(crate) async fn up(args: UpArgs, resources: Vec<File>, terminal: &std::sync::Arc<Terminal>) -> Result<ExitCode, Failure> {
+    start_log(&args.log)?;
+    let home = args.home.clone();
+    make_folder(&home)?;
+    let mut config = Config::local(home.join(DATA));
+    config.kek = KekSource::File { path: home.join("ca.key"), create: true };
+    (config.sidecars, config.operators, config.health) =
+        (args.listen_sidecars, args.listen_operators, args.listen_health);
+    config.trust_domain = args.trust_domain.clone();
+    let running = start(config).await?;
+    let credentials = sign_in(&home, &running).await?;
+    let endpoint = credentials.endpoint.clone();
+    let applied = apply(Client::new(credentials, std::time::Duration::from_secs(30), terminal.clone()), resources).await?;
+    greet(terminal, &home, &running, &endpoint, applied)?;
+    until_asked_to_stop().await?;
+    running.stop().await;
+    Ok(ExitCode::Done)
+}
+
+/// Serves a control plane until it is stopped. Where it is, is one line of JSON for whatever started it.
+pub(crate) async fn control_plane(args: ControlPlaneArgs, terminal: &Terminal) -> Result<ExitCode, Failure> {
+    start_log(&args.log)?;
+    make_folder(&args.data_dir)?;
+    let mut config = Config::local(args.data_dir);
+    config.kek = match (args.ca_key_file, std::env::var(CA_KEY_VARIABLE)) {
+        (Some(path), _) => KekSource::File { path, create: false },
+        (None, Ok(value)) => KekSource::Value(value),
+        (None, Err(_)) if args.issuer_dir.is_some() => KekSource::Value(String::new()),
+        (None, Err(_)) => {
+            let what = "nothing says which key the authority's keys rest under";
+            let next = format!("give --ca-key-file or {CA_KEY_VARIABLE}: 32 bytes in hex, as from `openssl rand -hex 32`");
+            return Err(Failure::usage(what).then(next));
+        }
+    };
+    (config.sidecars, config.operators, config.health) =
+        (args.listen_sidecars, args.listen_operators, args.listen_health);
+    config.trust_domain = args.trust_domain;
+    config.issuer_dir = args.issuer_dir;
+    config.hosts = args.public_hosts;
+    let running = start(config).await?;
+    let mut said = json!({
+        "sidecars": running.sidecars.to_string(),
+        "operators": running.operators.to_string(),
+        "health": running.health.to_string(),
+        "trustDomain": running.trust.trust_domain(),
+        "caFile": running.roots_file,
+    });
+    if let Some(token) = &running.admin_token {
+        // The one time that it is shown.
+        said["adminToken"] = token.to_string().into();
+    }
+    terminal.line(&said.to_string())?;
+    until_asked_to_stop().await?;
+    running.stop().await;
+    Ok(ExitCode::Done)
+}
+
+async fn start(config: Config) -> Result<Running, Failure> {
+    let running = Box::pin(app::start(config)).await.map_err(|error| {
+        let next = match &error {
+            app::Error::Listen { .. } => Some("is another control plane running here? choose other ports with --listen-…"),
+            app::Error::OtherTrustDomain { .. } => Some("leave --trust-domain out, or start another mesh in another folder"),
+            app::Error::NoTrustDomain => Some("give --trust-domain, such as --trust-domain corp.example"),
+            _ => None,
+        };
+        let failure = Failure::failed(format!("the control plane does not start: {error}")).because(causes(&error));
+        next.into_iter().fold(failure, Failure::then)
+    })?;
+    running.ready().await;
+    Ok(running)
+}
+
+/// What lies behind an error.
+fn causes(error: &dyn Error) -> String {
+    let mut text = String::new();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    match text.is_empty() {
+        true => "nothing was changed".to_owned(),
+        false => text,
+    }
+}
+
+/// Leaves the admin's credentials where the other commands find them. Whoever owns the folder owns the mesh, so a token
+/// that was lost is replaced.
+async fn sign_in(home: &Path, running: &Running) -> Result<Credentials, Failure> {
+    let file = home.join(OPERATOR_FILE);
+    let failed = |what: &str, error: &dyn Error| Failure::failed(format!("{what}: {error}")).because(causes(error));
+    let known = crate::credentials::read_operator_file(&file).ok().map(|file| file.token);
+    let fresh = running.admin_token.as_ref().map(|token| Secret::from(token.to_string().as_str()));
+    let token = match fresh.or(known) {
+        Some(token) => token,
+        None => {
+            let token = auth::reset(&*running.store, clock::now()).await;
+            let token = token.map_err(|error| failed("the admin token could not be replaced", &error))?;
+            Secret::from(token.to_string().as_str())
+        }
+    };
+    let server = format!("https://{}", running.operators);
+    let ca_file = PathBuf::from(DATA).join(running.roots_file.file_name().unwrap_or_default());
+    let operator = OperatorFile { server: server.clone(), ca_file, token: token.clone() };
+    operator.write(home).map_err(|error| failed("operator.json could not be written", &error))?;
+    let roots = std::fs::read(&running.roots_file).map_err(|error| failed("the roots could not be read", &error))?;
+    let trusted = Trusted::read(&roots).map_err(Failure::failed)?;
+    let endpoint: Endpoint = server.parse().map_err(|error| Failure::failed(format!("{server}: {error}")))?;
+    Ok(Credentials { endpoint, trusted, token })
+}
+
+/// Applies the resources through the operators' door, as anyone would.
+async fn apply(client: Client, resources: Vec<File>) -> Result<usize, Failure> {
+    if resources.is_empty() {
+        return Ok(0);
+    }
+    let joined = Joined::new(resources);
+    let path = ApiPath::v1(&["apply"]).with("reason", Some("weft up")).with("file", Some(&joined.name));
+    let answer = client.send(http::Method::POST, &path, Body::Yaml(joined.text.clone())).await;
+    let answer = answer.map_err(|error| crate::commands::failed(error, Some(&joined)))?;
+    let results = answer["results"].as_array().map_or(0, Vec::len);
+    Ok(results)
+}
+
+fn greet(
+    terminal: &Terminal,
+    home: &Path,
+    running: &Running,
+    endpoint: &Endpoint,
+    applied: usize,
+) -> Result<(), Failure> {
+    let (host, port) = (endpoint.url_host(), endpoint.port());
+    let home = home.display();
+    let lines = [
+        format!("Weft is up: trust domain {}, {applied} resources applied, files in {home}", running.trust.trust_domain()),
+        format!("  sidecars   {}", running.sidecars),
+        format!("  operators  https://{host}:{port}"),
+        format!("  health     http://{}/healthz/ready, /metrics", running.health),
+        "Try in another terminal: weft get mcpservers -A · weft status · weft check · weft history".to_owned(),
+        "Stop with Ctrl-C; everything is kept.".to_owned(),
+    ];
+    lines.iter().try_for_each(|line| terminal.line(line))
+}
+
+async fn until_asked_to_stop() -> Result<(), Failure> {
+    let failed = |error| Failure::failed(format!("signals cannot be waited for: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+fn make_folder(path: &Path) -> Result<(), Failure> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|error| Failure::failed(format!("the folder {} cannot be made: {error}", path.display())))
+}
+
+fn start_log(args: &LogArgs) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&args.log_level)
+        .map_err(|error| Failure::usage(format!("--log-level: {error}")).then("use error, warn, info, debug or trace"))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match args.log_format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+    started.map_err(|error| Failure::failed(format!("the log cannot be started: {error}")))
+}

@@ -1,0 +1,148 @@
+//! `weft up` and `weft control-plane`: the commands that run a control plane in this process.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use weft_proto::name::TrustDomain;
+
+use crate::app::Context;
+use crate::credentials::{LOCAL_HOME, user_data};
+use crate::examples;
+use crate::failure::{ExitCode, Failure};
+use crate::files::{self, File};
+
+const UP_EXAMPLES: &str = "\
+Examples:
+  weft up                                   a mesh in ./.weft with the built-in example resources
+  weft up -f mesh/                          … with the resources of a folder
+  weft up --listen-operators 127.0.0.1:0    … with a port of the system's choice";
+
+const CONTROL_PLANE_EXAMPLES: &str = "\
+Examples:
+  weft control-plane --data-dir /var/lib/weft --trust-domain corp.example \\
+      --ca-key-file /etc/weft/ca.key --public-host weft.corp.example
+  WEFT_CA_KEY=… weft control-plane --data-dir /var/lib/weft --issuer-dir /etc/weft/issuer";
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// A line for people
+    #[default]
+    Text,
+    /// A JSON object per line
+    Json,
+}
+
+/// The log of a control plane.
+#[derive(Clone, Debug, Args)]
+#[expect(dead_code, reason = "read once the control plane is wired")]
+pub(crate) struct LogArgs {
+    /// How the log is written
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+    /// What is logged: error, warn, info, debug or trace, also per module as in info,weft_control_plane::xds=debug
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub(crate) log_level: String,
+}
+
+/// Starts a whole mesh's control plane in this folder, ready for sidecars and operators
+///
+/// The files of the mesh are kept in .weft of this folder. At first start the authority and an admin token are made,
+/// and operator.json is written, so that every other command works in this folder without further flags.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = UP_EXAMPLES)]
+#[expect(dead_code, reason = "read once the control plane is wired")]
+pub(crate) struct UpArgs {
+    /// Keep the files in $XDG_DATA_HOME/weft instead of .weft in this folder
+    #[arg(long)]
+    pub(crate) global: bool,
+    /// Resources to apply at start: a file or a folder; the built-in examples if not given
+    #[arg(long = "file", short, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// The mesh's trust domain; decided at first start
+    #[arg(long, value_name = "DOMAIN", default_value = "weft.local")]
+    pub(crate) trust_domain: TrustDomain,
+    /// Where sidecars connect; port 0 means a port of the system's choice
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7500")]
+    pub(crate) listen_sidecars: SocketAddr,
+    /// Where operators connect: API and pages
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7501")]
+    pub(crate) listen_operators: SocketAddr,
+    /// Where health and metrics are served, without TLS
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7502")]
+    pub(crate) listen_health: SocketAddr,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// Runs a control plane as a service
+///
+/// In contrast to `weft up`, it listens on every address, applies no resources of its own, and takes the key that its
+/// authority's keys rest under from a place that is kept apart from its data.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = CONTROL_PLANE_EXAMPLES)]
+#[expect(dead_code, reason = "read once the control plane is wired")]
+pub(crate) struct ControlPlaneArgs {
+    /// Where the store and the authority are kept
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) data_dir: PathBuf,
+    /// The mesh's trust domain; required at first start, and must agree later
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) trust_domain: Option<TrustDomain>,
+    /// Where sidecars connect
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:7500")]
+    pub(crate) listen_sidecars: SocketAddr,
+    /// Where operators connect: API and pages
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:7501")]
+    pub(crate) listen_operators: SocketAddr,
+    /// Where health and metrics are served, without TLS
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:7502")]
+    pub(crate) listen_health: SocketAddr,
+    /// File with the key that the authority's keys rest under; the value of WEFT_CA_KEY if not given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_key_file: Option<PathBuf>,
+    /// Folder with tls.crt, tls.key and ca.crt of an intermediate that something else keeps and renews
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) issuer_dir: Option<PathBuf>,
+    /// A DNS name or IP address under which this control plane is reached, for its certificate; repeatable
+    #[arg(long = "public-host", value_name = "HOST")]
+    pub(crate) public_hosts: Vec<String>,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// Where `weft up` keeps its files: in this folder, unless something else is said.
+pub(crate) fn up_home(args: &UpArgs, given: Option<&Path>) -> PathBuf {
+    match given.filter(|given| !given.as_os_str().is_empty()) {
+        Some(given) => given.to_owned(),
+        None if args.global => user_data(),
+        None => PathBuf::from(LOCAL_HOME),
+    }
+}
+
+/// Starts a mesh in `context.given.home` and serves it until it is stopped.
+pub(crate) async fn up(args: UpArgs, context: &Context) -> Result<ExitCode, Failure> {
+    let resources = up_resources(&args, context)?;
+    // WIRING PENDING: start weft_control_plane::app, write operator.json, apply `resources`, serve.
+    let count = files::check(&resources)?.len();
+    Err(not_wired("weft up").because(format!("{count} resources were read and are good, and none was applied")))
+}
+
+/// Serves a control plane until it is stopped.
+pub(crate) async fn control_plane(args: ControlPlaneArgs, _context: &Context) -> Result<ExitCode, Failure> {
+    // WIRING PENDING: start weft_control_plane::app with `args`, serve.
+    Err(not_wired("weft control-plane").because(format!("nothing was written to {}", args.data_dir.display())))
+}
+
+/// What to apply at start: what was named, or the examples.
+fn up_resources(args: &UpArgs, context: &Context) -> Result<Vec<File>, Failure> {
+    match args.files.is_empty() {
+        true => Ok(examples::files()),
+        false => files::gather(&args.files, &context.terminal),
+    }
+}
+
+fn not_wired(command: &str) -> Failure {
+    Failure::failed(format!("`{command}` is not wired yet: this build has no control plane in it"))
+}

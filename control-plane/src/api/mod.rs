@@ -1,0 +1,148 @@
+//! The operator API: objects and their history, sidecars, trust, tokens, keys and the audit trail over HTTP.
+//!
+//! One table ([`operations`]) says what there is; it drives routing, authorization and the OpenAPI document, so that
+//! these cannot differ. Every request takes one way ([`serve`]). Not here: TLS and the accept loop, and what the API
+//! does not own — the store, the sidecars' streams, the certificate authority — which it is handed in [`Deps`].
+
+mod access;
+mod call;
+mod changes;
+mod dto;
+mod error;
+mod history;
+mod objects;
+mod openapi;
+mod operations;
+mod serve;
+mod sidecars;
+pub mod trust;
+mod watch;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::extract::Request;
+use axum::routing::on;
+use tokio::sync::{Mutex, Semaphore};
+use tokio_util::sync::CancellationToken;
+use weft_proto::name::TrustDomain;
+
+use crate::auth::Keys;
+use crate::desired::{Mesh, Present};
+use crate::metrics::Metrics;
+use crate::store::{self, Store};
+use crate::tokens::Tokens;
+pub use dto::*;
+pub use error::{Code, Error, FieldError, Problem};
+pub use openapi::document as openapi;
+use operations::{METHOD_NOT_ALLOWED, OPERATIONS, UNKNOWN_ROUTE};
+pub use sidecars::{
+    Nack, PlanCount, PlanStatus, Sidecar, SidecarCertificate, SidecarList, SidecarType, Sidecars,
+};
+pub use trust::TrustControl;
+
+/// The limit on everything that a request can take.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Largest body of documents.
+    pub documents_bytes_max: usize,
+    /// Largest body of anything else.
+    pub body_bytes_max: usize,
+    /// A body must arrive within this time.
+    pub body_timeout: Duration,
+    /// A request must be answered within this time; watches only begin within it.
+    pub request_timeout: Duration,
+    /// Requests that are worked on at once; more are turned away.
+    pub in_flight_max: usize,
+    /// Requests that parse or compare documents at once; more wait.
+    pub heavy_in_flight_max: usize,
+    pub watchers_max: usize,
+    /// Time between signs of life on a watch.
+    pub heartbeat: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            documents_bytes_max: 16 << 20,
+            body_bytes_max: 256 << 10,
+            body_timeout: Duration::from_secs(20),
+            request_timeout: Duration::from_secs(30),
+            in_flight_max: 256,
+            heavy_in_flight_max: 4,
+            watchers_max: 256,
+            heartbeat: Duration::from_secs(15),
+        }
+    }
+}
+
+/// What the API is handed.
+#[derive(Clone)]
+pub struct Deps {
+    pub store: Arc<dyn Store>,
+    pub metrics: Arc<Metrics>,
+    pub sidecars: Arc<dyn Sidecars>,
+    pub trust: Arc<dyn TrustControl>,
+    pub tokens: Arc<Tokens>,
+    pub keys: Arc<Keys>,
+    pub trust_domain: TrustDomain,
+    pub clock: store::Clock,
+    pub limits: Limits,
+    /// Ends the watches.
+    pub shutdown: CancellationToken,
+}
+
+impl fmt::Debug for Deps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deps").field("trust_domain", &self.trust_domain).finish_non_exhaustive()
+    }
+}
+
+/// What all requests share.
+#[derive(Debug)]
+struct Api {
+    deps: Deps,
+    mesh: Mesh,
+    /// The objects as they were last read; only what changed since is parsed again.
+    known: ArcSwap<Present>,
+    /// One change at a time in this process; other replicas are kept apart by the store.
+    writing: Mutex<()>,
+    in_flight: Semaphore,
+    heavy: Arc<Semaphore>,
+    watchers: Arc<Semaphore>,
+}
+
+impl Api {
+    fn now(&self) -> SystemTime {
+        (self.deps.clock)()
+    }
+}
+
+/// The whole API. Requests are expected to carry [`crate::peer::Peer`] as an extension.
+pub fn router(deps: Deps) -> Router {
+    let Limits { in_flight_max, heavy_in_flight_max, watchers_max, .. } = deps.limits;
+    let api = Arc::new(Api {
+        mesh: Mesh { trust_domain: deps.trust_domain.clone() },
+        known: ArcSwap::default(),
+        writing: Mutex::default(),
+        in_flight: Semaphore::new(in_flight_max),
+        heavy: Arc::new(Semaphore::new(heavy_in_flight_max)),
+        watchers: Arc::new(Semaphore::new(watchers_max)),
+        deps,
+    });
+    let handler = |operation| {
+        let api = Arc::clone(&api);
+        move |request: Request| serve::serve(api, operation, request)
+    };
+    let route = |router: Router, operation: &'static operations::Operation| {
+        router.route(operation.path, on(operation.method.filter(), handler(operation)))
+    };
+    OPERATIONS
+        .iter()
+        .fold(Router::new(), route)
+        .method_not_allowed_fallback(handler(&METHOD_NOT_ALLOWED))
+        .fallback(handler(&UNKNOWN_ROUTE))
+}

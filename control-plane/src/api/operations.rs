@@ -1,0 +1,288 @@
+//! The table of operations: all that the API does, once. Routing, authorization, the audit trail and the OpenAPI
+//! document are made from it.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+use axum::routing::MethodFilter;
+use futures_util::future::BoxFuture;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+
+use super::call::{Call, Content};
+use super::sidecars::{PlanStatus, Sidecar, SidecarList, SidecarsQuery};
+use super::trust::{RevocationRequest, RotationRequest, TrustStatus};
+use super::{
+    Api, ApplyResult, AuditList, Error, HistoryItem, HistoryList, KeyCreated, KeyList, KeyRequest,
+    ObjectList, RollbackRequest, TokenCreated, TokenList, TokenRequest, Version, access, dto, history,
+    objects, openapi, sidecars, trust, watch,
+};
+use crate::auth::Scope;
+
+type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+type Run = fn(Arc<Api>, Call) -> BoxFuture<'static, Result<Response, Error>>;
+
+/// The methods that operations have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Method {
+    Get,
+    Put,
+    Post,
+    Delete,
+}
+
+impl Method {
+    pub(super) const fn filter(self) -> MethodFilter {
+        match self {
+            Self::Get => MethodFilter::GET,
+            Self::Put => MethodFilter::PUT,
+            Self::Post => MethodFilter::POST,
+            Self::Delete => MethodFilter::DELETE,
+        }
+    }
+
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Put => "put",
+            Self::Post => "post",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// What an operation answers with when it succeeds.
+#[derive(Clone, Copy)]
+pub(super) enum Answer {
+    Ok(SchemaOf),
+    Created(SchemaOf),
+    /// Server-sent events with this data.
+    Events(SchemaOf),
+    NoContent,
+    /// Any JSON.
+    Free,
+}
+
+/// One operation.
+pub(super) struct Operation {
+    /// Its name in metrics, logs and generated clients.
+    pub(super) id: &'static str,
+    pub(super) method: Method,
+    pub(super) path: &'static str,
+    pub(super) summary: &'static str,
+    /// None: no key is needed.
+    pub(super) scope: Option<Scope>,
+    /// What the audit trail calls it; none for what changes nothing.
+    pub(super) audited: Option<&'static str>,
+    pub(super) query: Option<SchemaOf>,
+    pub(super) content: Content,
+    pub(super) body: Option<SchemaOf>,
+    pub(super) answer: Answer,
+    pub(super) run: Run,
+}
+
+impl Operation {
+    const fn new(id: &'static str, method: Method, path: &'static str, run: Run) -> Self {
+        Self {
+            id,
+            method,
+            path,
+            summary: "",
+            scope: None,
+            audited: None,
+            query: None,
+            content: Content::Nothing,
+            body: None,
+            answer: Answer::Free,
+            run,
+        }
+    }
+
+    const fn says(mut self, summary: &'static str) -> Self {
+        self.summary = summary;
+        self
+    }
+
+    const fn reads(mut self, scope: Scope) -> Self {
+        self.scope = Some(scope);
+        self
+    }
+
+    const fn changes(mut self, scope: Scope, action: &'static str) -> Self {
+        self.scope = Some(scope);
+        self.audited = Some(action);
+        self
+    }
+
+    const fn query(mut self, schema: SchemaOf) -> Self {
+        self.query = Some(schema);
+        self
+    }
+
+    const fn takes_json(mut self, schema: SchemaOf) -> Self {
+        self.content = Content::Json;
+        self.body = Some(schema);
+        self
+    }
+
+    const fn takes_documents(mut self) -> Self {
+        self.content = Content::Documents;
+        self.body = Some(of::<dto::Object>);
+        self
+    }
+
+    const fn answers(mut self, answer: Answer) -> Self {
+        self.answer = answer;
+        self
+    }
+}
+
+fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}
+
+macro_rules! run {
+    ($handler:path) => {
+        |api, call| Box::pin($handler(api, call))
+    };
+}
+
+use Answer::{Created, Events, NoContent, Ok as Answers};
+use Method::{Delete, Get, Post, Put};
+use Scope::{Admin, Operator, Readonly};
+
+const OBJECT: &str = "/v1/namespaces/{ns}/{plural}/{name}";
+
+/// All operations, in the order of the document.
+pub(super) static OPERATIONS: &[Operation] = &[
+    Operation::new("getVersion", Get, "/v1/version", run!(objects::version))
+        .says("Which control plane this is, and how far it is.")
+        .reads(Readonly)
+        .answers(Answers(of::<Version>)),
+    Operation::new("listObjects", Get, "/v1/resources", run!(objects::list))
+        .says("Objects, page by page, all pages as of one revision.")
+        .reads(Readonly)
+        .query(of::<objects::ListQuery>)
+        .answers(Answers(of::<ObjectList>)),
+    Operation::new("getObject", Get, OBJECT, run!(objects::show))
+        .says("One object, with its version.")
+        .reads(Readonly)
+        .answers(Answers(of::<dto::Object>)),
+    Operation::new("putObject", Put, OBJECT, run!(objects::put))
+        .says("Creates or replaces one object.")
+        .changes(Operator, "put")
+        .query(of::<objects::ChangeQuery>)
+        .takes_documents()
+        .answers(Answers(of::<ApplyResult>)),
+    Operation::new("deleteObject", Delete, OBJECT, run!(objects::delete))
+        .says("Deletes one object.")
+        .changes(Operator, "delete")
+        .query(of::<objects::DeleteQuery>)
+        .answers(Answers(of::<ApplyResult>)),
+    Operation::new("applyObjects", Post, "/v1/apply", run!(objects::apply))
+        .says("Creates and replaces the objects of a stream of documents, all or none.")
+        .changes(Operator, "apply")
+        .query(of::<objects::ApplyQuery>)
+        .takes_documents()
+        .answers(Answers(of::<ApplyResult>)),
+    Operation::new("deleteObjects", Post, "/v1/delete", run!(objects::delete_many))
+        .says("Deletes the objects that a stream of documents names, all or none.")
+        .changes(Operator, "delete")
+        .query(of::<objects::ChangeQuery>)
+        .takes_documents()
+        .answers(Answers(of::<ApplyResult>)),
+    Operation::new("watchObjects", Get, "/v1/watch", run!(watch::watch))
+        .says("Changes of objects as server-sent events `put`, `delete` and `bookmark`; `error` is the last one.")
+        .reads(Readonly)
+        .query(of::<watch::WatchQuery>)
+        .answers(Events(of::<dto::WatchEvent>)),
+    Operation::new("listHistory", Get, "/v1/history", run!(history::list))
+        .says("Revisions that changed objects, the newest first.")
+        .reads(Readonly)
+        .query(of::<history::HistoryQuery>)
+        .answers(Answers(of::<HistoryList>)),
+    Operation::new("getRevision", Get, "/v1/history/{revision}", run!(history::show))
+        .says("What one revision changed, with diffs.")
+        .reads(Readonly)
+        .answers(Answers(of::<HistoryItem>)),
+    Operation::new("rollBack", Post, "/v1/rollback", run!(history::rollback))
+        .says("Brings the objects of a past revision back, as a new revision.")
+        .changes(Operator, "rollback")
+        .takes_json(of::<RollbackRequest>)
+        .answers(Answers(of::<ApplyResult>)),
+    Operation::new("listSidecars", Get, "/v1/sidecars", run!(sidecars::list))
+        .says("Sidecars, and how far each is with what it was sent.")
+        .reads(Readonly)
+        .query(of::<SidecarsQuery>)
+        .answers(Answers(of::<SidecarList>)),
+    Operation::new("getSidecar", Get, "/v1/sidecars/{ns}/{instance}", run!(sidecars::show))
+        .says("One sidecar.")
+        .reads(Readonly)
+        .answers(Answers(of::<Sidecar>)),
+    Operation::new("createToken", Post, "/v1/tokens", run!(access::create_token))
+        .says("Makes a join token for a workload; it is shown this once.")
+        .changes(Admin, "token.create")
+        .takes_json(of::<TokenRequest>)
+        .answers(Created(of::<TokenCreated>)),
+    Operation::new("listTokens", Get, "/v1/tokens", run!(access::list_tokens))
+        .says("Join tokens, less their secrets.")
+        .reads(Operator)
+        .answers(Answers(of::<TokenList>)),
+    Operation::new("revokeToken", Delete, "/v1/tokens/{id}", run!(access::revoke_token))
+        .says("Takes what is left of a join token away.")
+        .changes(Admin, "token.revoke")
+        .answers(NoContent),
+    Operation::new("createKey", Post, "/v1/keys", run!(access::create_key))
+        .says("Makes an API key; it is shown this once.")
+        .changes(Admin, "key.create")
+        .takes_json(of::<KeyRequest>)
+        .answers(Created(of::<KeyCreated>)),
+    Operation::new("listKeys", Get, "/v1/keys", run!(access::list_keys))
+        .says("API keys, less their secrets.")
+        .reads(Admin)
+        .answers(Answers(of::<KeyList>)),
+    Operation::new("revokeKey", Delete, "/v1/keys/{id}", run!(access::revoke_key))
+        .says("Takes an API key away.")
+        .changes(Admin, "key.revoke")
+        .answers(NoContent),
+    Operation::new("getTrust", Get, "/v1/trust", run!(trust::status))
+        .says("Roots, issuer, and where a rotation stands.")
+        .reads(Readonly)
+        .answers(Answers(of::<TrustStatus>)),
+    Operation::new("rotateTrust", Post, "/v1/trust/rotation", run!(trust::rotate))
+        .says("Takes a step of exchanging the root.")
+        .changes(Admin, "trust.rotation")
+        .takes_json(of::<RotationRequest>)
+        .answers(Answers(of::<TrustStatus>)),
+    Operation::new("revokeCertificate", Post, "/v1/trust/revocations", run!(trust::revoke))
+        .says("Refuses a certificate from now on.")
+        .changes(Admin, "trust.revocation")
+        .takes_json(of::<RevocationRequest>)
+        .answers(NoContent),
+    Operation::new("listAudit", Get, "/v1/audit", run!(access::audit))
+        .says("Who did what, and who was refused what; the newest first.")
+        .reads(Operator)
+        .query(of::<access::AuditQuery>)
+        .answers(Answers(of::<AuditList>)),
+    Operation::new("getOpenApi", Get, "/openapi.json", run!(openapi::show))
+        .says("This document. No key is needed."),
+    Operation::new("debugSync", Get, "/debug/syncz", run!(sidecars::syncz))
+        .says("Every sidecar with every type.")
+        .reads(Operator)
+        .answers(Answers(of::<SidecarList>)),
+    Operation::new("debugNacks", Get, "/debug/nackz", run!(sidecars::nackz))
+        .says("Sidecars that refused what they were sent.")
+        .reads(Operator)
+        .answers(Answers(of::<SidecarList>)),
+    Operation::new("debugPlan", Get, "/debug/plan", run!(sidecars::plan))
+        .says("What is published.")
+        .reads(Operator)
+        .answers(Answers(of::<PlanStatus>)),
+];
+
+/// What answers at paths that are none.
+pub(super) static UNKNOWN_ROUTE: Operation =
+    Operation::new("unknownRoute", Get, "", |_, _| Box::pin(async { Err(Error::UnknownRoute) }));
+
+/// What answers methods that a path does not take.
+pub(super) static METHOD_NOT_ALLOWED: Operation =
+    Operation::new("methodNotAllowed", Get, "", |_, _| Box::pin(async { Err(Error::MethodNotAllowed) }));

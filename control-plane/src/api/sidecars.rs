@@ -1,0 +1,212 @@
+//! Sidecars: who is connected, and how far each is with what it was sent.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::response::Response;
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use weft_proto::name::{Namespace, NodeId};
+use weft_proto::wire::ResourceType;
+
+use super::call::{Call, json};
+use super::dto::DateTime;
+use super::{Api, Error};
+use crate::auth::timestamp;
+use crate::xds::{ClientStatus, Hub, TypeStatus};
+
+/// What is known of sidecars.
+pub trait Sidecars: fmt::Debug + Send + Sync {
+    /// Every sidecar that is connected or was lately, by name.
+    fn status(&self) -> Vec<ClientStatus>;
+
+    /// The revision that sidecars are told.
+    fn published_revision(&self) -> u64;
+
+    /// How many resources of each type are published.
+    fn published(&self) -> Vec<(ResourceType, usize)>;
+}
+
+impl Sidecars for Hub {
+    fn status(&self) -> Vec<ClientStatus> {
+        self.status()
+    }
+
+    fn published_revision(&self) -> u64 {
+        *self.revision().borrow()
+    }
+
+    fn published(&self) -> Vec<(ResourceType, usize)> {
+        self.counts()
+    }
+}
+
+/// Sidecars by name.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SidecarList {
+    pub published_revision: u64,
+    pub items: Vec<Sidecar>,
+}
+
+/// A sidecar that is connected or was lately.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Sidecar {
+    pub node: String,
+    pub identity: String,
+    pub version: String,
+    pub peer: String,
+    pub connected: bool,
+    #[schemars(with = "DateTime")]
+    pub connected_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DateTime>")]
+    pub disconnected_at: Option<Timestamp>,
+    /// The servers it stands beside.
+    pub serves: Vec<String>,
+    /// The worst of its types: `synced`, `waiting` or `rejected`.
+    pub sync: String,
+    pub seen_revision: u64,
+    pub types: Vec<SidecarType>,
+    pub certificate: SidecarCertificate,
+}
+
+/// How far a sidecar is with resources of one type.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SidecarType {
+    #[serde(rename = "type")]
+    pub ty: String,
+    /// `synced`, `waiting` or `rejected`.
+    pub sync: String,
+    pub resources: usize,
+    pub sent_revision: u64,
+    pub acknowledged_revision: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_ack_age_seconds: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nack: Option<Nack>,
+}
+
+/// What a sidecar refused, and why.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Nack {
+    #[schemars(with = "DateTime")]
+    pub at: Timestamp,
+    pub message: String,
+}
+
+/// The certificate that a sidecar showed.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SidecarCertificate {
+    pub serial: String,
+    #[schemars(with = "DateTime")]
+    pub expires_at: Timestamp,
+    /// Fingerprint of the root that it leads to.
+    pub root: String,
+}
+
+/// What is published.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanStatus {
+    pub published_revision: u64,
+    pub resources: Vec<PlanCount>,
+}
+
+/// How many resources of one type are published.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct PlanCount {
+    #[serde(rename = "type")]
+    pub ty: String,
+    pub count: usize,
+}
+
+/// Which sidecars are wanted.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SidecarsQuery {
+    /// A namespace; every namespace if not given.
+    #[schemars(with = "Option<String>")]
+    namespace: Option<Namespace>,
+}
+
+pub(super) async fn list(api: Arc<Api>, call: Call) -> Result<Response, Error> {
+    let SidecarsQuery { namespace } = call.query()?;
+    let wanted = |it: &ClientStatus| namespace.as_ref().is_none_or(|wanted| it.node.namespace() == wanted.as_str());
+    Ok(json(&listed(&api, wanted)))
+}
+
+pub(super) async fn show(api: Arc<Api>, call: Call) -> Result<Response, Error> {
+    call.no_query()?;
+    let (namespace, instance): (Namespace, String) = (call.part("ns")?, call.part("instance")?);
+    let missing = || Error::NotFound { what: format!("sidecar {namespace}/{instance}") };
+    let node = NodeId::parse(&format!("{namespace}/{instance}")).map_err(|_| missing())?;
+    let status = api.deps.sidecars.status();
+    // One name may have been held by two identities; whoever is connected is meant.
+    let named = status.into_iter().filter(|it| it.node == node);
+    let found = named.max_by_key(|it| (it.connected, it.connected_at)).ok_or_else(missing)?;
+    Ok(json(&told(found, api.now())))
+}
+
+pub(super) async fn syncz(api: Arc<Api>, call: Call) -> Result<Response, Error> {
+    call.no_query()?;
+    Ok(json(&listed(&api, |_| true)))
+}
+
+pub(super) async fn nackz(api: Arc<Api>, call: Call) -> Result<Response, Error> {
+    call.no_query()?;
+    Ok(json(&listed(&api, |it| it.types.values().any(|ty| ty.nack.is_some()))))
+}
+
+pub(super) async fn plan(api: Arc<Api>, call: Call) -> Result<Response, Error> {
+    call.no_query()?;
+    let counts = api.deps.sidecars.published().into_iter();
+    let resources = counts.map(|(ty, count)| PlanCount { ty: ty.name().to_owned(), count }).collect();
+    Ok(json(&PlanStatus { published_revision: api.deps.sidecars.published_revision(), resources }))
+}
+
+fn listed(api: &Api, wanted: impl Fn(&ClientStatus) -> bool) -> SidecarList {
+    let (published_revision, now) = (api.deps.sidecars.published_revision(), api.now());
+    let items = api.deps.sidecars.status().into_iter().filter(wanted).map(|it| told(it, now)).collect();
+    SidecarList { published_revision, items }
+}
+
+fn told(it: ClientStatus, now: SystemTime) -> Sidecar {
+    let sync = it.sync().word().to_owned();
+    Sidecar {
+        node: it.node.to_string(),
+        identity: it.identity.to_string(),
+        version: it.version,
+        peer: it.peer,
+        connected: it.connected,
+        connected_at: timestamp(it.connected_at),
+        disconnected_at: it.disconnected_at.map(timestamp),
+        serves: it.serves.iter().map(ToString::to_string).collect(),
+        sync,
+        seen_revision: it.seen_revision,
+        types: it.types.into_iter().map(|(ty, status)| told_type(ty, status, now)).collect(),
+        certificate: SidecarCertificate {
+            serial: it.certificate_serial,
+            expires_at: timestamp(it.certificate_expires),
+            root: it.certificate_root,
+        },
+    }
+}
+
+fn told_type(ty: ResourceType, it: TypeStatus, now: SystemTime) -> SidecarType {
+    let age = |at: SystemTime| now.duration_since(at).unwrap_or_default().as_secs();
+    SidecarType {
+        ty: ty.name().to_owned(),
+        sync: it.sync().word().to_owned(),
+        resources: it.resources,
+        sent_revision: it.sent_revision,
+        acknowledged_revision: it.acknowledged_revision,
+        last_ack_age_seconds: it.acknowledged_at.map(age),
+        nack: it.nack.map(|nack| Nack { at: timestamp(nack.at), message: nack.message }),
+    }
+}

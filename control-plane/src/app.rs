@@ -1,0 +1,460 @@
+//! The composition root: every part of a control plane, started in order and stopped together.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use weft_certs::bundle::TrustStore;
+use weft_certs::ca::{self, Ca, Kek, Signer};
+use weft_certs::pem;
+use weft_certs::tls::{self, ClientAuth};
+use weft_certs::verifier::Expect as ExpectPeer;
+use weft_proto::name::TrustDomain;
+use weft_proto::resource::kinds::Trust as TrustSpec;
+
+use crate::feed::{self, Feed};
+use crate::identity::attest::Attestor;
+use crate::identity::{self, IdentityService};
+use crate::listen::{Door, Limits};
+use crate::metrics::Metrics;
+use crate::plan::World;
+use crate::store::embedded::{self, EmbeddedStore};
+use crate::store::{self, Expect, Retention, Store, Txn};
+use crate::tokens::Tokens;
+use crate::trust::{self, Trust};
+use crate::xds::{self, Discovery, Hub};
+use crate::{api, auth, clock, grpc, health};
+
+/// The file in the data folder that holds the roots.
+const ROOTS_FILE: &str = "ca.pem";
+const TRUST_DOMAIN_KEY: &str = "mesh/trust-domain";
+/// How often old history, old clients and old tokens are cleared away.
+const SWEEP: Duration = Duration::from_secs(300);
+
+/// Where the key comes from that the authority's keys rest under.
+#[derive(Debug)]
+pub enum KekSource {
+    /// A file; made at first start if it may be.
+    File { path: PathBuf, create: bool },
+    /// The value of an environment variable.
+    Value(String),
+}
+
+/// What a control plane is started with.
+#[derive(Debug)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    /// Needed at first start, and must agree later.
+    pub trust_domain: Option<TrustDomain>,
+    pub sidecars: SocketAddr,
+    pub operators: SocketAddr,
+    pub health: SocketAddr,
+    pub kek: KekSource,
+    /// A folder with `tls.crt`, `tls.key` and `ca.crt` of an intermediate that is kept by something else.
+    pub issuer_dir: Option<PathBuf>,
+    /// Names and addresses under which this control plane is reached.
+    pub hosts: Vec<String>,
+    pub retention: Retention,
+    pub xds: xds::Settings,
+    pub identity: identity::Settings,
+    pub sidecar_limits: Limits,
+    pub operator_limits: Limits,
+    pub api_limits: api::Limits,
+}
+
+impl Config {
+    /// Safe settings on loopback with ports of the system's choice.
+    pub fn local(data_dir: PathBuf) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            kek: KekSource::File { path: data_dir.join("ca.key"), create: true },
+            data_dir,
+            trust_domain: None,
+            sidecars: any,
+            operators: any,
+            health: any,
+            issuer_dir: None,
+            hosts: Vec::new(),
+            retention: Retention::default(),
+            xds: xds::Settings::default(),
+            identity: identity::Settings::default(),
+            sidecar_limits: Limits::default(),
+            operator_limits: Limits { connections_max: 1000, streams_per_connection_max: 100, ..Limits::default() },
+            api_limits: api::Limits::default(),
+        }
+    }
+}
+
+/// Why a control plane does not start. Each message says which part, and what about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the store in {path} cannot be used")]
+    Store {
+        path: PathBuf,
+        #[source]
+        source: store::Error,
+    },
+    #[error("the store in {path} cannot be opened")]
+    OpenStore {
+        path: PathBuf,
+        #[source]
+        source: embedded::Error,
+    },
+    #[error("no trust domain is known yet: give one at first start")]
+    NoTrustDomain,
+    #[error("the mesh in this folder has the trust domain {found}, not {asked}")]
+    OtherTrustDomain { found: String, asked: TrustDomain },
+    #[error("the stored trust domain cannot be read")]
+    StoredTrustDomain,
+    #[error("the key-encryption key cannot be used")]
+    Kek(#[source] ca::vault::Error),
+    #[error("the authority in {path} cannot be used")]
+    Authority {
+        path: PathBuf,
+        #[source]
+        source: Box<ca::own::Error>,
+    },
+    #[error("the issuer in {path} cannot be used")]
+    Issuer {
+        path: PathBuf,
+        #[source]
+        source: Box<ca::external::Error>,
+    },
+    #[error("the limits of certificates contradict each other")]
+    CertificateLimits(#[source] ca::issuer::Error),
+    #[error("trust cannot be set up")]
+    Trust(#[from] trust::Error),
+    #[error("the address {address} for {door} cannot be listened on")]
+    Listen {
+        door: &'static str,
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the roots cannot be written to {path}")]
+    Roots {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("threads cannot be started")]
+    Threads(#[source] std::io::Error),
+    #[error("operator authentication cannot be set up")]
+    Auth(#[from] auth::Error),
+}
+
+/// A running control plane.
+#[derive(Debug)]
+pub struct Running {
+    pub sidecars: SocketAddr,
+    pub operators: SocketAddr,
+    pub health: SocketAddr,
+    pub trust: Arc<Trust>,
+    pub hub: Arc<Hub>,
+    pub store: Arc<dyn Store>,
+    pub tokens: Arc<Tokens>,
+    pub metrics: Arc<Metrics>,
+    /// Only after the very first start: shown once, never again.
+    pub admin_token: Option<auth::Secret>,
+    fed: tokio::sync::watch::Receiver<Option<store::Revision>>,
+    /// The mesh's roots in PEM, kept up to date, for operators to believe.
+    pub roots_file: PathBuf,
+    /// Follows the files of an issuer that is kept outside; ends when dropped.
+    _watching: Option<ca::external::Handle>,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Running {
+    /// Waits until everything that is stored is published.
+    pub async fn ready(&self) {
+        let mut revision = self.fed.clone();
+        let _ = revision.wait_for(Option::is_some).await;
+        while !self.hub.is_ready() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Stops taking connections, lets what is open finish for a while, and ends.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Ends when something asks the control plane to.
+    pub fn shutdown(&self) -> CancellationToken {
+        self.shutdown.clone()
+    }
+}
+
+/// Starts a control plane.
+pub async fn start(config: Config) -> Result<Running, Error> {
+    let shutdown = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let metrics = Arc::new(Metrics::new());
+    let store = open_store(&config.data_dir.join("store")).await?;
+    let trust_domain = settle_trust_domain(&*store, config.trust_domain.clone()).await?;
+    let hub = Hub::start(config.xds, World::new(trust_domain.clone()), Arc::clone(&metrics), shutdown.clone());
+    let (signer, watching) = open_signer(&config.data_dir, config.kek, config.issuer_dir, trust_domain.clone()).await?;
+    let deps = trust::Deps {
+        signer,
+        trust_domain: trust_domain.clone(),
+        dns_names: own_names(&config.hosts),
+        store: Arc::clone(&store),
+        intake: hub.intake(),
+        metrics: Arc::clone(&metrics),
+    };
+    let trust = Trust::open(deps).await?;
+    tasks.spawn(Arc::clone(&trust).run(shutdown.clone()));
+
+    let roots_file = config.data_dir.join(ROOTS_FILE);
+    write_roots(&trust.bundles, &roots_file).map_err(|source| Error::Roots { path: roots_file.clone(), source })?;
+    tasks.spawn(follow_roots(trust.bundles.clone(), roots_file.clone(), shutdown.clone()));
+
+    let deps = feed::Deps {
+        store: Arc::clone(&store),
+        intake: hub.intake(),
+        trust: Arc::clone(&trust),
+        metrics: Arc::clone(&metrics),
+    };
+    let feed = Feed::new(deps);
+    let fed = feed.fed();
+    tasks.spawn(feed.run(shutdown.clone()));
+    tasks.spawn(open_when_fed(Arc::clone(&hub), fed.clone(), shutdown.clone()));
+
+    let tokens = Arc::new(Tokens::new(Arc::clone(&store), trust_domain.clone()));
+    let attestor = Attestor {
+        audience: format!("weft.{trust_domain}"),
+        trust_domain,
+        tokens: Arc::clone(&tokens),
+        cluster: None,
+    };
+    let identity = IdentityService::start(
+        attestor,
+        Arc::clone(&trust),
+        Arc::clone(&hub),
+        Arc::clone(&metrics),
+        config.identity,
+    );
+    let identity = Arc::new(identity.map_err(Error::Threads)?);
+
+    let sidecars = listen("sidecars", config.sidecars).await?;
+    let operators = listen("operators", config.operators).await?;
+    let plain = listen("health", config.health).await?;
+    let admin_token = auth::bootstrap(&*store, clock::now()).await?;
+    let running = Running {
+        sidecars: sidecars.1,
+        operators: operators.1,
+        health: plain.1,
+        trust: Arc::clone(&trust),
+        hub: Arc::clone(&hub),
+        store: Arc::clone(&store),
+        tokens: Arc::clone(&tokens),
+        metrics: Arc::clone(&metrics),
+        admin_token,
+        roots_file,
+        fed,
+        _watching: watching,
+        shutdown: shutdown.clone(),
+        tasks: tasks.clone(),
+    };
+    let doors = [
+        Door {
+            name: "sidecars",
+            listener: sidecars.0,
+            tls: Some(Arc::new(tls::server_config(
+                &trust.live,
+                &trust.bundles,
+                ClientAuth::Optional(ExpectPeer::AnyInMesh),
+                &[b"h2"],
+            ))),
+            trust: Some(trust.bundles.clone()),
+            service: grpc::router(Discovery::new(Arc::clone(&hub)), identity),
+            limits: config.sidecar_limits,
+            metrics: Arc::clone(&metrics),
+        },
+        Door {
+            name: "operators",
+            listener: operators.0,
+            tls: Some(Arc::new(tls::server_config(
+                &trust.live,
+                &trust.bundles,
+                ClientAuth::None,
+                &[b"h2", b"http/1.1"],
+            ))),
+            trust: None,
+            service: api::router(api::Deps {
+                store: Arc::clone(&store),
+                sidecars: Arc::clone(&hub) as Arc<dyn api::Sidecars>,
+                trust: Arc::new(trust::Control::new(Arc::clone(&trust), Arc::clone(&hub))),
+                tokens,
+                keys: Arc::new(auth::Keys::new(Arc::clone(&store))),
+                metrics: Arc::clone(&metrics),
+                trust_domain: trust.trust_domain().clone(),
+                clock: Arc::new(clock::now),
+                limits: config.api_limits,
+                shutdown: shutdown.clone(),
+            }),
+            limits: config.operator_limits.clone(),
+            metrics: Arc::clone(&metrics),
+        },
+        Door {
+            name: "health",
+            listener: plain.0,
+            tls: None,
+            trust: None,
+            service: health::router(Arc::clone(&hub), Arc::clone(&metrics)),
+            limits: config.operator_limits,
+            metrics,
+        },
+    ];
+    for door in doors {
+        tasks.spawn(door.serve(shutdown.clone()));
+    }
+    tasks.spawn(sweep(store, hub, running.tokens.clone(), config.retention, shutdown));
+    Ok(running)
+}
+
+async fn open_store(path: &Path) -> Result<Arc<dyn Store>, Error> {
+    let options = embedded::Options::new(path, Arc::new(clock::now));
+    let store = EmbeddedStore::open(options).await;
+    Ok(Arc::new(store.map_err(|source| Error::OpenStore { path: path.to_owned(), source })?))
+}
+
+/// The trust domain is settled at first start: changing it later would orphan every identity.
+async fn settle_trust_domain(store: &dyn Store, asked: Option<TrustDomain>) -> Result<TrustDomain, Error> {
+    let wrong = |source| Error::Store { path: PathBuf::from(TRUST_DOMAIN_KEY), source };
+    let key = store::Key::new(TRUST_DOMAIN_KEY).expect("the key is short and plain");
+    match (store.get(&key).await.map_err(wrong)?, asked) {
+        (Some(entry), asked) => {
+            let text = std::str::from_utf8(&entry.value).map_err(|_| Error::StoredTrustDomain)?;
+            let found = TrustDomain::parse(text).map_err(|_| Error::StoredTrustDomain)?;
+            match asked {
+                Some(asked) if asked != found => Err(Error::OtherTrustDomain { found: found.to_string(), asked }),
+                _ => Ok(found),
+            }
+        }
+        (None, Some(asked)) => {
+            let txn = Txn::new("weft", "first start").expect(key.clone(), Expect::Absent);
+            store.commit(txn.put(key, asked.as_str().to_owned())).await.map_err(wrong)?;
+            Ok(asked)
+        }
+        (None, None) => Err(Error::NoTrustDomain),
+    }
+}
+
+async fn open_signer(
+    data_dir: &Path,
+    kek: KekSource,
+    issuer_dir: Option<PathBuf>,
+    trust_domain: TrustDomain,
+) -> Result<(Signer, Option<ca::external::Handle>), Error> {
+    let limits = ca::Limits::new(
+        TrustSpec::SVID_LIFETIME_MIN.duration(),
+        TrustSpec::SVID_LIFETIME_MAX.duration(),
+        Duration::from_secs(120),
+    )
+    .map_err(Error::CertificateLimits)?;
+    if let Some(path) = issuer_dir {
+        let paths = ca::external::Paths::in_folder(&path);
+        let started = ca::external::start(paths, trust_domain, limits, weft_certs::clock::wall()).await;
+        let (external, watching) =
+            started.map_err(|source| Error::Issuer { path, source: Box::new(source) })?;
+        return Ok((Signer::External(external), Some(watching)));
+    }
+    let kek = match kek {
+        KekSource::File { path, create: true } => Kek::open_or_create(&path),
+        KekSource::File { path, create: false } => Kek::from_file(&path),
+        KekSource::Value(text) => Kek::from_text(&text),
+    };
+    let path = data_dir.join("ca");
+    let authority = Ca::open_or_create(&path, kek.map_err(Error::Kek)?, trust_domain, limits, clock::now());
+    let authority = authority.map_err(|source| Error::Authority { path, source: Box::new(source) })?;
+    Ok((Signer::Own(Arc::new(authority)), None))
+}
+
+/// Every name under which somebody on this machine, or one that an operator named, reaches the control plane.
+fn own_names(hosts: &[String]) -> Vec<String> {
+    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
+    names.extend(hosts.iter().cloned());
+    names.dedup();
+    names
+}
+
+async fn listen(door: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
+    let wrong = |source| Error::Listen { door, address, source };
+    let listener = TcpListener::bind(address).await.map_err(wrong)?;
+    let bound = listener.local_addr().map_err(wrong)?;
+    Ok((listener, bound))
+}
+
+/// Written beside and renamed, so that whoever reads it finds the old roots or the new ones.
+fn write_roots(bundles: &TrustStore, path: &Path) -> std::io::Result<()> {
+    let text: String = bundles.load().iter().map(|bundle| pem::encode(bundle.roots())).collect();
+    let beside = path.with_extension("pem.new");
+    std::fs::write(&beside, text)?;
+    std::fs::rename(beside, path)
+}
+
+async fn follow_roots(bundles: TrustStore, path: PathBuf, shutdown: CancellationToken) {
+    let mut changes = bundles.watch();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+        changes.mark_unchanged();
+        let (bundles, to) = (bundles.clone(), path.clone());
+        let written = tokio::task::spawn_blocking(move || write_roots(&bundles, &to)).await;
+        if !matches!(written, Ok(Ok(()))) {
+            tracing::error!(path = %path.display(), "the roots could not be written");
+        }
+    }
+}
+
+/// Sidecars are let in once all that is stored is published; before, they would be told that there is nothing.
+async fn open_when_fed(
+    hub: Arc<Hub>,
+    mut fed: tokio::sync::watch::Receiver<Option<store::Revision>>,
+    shutdown: CancellationToken,
+) {
+    let ready = async {
+        let first = fed.wait_for(Option::is_some).await.ok().and_then(|revision| *revision);
+        let mut published = hub.revision();
+        let _ = published.wait_for(|published| first.is_some_and(|first| *published >= first.0)).await;
+        hub.set_ready();
+        tracing::info!("ready: everything that is stored is published");
+    };
+    tokio::select! {
+        () = ready => {}
+        () = shutdown.cancelled() => {}
+    }
+}
+
+async fn sweep(
+    store: Arc<dyn Store>,
+    hub: Arc<Hub>,
+    tokens: Arc<Tokens>,
+    retention: Retention,
+    shutdown: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(SWEEP) => {}
+        }
+        let now = clock::now();
+        hub.sweep(now);
+        if let Err(error) = tokens.sweep(now).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "old join tokens could not be cleared away");
+        }
+        if let Err(error) = store::retain(&*store, retention).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "old history could not be cleared away");
+        }
+    }
+}

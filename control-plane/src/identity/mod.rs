@@ -1,0 +1,14 @@
+//! The identity service: whoever proves who it is gets a certificate that says so.
+//!
+//! `attest` decides who somebody is, `limits` how often anybody may ask, `queue` who is served first, `service` puts
+//! them together behind gRPC. Not here: the keys and the signing (`weft_certs::ca`), and the exchange of roots (`trust`).
+
+pub mod attest;
+mod limits;
+pub mod kubernetes;
+mod queue;
+mod service;
+
+pub use limits::Rate;
+pub use queue::Priority;
+pub use service::{IdentityService, Settings};

@@ -1,0 +1,464 @@
+//! Everything that is published, with the indexes that answer who may see what.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use weft_proto::compile;
+use weft_proto::name::{Namespace, ObjectName, ServerName, ServiceAccount, SpiffeId, TrustDomain, Workload};
+use weft_proto::resource::kinds::{
+    DefaultAction, Location, McpServer, ServerSelector, StaticEndpoint, Trust,
+};
+use weft_proto::resource::{Key, Kind, ROOT_NAMESPACE, Resource, Spec};
+use weft_proto::wire::{self, Encoded, Endpoint, Endpoints, MESH_NAME, ResourceType};
+
+use super::index::{ByNamespace, Selecting, exact_names};
+use super::observed::{Instance, Observation, Observed};
+use super::{Audience, Touched};
+
+/// A resource as it is sent, shared by every client that gets it.
+#[derive(Debug)]
+pub struct Published {
+    pub ty: ResourceType,
+    pub name: Arc<str>,
+    pub aliases: Vec<Arc<str>>,
+    /// Digest of the content: equal on every replica and after every restart.
+    pub version: Arc<str>,
+    pub bytes: Vec<u8>,
+    /// The object it was made from; none for what the control plane itself publishes.
+    pub object: Option<Arc<Resource>>,
+}
+
+/// Something that changes what is published.
+#[derive(Clone, Debug)]
+pub enum Change {
+    Put { resource: Box<Resource>, created_revision: u64 },
+    Delete { key: Key },
+    Observed(Observation),
+    /// The mesh's own roots and those it federates with, whole.
+    Trust(Vec<TrustRoots>),
+}
+
+/// The roots of one trust domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustRoots {
+    pub trust_domain: TrustDomain,
+    pub roots: Vec<Vec<u8>>,
+    pub sequence: u64,
+    pub revoked_serials: Vec<String>,
+    pub renew_unless_root: Vec<String>,
+}
+
+/// Changes of one revision.
+#[derive(Clone, Debug, Default)]
+pub struct Update {
+    pub revision: u64,
+    pub changes: Vec<Change>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub(super) by_name: HashMap<Arc<str>, Arc<Published>>,
+    pub(super) aliases: HashMap<Arc<str>, Arc<str>>,
+}
+
+/// What is published now.
+#[derive(Debug)]
+pub struct World {
+    revision: u64,
+    trust_domain: TrustDomain,
+    pub(super) root: Namespace,
+    pub(super) default_action: DefaultAction,
+    pub(super) tables: [Table; ResourceType::ALL.len()],
+    pub(super) servers: ByNamespace<BTreeMap<ObjectName, Arc<Published>>>,
+    pub(super) selecting: [ByNamespace<Selecting>; ResourceType::ALL.len()],
+    /// Access policies that speak about virtual servers, which only those that call have to know.
+    pub(super) of_virtual_servers: BTreeMap<Arc<str>, Arc<Published>>,
+    /// Routes by the server whose calls they shape.
+    routes: HashMap<ServerName, BTreeSet<Arc<str>>>,
+    observed: Observed,
+}
+
+impl World {
+    pub fn new(trust_domain: TrustDomain) -> Self {
+        let mut world = Self {
+            revision: 0,
+            root: Namespace::parse(ROOT_NAMESPACE).expect("the root namespace is a namespace"),
+            default_action: DefaultAction::default(),
+            tables: Default::default(),
+            servers: ByNamespace::default(),
+            selecting: Default::default(),
+            of_virtual_servers: BTreeMap::new(),
+            routes: HashMap::new(),
+            observed: Observed::default(),
+            trust_domain,
+        };
+        world.publish_mesh(None);
+        world
+    }
+
+    pub const fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The last revision taken in.
+    pub const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// How many resources of a type are published.
+    pub fn count(&self, ty: ResourceType) -> usize {
+        self.tables[ty.index()].by_name.len()
+    }
+
+    /// Takes changes in and tells what they touched.
+    pub fn apply(&mut self, update: Update) -> Vec<Touched> {
+        let mut touched = Vec::new();
+        for change in update.changes {
+            match change {
+                Change::Put { resource, created_revision } => self.put(*resource, created_revision, &mut touched),
+                Change::Delete { key } => self.delete(&key, &mut touched),
+                Change::Observed(observation) => {
+                    for server in self.observed.take(observation) {
+                        self.publish_endpoints(&server, &mut touched);
+                    }
+                }
+                Change::Trust(domains) => self.publish_trust(domains, &mut touched),
+            }
+        }
+        self.revision = self.revision.max(update.revision);
+        touched
+    }
+
+    fn put(&mut self, resource: Resource, created_revision: u64, touched: &mut Vec<Touched>) {
+        if let Spec::Trust(trust) = &resource.spec {
+            self.default_action_changed(trust.default_action, touched);
+            self.publish_mesh(Some(trust));
+            touched.push(everyone(ResourceType::Mesh, MESH_NAME));
+            return;
+        }
+        let Some(Encoded { ty, name, aliases, bytes }) = wire::encode(&resource, created_revision) else { return };
+        let key = resource.key();
+        self.withdraw(ty, &name, touched);
+        let object = Some(Arc::new(resource));
+        let aliases = aliases.into_iter().map(Into::into).collect();
+        let published = Arc::new(Published::new(ty, name.into(), aliases, bytes, object));
+        self.tables[ty.index()].insert(&published);
+        self.index(&key, &published);
+        self.touch(&published, touched);
+        if let Some(server) = server_of(&published) {
+            self.publish_endpoints(&server, touched);
+        }
+    }
+
+    fn delete(&mut self, key: &Key, touched: &mut Vec<Touched>) {
+        if key.kind == Kind::Trust {
+            self.default_action_changed(DefaultAction::default(), touched);
+            self.publish_mesh(None);
+            touched.push(everyone(ResourceType::Mesh, MESH_NAME));
+            return;
+        }
+        let name = format!("{}/{}", key.namespace, key.name);
+        self.withdraw(type_of(key.kind), &name, touched);
+        if key.kind == Kind::McpServer {
+            let server = ServerName { namespace: key.namespace.clone(), name: key.name.clone() };
+            self.publish_endpoints(&server, touched);
+        }
+    }
+
+    /// Takes a resource out of the tables, and tells those who saw it.
+    fn withdraw(&mut self, ty: ResourceType, name: &str, touched: &mut Vec<Touched>) {
+        let Some(old) = self.tables[ty.index()].remove(name) else { return };
+        // Whoever saw it is found with the indexes as they were.
+        self.touch(&old, touched);
+        let Some(resource) = old.object.as_deref() else { return };
+        if let Some(selector) = selector_of(&resource.spec) {
+            self.selecting[ty.index()].entry(&resource.metadata.namespace).remove(selector, name);
+        }
+        if ty == ResourceType::Server {
+            self.servers.entry(&resource.metadata.namespace).remove(&resource.metadata.name);
+        }
+        if ty == ResourceType::AccessPolicy {
+            self.of_virtual_servers.remove(name);
+        }
+        if let Spec::Route(route) = &resource.spec
+            && let Some(names) = self.routes.get_mut(&route.server)
+        {
+            names.remove(name);
+            if names.is_empty() {
+                self.routes.remove(&route.server);
+            }
+        }
+    }
+
+    fn index(&mut self, key: &Key, published: &Arc<Published>) {
+        let Some(resource) = published.object.as_deref() else { return };
+        if let Some(selector) = selector_of(&resource.spec) {
+            self.selecting[published.ty.index()].entry(&key.namespace).insert(selector, published);
+        }
+        if published.ty == ResourceType::Server {
+            self.servers.entry(&key.namespace).insert(key.name.clone(), Arc::clone(published));
+        }
+        if matches!(&resource.spec, Spec::AccessPolicy(policy) if policy.virtual_servers.is_some()) {
+            self.of_virtual_servers.insert(Arc::clone(&published.name), Arc::clone(published));
+        }
+        if let Spec::Route(route) = &resource.spec {
+            self.routes.entry(route.server.clone()).or_default().insert(Arc::clone(&published.name));
+        }
+    }
+
+    /// Notes a resource and everything whose audience depends on it.
+    fn touch(&self, object: &Published, touched: &mut Vec<Touched>) {
+        let note = |audience| Touched { ty: object.ty, name: Arc::clone(&object.name), audience };
+        let Some(resource) = object.object.as_deref() else {
+            return touched.push(note(Audience::Everyone));
+        };
+        let namespace = &resource.metadata.namespace;
+        match (&resource.spec, selector_of(&resource.spec)) {
+            (Spec::McpServer(_), _) => {
+                // Whether a sidecar of the namespace serves it may have changed, and with it what else it sees.
+                touched.push(note(Audience::Namespace(namespace.clone())));
+                self.reach_changed(&object.name, touched);
+            }
+            (_, Some(selector)) => {
+                touched.push(note(self.audience_of(namespace, selector)));
+                touched.push(note(Audience::Calling));
+                if object.ty == ResourceType::AccessPolicy {
+                    // Callers may now reach other servers than before.
+                    for server in self.servers_selected(namespace, selector) {
+                        self.reach_changed(&server, touched);
+                    }
+                }
+            }
+            (Spec::VirtualServer(_), _) => {
+                touched.push(note(Audience::Calling));
+                for name in self.of_virtual_servers.keys() {
+                    let (ty, name) = (ResourceType::AccessPolicy, Arc::clone(name));
+                    touched.push(Touched { ty, name, audience: Audience::Calling });
+                }
+            }
+            _ => touched.push(note(Audience::Calling)),
+        }
+    }
+
+    /// Notes everything that a caller sees only if it may reach a server.
+    fn reach_changed(&self, server: &Arc<str>, touched: &mut Vec<Touched>) {
+        let mut note = |ty, name: &Arc<str>| {
+            touched.push(Touched { ty, name: Arc::clone(name), audience: Audience::Calling });
+        };
+        note(ResourceType::Server, server);
+        note(ResourceType::Endpoints, server);
+        let routes = ServerName::parse(server).ok().and_then(|server| self.routes.get(&server));
+        routes.into_iter().flatten().for_each(|route| note(ResourceType::Route, route));
+    }
+
+    fn audience_of(&self, namespace: &Namespace, selector: &ServerSelector) -> Audience {
+        match exact_names(selector) {
+            _ if *namespace == self.root => Audience::Everyone,
+            Some(names) => {
+                let server = |name| ServerName { namespace: namespace.clone(), name };
+                Audience::Serving(names.into_iter().map(server).collect())
+            }
+            None => Audience::Namespace(namespace.clone()),
+        }
+    }
+
+    fn servers_selected(&self, namespace: &Namespace, selector: &ServerSelector) -> Vec<Arc<str>> {
+        let selected = |object: &&Arc<Published>| {
+            let resource = object.object.as_deref();
+            resource.is_some_and(|it| compile::selects(selector, namespace, &self.root, &it.metadata))
+        };
+        let names = |object: &Arc<Published>| Arc::clone(&object.name);
+        if *namespace == self.root {
+            let servers = self.tables[ResourceType::Server.index()].by_name.values();
+            return servers.filter(selected).map(names).collect();
+        }
+        let Some(servers) = self.servers.of(namespace) else { return Vec::new() };
+        match exact_names(selector) {
+            Some(exact) => exact.iter().filter_map(|name| servers.get(name)).filter(selected).map(names).collect(),
+            None => servers.values().filter(selected).map(names).collect(),
+        }
+    }
+
+    /// A different default changes whom callers may reach, wherever no policy speaks.
+    fn default_action_changed(&mut self, action: DefaultAction, touched: &mut Vec<Touched>) {
+        if self.default_action == action {
+            return;
+        }
+        self.default_action = action;
+        for server in self.tables[ResourceType::Server.index()].by_name.keys() {
+            self.reach_changed(server, touched);
+        }
+    }
+
+    fn publish_mesh(&mut self, trust: Option<&Trust>) {
+        let bytes = wire::encode_mesh(&self.trust_domain, trust, &self.root);
+        self.tables[ResourceType::Mesh.index()].insert(&Arc::new(Published::new(
+            ResourceType::Mesh,
+            MESH_NAME.into(),
+            Vec::new(),
+            bytes,
+            None,
+        )));
+    }
+
+    fn publish_trust(&mut self, domains: Vec<TrustRoots>, touched: &mut Vec<Touched>) {
+        let ty = ResourceType::TrustBundle;
+        let kept: HashSet<Arc<str>> = domains.iter().map(|it| it.trust_domain.as_str().into()).collect();
+        let gone: Vec<_> =
+            self.tables[ty.index()].by_name.keys().filter(|name| !kept.contains(*name)).cloned().collect();
+        for name in gone {
+            self.tables[ty.index()].remove(&name);
+            touched.push(everyone(ty, &name));
+        }
+        for domain in domains {
+            let bytes = wire::encode_trust_bundle(
+                &domain.trust_domain,
+                &domain.roots,
+                domain.sequence,
+                &domain.revoked_serials,
+                &domain.renew_unless_root,
+            );
+            let name: Arc<str> = domain.trust_domain.as_str().into();
+            let aliases = vec![format!("spiffe://{name}").into()];
+            let published = Arc::new(Published::new(ty, Arc::clone(&name), aliases, bytes, None));
+            if self.tables[ty.index()].version(&name) != Some(&published.version) {
+                self.tables[ty.index()].insert(&published);
+                touched.push(everyone(ty, &name));
+            }
+        }
+    }
+
+    /// Publishes where the instances of a server are: those given in its spec, and those seen.
+    fn publish_endpoints(&mut self, server: &ServerName, touched: &mut Vec<Touched>) {
+        let ty = ResourceType::Endpoints;
+        let name: Arc<str> = server.to_string().into();
+        let spec = self.servers.of(&server.namespace).and_then(|servers| servers.get(&server.name));
+        let spec = spec.and_then(|object| object.object.clone());
+        let endpoints = match spec.as_deref().map(|resource| &resource.spec) {
+            Some(Spec::McpServer(spec)) => self.endpoints_of(server, spec),
+            _ => {
+                if self.tables[ty.index()].remove(&name).is_some() {
+                    touched.push(Touched { ty, name, audience: Audience::Calling });
+                }
+                return;
+            }
+        };
+        let bytes = wire::encode_endpoints(server, &endpoints);
+        let published = Arc::new(Published::new(ty, Arc::clone(&name), Vec::new(), bytes, None));
+        if self.tables[ty.index()].version(&name) != Some(&published.version) {
+            self.tables[ty.index()].insert(&published);
+            touched.push(Touched { ty, name, audience: Audience::Calling });
+        }
+    }
+
+    fn endpoints_of(&self, server: &ServerName, spec: &McpServer) -> Vec<Endpoint> {
+        match &spec.location {
+            Location::Endpoints(given) => {
+                let identity = spec.service_account.as_ref().map(|account| self.identity(server, account));
+                let endpoint = |it: &StaticEndpoint| Endpoint {
+                    address: it.address.clone(),
+                    node: None,
+                    weight: it.weight,
+                    locality: it.locality.clone(),
+                    identity: identity.clone(),
+                };
+                given.iter().map(endpoint).collect()
+            }
+            Location::External(_) => Vec::new(),
+            Location::Workload(_) | Location::Stdio(_) => {
+                let instances = self.observed.of(server).take(Endpoints::ENDPOINTS_MAX);
+                let endpoint = |it: &Instance| Endpoint {
+                    address: it.address.clone(),
+                    node: Some(it.node.clone()),
+                    weight: None,
+                    locality: it.locality.clone(),
+                    identity: Some(it.identity.clone()),
+                };
+                instances.map(endpoint).collect()
+            }
+        }
+    }
+
+    fn identity(&self, server: &ServerName, account: &ServiceAccount) -> SpiffeId {
+        let namespace = server.namespace.clone();
+        Workload { trust_domain: self.trust_domain.clone(), namespace, account: account.clone() }.id()
+    }
+}
+
+impl Published {
+    fn new(
+        ty: ResourceType,
+        name: Arc<str>,
+        aliases: Vec<Arc<str>>,
+        bytes: Vec<u8>,
+        object: Option<Arc<Resource>>,
+    ) -> Self {
+        let digest = digest::digest(&digest::SHA256, &bytes);
+        let version: String = digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { ty, name, aliases, version: version.into(), bytes, object }
+    }
+}
+
+impl Table {
+    fn insert(&mut self, published: &Arc<Published>) {
+        self.remove(&published.name);
+        for alias in &published.aliases {
+            // The first to claim an alias keeps it; a canonical name is never an alias for something else.
+            self.aliases.entry(Arc::clone(alias)).or_insert_with(|| Arc::clone(&published.name));
+        }
+        self.by_name.insert(Arc::clone(&published.name), Arc::clone(published));
+    }
+
+    fn remove(&mut self, name: &str) -> Option<Arc<Published>> {
+        let old = self.by_name.remove(name)?;
+        for alias in &old.aliases {
+            if self.aliases.get(alias).is_some_and(|canonical| **canonical == *old.name) {
+                self.aliases.remove(alias);
+            }
+        }
+        Some(old)
+    }
+
+    fn version(&self, name: &str) -> Option<&Arc<str>> {
+        self.by_name.get(name).map(|published| &published.version)
+    }
+}
+
+fn everyone(ty: ResourceType, name: &str) -> Touched {
+    Touched { ty, name: name.into(), audience: Audience::Everyone }
+}
+
+pub(super) fn server_of(object: &Published) -> Option<ServerName> {
+    let resource = object.object.as_deref()?;
+    matches!(resource.spec, Spec::McpServer(_)).then(|| ServerName {
+        namespace: resource.metadata.namespace.clone(),
+        name: resource.metadata.name.clone(),
+    })
+}
+
+pub(super) fn selector_of(spec: &Spec) -> Option<&ServerSelector> {
+    match spec {
+        Spec::AccessPolicy(policy) => Some(&policy.servers),
+        Spec::QuotaPolicy(policy) => Some(&policy.servers),
+        Spec::ToolPolicy(policy) => Some(&policy.servers),
+        Spec::Telemetry(telemetry) => Some(&telemetry.servers),
+        Spec::McpServer(_) | Spec::VirtualServer(_) | Spec::Route(_) | Spec::Authentication(_) | Spec::Trust(_) => {
+            None
+        }
+    }
+}
+
+fn type_of(kind: Kind) -> ResourceType {
+    match kind {
+        Kind::McpServer => ResourceType::Server,
+        Kind::VirtualServer => ResourceType::VirtualServer,
+        Kind::Route => ResourceType::Route,
+        Kind::AccessPolicy => ResourceType::AccessPolicy,
+        Kind::QuotaPolicy => ResourceType::QuotaPolicy,
+        Kind::ToolPolicy => ResourceType::ToolPolicy,
+        Kind::Authentication => ResourceType::Authentication,
+        Kind::Telemetry => ResourceType::Telemetry,
+        Kind::Trust => ResourceType::Mesh,
+    }
+}

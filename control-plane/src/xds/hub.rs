@@ -1,0 +1,450 @@
+//! The hub: takes changes in, plans them one batch at a time, and wakes the clients that they may concern.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use weft_certs::svid::Leaf;
+use weft_proto::name::{Namespace, NodeId, ServerName, SpiffeId};
+use weft_proto::wire::ResourceType;
+
+use super::status::ClientStatus;
+use crate::clock;
+use crate::metrics::{Metrics, TypeLabel};
+use crate::plan::{Audience, Change, Instance, Observation, Touched, Update, Viewer, World};
+
+/// How the hub and its streams behave.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Names this control plane to its clients.
+    pub identifier: Arc<str>,
+    /// Changes are planned once none has come for this long…
+    pub debounce_quiet: Duration,
+    /// …or once the first of them has waited this long.
+    pub debounce_max: Duration,
+    /// A client that does not take a response for this long is disconnected.
+    pub send_timeout: Duration,
+    /// A client that does not answer a response for this long is disconnected.
+    pub answer_timeout: Duration,
+    /// A connected client must say who it is within this time.
+    pub first_request_timeout: Duration,
+    /// Streams end after about this long, so that clients spread over replicas again.
+    pub age_max: Duration,
+    /// How long a vanished instance stays an endpoint, so that a restart here or there is no outage.
+    pub gone_grace: Duration,
+    /// How long a vanished client stays in the status.
+    pub remembered: Duration,
+    pub clients_max: usize,
+    pub remembered_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            identifier: "weft-control-plane".into(),
+            debounce_quiet: Duration::from_millis(5),
+            debounce_max: Duration::from_millis(250),
+            send_timeout: Duration::from_secs(20),
+            answer_timeout: Duration::from_secs(60),
+            first_request_timeout: Duration::from_secs(10),
+            age_max: Duration::from_secs(30 * 60),
+            gone_grace: Duration::from_secs(30),
+            remembered: Duration::from_secs(24 * 3600),
+            clients_max: 50_000,
+            remembered_max: 50_000,
+        }
+    }
+}
+
+/// Updates that wait for the planner; more make whoever brings them wait.
+const INTAKE_MAX: usize = 1024;
+/// Batches that wait for one client before they are replaced by a comparison of everything.
+const BATCHES_MAX: usize = 32;
+
+/// What was touched, shared by all who are told.
+pub(super) type Batch = Arc<[Touched]>;
+
+/// What awaits one client.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    pub(super) batches: Vec<Batch>,
+    pub(super) resync: bool,
+    pub(super) since: Option<Instant>,
+}
+
+/// One connected client, as the hub sees it.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) id: u64,
+    pub(super) viewer: Viewer,
+    pub(super) instance: Option<Instance>,
+    pending: Mutex<Pending>,
+    pub(super) wake: Notify,
+    pub(super) replaced: CancellationToken,
+    pub(super) status: Mutex<ClientStatus>,
+}
+
+impl Client {
+    pub(super) fn take_pending(&self) -> Pending {
+        std::mem::take(&mut *lock(&self.pending))
+    }
+
+    fn tell(&self, batch: &Batch) {
+        let mut pending = lock(&self.pending);
+        pending.since.get_or_insert_with(Instant::now);
+        if pending.resync {
+        } else if pending.batches.len() == BATCHES_MAX {
+            pending.batches.clear();
+            pending.resync = true;
+        } else {
+            pending.batches.push(Arc::clone(batch));
+        }
+        drop(pending);
+        self.wake.notify_one();
+    }
+}
+
+#[derive(Debug, Default)]
+struct Clients {
+    next: u64,
+    by_id: HashMap<u64, Arc<Client>>,
+    by_node: HashMap<(SpiffeId, NodeId), u64>,
+    by_namespace: HashMap<Namespace, HashSet<u64>>,
+    serving: HashMap<ServerName, HashSet<u64>>,
+    calling: HashSet<u64>,
+    /// Clients that are gone, for the status.
+    gone: BTreeMap<(SpiffeId, NodeId), ClientStatus>,
+}
+
+/// Applies changes and wakes clients.
+#[derive(Debug)]
+pub struct Hub {
+    pub(super) settings: Settings,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) shutdown: CancellationToken,
+    world: RwLock<World>,
+    clients: Mutex<Clients>,
+    intake: mpsc::Sender<Update>,
+    ready: watch::Sender<bool>,
+    revision: watch::Sender<u64>,
+}
+
+/// A lock that a panic elsewhere cannot take away: what these guard is consistent after every statement.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Hub {
+    /// Starts the planner. Streams are refused until `set_ready`.
+    pub fn start(settings: Settings, world: World, metrics: Arc<Metrics>, shutdown: CancellationToken) -> Arc<Self> {
+        let (intake, updates) = mpsc::channel(INTAKE_MAX);
+        let hub = Arc::new(Self {
+            settings,
+            metrics,
+            shutdown,
+            revision: watch::Sender::new(world.revision()),
+            world: RwLock::new(world),
+            clients: Mutex::default(),
+            intake,
+            ready: watch::Sender::new(false),
+        });
+        tokio::spawn(Arc::clone(&hub).run(updates));
+        hub
+    }
+
+    /// Where changes go in.
+    pub fn intake(&self) -> mpsc::Sender<Update> {
+        self.intake.clone()
+    }
+
+    /// Lets clients in: everything that was stored is published.
+    pub fn set_ready(&self) {
+        self.ready.send_replace(true);
+    }
+
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// The revision that is published, as it moves.
+    pub fn revision(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    pub(super) fn world(&self) -> RwLockReadGuard<'_, World> {
+        self.world.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many resources of each type are published.
+    pub fn counts(&self) -> Vec<(ResourceType, usize)> {
+        let world = self.world();
+        ResourceType::ALL.into_iter().map(|ty| (ty, world.count(ty))).collect()
+    }
+
+    /// Every client that is connected or was lately, in order of their names.
+    pub fn status(&self) -> Vec<ClientStatus> {
+        let clients = lock(&self.clients);
+        let connected = clients.by_id.values().map(|client| lock(&client.status).clone());
+        let mut all: Vec<_> = connected.chain(clients.gone.values().cloned()).collect();
+        drop(clients);
+        all.sort_by(|a, b| a.node.cmp(&b.node).then_with(|| a.identity.cmp(&b.identity)));
+        all
+    }
+
+    /// Notes that a sidecar holds another certificate now, although its stream was opened with the old one.
+    pub fn renewed(&self, old_serial: &str, leaf: &Leaf, root: &str) {
+        let clients: Vec<_> = lock(&self.clients).by_id.values().cloned().collect();
+        for client in clients {
+            let mut status = lock(&client.status);
+            if status.certificate_serial == old_serial {
+                leaf.serial.as_str().clone_into(&mut status.certificate_serial);
+                status.certificate_expires = leaf.not_after;
+                root.clone_into(&mut status.certificate_root);
+            }
+        }
+    }
+
+    /// Compares every client with what it should hold; for when a change might have been missed.
+    pub fn resync_all(&self) {
+        let clients: Vec<_> = lock(&self.clients).by_id.values().cloned().collect();
+        for client in clients {
+            lock(&client.pending).resync = true;
+            client.wake.notify_one();
+        }
+    }
+
+    async fn run(self: Arc<Self>, mut updates: mpsc::Receiver<Update>) {
+        loop {
+            let first = tokio::select! {
+                update = updates.recv() => update,
+                () = self.shutdown.cancelled() => return,
+            };
+            let Some(first) = first else { return };
+            let mut batch = vec![first];
+            let deadline = Instant::now() + self.settings.debounce_max;
+            while batch.len() < INTAKE_MAX {
+                let quiet = Instant::now() + self.settings.debounce_quiet;
+                match tokio::time::timeout_at(quiet.min(deadline), updates.recv()).await {
+                    Ok(Some(update)) => batch.push(update),
+                    Ok(None) | Err(_) => break,
+                }
+            }
+            self.apply(batch);
+        }
+    }
+
+    /// Plans a batch and wakes whomever it concerns. Public for benchmarks.
+    pub fn apply(&self, batch: Vec<Update>) {
+        let started = Instant::now();
+        let changes: usize = batch.iter().map(|update| update.changes.len()).sum();
+        let (touched, revision) = {
+            let mut world = self.world.write().unwrap_or_else(PoisonError::into_inner);
+            let touched: Vec<Touched> = batch.into_iter().flat_map(|update| world.apply(update)).collect();
+            (touched, world.revision())
+        };
+        self.metrics.plan_seconds.observe(started.elapsed().as_secs_f64());
+        self.metrics.plan_changes.inc_by(changes as u64);
+        self.metrics.plan_revision.set(i64::try_from(revision).unwrap_or(i64::MAX));
+        for (ty, count) in self.counts() {
+            let gauge = self.metrics.resources.get_or_create(&TypeLabel { r#type: ty.name() });
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.dispatch(touched);
+        self.revision.send_replace(revision);
+    }
+
+    fn dispatch(&self, touched: Vec<Touched>) {
+        let mut groups: HashMap<Group, Vec<Touched>> = HashMap::new();
+        for it in touched {
+            for group in Group::of(&it.audience) {
+                let members = groups.entry(group).or_default();
+                // A batch of edits often touches the same name over and over.
+                if !members.iter().rev().take(16).any(|known| known.ty == it.ty && known.name == it.name) {
+                    members.push(it.clone());
+                }
+            }
+        }
+        for (group, touched) in groups {
+            let batch: Batch = touched.into();
+            for client in self.members(&group) {
+                client.tell(&batch);
+            }
+        }
+    }
+
+    fn members(&self, group: &Group) -> Vec<Arc<Client>> {
+        let clients = lock(&self.clients);
+        let empty = HashSet::new();
+        let ids = match group {
+            Group::Everyone => return clients.by_id.values().cloned().collect(),
+            Group::Namespace(namespace) => clients.by_namespace.get(namespace).unwrap_or(&empty),
+            Group::Serving(server) => clients.serving.get(server).unwrap_or(&empty),
+            Group::Calling => &clients.calling,
+        };
+        ids.iter().filter_map(|id| clients.by_id.get(id)).cloned().collect()
+    }
+
+    /// Lets a client in, replacing an older stream of the same client.
+    pub(super) fn register(
+        &self,
+        viewer: Viewer,
+        instance: Option<Instance>,
+        status: ClientStatus,
+    ) -> Option<Arc<Client>> {
+        let mut clients = lock(&self.clients);
+        let key = (status.identity.clone(), viewer.node.clone());
+        let replaces = clients.by_node.get(&key).copied();
+        if clients.by_id.len() >= self.settings.clients_max && replaces.is_none() {
+            return None;
+        }
+        if let Some(old) = replaces.and_then(|old| clients.remove(old)) {
+            old.replaced.cancel();
+        }
+        clients.gone.remove(&key);
+        clients.next += 1;
+        let id = clients.next;
+        let client = Arc::new(Client {
+            id,
+            instance,
+            pending: Mutex::default(),
+            wake: Notify::new(),
+            replaced: CancellationToken::new(),
+            status: Mutex::new(status),
+            viewer,
+        });
+        clients.insert(key, &client);
+        self.metrics.xds_clients.set(i64::try_from(clients.by_id.len()).unwrap_or(i64::MAX));
+        Some(client)
+    }
+
+    /// Notes which servers a client stands beside: for whom it is woken, and where callers find it.
+    pub(super) fn serves(&self, client: &Arc<Client>, before: &[ServerName], now: &[ServerName]) {
+        {
+            let mut clients = lock(&self.clients);
+            // A replaced client no longer speaks for its node.
+            if !clients.by_id.contains_key(&client.id) {
+                return;
+            }
+            clients.unserve(client.id, before);
+            for server in now {
+                clients.serving.entry(server.clone()).or_default().insert(client.id);
+            }
+        }
+        lock(&client.status).serves = now.to_vec();
+        if let Some(instance) = &client.instance {
+            let observation = Observation::Present { instance: instance.clone(), servers: now.to_vec() };
+            self.observe(observation);
+        }
+    }
+
+    /// Forgets a client whose stream has ended; its instance stays an endpoint for a while.
+    pub(super) fn unregister(self: &Arc<Self>, client: &Arc<Client>, served: &[ServerName]) {
+        let mut clients = lock(&self.clients);
+        clients.unserve(client.id, served);
+        if clients.remove(client.id).is_none() {
+            return;
+        }
+        let mut status = lock(&client.status).clone();
+        status.connected = false;
+        status.disconnected_at = Some(clock::now());
+        if clients.gone.len() >= self.settings.remembered_max {
+            clients.gone.pop_first();
+        }
+        clients.gone.insert((status.identity.clone(), status.node.clone()), status);
+        self.metrics.xds_clients.set(i64::try_from(clients.by_id.len()).unwrap_or(i64::MAX));
+        drop(clients);
+        if client.instance.is_some() {
+            let (hub, client) = (Arc::clone(self), Arc::clone(client));
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = tokio::time::sleep(hub.settings.gone_grace) => hub.lapse(&client),
+                    () = hub.shutdown.cancelled() => {}
+                }
+            });
+        }
+    }
+
+    fn lapse(&self, client: &Client) {
+        let key = (client.viewer.identity.id(), client.viewer.node.clone());
+        if !lock(&self.clients).by_node.contains_key(&key) {
+            self.observe(Observation::Gone { node: client.viewer.node.clone() });
+        }
+    }
+
+    /// Forgets clients that have been gone for long.
+    pub fn sweep(&self, now: std::time::SystemTime) {
+        let remembered = self.settings.remembered;
+        let recent = |at: std::time::SystemTime| now.duration_since(at).is_ok_and(|age| age < remembered);
+        lock(&self.clients).gone.retain(|_, status| status.disconnected_at.is_some_and(recent));
+    }
+
+    fn observe(&self, observation: Observation) {
+        let update = Update { revision: 0, changes: vec![Change::Observed(observation)] };
+        if let Err(mpsc::error::TrySendError::Full(update)) = self.intake.try_send(update) {
+            let intake = self.intake.clone();
+            tokio::spawn(async move { intake.send(update).await });
+        }
+    }
+}
+
+impl Clients {
+    fn insert(&mut self, key: (SpiffeId, NodeId), client: &Arc<Client>) {
+        self.by_node.insert(key, client.id);
+        self.by_namespace.entry(client.viewer.identity.namespace.clone()).or_default().insert(client.id);
+        if client.viewer.stances.calls() {
+            self.calling.insert(client.id);
+        }
+        self.by_id.insert(client.id, Arc::clone(client));
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Arc<Client>> {
+        let client = self.by_id.remove(&id)?;
+        let key = (client.viewer.identity.id(), client.viewer.node.clone());
+        if self.by_node.get(&key) == Some(&id) {
+            self.by_node.remove(&key);
+        }
+        let namespace = &client.viewer.identity.namespace;
+        if let Some(ids) = self.by_namespace.get_mut(namespace) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_namespace.remove(namespace);
+            }
+        }
+        self.calling.remove(&id);
+        Some(client)
+    }
+
+    fn unserve(&mut self, id: u64, servers: &[ServerName]) {
+        for server in servers {
+            if let Some(ids) = self.serving.get_mut(server) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    self.serving.remove(server);
+                }
+            }
+        }
+    }
+}
+
+/// Clients that are told the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Group {
+    Everyone,
+    Namespace(Namespace),
+    Serving(ServerName),
+    Calling,
+}
+
+impl Group {
+    fn of(audience: &Audience) -> Vec<Self> {
+        match audience {
+            Audience::Everyone => vec![Self::Everyone],
+            Audience::Namespace(namespace) => vec![Self::Namespace(namespace.clone())],
+            Audience::Serving(servers) => servers.iter().cloned().map(Self::Serving).collect(),
+            Audience::Calling => vec![Self::Calling],
+        }
+    }
+}

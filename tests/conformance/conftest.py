@@ -1,0 +1,36 @@
+"""Fixtures: a control plane for each test, or one for a module whose tests leave it as they found it."""
+
+import pytest
+
+from control_plane import ControlPlane
+from rules import RULES
+
+
+def _running(directory):
+    plane = ControlPlane(directory)
+    plane.start()
+    yield plane
+    was_alive = plane.is_alive()
+    plane.stop()
+    print(plane.log()[-8000:])
+    assert was_alive, "the control plane ended by itself"
+
+
+@pytest.fixture
+def plane(tmp_path):
+    """A control plane of the test's own, with nothing in it."""
+    yield from _running(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_plane(tmp_path_factory):
+    """A control plane that the tests of a module share."""
+    yield from _running(tmp_path_factory.mktemp("plane"))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if report.failed:
+        for mark in item.iter_markers("rule"):
+            report.sections.append((f"rule {mark.args[0]}", RULES[mark.args[0]]))

@@ -1,0 +1,20 @@
+//! The fuzz targets as plain functions of bytes. A target panics when something that must hold does not; whatever it is
+//! given, it must not panic otherwise, nor hang, nor take much memory.
+//!
+//! Not here: libFuzzer, which only the binaries in `targets/` know. The tests of this crate replay `corpus/`, so an
+//! input that once broke something is added there and stays a test.
+
+mod csr;
+mod resources;
+mod spiffe;
+mod wire;
+mod xds;
+
+pub use csr::csr;
+pub use resources::resources;
+pub use spiffe::spiffe;
+pub use wire::wire;
+pub use xds::xds;
+
+#[cfg(test)]
+mod tests;
