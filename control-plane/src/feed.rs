@@ -11,13 +11,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use weft_proto::resource::{self, Kind, Resource, Spec};
 
+use crate::desired::PREFIX;
 use crate::metrics::Metrics;
 use crate::plan::{Change, Update};
 use crate::store::{self, Entry, Prefix, Revision, Store};
 use crate::trust::{Trust, Wishes};
 
-/// Where objects are kept: `resources/<plural>/<namespace>/<name>`.
-pub const PREFIX: &str = "resources/";
 /// Pause after the store failed.
 const RETRY: Duration = Duration::from_secs(1);
 

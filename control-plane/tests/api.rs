@@ -2,6 +2,8 @@
 
 mod api_support;
 
+use std::time::Duration;
+
 use api_support::*;
 use serde_json::{Value, json};
 
@@ -25,7 +27,10 @@ mod changes {
         assert!(diff.starts_with("--- mcpservers/research/files\n+++ mcpservers/research/files\n"), "{diff}");
         assert!(diff.contains("\n+  - old\n"), "{diff}");
         let same = mesh.admin("PUT", path, &server("files", "old")).await.ok();
-        assert_eq!((&same["results"][0]["action"], &same["results"][0]["diff"]), (&json!("unchanged"), &json!("")));
+        assert_eq!(
+            (&same["results"][0]["action"], &same["results"][0]["diff"]),
+            (&json!("unchanged"), &json!(""))
+        );
         let deleted = mesh.admin("DELETE", path, "").await.ok();
         assert_eq!(deleted["results"][0]["action"], "deleted");
         mesh.admin("GET", path, "").await.refused(404, "not-found");
@@ -36,7 +41,8 @@ mod changes {
     async fn the_path_and_the_document_must_name_the_same() {
         let mesh = Mesh::start().await;
         let path = "/v1/namespaces/research/mcpservers/other";
-        let errors = mesh.admin("PUT", path, &server("files", "")).await.refused(422, "invalid")["errors"].clone();
+        let errors =
+            mesh.admin("PUT", path, &server("files", "")).await.refused(422, "invalid")["errors"].clone();
         assert_eq!((&errors[0]["field"], &errors[0]["line"]), (&json!("metadata"), &json!(1)));
         mesh.admin("PUT", path, &(server("other", "") + &server("b", ""))).await.refused(422, "invalid");
         mesh.admin("GET", "/v1/namespaces/research/things/a", "").await.refused(404, "not-found");
@@ -68,7 +74,8 @@ mod changes {
     async fn json_is_taken_like_yaml() {
         let mesh = Mesh::start().await;
         let text = "{\n\t\"apiVersion\": \"weft.dev/v1alpha1\",\n\t\"kind\": \"McpServer\",\n\t\"metadata\": {\"namespace\": \"research\", \"name\": \"files\"},\n\t\"spec\": {\"external\": {\"url\": \"https://x.example/\"}}\n}";
-        let request = mesh.request("POST", "/v1/apply", text).header("content-type", "application/json; charset=utf-8");
+        let request =
+            mesh.request("POST", "/v1/apply", text).header("content-type", "application/json; charset=utf-8");
         mesh.send(request).await.ok();
         let shown = mesh.admin("GET", "/v1/namespaces/research/mcpservers/files", "").await.ok();
         mesh.admin("PUT", "/v1/namespaces/research/mcpservers/files", &shown.to_string()).await.ok();
@@ -105,7 +112,10 @@ mod changes {
         };
         let problem = mesh.admin("POST", "/v1/apply", &versioned(first)).await.refused(409, "conflict");
         let detail = problem["detail"].as_str().unwrap();
-        assert!(detail.contains(&format!("version {first}")) && detail.contains(&format!("version {second}")), "{detail}");
+        assert!(
+            detail.contains(&format!("version {first}")) && detail.contains(&format!("version {second}")),
+            "{detail}"
+        );
         let stale = format!("/v1/namespaces/research/mcpservers/a?resourceVersion={first}");
         mesh.admin("DELETE", &stale, "").await.refused(409, "conflict");
         mesh.apply(&versioned(second)).await;
@@ -149,7 +159,8 @@ mod changes {
     async fn objects_that_documents_name_are_deleted_together() {
         let mesh = Mesh::start().await;
         mesh.apply(&(server("a", "") + &server("b", ""))).await;
-        let told = mesh.admin("POST", "/v1/delete?reason=done", &(server("a", "") + &server("z", ""))).await.ok();
+        let told =
+            mesh.admin("POST", "/v1/delete?reason=done", &(server("a", "") + &server("z", ""))).await.ok();
         let actions: Vec<_> = told["results"].as_array().unwrap().iter().map(|it| &it["action"]).collect();
         assert_eq!(actions, ["deleted", "unchanged"]);
         assert_eq!(told["results"][1]["warnings"], json!(["it was not there"]));
@@ -163,7 +174,12 @@ mod changes {
         mesh.admin("POST", "/v1/apply", &server("b", "x")).await.refused(422, "invalid");
         let trust = document("Trust", "weft-system", "mesh", "{ trustDomain: other.example }");
         mesh.admin("POST", "/v1/apply", &trust).await.refused(422, "invalid");
-        let policy = document("AccessPolicy", "research", "p", "{ servers: { names: [z] }, rules: [{ action: deny }] }");
+        let policy = document(
+            "AccessPolicy",
+            "research",
+            "p",
+            "{ servers: { names: [z] }, rules: [{ action: deny }] }",
+        );
         let told = mesh.admin("POST", "/v1/apply", &policy).await.ok();
         assert_eq!(told["results"][0]["warnings"], json!(["it selects no server that exists"]));
     }
@@ -193,7 +209,10 @@ mod listing {
         }
         assert_eq!(names, ["a", "b", "c", "d", "e", "f"]);
         let count = async |query: &str| {
-            mesh.admin("GET", &format!("/v1/resources?{query}"), "").await.ok()["items"].as_array().unwrap().len()
+            mesh.admin("GET", &format!("/v1/resources?{query}"), "").await.ok()["items"]
+                .as_array()
+                .unwrap()
+                .len()
         };
         assert_eq!(count("labels=team=papers,tier=gold").await, 1);
         assert_eq!(count("labels=team%3Dpapers%2Ctier%3Dtin").await, 0);
@@ -221,7 +240,13 @@ mod listing {
         ] {
             mesh.admin("GET", &format!("/v1/resources?{query}"), "").await.refused(400, "bad-parameter");
         }
-        for path in ["/v1/version?x=1", "/v1/history?before=x", "/v1/watch?after=x", "/v1/audit?limit=-1", "/openapi.json?x"] {
+        for path in [
+            "/v1/version?x=1",
+            "/v1/history?before=x",
+            "/v1/watch?after=x",
+            "/v1/audit?limit=-1",
+            "/openapi.json?x",
+        ] {
             mesh.admin("GET", path, "").await.refused(400, "bad-parameter");
         }
         mesh.admin("POST", "/v1/apply?dryrun=true", "").await.refused(400, "bad-parameter");
@@ -243,7 +268,10 @@ mod the_past {
         assert_eq!(list["items"].as_array().unwrap().len(), 2, "keys are no part of it: {list}");
         let newest = &list["items"][0];
         assert_eq!((&newest["author"], &newest["reason"]), (&json!("ci"), &json!("because of it")));
-        assert_eq!(newest["changes"][0], json!({ "kind": "McpServer", "namespace": "research", "name": "a", "action": "changed" }));
+        assert_eq!(
+            newest["changes"][0],
+            json!({ "kind": "McpServer", "namespace": "research", "name": "a", "action": "changed" })
+        );
         assert_eq!(newest["changes"][1]["action"], "created");
         let one = mesh.admin("GET", &format!("/v1/history/{}", made["revision"]), "").await.ok();
         assert!(one["changes"][0]["diff"].as_str().unwrap().contains("\n+  - x\n"), "{one}");
@@ -294,7 +322,9 @@ mod the_past {
         mesh.store.compact(weft_control_plane::store::Revision(last)).await.unwrap();
         mesh.admin("GET", &format!("/v1/watch?after={first}"), "").await.refused(410, "compacted");
         mesh.admin("GET", &format!("/v1/history/{first}"), "").await.refused(410, "compacted");
-        mesh.admin("POST", "/v1/rollback", &json!({ "to": first }).to_string()).await.refused(410, "compacted");
+        mesh.admin("POST", "/v1/rollback", &json!({ "to": first }).to_string())
+            .await
+            .refused(410, "compacted");
         let token = "MSByZXNvdXJjZXMvbWNwc2VydmVycy9yZXNlYXJjaC9h";
         mesh.admin("GET", &format!("/v1/resources?continue={token}"), "").await.refused(410, "compacted");
     }
@@ -329,13 +359,19 @@ mod watching {
         let mut watch = mesh.watch("/v1/watch?kind=Route&namespace=research", None).await;
         assert_eq!(watch.next().await.id, Some(head));
         mesh.apply(&server("b", "")).await;
-        mesh.apply(&document("Route", "research", "r", "{ server: research/a, rules: [{ to: [{ server: research/b }] }] }")).await;
+        mesh.apply(&document(
+            "Route",
+            "research",
+            "r",
+            "{ server: research/a, rules: [{ to: [{ server: research/b }] }] }",
+        ))
+        .await;
         assert_eq!(watch.next().await.data["name"], "r");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_quiet_watch_gives_signs_of_life_and_ends_with_its_key() {
-        let mesh = Mesh::start().await;
+        let mesh = Mesh::start_with(|limits| limits.heartbeat = Duration::from_millis(20)).await;
         let key = mesh.key("eyes", "readonly").await;
         let mut watch = mesh.watch_as(&key, "/v1/watch", None).await;
         watch.next().await;
@@ -395,10 +431,15 @@ mod access {
                 mesh.as_nobody_from(seen, &method, &path).await.refused(401, "unauthenticated");
                 for (key, held) in [(&readonly, "readonly"), (&operator, "operator")] {
                     let answer = mesh.as_key(key, &method, &path, "").await;
-                    let rank = |scope: &str| ["readonly", "operator", "admin"].iter().position(|it| *it == scope);
+                    let rank =
+                        |scope: &str| ["readonly", "operator", "admin"].iter().position(|it| *it == scope);
                     match rank(held) < rank(scope) {
                         true => _ = answer.refused(403, "forbidden"),
-                        false => assert!(![401, 403, 405].contains(&answer.status), "{method} {path}: {}", answer.status),
+                        false => assert!(
+                            ![401, 403, 405].contains(&answer.status),
+                            "{method} {path}: {}",
+                            answer.status
+                        ),
                     }
                 }
                 let answer = mesh.admin(&method, &path, "").await;
@@ -436,7 +477,9 @@ mod access {
         mesh.admin("DELETE", &id(1), "").await.status(204);
         mesh.as_key(&key, "GET", "/v1/version", "").await.refused(401, "unauthenticated");
         mesh.admin("DELETE", &id(1), "").await.refused(404, "not-found");
-        for bad in ["{}", "{\"name\":\"x\",\"scope\":\"root\"}", "{\"name\":\"X\",\"scope\":\"admin\"}", "[", ""] {
+        for bad in
+            ["{}", "{\"name\":\"x\",\"scope\":\"root\"}", "{\"name\":\"X\",\"scope\":\"admin\"}", "[", ""]
+        {
             mesh.admin("POST", "/v1/keys", bad).await.refused(400, "bad-body");
         }
     }
@@ -451,9 +494,15 @@ mod access {
         let now = weft_control_plane::clock::now();
         let tries = (0..16).map(|_| mesh.tokens.redeem(&token, now));
         let granted = futures_util::future::join_all(tries).await.into_iter().filter_map(Result::ok);
-        assert_eq!(granted.map(|it| it.to_string()).collect::<Vec<_>>(), ["spiffe://corp.example/ns/research/sa/files"]);
+        assert_eq!(
+            granted.map(|it| it.to_string()).collect::<Vec<_>>(),
+            ["spiffe://corp.example/ns/research/sa/files"]
+        );
         let list = mesh.admin("GET", "/v1/tokens", "").await.ok();
-        assert_eq!((&list["items"][0]["state"], &list["items"][0]["createdBy"]), (&json!("used"), &json!("admin")));
+        assert_eq!(
+            (&list["items"][0]["state"], &list["items"][0]["createdBy"]),
+            (&json!("used"), &json!("admin"))
+        );
         assert!(!list.to_string().contains("hash"));
         let path = format!("/v1/tokens/{}", token.id());
         mesh.admin("DELETE", &path, "").await.status(204);
@@ -474,7 +523,9 @@ mod access {
         let stale = server("a", "").replace("name: a", "name: a, resourceVersion: '1'");
         mesh.admin("POST", "/v1/apply", &stale).await.refused(409, "conflict");
         mesh.admin("POST", "/v1/trust/rotation", "{\"action\":\"start\"}").await.ok();
-        mesh.admin("POST", "/v1/trust/rotation", "{\"action\":\"abort\"}").await.refused(409, "rotation-refused");
+        mesh.admin("POST", "/v1/trust/rotation", "{\"action\":\"abort\"}")
+            .await
+            .refused(409, "rotation-refused");
         mesh.admin("POST", "/v1/trust/revocations", "{\"serial\":\"abc\"}").await.status(204);
         let list = mesh.admin("GET", "/v1/audit", "").await.ok();
         let told: Vec<_> = list["items"]
@@ -540,7 +591,9 @@ mod the_door {
         send("/v1/apply", "application/yaml", b"a: [").await.refused(422, "invalid");
         send("/v1/apply", "application/json", b"{\"a\": ").await.refused(422, "invalid");
         send("/v1/apply", "text/html", b"a: b").await.refused(415, "unsupported-media-type");
-        send("/v1/apply", "application/yaml; charset=latin1", b"a: b").await.refused(415, "unsupported-media-type");
+        send("/v1/apply", "application/yaml; charset=latin1", b"a: b")
+            .await
+            .refused(415, "unsupported-media-type");
         send("/v1/keys", "application/yaml", b"{}").await.refused(415, "unsupported-media-type");
         let problem = send("/v1/keys", "application/json", b"{\n  \"x\": 1}").await.refused(400, "bad-body");
         assert_eq!(problem["errors"][0]["line"], 2);
@@ -560,16 +613,18 @@ mod the_door {
         mesh.send(mesh.request("POST", "/v1/apply", chunks(256))).await.refused(400, "bad-body");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_body_that_never_ends_is_given_up() {
-        let mesh = Mesh::start().await;
-        let body = axum::body::Body::from_stream(futures_util::stream::pending::<Result<bytes::Bytes, std::io::Error>>());
+        let mesh = Mesh::start_with(|limits| limits.body_timeout = Duration::from_millis(20)).await;
+        let body = axum::body::Body::from_stream(futures_util::stream::pending::<
+            Result<bytes::Bytes, std::io::Error>,
+        >());
         mesh.send(mesh.request("POST", "/v1/apply", body)).await.refused(408, "body-timeout");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn an_answer_that_never_comes_is_given_up() {
-        let mesh = Mesh::start().await;
+        let mesh = Mesh::start_with(|limits| limits.request_timeout = Duration::from_millis(20)).await;
         mesh.trust.hang();
         mesh.admin("GET", "/v1/trust", "").await.refused(503, "timed-out");
     }
@@ -632,7 +687,10 @@ mod what_is_shown {
         assert_eq!((&list["publishedRevision"], &list["items"][0]["sync"]), (&json!(7), &json!("rejected")));
         assert_eq!(list["items"][0]["types"][0]["nack"]["message"], "no");
         assert_eq!(mesh.admin("GET", "/v1/sidecars?namespace=other", "").await.ok()["items"], json!([]));
-        assert_eq!(mesh.admin("GET", "/v1/sidecars/research/files-1", "").await.ok()["node"], "research/files-1");
+        assert_eq!(
+            mesh.admin("GET", "/v1/sidecars/research/files-1", "").await.ok()["node"],
+            "research/files-1"
+        );
         mesh.admin("GET", "/v1/sidecars/research/none", "").await.refused(404, "not-found");
         assert_eq!(mesh.admin("GET", "/debug/nackz", "").await.ok()["items"].as_array().unwrap().len(), 1);
         assert_eq!(mesh.admin("GET", "/debug/syncz", "").await.ok()["items"].as_array().unwrap().len(), 1);

@@ -136,8 +136,10 @@ fn stdio() -> BoxedStrategy<Stdio> {
 
 fn location() -> BoxedStrategy<Location> {
     let some_labels = labels().prop_filter("at least one label", |labels| !labels.is_empty());
-    let workload = (some_labels, count(), option::of(text()))
-        .prop_map(|(labels, port, unix_socket)| WorkloadInstances { labels, port, unix_socket });
+    let workload = (some_labels, count(), option::of(text())).prop_map(|(labels, port, unix_socket)| {
+        let unix_socket = unix_socket.filter(|_| port.is_none());
+        WorkloadInstances { labels, port, unix_socket }
+    });
     let endpoint = (address(), count(), option::of(text()))
         .prop_map(|(address, weight, locality)| StaticEndpoint { address, weight, locality });
     prop_oneof![
@@ -193,7 +195,10 @@ fn server() -> BoxedStrategy<McpServer> {
     let retries = (count(), some_span(), count()).prop_map(|(attempts, per_try_timeout, budget_percent)| {
         Retries { attempts, per_try_timeout, budget_percent }
     });
-    let speech = (option::of(parsed("/[a-d]{0,3}")), protocol, some_list(era));
+    let twice =
+        |eras: &Option<List<Era, 2, 1>>| matches!(eras.as_deref(), Some([first, second]) if first == second);
+    let eras = some_list(era).prop_filter("each era once", move |eras| !twice(eras));
+    let speech = (option::of(parsed("/[a-d]{0,3}")), protocol, eras);
     let limits = (timeouts, in_flight, load_balancing);
     let failures = (
         option::of(outlier_ejection()),

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value};
 use weft_proto::name::{
-    Digest, Glob, HostPort, IdentityPattern, LabelKey, LabelValue, Namespace, ObjectName, ServerName,
-    ToolName, TrustDomain, WebUrl,
+    Digest, EnvName, EnvValue, Glob, HostPort, IdentityPattern, LabelKey, LabelValue, Namespace, ObjectName,
+    ServerName, ToolName, TrustDomain, WebUrl,
 };
 use weft_proto::resource::kinds::{self, Dimension};
 use weft_proto::resource::units::{Budget, ByteSize, Rate, Ratio, Span};
@@ -64,6 +64,8 @@ fn formats() -> Vec<(String, &'static str, &'static str)> {
             "as in Kubernetes: letters, digits, `-`, `_` and `.`; may be empty",
         ),
         (pattern::<ToolName>(), "tool name", "as the server advertises it, without spaces at its ends"),
+        (pattern::<EnvName>(), "variable", "letters, digits and `_`, not starting with a digit"),
+        (pattern::<EnvValue>(), "variable value", "anything but NUL, at most 32 KiB; may be empty"),
         (pattern::<Glob>(), "pattern", "exact text, where `*` stands for any run of characters"),
         (pattern::<IdentityPattern>(), "identity pattern", "a SPIFFE ID, where `*` stays within its segment"),
         (pattern::<TrustDomain>(), "trust domain", "lower-case letters, digits, `.`, `-` and `_`"),

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use weft_control_plane::store::embedded::{EmbeddedStore, Options};
 use weft_control_plane::store::{
-    Committed, Entry, Key, Page, Prefix, Revision, RevisionDiff, Store, Txn, Write, list_all,
+    Committed, Entry, Error, Key, Page, Prefix, Revision, RevisionDiff, Store, Txn, Write, list_all,
 };
 
 const TEST: &str = "store_kill::acknowledged_revisions_survive_a_kill";
@@ -46,7 +46,6 @@ fn acknowledged_revisions_survive_a_kill() {
         let (oldest, head) = runtime.block_on(examine(directory.path(), &told));
         let acknowledged = told.acknowledged.len() - before;
         println!("round {round}: {acknowledged} acknowledged in {duration:?}, {oldest} to {head} examined");
-        assert!(acknowledged > 0);
     }
     assert!(told.compacted_to > Revision::ZERO, "nothing was compacted, so compaction was not tested");
 }
@@ -94,16 +93,15 @@ fn say(line: &str) {
 }
 
 /// Commits a transaction of which every write makes a difference, and says so once it is acknowledged.
-async fn commit(store: &dyn Store, txn: Txn) -> Revision {
+async fn commit(store: &dyn Store, txn: Txn) -> Result<(), Error> {
     let changes = txn.writes.iter().map(|write| match write {
         Write::Put { key, value, .. } => (key, Some(value.as_ref())),
         Write::Delete { key } => (key, None),
     });
     let digest = digest(&txn.author, &txn.reason, changes);
-    let committed = store.commit(txn).await.unwrap();
-    let Committed::New(revision) = committed else { panic!("{committed:?}") };
+    let Committed::New(revision) = store.commit(txn).await? else { panic!("it made no difference") };
     say(&format!("ack {revision} {digest}"));
-    revision
+    Ok(())
 }
 
 /// Gives a writer's keys new values all at once, or deletes them all at once.
@@ -122,7 +120,7 @@ async fn write(store: Arc<dyn Store>, writer: usize) {
             }
         });
         present = !deletes;
-        commit(&*store, txn).await;
+        commit(&*store, txn).await.unwrap();
     }
 }
 
@@ -134,12 +132,19 @@ async fn lease(store: Arc<dyn Store>) {
         let attach = pair.iter().fold(Txn::new("holder", lease.to_string()), |txn, key| {
             txn.put_leased(key.clone(), lease.to_string(), lease)
         });
-        commit(&*store, attach).await;
-        // These fail if the disk was so slow that the lease has lapsed.
-        drop(store.keep_alive(lease).await);
+        // Each of these fails if the disk is so slow that the lease has lapsed by then.
+        lapsed_or(commit(&*store, attach).await);
+        lapsed_or(store.keep_alive(lease).await);
         if random().is_multiple_of(2) {
-            drop(store.revoke(lease).await);
+            lapsed_or(store.revoke(lease).await);
         }
+    }
+}
+
+fn lapsed_or<T>(done: Result<T, Error>) {
+    match done {
+        Ok(_) | Err(Error::NoLease { .. }) => {}
+        Err(error) => panic!("{error:?}"),
     }
 }
 
@@ -201,15 +206,16 @@ fn run_and_kill(directory: &Path, duration: Duration, told: &mut Told) {
     let lines = lines(child.0.stdout.take().unwrap());
 
     while !lines.recv_timeout(PATIENCE).expect("the child opens the store").ends_with("open") {}
-    let end = Instant::now() + duration;
-    loop {
-        match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+    let (end, before) = (Instant::now() + duration, told.acknowledged.len());
+    // On a slow disk it may take longer until there is anything to verify.
+    while told.acknowledged.len() == before || Instant::now() < end {
+        let idle = told.acknowledged.len() == before;
+        let patience = if idle { PATIENCE } else { end.saturating_duration_since(Instant::now()) };
+        match lines.recv_timeout(patience) {
             Ok(line) => told.hear(&line),
-            Err(RecvTimeoutError::Timeout) => break,
+            Err(RecvTimeoutError::Timeout) if idle => panic!("the child gets nothing done"),
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => panic!("the child ended by itself"),
-        }
-        if Instant::now() >= end {
-            break;
         }
     }
     drop(child);

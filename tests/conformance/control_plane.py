@@ -125,7 +125,9 @@ class ControlPlane:
 
     def _ready_line(self) -> dict:
         lines = queue.SimpleQueue()
-        threading.Thread(target=lambda out: lines.put(out.readline()), args=[self._process.stdout], daemon=True).start()
+        threading.Thread(
+            target=lambda out: lines.put(out.readline()), args=[self._process.stdout], daemon=True
+        ).start()
         try:
             line = lines.get(timeout=START_SECS_MAX)
         except queue.Empty:
@@ -160,7 +162,9 @@ class Operator:
 
     def _documents(self, path: str, objects) -> int:
         body = "\n---\n".join(json.dumps(it) for it in objects)
-        return self._published(self.call("POST", path, data=body, headers={"content-type": "application/yaml"}))
+        return self._published(
+            self.call("POST", path, data=body, headers={"content-type": "application/yaml"})
+        )
 
     def roll_back(self, revision: int) -> int:
         return self._published(self.call("POST", "/v1/rollback", json={"to": revision}))

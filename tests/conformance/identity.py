@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from weft.identity.v1 import identity_pb2, identity_pb2_grpc
 
 CALL_SECS_MAX = 10
+NOBODY = x509.Name([])
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def signing_request(key, subject: x509.Name = x509.Name([]), *extensions: x509.ExtensionType) -> bytes:
+def signing_request(key, subject: x509.Name = NOBODY, *extensions: x509.ExtensionType) -> bytes:
     """PKCS#10 in DER."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
     for extension in extensions:

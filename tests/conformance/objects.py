@@ -26,7 +26,9 @@ def _selector(servers) -> dict:
     return {} if servers is None else {"servers": {"names": list(servers)}}
 
 
-def access(namespace: str, name: str, servers=None, tool: str = "*", callers=None, action: str = "allow") -> dict:
+def access(
+    namespace: str, name: str, servers=None, tool: str = "*", callers=None, action: str = "allow"
+) -> dict:
     """`tool` is there to be changed; `callers` are namespaces."""
     rule = {"action": action, **({"from": [{"namespaces": list(callers)}]} if callers else {})}
     if tool:
@@ -53,4 +55,6 @@ def route(namespace: str, name: str, of: str, to: str) -> dict:
 
 
 def virtual_server(namespace: str, name: str, *members: str) -> dict:
-    return _object("VirtualServer", namespace, name, {"members": [{"server": f"{namespace}/{it}"} for it in members]})
+    return _object(
+        "VirtualServer", namespace, name, {"members": [{"server": f"{namespace}/{it}"} for it in members]}
+    )

@@ -1,7 +1,7 @@
 """The rules of delta ADS that a server keeps, numbered, in a sentence each.
 
-They are Envoy's (`xds_protocol.rst`, `discovery.proto`), where those leave a choice with what Weft promises beside them.
-A test says with `@rule(n)` which of them it holds the server to; `test_rules.py` sees that none is left out.
+They are Envoy's (`xds_protocol.rst`, `discovery.proto`), and where those leave a choice, what Weft promises. A test
+says with `@rule(n)` which of them it holds the server to; `test_rules.py` sees that none is left out.
 """
 
 import pytest

@@ -2,9 +2,9 @@
 
 import pytest
 
+from ads import TYPES, sidecar
 from objects import access, at_address, quota, route, server, telemetry, tool_policy, virtual_server
 from rules import rule
-from xds import TYPES, sidecar
 
 BOTH = ("inbound", "outbound")
 
@@ -85,7 +85,9 @@ def _outbound(plane):
 
 
 def test_servers_stay_until_the_removal_of_the_route_was_acknowledged(plane):
-    plane.operator.apply(at_address("a", "old"), at_address("a", "new"), route("a", "canary", of="old", to="new"))
+    plane.operator.apply(
+        at_address("a", "old"), at_address("a", "new"), route("a", "canary", of="old", to="new")
+    )
     stream = _outbound(plane)
     plane.operator.delete(at_address("a", "new"), route("a", "canary", of="old", to="new"))
     removal = stream.expect("Route", removed={"a/canary"}, ack=False)
@@ -98,7 +100,10 @@ def test_servers_stay_until_the_removal_of_the_route_was_acknowledged(plane):
 
 def test_servers_stay_until_the_route_that_turned_away_from_them_was_acknowledged(plane):
     plane.operator.apply(
-        at_address("a", "of"), at_address("a", "old"), at_address("a", "new"), route("a", "canary", of="of", to="old")
+        at_address("a", "of"),
+        at_address("a", "old"),
+        at_address("a", "new"),
+        route("a", "canary", of="of", to="old"),
     )
     stream = _outbound(plane)
     plane.operator.apply(route("a", "canary", of="of", to="new"))
@@ -130,6 +135,14 @@ def test_a_rollback_that_turns_a_route_adds_first_and_removes_after_the_acknowle
     stream.expect("Server", removed={"a/new"})
 
 
+def test_a_server_that_is_deleted_while_a_route_leads_to_it_is_removed_all_the_same(plane):
+    plane.operator.apply(at_address("a", "of"), at_address("a", "to"), route("a", "canary", of="of", to="to"))
+    stream = _outbound(plane)
+    plane.operator.delete(at_address("a", "to"))
+    heard = _hear_all(stream, {("Server", "a/to"), ("Endpoints", "a/to")}, lambda message: message.removed)
+    assert ("Server", "a/of") not in heard
+
+
 @rule(17)
 @pytest.mark.parametrize(
     ("type_name", "write", "change"),
@@ -142,10 +155,16 @@ def test_a_rollback_that_turns_a_route_adds_first_and_removes_after_the_acknowle
 )
 def test_an_edited_policy_reaches_only_those_whom_it_concerns(plane, type_name, write, change):
     plane.operator.apply(
-        server("a", "one"), server("a", "two"), write("a", "for-one", ["one"]), write("a", "for-both", ["one", "two"])
+        server("a", "one"),
+        server("a", "two"),
+        write("a", "for-one", ["one"]),
+        write("a", "for-both", ["one", "two"]),
     )
     one, two = (sidecar(plane, "a", servers=[name]).open() for name in ("a/one", "a/two"))
-    for stream, servers, policies in ((one, {"a/one"}, {"a/for-one", "a/for-both"}), (two, {"a/two"}, {"a/for-both"})):
+    for stream, servers, policies in (
+        (one, {"a/one"}, {"a/for-one", "a/for-both"}),
+        (two, {"a/two"}, {"a/for-both"}),
+    ):
         stream.subscribe(type_name, policies)
         stream.subscribe("Server", servers)
     plane.operator.apply(write("a", "for-one", ["one"], **change))

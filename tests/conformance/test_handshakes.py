@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 
-from identity import Identity, certify, join, new_key, pem_of_key, refused, signing_request
+from ads import PREFIX, Stream, sidecar
+from identity import NOBODY, Identity, certify, join, new_key, pem_of_key, refused, signing_request
 from objects import server
-from xds import PREFIX, Stream, sidecar
 
 ID = "spiffe://mesh.test/ns/a/sa/default"
 ANSWER_SECS_MAX = 5
@@ -42,7 +42,7 @@ def _name(common_name: str) -> x509.Name:
 
 
 def _sign(subject, key, issuer, issuer_key, *, uris=(), ca=False, days=(-1, 1), usage=True):
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -76,7 +76,7 @@ class Foreign:
         self.key = new_key()
         self.certificate = _sign(name, self.key, name, self.key, ca=True, days=(-1, 10))
 
-    def issue(self, *uris, key=None, subject=x509.Name([]), **how) -> Identity:
+    def issue(self, *uris, key=None, subject=NOBODY, **how) -> Identity:
         key = key or new_key()
         leaf = _sign(subject, key, self.certificate.subject, self.key, uris=uris, **how)
         return Identity(ID, key, (leaf, self.certificate))
@@ -85,7 +85,7 @@ class Foreign:
 def _signed_by_a_leaf(plane, foreign) -> Identity:
     """The one true chain, with one certificate too many at its end."""
     holder, key = join(plane, "a"), new_key()
-    leaf = _sign(x509.Name([]), key, holder.leaf.subject, holder.key, uris=[ID])
+    leaf = _sign(NOBODY, key, holder.leaf.subject, holder.key, uris=[ID])
     return Identity(ID, key, (leaf, *holder.chain))
 
 
@@ -149,9 +149,9 @@ def test_a_bad_certificate_ends_the_handshake(shared_plane, foreign, tmp_path, k
 @pytest.mark.parametrize("kind", BAD)
 def test_nobody_with_a_bad_certificate_is_heard(shared_plane, foreign, kind):
     bad = BAD[kind](shared_plane, foreign)
-    token = shared_plane.operator.make_token("a", "default")["token"]
-    refused(grpc.StatusCode.UNAVAILABLE, certify, shared_plane.channel(bad), signing_request(new_key()), join_token=token)
-    refused(grpc.StatusCode.UNAVAILABLE, certify, shared_plane.channel(bad), signing_request(new_key()))
+    csr, token = signing_request(new_key()), shared_plane.operator.make_token("a", "default")["token"]
+    refused(grpc.StatusCode.UNAVAILABLE, certify, shared_plane.channel(bad), csr, join_token=token)
+    refused(grpc.StatusCode.UNAVAILABLE, certify, shared_plane.channel(bad), csr)
     stream = sidecar(shared_plane, "a", identity=bad).open()
     stream.send("Server", subscribe=["*"])
     assert stream.ended().code == grpc.StatusCode.UNAVAILABLE
@@ -173,7 +173,11 @@ def test_without_a_certificate_nothing_answers_but_the_request_for_one(shared_pl
     with pytest.raises(grpc.RpcError) as refusal:
         list(stub.StreamAggregatedResources(iter([request]), timeout=ANSWER_SECS_MAX))
     assert refusal.value.code() in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED}
-    for method in ("/weft.quota.v1.Quota/Lease", "/weft.catalog.v1.Catalog/Query", "/weft.status.v1.Status/Report"):
+    for method in (
+        "/weft.quota.v1.Quota/Lease",
+        "/weft.catalog.v1.Catalog/Query",
+        "/weft.status.v1.Status/Report",
+    ):
         codes = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED}
         call = channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)
         with pytest.raises(grpc.RpcError) as refusal:
@@ -202,7 +206,13 @@ def test_plaintext_is_not_answered(shared_plane):
             heard = b""
         assert not heard or heard[0] == 21, "nothing but an alert"
     with grpc.insecure_channel(shared_plane.sidecars) as channel:
-        refused(grpc.StatusCode.UNAVAILABLE, certify, channel, signing_request(new_key()), join_token="weft1.a.b.c")
+        refused(
+            grpc.StatusCode.UNAVAILABLE,
+            certify,
+            channel,
+            signing_request(new_key()),
+            join_token="weft1.a.b.c",
+        )
 
 
 def test_another_protocol_within_tls_is_not_answered(shared_plane, member, tmp_path):

@@ -3,9 +3,9 @@
 import grpc
 import pytest
 
+from ads import sidecar
 from objects import server
 from rules import rule
-from xds import sidecar
 
 SERVERS = 2_000
 RESPONSE_BYTES_MAX = 4 << 20  # what a gRPC client takes unless told otherwise
@@ -55,7 +55,10 @@ def crowded(shared_plane):
     """Two thousand servers, five mebibytes of them."""
     env = {"PADDING": "x" * 2600}
     shared_plane.operator.apply(
-        *(server("crowd", name.split("/")[1], stdio={"command": "serve", "env": env}) for name in sorted(NAMES))
+        *(
+            server("crowd", name.split("/")[1], stdio={"command": "serve", "env": env})
+            for name in sorted(NAMES)
+        )
     )
     return shared_plane
 

@@ -17,14 +17,17 @@ BORROWED = {
     "envoy/service/discovery/v3/discovery.proto": discovery_pb2,
     "google/rpc/status.proto": status_pb2,
 }
-FIELD_PARTS = ("name", "number", "label", "type", "type_name", "proto3_optional", "json_name", "extendee", "default_value")
+FIELD_PARTS = ("name", "number", "label", "type", "type_name", "proto3_optional", "json_name")
 
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory) -> dict[str, descriptor_pb2.FileDescriptorProto]:
     out = tmp_path_factory.mktemp("protos") / "set"
     well_known = str(resources.files("grpc_tools") / "_proto")
-    assert protoc.main(["protoc", f"-I{PROTO}", f"-I{well_known}", f"--descriptor_set_out={out}", *BORROWED]) == 0
+    assert (
+        protoc.main(["protoc", f"-I{PROTO}", f"-I{well_known}", f"--descriptor_set_out={out}", *BORROWED])
+        == 0
+    )
     return {it.name: it for it in descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file}
 
 
@@ -84,7 +87,9 @@ def test_every_method_that_weft_has_equals_googles(ours):
             for method in service.method:
                 other = methods[method.name]
                 for part in ("input_type", "output_type", "client_streaming", "server_streaming"):
-                    assert getattr(method, part) == getattr(other, part), f"{service.name}.{method.name}: {part}"
+                    assert getattr(method, part) == getattr(other, part), (
+                        f"{service.name}.{method.name}: {part}"
+                    )
                 compared += 1
     assert compared == 2
 

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
+from ads import sidecar
 from control_plane import eventually
 from objects import access, server
 from rules import rule
-from xds import sidecar
 
 SEEN_SECS_MAX = 1.0
 
@@ -39,7 +39,9 @@ def test_a_rejection_is_seen_within_a_second_with_its_text_and_counted(plane, re
     counted = plane.metric("weft_xds_nacks_total", type="Server")
     stream.nack(bad, "a/one: call timeout of 61s is over my limit")
     started = time.monotonic()
-    state = eventually(lambda: (it := _state(plane, client))["sync"] == "rejected" and it, within=SEEN_SECS_MAX)
+    state = eventually(
+        lambda: (it := _state(plane, client))["sync"] == "rejected" and it, within=SEEN_SECS_MAX
+    )
     assert time.monotonic() - started < SEEN_SECS_MAX
     assert state["nack"]["message"] == "a/one: call timeout of 61s is over my limit"
     assert state["nack"]["at"]

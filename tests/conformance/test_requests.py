@@ -7,10 +7,10 @@ import pytest
 from envoy.config.core.v3 import base_pb2
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 
+from ads import PREFIX, TYPES, Ended, Message, Stream, sidecar
 from control_plane import eventually
 from objects import access, server
 from rules import rule
-from xds import PREFIX, TYPES, Ended, Message, Stream, sidecar
 
 
 @rule(1)
@@ -79,10 +79,14 @@ def test_a_stream_without_a_node_is_refused(plane):
 
 
 @rule(2)
-@pytest.mark.parametrize("node_id", ["", "instance", "a/", "/i1", "a/b/c", "A/i1", "a/../b", "a/" + "i" * 4096])
+@pytest.mark.parametrize(
+    "node_id", ["", "instance", "a/", "/i1", "a/b/c", "A/i1", "a/../b", "a/" + "i" * 4096]
+)
 def test_a_node_whose_name_is_malformed_is_refused(shared_plane, node_id):
     client = sidecar(shared_plane, "a")
-    stream = Stream(shared_plane.channel(client.identity), base_pb2.Node(id=node_id, metadata=client.node.metadata))
+    stream = Stream(
+        shared_plane.channel(client.identity), base_pb2.Node(id=node_id, metadata=client.node.metadata)
+    )
     stream.send("Server", subscribe=["*"])
     stream.expect_refused(grpc.StatusCode.INVALID_ARGUMENT)
 
@@ -233,7 +237,9 @@ def test_names_of_a_type_that_is_not_known_are_answered_as_missing(plane):
 
 
 @rule(1)
-@pytest.mark.parametrize("type_url", [PREFIX + "FromTheFuture", "type.googleapis.com/envoy.config.cluster.v3.Cluster", "x"])
+@pytest.mark.parametrize(
+    "type_url", [PREFIX + "FromTheFuture", "type.googleapis.com/envoy.config.cluster.v3.Cluster", "x"]
+)
 def test_a_type_that_is_not_known_does_not_disturb_the_others(plane, type_url):
     plane.operator.apply(server("a", "one"))
     stream = sidecar(plane, "a", servers=["a/one"]).open()

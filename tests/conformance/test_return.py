@@ -2,10 +2,10 @@
 
 import pytest
 
+from ads import sidecar
 from control_plane import ControlPlane
 from objects import access, at_address, server
 from rules import rule
-from xds import sidecar
 
 
 def _restart(plane):

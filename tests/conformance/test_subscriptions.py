@@ -2,9 +2,9 @@
 
 import pytest
 
+from ads import sidecar
 from objects import access, at_address, server
 from rules import rule
-from xds import sidecar
 
 NOT_FOUND = 5
 PERMISSION_DENIED = 7
@@ -57,7 +57,9 @@ def test_a_name_that_does_not_exist_is_removed_at_once_and_sent_when_it_appears(
 def test_names_that_exist_and_names_that_do_not_are_answered_together(plane):
     plane.operator.apply(server("a", "one"))
     stream = sidecar(plane, "a").open()
-    stream.subscribe("Server", {"a/one"}, removed={"a/none", "a/nor-this"}, to=["a/none", "a/one", "a/nor-this"])
+    stream.subscribe(
+        "Server", {"a/one"}, removed={"a/none", "a/nor-this"}, to=["a/none", "a/one", "a/nor-this"]
+    )
 
 
 @rule(7)
@@ -68,7 +70,9 @@ def test_a_missing_name_asked_for_again_is_answered_again(plane):
 
 
 @rule(7)
-@pytest.mark.parametrize("name", ["", "a", "a/", "/one", "a/b/c", "a/ONE", "../a/one", "a/\x00", "a/" + "n" * 5000, "ä/ö"])
+@pytest.mark.parametrize(
+    "name", ["", "a", "a/", "/one", "a/b/c", "a/ONE", "../a/one", "a/\x00", "a/" + "n" * 5000, "ä/ö"]
+)
 def test_a_name_that_nothing_could_have_is_missing_and_harms_nothing(shared_plane, name):
     shared_plane.operator.apply(server("a", "one"))
     stream = sidecar(shared_plane, "a").open()
@@ -371,8 +375,12 @@ def test_an_acknowledgement_is_not_answered(plane):
 
 @rule(17)
 def test_nothing_is_sent_when_the_same_is_applied_again(plane):
-    one = server("a", "one", labels={"b": "1", "a": "2"}, stdio={"command": "serve", "env": {"X": "1", "Y": "2"}})
-    same = server("a", "one", labels={"a": "2", "b": "1"}, stdio={"env": {"Y": "2", "X": "1"}, "command": "serve"})
+    one = server(
+        "a", "one", labels={"b": "1", "a": "2"}, stdio={"command": "serve", "env": {"X": "1", "Y": "2"}}
+    )
+    same = server(
+        "a", "one", labels={"a": "2", "b": "1"}, stdio={"env": {"Y": "2", "X": "1"}, "command": "serve"}
+    )
     plane.operator.apply(one)
     stream = sidecar(plane, "a", servers=["a/one", "a/two"]).open()
     stream.subscribe("Server", {"a/one"})

@@ -2,10 +2,10 @@
 
 import pytest
 
+from ads import sidecar
 from control_plane import eventually
 from objects import access, at_address, quota, route, server, telemetry, tool_policy, virtual_server
 from rules import rule
-from xds import sidecar
 
 PERMISSION_DENIED = 7
 
@@ -24,14 +24,25 @@ CLOSED = [
 @pytest.mark.parametrize("stance", ["inbound", "outbound", "gateway"])
 @pytest.mark.parametrize(
     "type_name",
-    ["AccessPolicy", "QuotaPolicy", "ToolPolicy", "Telemetry", "Authentication", "Server", "Endpoints", "Route"],
+    [
+        "AccessPolicy",
+        "QuotaPolicy",
+        "ToolPolicy",
+        "Telemetry",
+        "Authentication",
+        "Server",
+        "Endpoints",
+        "Route",
+    ],
 )
 def test_names_of_another_tenant_are_denied_whether_they_exist_or_not(shared_plane, stance, type_name):
     shared_plane.operator.apply(*CLOSED)
     stream = sidecar(shared_plane, "a", stances=[stance]).open()
     asked = {"b/it", "b/not-there", "c/nor-this"}
     answer = stream.subscribe(type_name, removed=asked, to=asked)
-    assert {name: error.code for name, error in answer.errors.items()} == dict.fromkeys(asked, PERMISSION_DENIED)
+    assert {name: error.code for name, error in answer.errors.items()} == dict.fromkeys(
+        asked, PERMISSION_DENIED
+    )
     said = {error.message.replace(name, "") for name, error in answer.errors.items()}
     assert len(said) == 1, f"the reasons tell apart what exists: {said}"
 
@@ -40,12 +51,22 @@ def test_names_of_another_tenant_are_denied_whether_they_exist_or_not(shared_pla
 def test_the_wildcard_holds_nothing_of_another_tenant_that_may_not_be_seen(shared_plane, stance):
     shared_plane.operator.apply(*CLOSED)
     stream = sidecar(shared_plane, "a", stances=[stance]).open()
-    for type_name in ("AccessPolicy", "QuotaPolicy", "ToolPolicy", "Telemetry", "Server", "Endpoints", "Route"):
+    for type_name in (
+        "AccessPolicy",
+        "QuotaPolicy",
+        "ToolPolicy",
+        "Telemetry",
+        "Server",
+        "Endpoints",
+        "Route",
+    ):
         assert not stream.subscribe(type_name).says_something()
 
 
 def test_policies_of_another_tenant_are_not_told_even_if_its_servers_may_be_reached(plane):
-    plane.operator.apply(at_address("b", "open"), access("b", "rules", callers=["a", "b"]), quota("b", "fair"))
+    plane.operator.apply(
+        at_address("b", "open"), access("b", "rules", callers=["a", "b"]), quota("b", "fair")
+    )
     stream = sidecar(plane, "a", stances=["inbound", "outbound"]).open()
     stream.subscribe("Server", {"b/open"})
     stream.subscribe("AccessPolicy")
@@ -85,7 +106,8 @@ def test_a_node_that_claims_to_stand_beside_a_foreign_server_gains_nothing(plane
 
 def test_a_node_with_the_labels_of_a_foreign_server_gains_nothing(plane):
     plane.operator.apply(
-        server("b", "one", workload={"labels": {"app": "one"}, "port": 8000}), access("b", "rules", callers=["b"])
+        server("b", "one", workload={"labels": {"app": "one"}, "port": 8000}),
+        access("b", "rules", callers=["b"]),
     )
     caller = sidecar(plane, "b", stances=["outbound"]).open()
     assert not caller.subscribe("Endpoints", {"b/one"}).body("b/one").endpoints

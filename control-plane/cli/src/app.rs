@@ -45,7 +45,10 @@ impl Context {
     }
 
     /// The one clock of the command.
-    #[expect(clippy::unused_self, reason = "a context is what knows the time, so that commands do not ask the system")]
+    #[expect(
+        clippy::unused_self,
+        reason = "a context is what knows the time, so that commands do not ask the system"
+    )]
     pub(crate) fn now(&self) -> Timestamp {
         Timestamp::now()
     }
@@ -61,14 +64,19 @@ pub(crate) async fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode 
         }
     };
     let context = Context::new(globals, &command);
-    let result = Box::pin(run(command, &context)).await;
+    run(command, &context).await
+}
+
+/// Runs a command and says why, if it ends without success.
+pub(crate) async fn run(command: Command, context: &Context) -> ExitCode {
+    let result = Box::pin(dispatch(command, context)).await;
     result.unwrap_or_else(|failure| {
         context.terminal.complain(&failure);
         failure.code()
     })
 }
 
-pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode, Failure> {
+async fn dispatch(command: Command, context: &Context) -> Result<ExitCode, Failure> {
     match command {
         Command::Up(args) => serve::up(args, context).await,
         Command::ControlPlane(args) => serve::control_plane(args, context).await,

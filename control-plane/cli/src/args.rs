@@ -46,7 +46,7 @@ pub(crate) struct Cli {
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Globals {
     /// The control plane's address, such as https://127.0.0.1:7501, instead of the one in operator.json
-    #[arg(long, global = true, value_name = "URL", env = "WEFT_SERVER")]
+    #[arg(long, global = true, value_name = "URL", env = "WEFT_SERVER", hide_env_values = true)]
     pub(crate) server: Option<Endpoint>,
     /// The token to prove oneself with; other users of this machine can see a command line, so prefer operator.json or
     /// the environment
@@ -54,11 +54,11 @@ pub(crate) struct Globals {
     #[arg(value_parser = |text: &str| Ok::<_, std::convert::Infallible>(Secret::from(text)))]
     pub(crate) token: Option<Secret>,
     /// The certificates to believe, in PEM, instead of those beside operator.json; needs a token of its own
-    #[arg(long, global = true, value_name = "FILE", env = "WEFT_CA_FILE")]
+    #[arg(long, global = true, value_name = "FILE", env = "WEFT_CA_FILE", hide_env_values = true)]
     pub(crate) ca_file: Option<PathBuf>,
     /// Where the files of the mesh are: the nearest .weft of this folder and those above it, else
     /// $XDG_DATA_HOME/weft
-    #[arg(long, global = true, value_name = "FOLDER", env = "WEFT_HOME")]
+    #[arg(long, global = true, value_name = "FOLDER", env = "WEFT_HOME", hide_env_values = true)]
     pub(crate) home: Option<PathBuf>,
     /// Longest wait for an answer
     #[arg(long, global = true, value_name = "DURATION", default_value = "30s")]

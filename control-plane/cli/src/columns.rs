@@ -50,9 +50,11 @@ fn columns(kind: Option<Kind>) -> &'static [(&'static str, Read)] {
             ("PREFIX", |spec| or(spec, "prefix", "always")),
             ("MODE", |spec| or(spec, "mode", "full")),
         ],
-        Some(Kind::Route) => {
-            &[("SERVER", |spec| field(spec, "server")), ("TO", destinations), ("RULES", |spec| count(spec, "rules"))]
-        }
+        Some(Kind::Route) => &[
+            ("SERVER", |spec| field(spec, "server")),
+            ("TO", destinations),
+            ("RULES", |spec| count(spec, "rules")),
+        ],
         Some(Kind::AccessPolicy) => &[
             ("SERVERS", servers),
             ("RULES", |spec| list(spec, "rules", |rule| field(rule, "action"))),
@@ -92,17 +94,19 @@ fn columns(kind: Option<Kind>) -> &'static [(&'static str, Read)] {
 fn location(spec: &Value) -> String {
     let words = |command: &Value| {
         let args = command.get("args").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        let words: Vec<_> = command.get("command").into_iter().chain(args).map(|word| show(Some(word))).collect();
+        let words: Vec<_> =
+            command.get("command").into_iter().chain(args).map(|word| show(Some(word))).collect();
         clip(&words.join(" "), COMMAND_CHARS_MAX)
     };
-    let known: [(&str, &dyn Fn(&Value) -> String); 4] = [
-        ("stdio", &|it| format!("stdio: {}", words(it))),
-        ("workload", &|it| format!("workloads: {}", field(it, "labels"))),
-        ("external", &|it| field(it, "url")),
-        ("endpoints", &|it| list_of(it, |endpoint| field(endpoint, "address"))),
-    ];
-    let found = known.iter().find_map(|(name, text)| spec.get(name).map(text));
-    found.unwrap_or_default()
+    if let Some(stdio) = spec.get("stdio") {
+        format!("stdio: {}", words(stdio))
+    } else if let Some(workload) = spec.get("workload") {
+        format!("workloads: {}", field(workload, "labels"))
+    } else if let Some(external) = spec.get("external") {
+        field(external, "url")
+    } else {
+        list(spec, "endpoints", |endpoint| field(endpoint, "address"))
+    }
 }
 
 const COMMAND_CHARS_MAX: usize = 48;

@@ -106,7 +106,9 @@ impl Given {
         }
         if self.ca_file.is_some() && self.token.is_none() {
             return Err(Failure::usage("--ca-file needs a token of its own")
-                .because("the token in operator.json is only for the server that the CA beside it vouches for")
+                .because(
+                    "the token in operator.json is only for the server that the CA beside it vouches for",
+                )
                 .then("give the token in WEFT_TOKEN"));
         }
         let path = self.operator_file();
@@ -115,10 +117,11 @@ impl Given {
             Some(endpoint) => endpoint.clone(),
             None => file.server.parse().map_err(|why: String| {
                 let name = path.display();
-                Failure::failed(format!("the server in {name} cannot be used: {:?}", file.server)).because(why)
+                Failure::failed(format!("the server in {name} cannot be used: {:?}", file.server))
+                    .because(why)
             })?,
         };
-        let beside = || path.parent().unwrap_or(Path::new("")).join(&file.ca_file);
+        let beside = || path.with_file_name(&file.ca_file);
         let trusted = read_ca(&self.ca_file.clone().unwrap_or_else(beside))?;
         Ok(Credentials { endpoint, trusted, token: self.token.clone().unwrap_or(file.token) })
     }
@@ -147,11 +150,14 @@ pub(crate) fn user_data() -> PathBuf {
 pub(crate) fn read_operator_file(path: &Path) -> Result<OperatorFile, Failure> {
     let name = path.display();
     let file = fs::File::open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Failure::failed(format!("no control plane is known: there is no {name}")).then(START_ONE),
+        io::ErrorKind::NotFound => {
+            Failure::failed(format!("no control plane is known: there is no {name}")).then(START_ONE)
+        }
         _ => Failure::failed(format!("{name} cannot be read")).because(error),
     })?;
     check_private(path, &file)?;
-    let text = read_text(file).map_err(|error| Failure::failed(format!("{name} cannot be read")).because(error))?;
+    let text =
+        read_text(file).map_err(|error| Failure::failed(format!("{name} cannot be read")).because(error))?;
     // The reader's own message could repeat the token.
     serde_json::from_str(&text).map_err(|error| {
         let place = format!("line {}, column {}", error.line(), error.column());
@@ -165,13 +171,16 @@ pub(crate) fn read_operator_file(path: &Path) -> Result<OperatorFile, Failure> {
 fn check_private(path: &Path, file: &fs::File) -> Result<(), Failure> {
     use std::os::unix::fs::PermissionsExt;
     let name = path.display();
-    let metadata = file.metadata().map_err(|error| Failure::failed(format!("{name} cannot be read")).because(error))?;
+    let metadata =
+        file.metadata().map_err(|error| Failure::failed(format!("{name} cannot be read")).because(error))?;
     let mode = metadata.permissions().mode() & 0o777;
     match mode & 0o077 {
         0 => Ok(()),
         _ => Err(Failure::refused(format!("{name} is open to other users, so it is not used"))
             .because(format!("its mode is {mode:03o}, and it holds a token that whoever reads it can use"))
-            .then(format!("chmod 600 {name} — and if others could have read it, revoke the token and make another"))),
+            .then(format!(
+                "chmod 600 {name} — and if others could have read it, revoke the token and make another"
+            ))),
     }
 }
 
@@ -182,9 +191,9 @@ fn check_private(_: &Path, _: &fs::File) -> Result<(), Failure> {
 
 fn read_ca(path: &Path) -> Result<Trusted, Failure> {
     let failure = |why: String| {
-        Failure::failed(format!("the CA file {} cannot be used", path.display()))
-            .because(why)
-            .then("it must hold the root certificate of the mesh in PEM: `ca.pem` in the home of the control plane")
+        Failure::failed(format!("the CA file {} cannot be used", path.display())).because(why).then(
+            "it must hold the root certificate of the mesh in PEM: `ca.pem` in the home of the control plane",
+        )
     };
     let text = fs::File::open(path).and_then(read_text).map_err(|error| failure(error.to_string()))?;
     Trusted::read(text.as_bytes()).map_err(failure)

@@ -47,7 +47,8 @@ pub(crate) fn gather(paths: &[PathBuf], terminal: &Terminal) -> Result<Vec<File>
             return Err(Failure::usage(what).because("only files named *.yaml, *.yml and *.json are read"));
         }
         for path in found {
-            let bytes = read(&path, bytes_left).map_err(|error| unreadable(&path.display().to_string(), &error))?;
+            let bytes =
+                read(&path, bytes_left).map_err(|error| unreadable(&path.display().to_string(), &error))?;
             files.push(file(path.display().to_string(), bytes, &mut bytes_left)?);
         }
     }
@@ -62,7 +63,9 @@ fn list(path: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), Failu
     if !fs::metadata(path).map_err(|error| failure(&error))?.is_dir() {
         found.push(path.to_owned());
         return match found.len() > FILES_MAX {
-            true => Err(Failure::failed(format!("more than {FILES_MAX} files are more than one command takes"))),
+            true => {
+                Err(Failure::failed(format!("more than {FILES_MAX} files are more than one command takes")))
+            }
             false => Ok(()),
         };
     }
@@ -71,7 +74,8 @@ fn list(path: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), Failu
         return Err(Failure::failed(what).then("is there a link to a folder above?"));
     }
     let entries = fs::read_dir(path).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
-    let mut paths: Vec<_> = entries.map_err(|error| failure(&error))?.iter().map(fs::DirEntry::path).collect();
+    let mut paths: Vec<_> =
+        entries.map_err(|error| failure(&error))?.iter().map(fs::DirEntry::path).collect();
     paths.sort();
     for path in paths {
         let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
@@ -97,8 +101,9 @@ fn file(name: String, bytes: Vec<u8>, bytes_left: &mut usize) -> Result<File, Fa
         Failure::failed(format!("the input is longer than {INPUT_BYTES_MAX} bytes, counted up to {name}"))
             .then("apply it in several parts")
     })?;
-    let text = String::from_utf8(bytes)
-        .map_err(|error| Failure::failed(format!("{name} is not text in UTF-8")).because(error.utf8_error()))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        Failure::failed(format!("{name} is not text in UTF-8")).because(error.utf8_error())
+    })?;
     Ok(File { name, text })
 }
 
@@ -136,7 +141,10 @@ pub(crate) fn check(files: &[File]) -> Result<Vec<Key>, Failure> {
         return Err(Failure::failed(what).at(mistakes).then("mend the places named above; nothing was sent"));
     }
     match keys.is_empty() {
-        true => Err(Failure::usage("there is no resource in the input").because("it holds only comments and blanks")),
+        true => {
+            Err(Failure::usage("there is no resource in the input")
+                .because("it holds only comments and blanks"))
+        }
         false => Ok(keys),
     }
 }

@@ -85,7 +85,8 @@ fn nearest(text: &str) -> Option<String> {
 
 /// An object as answers call it; commands understand it in this form.
 pub(crate) fn display(kind: &str, namespace: &str, name: &str) -> String {
-    let kind = Kind::find(kind).map_or(kind, Kind::name).to_lowercase();
+    let known = Kind::find(kind).map(Kind::name);
+    let kind = known.unwrap_or(kind).to_lowercase();
     format!("{kind}/{namespace}/{name}")
 }
 
@@ -106,15 +107,16 @@ mod tests {
 
     #[test]
     fn objects_are_named_in_every_usual_form() {
-        let check = |first: &str, second: Option<&str>, expected: (Option<Kind>, Option<&str>, Option<&str>)| {
-            let named = Named::parse(first, second).unwrap();
-            let found = (
-                named.kind,
-                named.namespace.as_ref().map(Namespace::as_str),
-                named.name.as_ref().map(ObjectName::as_str),
-            );
-            assert_eq!(found, expected, "{first} {second:?}");
-        };
+        let check =
+            |first: &str, second: Option<&str>, expected: (Option<Kind>, Option<&str>, Option<&str>)| {
+                let named = Named::parse(first, second).unwrap();
+                let found = (
+                    named.kind,
+                    named.namespace.as_ref().map(Namespace::as_str),
+                    named.name.as_ref().map(ObjectName::as_str),
+                );
+                assert_eq!(found, expected, "{first} {second:?}");
+            };
         let server = Some(Kind::McpServer);
         check("servers", None, (server, None, None));
         check("McpServer/files", None, (server, None, Some("files")));
@@ -144,7 +146,10 @@ mod tests {
         check("telemtry", "did you mean \"telemetries\"?");
         check("rout", "did you mean \"route\"?");
         let far = told(find_kind("elephant").unwrap_err());
-        assert!(!far.contains("did you mean") && far.contains("the kinds are mcpserver, virtualserver"), "{far}");
+        assert!(
+            !far.contains("did you mean") && far.contains("the kinds are mcpserver, virtualserver"),
+            "{far}"
+        );
     }
 
     #[test]

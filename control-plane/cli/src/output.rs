@@ -22,7 +22,7 @@ pub(crate) enum Form {
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(crate) struct FormArgs {
     /// How the answer is shown
-    #[arg(long = "output", short, value_name = "FORM", default_value = "table")]
+    #[arg(long = "output", short = 'o', value_name = "FORM", default_value = "table")]
     pub(crate) form: Form,
 }
 

@@ -36,7 +36,6 @@ pub(crate) enum LogFormat {
 
 /// The log of a control plane.
 #[derive(Clone, Debug, Args)]
-#[expect(dead_code, reason = "read once the control plane is wired")]
 pub(crate) struct LogArgs {
     /// How the log is written
     #[arg(long, value_name = "FORMAT", default_value = "text")]
@@ -52,13 +51,12 @@ pub(crate) struct LogArgs {
 /// and operator.json is written, so that every other command works in this folder without further flags.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = UP_EXAMPLES)]
-#[expect(dead_code, reason = "read once the control plane is wired")]
 pub(crate) struct UpArgs {
     /// Keep the files in $XDG_DATA_HOME/weft instead of .weft in this folder
     #[arg(long)]
     pub(crate) global: bool,
     /// Resources to apply at start: a file or a folder; the built-in examples if not given
-    #[arg(long = "file", short, value_name = "FILE")]
+    #[arg(long = "file", short = 'f', value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// The mesh's trust domain; decided at first start
     #[arg(long, value_name = "DOMAIN", default_value = "weft.local")]
@@ -82,7 +80,6 @@ pub(crate) struct UpArgs {
 /// authority's keys rest under from a place that is kept apart from its data.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = CONTROL_PLANE_EXAMPLES)]
-#[expect(dead_code, reason = "read once the control plane is wired")]
 pub(crate) struct ControlPlaneArgs {
     /// Where the store and the authority are kept
     #[arg(long, value_name = "FOLDER")]
@@ -126,19 +123,21 @@ pub(crate) async fn up(args: UpArgs, context: &Context) -> Result<ExitCode, Fail
     let resources = up_resources(&args, context)?;
     // WIRING PENDING: start weft_control_plane::app, write operator.json, apply `resources`, serve.
     let count = files::check(&resources)?.len();
-    Err(not_wired("weft up").because(format!("{count} resources were read and are good, and none was applied")))
+    Err(not_wired("weft up")
+        .because(format!("{count} resources were read and are good, and none was applied")))
 }
 
 /// Serves a control plane until it is stopped.
 pub(crate) async fn control_plane(args: ControlPlaneArgs, _context: &Context) -> Result<ExitCode, Failure> {
     // WIRING PENDING: start weft_control_plane::app with `args`, serve.
-    Err(not_wired("weft control-plane").because(format!("nothing was written to {}", args.data_dir.display())))
+    Err(not_wired("weft control-plane")
+        .because(format!("nothing was written to {}", args.data_dir.display())))
 }
 
 /// What to apply at start: what was named, or the examples.
 fn up_resources(args: &UpArgs, context: &Context) -> Result<Vec<File>, Failure> {
     match args.files.is_empty() {
-        true => Ok(examples::files()),
+        true => Ok(examples::files(&args.trust_domain)),
         false => files::gather(&args.files, &context.terminal),
     }
 }

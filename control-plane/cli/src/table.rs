@@ -63,7 +63,8 @@ impl Table {
 
     /// The headers and every row.
     pub(crate) fn render(&self, colour: bool) -> String {
-        let headers: Vec<_> = self.headers.iter().map(|header| Cell::new(header).toned(Tone::Strong)).collect();
+        let headers: Vec<_> =
+            self.headers.iter().map(|header| Cell::new(header).toned(Tone::Strong)).collect();
         self.line(&headers, colour) + &self.render_bare(colour)
     }
 

@@ -86,15 +86,29 @@ const fn is_direction(c: char) -> bool {
     matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-type Sink = Mutex<Box<dyn Write + Send>>;
+/// Stdout or stderr.
+struct Stream {
+    sink: Mutex<Box<dyn Write + Send>>,
+    color: bool,
+}
+
+impl Stream {
+    fn new(sink: impl Write + Send + 'static, color: bool) -> Self {
+        Self { sink: Mutex::new(Box::new(sink)), color }
+    }
+
+    fn write(&self, text: &str) -> io::Result<()> {
+        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        sink.write_all(text.as_bytes())?;
+        sink.flush()
+    }
+}
 
 /// Where a command reads from and writes to.
 pub(crate) struct Terminal {
     input: Mutex<Box<dyn Read + Send>>,
-    out: Sink,
-    err: Sink,
-    color_out: bool,
-    color_err: bool,
+    out: Stream,
+    err: Stream,
     /// Somebody is there to be asked.
     interactive: bool,
     verbose: bool,
@@ -106,10 +120,8 @@ impl Terminal {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
             input: Mutex::new(Box::new(io::stdin())),
-            out: Mutex::new(Box::new(io::stdout())),
-            err: Mutex::new(Box::new(io::stderr())),
-            color_out: color.on(io::stdout().is_terminal(), no_color),
-            color_err: color.on(io::stderr().is_terminal(), no_color),
+            out: Stream::new(io::stdout(), color.on(io::stdout().is_terminal(), no_color)),
+            err: Stream::new(io::stderr(), color.on(io::stderr().is_terminal(), no_color)),
             interactive: io::stdin().is_terminal() && io::stderr().is_terminal(),
             verbose,
         }
@@ -117,7 +129,7 @@ impl Terminal {
 
     /// Whether stdout takes colours.
     pub(crate) const fn color(&self) -> bool {
-        self.color_out
+        self.out.color
     }
 
     pub(crate) const fn interactive(&self) -> bool {
@@ -126,7 +138,7 @@ impl Terminal {
 
     /// Writes data, as it is.
     pub(crate) fn print(&self, text: &str) -> Result<(), Failure> {
-        write(&self.out, text).map_err(|error| match error.kind() {
+        self.out.write(text).map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::ReaderGone,
             _ => Failure::failed("the output could not be written").because(error),
         })
@@ -135,12 +147,12 @@ impl Terminal {
     /// Says something beside the data: progress, summaries, hints.
     pub(crate) fn say(&self, text: &str) {
         // Without anyone to hear it there is nobody to tell that either.
-        let _ = write(&self.err, &format!("{}\n", plain(text)));
+        let _ = self.err.write(&format!("{}\n", plain(text)));
     }
 
     pub(crate) fn warn(&self, text: &str) {
-        let label = Tone::Warn.paint("warning:", self.color_err);
-        let _ = write(&self.err, &format!("{label} {}\n", plain(text)));
+        let label = Tone::Warn.paint("warning:", self.err.color);
+        let _ = self.err.write(&format!("{label} {}\n", plain(text)));
     }
 
     /// Says something that only those who asked for details want to know.
@@ -153,14 +165,14 @@ impl Terminal {
     /// Says why a command ends without success.
     pub(crate) fn complain(&self, failure: &Failure) {
         if let Failure::Told(told) = failure {
-            let label = Tone::Bad.paint("error:", self.color_err);
-            let _ = write(&self.err, &format!("{label} {}\n", plain(&told.to_string())));
+            let label = Tone::Bad.paint("error:", self.err.color);
+            let _ = self.err.write(&format!("{label} {}\n", plain(&told.to_string())));
         }
     }
 
     /// Asks a question that is answered with yes or no; anything but yes is no.
     pub(crate) fn ask(&self, question: &str) -> Result<bool, Failure> {
-        let _ = write(&self.err, &format!("{} [y/N] ", plain(question)));
+        let _ = self.err.write(&format!("{} [y/N] ", plain(question)));
         let mut answer = String::new();
         let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
         io::BufReader::new((&mut *input).take(ANSWER_BYTES_MAX))
@@ -179,12 +191,6 @@ impl Terminal {
 }
 
 const ANSWER_BYTES_MAX: u64 = 1024;
-
-fn write(sink: &Sink, text: &str) -> io::Result<()> {
-    let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
-    sink.write_all(text.as_bytes())?;
-    sink.flush()
-}
 
 impl std::fmt::Debug for Terminal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -256,10 +262,8 @@ pub(crate) mod testing {
             let (out, err) = (Captured::default(), Captured::default());
             let terminal = Self {
                 input: Mutex::new(Box::new(io::Cursor::new(input.to_owned()))),
-                out: Mutex::new(Box::new(out.clone())),
-                err: Mutex::new(Box::new(err.clone())),
-                color_out: false,
-                color_err: false,
+                out: Stream::new(out.clone(), false),
+                err: Stream::new(err.clone(), false),
                 interactive,
                 verbose: false,
             };
@@ -275,7 +279,7 @@ pub(crate) mod testing {
         /// Without a reader.
         pub(crate) fn closed() -> Self {
             let (terminal, _, _) = Self::captured("", false);
-            Self { out: Mutex::new(Box::new(Closed)), ..terminal }
+            Self { out: Stream::new(Closed, false), ..terminal }
         }
     }
 }
@@ -310,7 +314,9 @@ mod tests {
 
     #[test]
     fn only_yes_is_yes() {
-        for (answer, expected) in [("y\n", true), ("YES\n", true), ("n\n", false), ("", false), ("yep\n", false)] {
+        for (answer, expected) in
+            [("y\n", true), ("YES\n", true), ("n\n", false), ("", false), ("yep\n", false)]
+        {
             let (terminal, _, err) = Terminal::captured(answer, true);
             assert_eq!(terminal.ask("sure?").unwrap(), expected, "{answer:?}");
             assert_eq!(err.text(), "sure? [y/N] ");

@@ -123,7 +123,8 @@ pub(super) async fn audit(api: Arc<Api>, call: Call) -> Result<Response, Error> 
     let mut scanned = 0;
     let batch = if action.is_some() { crate::store::limits::PAGE_ENTRIES_MAX } else { limit };
     loop {
-        let filter = audit::Filter { who: who.clone(), before: found.next, limit: batch, ..audit::Filter::default() };
+        let filter =
+            audit::Filter { who: who.clone(), before: found.next, limit: batch, ..audit::Filter::default() };
         let entries = api.deps.store.audit(filter).await?;
         if entries.is_empty() {
             found.next = None;

@@ -53,7 +53,8 @@ impl Call {
         let read = Query::<T>::try_from_uri(&self.uri);
         read.map(|Query(query)| query).map_err(|rejection| {
             let text = rejection.body_text();
-            let problem = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text).to_owned();
+            let problem =
+                text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text).to_owned();
             Error::BadParameter { name: "query", problem }
         })
     }
@@ -109,9 +110,11 @@ pub(super) async fn receive(
         Err(_) => Err(Error::BodyTimeout { after: timeout }),
         Ok(Ok(whole)) => Ok(whole.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Error::BodyTooLarge { bytes_max }),
-        Ok(Err(_)) => {
-            Err(Error::BadBody { problem: "the body ended before it was whole".to_owned(), line: 0, column: 0 })
-        }
+        Ok(Err(_)) => Err(Error::BadBody {
+            problem: "the body ended before it was whole".to_owned(),
+            line: 0,
+            column: 0,
+        }),
     }
 }
 

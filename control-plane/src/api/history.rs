@@ -67,8 +67,7 @@ impl Wanted {
 pub(super) async fn list(api: Arc<Api>, call: Call) -> Result<Response, Error> {
     let query: HistoryQuery = call.query()?;
     let limit = limit(query.limit, LIMIT_DEFAULT)?;
-    let wanted =
-        Wanted { kind: kind(query.kind.as_deref())?, namespace: query.namespace, name: query.name };
+    let wanted = Wanted { kind: kind(query.kind.as_deref())?, namespace: query.namespace, name: query.name };
     let (store, prefix) = (&*api.deps.store, wanted.prefix());
     let mut found = HistoryList { items: Vec::new(), next: query.before };
     let mut scanned = 0;

@@ -94,7 +94,10 @@ pub(super) async fn list(api: Arc<Api>, call: Call) -> Result<Response, Error> {
     let mut scanned = 0;
     for prefix in &prefixes[start..] {
         loop {
-            let page = Page { after: after.take(), ..Page::default() };
+            // One more than is wanted tells whether there are more; a filter may have to look at many.
+            let wanted = limit + 1 - found.items.len();
+            let page_max = if labels.is_empty() { wanted } else { LIMIT_MAX };
+            let page = Page { after: after.take(), limit: page_max };
             let listing = api.deps.store.list(prefix, Some(at), page).await?;
             for entry in &listing.entries {
                 if found.items.len() == limit || scanned == SCANNED_MAX {
@@ -151,8 +154,7 @@ fn labels(text: Option<&str>) -> Result<Wanted, Error> {
     let pairs = text.into_iter().flat_map(|text| text.split(','));
     pairs
         .map(|pair| {
-            let (key, value) =
-                pair.split_once('=').ok_or_else(|| wrong("expected k=v,k2=v2".to_owned()))?;
+            let (key, value) = pair.split_once('=').ok_or_else(|| wrong("expected k=v,k2=v2".to_owned()))?;
             let key = LabelKey::parse(key).map_err(|error| wrong(error.to_string()))?;
             Ok((key, LabelValue::parse(value).map_err(|error| wrong(error.to_string()))?))
         })
@@ -246,7 +248,9 @@ async fn documents(api: &Api, call: &Call, file: &str) -> Result<Vec<(Resource, 
         })?;
         let documents = resource::parse(&file, text)?;
         match documents.is_empty() {
-            true => Err(Error::BadBody { problem: "the body has no document".to_owned(), line: 0, column: 0 }),
+            true => {
+                Err(Error::BadBody { problem: "the body has no document".to_owned(), line: 0, column: 0 })
+            }
             false => Ok(documents),
         }
     };
@@ -269,9 +273,8 @@ pub(super) async fn put(api: Arc<Api>, call: Call) -> Result<Response, Error> {
         [_, (_, line), ..] => return Err(wrong(*line, "", "expected exactly one document".to_owned())),
         [] => return Err(wrong(0, "", "expected exactly one document".to_owned())),
     }
-    let plan = move |mesh: &_, present: &_| {
-        Ok(desired::plan_apply(mesh, present, NO_FILE, documents.clone())?)
-    };
+    let plan =
+        move |mesh: &_, present: &_| Ok(desired::plan_apply(mesh, present, NO_FILE, documents.clone())?);
     Ok(json(&api.change(&call, query.intent("put"), plan).await?))
 }
 
@@ -300,17 +303,15 @@ pub(super) async fn apply(api: Arc<Api>, call: Call) -> Result<Response, Error> 
     }
     let documents = documents(&api, &call, &file).await?;
     let intent = ChangeQuery { dry_run: query.dry_run, reason: query.reason }.intent("apply");
-    let plan =
-        move |mesh: &_, present: &_| Ok(desired::plan_apply(mesh, present, &file, documents.clone())?);
+    let plan = move |mesh: &_, present: &_| Ok(desired::plan_apply(mesh, present, &file, documents.clone())?);
     Ok(json(&api.change(&call, intent, plan).await?))
 }
 
 pub(super) async fn delete_many(api: Arc<Api>, call: Call) -> Result<Response, Error> {
     let query: ChangeQuery = call.query()?;
     let documents = documents(&api, &call, NO_FILE).await?;
-    let plan = move |mesh: &_, present: &_| {
-        Ok(desired::plan_delete(mesh, present, NO_FILE, documents.clone())?)
-    };
+    let plan =
+        move |mesh: &_, present: &_| Ok(desired::plan_delete(mesh, present, NO_FILE, documents.clone())?);
     Ok(json(&api.change(&call, query.intent("delete"), plan).await?))
 }
 

@@ -137,7 +137,8 @@ pub(super) struct SidecarsQuery {
 
 pub(super) async fn list(api: Arc<Api>, call: Call) -> Result<Response, Error> {
     let SidecarsQuery { namespace } = call.query()?;
-    let wanted = |it: &ClientStatus| namespace.as_ref().is_none_or(|wanted| it.node.namespace() == wanted.as_str());
+    let wanted =
+        |it: &ClientStatus| namespace.as_ref().is_none_or(|wanted| it.node.namespace() == wanted.as_str());
     Ok(json(&listed(&api, wanted)))
 }
 

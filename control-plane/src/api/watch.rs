@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Interval;
 use tracing::warn;
 use weft_proto::name::Namespace;
-use weft_proto::resource::Kind;
+use weft_proto::resource::{Key, Kind};
 
 use super::call::Call;
 use super::objects::{kind, shown};
@@ -38,6 +38,12 @@ pub(super) struct WatchQuery {
     after: Option<u64>,
 }
 
+/// What is to be told next. Changes become events only when they are: a revision may hold thousands.
+enum Ready {
+    Event(Event),
+    Change { revision: Revision, key: Key, change: Change, is_last: bool },
+}
+
 /// One watcher.
 struct Watcher {
     api: Arc<Api>,
@@ -46,8 +52,7 @@ struct Watcher {
     namespace: Option<Namespace>,
     changes: Watch,
     heartbeat: Interval,
-    /// Events that are ready to go.
-    ready: VecDeque<Event>,
+    ready: VecDeque<Ready>,
     /// Everything up to here was looked at, and everything up to there was told.
     seen: Revision,
     told: Revision,
@@ -76,7 +81,7 @@ pub(super) async fn watch(api: Arc<Api>, call: Call) -> Result<Response, Error> 
         changes,
         heartbeat,
         // Says from where on, and that the watch has begun.
-        ready: VecDeque::from([bookmark(after)]),
+        ready: VecDeque::from([Ready::Event(bookmark(after))]),
         seen: after,
         told: after,
         ended: false,
@@ -100,8 +105,15 @@ fn last_event_id(call: &Call) -> Result<Option<u64>, Error> {
 fn events(watcher: Watcher) -> impl Stream<Item = Result<Event, Infallible>> {
     stream::unfold(watcher, |mut watcher| async move {
         loop {
-            if let Some(event) = watcher.ready.pop_front() {
-                return Some((Ok(event), watcher));
+            match watcher.ready.pop_front() {
+                Some(Ready::Event(event)) => return Some((Ok(event), watcher)),
+                Some(Ready::Change { revision, key, change, is_last }) => {
+                    if let Some(event) = told(revision, &key, &change, is_last) {
+                        return Some((Ok(event), watcher));
+                    }
+                    continue;
+                }
+                None => {}
             }
             if watcher.ended {
                 return None;
@@ -126,34 +138,25 @@ impl Watcher {
     }
 
     fn take(&mut self, event: store::Event) {
-        self.seen = event.revision;
-        let mut told: Vec<_> = event.changes.iter().filter_map(|change| self.tell(event.revision, change)).collect();
-        if let Some(last) = told.pop() {
-            told.push(last.id(event.revision.to_string()));
-            self.told = event.revision;
+        let revision = event.revision;
+        self.seen = revision;
+        let before = self.ready.len();
+        for change in event.changes {
+            if let Some(key) = desired::object_key(change.key()).filter(|key| self.wants(key)) {
+                self.ready.push_back(Ready::Change { revision, key, change, is_last: false });
+            }
         }
-        self.ready.extend(told);
+        if self.ready.len() > before
+            && let Some(Ready::Change { is_last, .. }) = self.ready.back_mut()
+        {
+            *is_last = true;
+            self.told = revision;
+        }
     }
 
-    fn tell(&self, revision: Revision, change: &Change) -> Option<Event> {
-        let key = desired::object_key(change.key())?;
-        let wanted = self.kind.is_none_or(|kind| kind == key.kind)
-            && self.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace);
-        if !wanted {
-            return None;
-        }
-        let (name, resource) = match change {
-            Change::Put(entry) => ("put", shown(entry)),
-            Change::Delete(_) => ("delete", None),
-        };
-        let data = WatchEvent {
-            revision: revision.0,
-            kind: Some(key.kind.name().to_owned()),
-            namespace: Some(key.namespace.to_string()),
-            name: Some(key.name.to_string()),
-            resource,
-        };
-        Event::default().event(name).json_data(&data).ok()
+    fn wants(&self, key: &Key) -> bool {
+        self.kind.is_none_or(|kind| kind == key.kind)
+            && self.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
     }
 
     /// A sign of life, and the moment at which a key that no longer holds is noticed.
@@ -167,18 +170,34 @@ impl Watcher {
         }
         if self.seen > self.told {
             self.told = self.seen;
-            self.ready.push_back(bookmark(self.seen));
+            self.ready.push_back(Ready::Event(bookmark(self.seen)));
         } else {
-            self.ready.push_back(Event::default().comment("heartbeat"));
+            self.ready.push_back(Ready::Event(Event::default().comment("heartbeat")));
         }
     }
 
     /// The last event says why there are no more.
     fn fail(&mut self, error: Error) {
         let data = error.problem("");
-        self.ready.extend(Event::default().event("error").json_data(&data).ok());
+        self.ready.extend(Event::default().event("error").json_data(&data).ok().map(Ready::Event));
         self.ended = true;
     }
+}
+
+fn told(revision: Revision, key: &Key, change: &Change, is_last: bool) -> Option<Event> {
+    let (name, resource) = match change {
+        Change::Put(entry) => ("put", shown(entry)),
+        Change::Delete(_) => ("delete", None),
+    };
+    let data = WatchEvent {
+        revision: revision.0,
+        kind: Some(key.kind.name().to_owned()),
+        namespace: Some(key.namespace.to_string()),
+        name: Some(key.name.to_string()),
+        resource,
+    };
+    let event = Event::default().event(name).json_data(&data).ok()?;
+    Some(if is_last { event.id(revision.to_string()) } else { event })
 }
 
 fn bookmark(at: Revision) -> Event {

@@ -9,9 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use weft_proto::name::ObjectName;
 
-use super::{
-    ADMIN_NAME, ATTEMPTS_MAX, Actor, Denied, Error, Principal, Scope, Secret, Throttle, timestamp,
-};
+use super::{ADMIN_NAME, ATTEMPTS_MAX, Actor, Denied, Error, Principal, Scope, Secret, Throttle, timestamp};
 use crate::store::{self, Entry, Expect, Prefix, Revision, Store, Txn, list_all};
 
 /// Most keys at a time.

@@ -88,7 +88,9 @@ mod tests {
         let cut = &good[..good.len() - 1];
         let padded = format!("{good}=");
         let shouted = good.to_uppercase();
-        for text in ["", "weft_", "weft__", "weft_a_b", "bearer", cut, &padded, &shouted, &good.replace("weft_", "")] {
+        for text in
+            ["", "weft_", "weft__", "weft_a_b", "bearer", cut, &padded, &shouted, &good.replace("weft_", "")]
+        {
             assert!(Secret::parse(text).is_none(), "{text}");
         }
     }

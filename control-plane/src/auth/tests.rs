@@ -72,7 +72,9 @@ async fn two_keys_cannot_have_one_name_even_when_made_at_once() {
     let keys = Arc::new(Keys::new(open(&directory).await));
     let made = (0..8).map(|_| {
         let keys = Arc::clone(&keys);
-        tokio::spawn(async move { keys.create(&wanted("ci", Scope::Admin, None), &actor(), START).await.is_ok() })
+        tokio::spawn(
+            async move { keys.create(&wanted("ci", Scope::Admin, None), &actor(), START).await.is_ok() },
+        )
     });
     let made = futures_util::future::join_all(made).await;
     assert_eq!(made.into_iter().filter(|made| *made.as_ref().unwrap()).count(), 1);

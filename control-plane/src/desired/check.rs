@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use weft_proto::compile::selects;
 use weft_proto::name::{Namespace, ObjectName, ServerName, TrustDomain};
 use weft_proto::resource::kinds::{Authentication, McpServer, Route, ServerSelector, Trust, VirtualServer};
 use weft_proto::resource::{Key, Kind, Place, ROOT_NAMESPACE, Resource, Spec};
@@ -17,13 +18,16 @@ const NAMED_MAX: usize = 5;
 pub(super) fn alone(present: &Present, wishes: &Wishes) -> Vec<Mistake> {
     let check = |(key, wish): &(Key, Wish)| {
         let Act::Put(resource) = &wish.act else { return None };
-        let created = present.object(key).map_or(present.revision().next(), |object| object.created);
+        let created = present.object(key).map_or_else(|| present.revision().next(), |object| object.created);
         let encoded = wire::encode(resource, created.0)?;
         let error = wire::decode(encoded.ty, &encoded.bytes).err()?;
         Some(Mistake { place: wish.place.clone(), message: format!("a sidecar would refuse it: {error}") })
     };
     wishes.iter().filter_map(check).collect()
 }
+
+/// A server that is called something: by its name, or by an alias at this place in its list.
+type Claim<'a> = (&'a Key, Option<usize>);
 
 /// The objects as they will be.
 pub(super) struct After<'a> {
@@ -34,7 +38,8 @@ pub(super) struct After<'a> {
 
 impl<'a> After<'a> {
     pub(super) fn new(present: &'a Present, wishes: &'a Wishes) -> Self {
-        let readable = |(key, object): (&'a Key, &'a super::Object)| Some((key, object.resource.as_deref().ok()?));
+        let readable =
+            |(key, object): (&'a Key, &'a super::Object)| Some((key, object.resource.as_deref().ok()?));
         let mut objects: BTreeMap<_, _> = present.objects().iter().filter_map(readable).collect();
         for (key, wish) in wishes {
             match &wish.act {
@@ -96,7 +101,7 @@ impl<'a> After<'a> {
             return Vec::new();
         }
         let namespaces: BTreeSet<&Namespace> = changed.keys().map(|key| &key.namespace).collect();
-        let mut owners: BTreeMap<(&Namespace, &ObjectName), Vec<(&Key, Option<usize>)>> = BTreeMap::new();
+        let mut owners: BTreeMap<(&Namespace, &ObjectName), Vec<Claim<'_>>> = BTreeMap::new();
         for (key, _, server) in self.servers().filter(|(key, ..)| namespaces.contains(&key.namespace)) {
             owners.entry((&key.namespace, &key.name)).or_default().push((key, None));
             for (place, alias) in server.aliases.iter().enumerate().filter(|(_, alias)| **alias != key.name) {
@@ -167,8 +172,11 @@ impl<'a> After<'a> {
     }
 
     fn unfederated(&self, spec: &Authentication) -> Option<String> {
-        let federated: BTreeSet<&TrustDomain> =
-            self.trust().into_iter().flat_map(|trust| trust.federated.iter().map(|it| &it.trust_domain)).collect();
+        let federated: BTreeSet<&TrustDomain> = self
+            .trust()
+            .into_iter()
+            .flat_map(|trust| trust.federated.iter().map(|it| &it.trust_domain))
+            .collect();
         let mut missing = spec.federated_domains.iter().filter(|domain| !federated.contains(domain));
         let first = missing.next()?;
         Some(format!("trust domain {first} is not federated in Trust, so that nobody of it is let in"))
@@ -177,7 +185,8 @@ impl<'a> After<'a> {
     fn selects_nothing(&self, policy: &Resource) -> Option<String> {
         let selector = selector(policy)?;
         let namespace = &policy.metadata.namespace;
-        if self.servers().any(|(_, server, _)| selects(selector, namespace, server)) {
+        let root = Namespace::parse(ROOT_NAMESPACE).expect("the root namespace is a namespace");
+        if self.servers().any(|(_, server, _)| selects(selector, namespace, &root, &server.metadata)) {
             return None;
         }
         let virtual_too = |resource: &Resource| {
@@ -214,7 +223,9 @@ impl<'a> After<'a> {
         let shown = named.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
         match named.len() {
             0 => None,
-            count if count > NAMED_MAX => Some(format!("it is still named by {shown} and {} more", count - NAMED_MAX)),
+            count if count > NAMED_MAX => {
+                Some(format!("it is still named by {shown} and {} more", count - NAMED_MAX))
+            }
             _ => Some(format!("it is still named by {shown}")),
         }
     }
@@ -241,17 +252,4 @@ fn selector(resource: &Resource) -> Option<&ServerSelector> {
         Spec::Telemetry(telemetry) => Some(&telemetry.servers),
         _ => None,
     }
-}
-
-/// Whether a policy of a namespace selects a server.
-fn selects(selector: &ServerSelector, namespace: &Namespace, server: &Resource) -> bool {
-    let ServerSelector { names, labels, namespaces } = selector;
-    let metadata = &server.metadata;
-    let in_scope = namespace.as_str() == ROOT_NAMESPACE || *namespace == metadata.namespace;
-    in_scope
-        && names.as_ref().is_none_or(|globs| globs.iter().any(|glob| glob.matches(metadata.name.as_str())))
-        && namespaces
-            .as_ref()
-            .is_none_or(|globs| globs.iter().any(|glob| glob.matches(metadata.namespace.as_str())))
-        && labels.iter().all(|(key, value)| metadata.labels.get(key) == Some(value))
 }

@@ -37,7 +37,8 @@ impl Budget {
         let name = key.to_string();
         let side = |text: Option<&str>| text.map_or(NOWHERE, |_| name.as_str()).to_owned();
         let mut search = TextDiff::configure();
-        let found = search.timeout(SEARCH_MAX).diff_lines(before.unwrap_or_default(), after.unwrap_or_default());
+        let found =
+            search.timeout(SEARCH_MAX).diff_lines(before.unwrap_or_default(), after.unwrap_or_default());
         let text = found.unified_diff().header(&side(before), &side(after)).to_string();
         if text.len() > DIFF_BYTES_MAX.min(self.bytes_left) {
             return left_out(key);

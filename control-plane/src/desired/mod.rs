@@ -180,8 +180,9 @@ pub fn plan_rollback(mesh: &Mesh, present: &Present, past: &Present) -> Result<C
             continue;
         }
         match &object.resource {
-            Ok(resource) => wishes
-                .push(Wish { act: Act::Put(Box::new(resource.as_ref().clone())), place: place(key) }),
+            Ok(resource) => {
+                wishes.push(Wish { act: Act::Put(Box::new(resource.as_ref().clone())), place: place(key) })
+            }
             Err(why) => mistakes.push(Mistake { place: place(key), message: why.to_string() }),
         }
     }

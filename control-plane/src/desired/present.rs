@@ -79,7 +79,9 @@ impl Present {
     #[must_use]
     pub fn follow(&self, revision: Revision, entries: &[Entry]) -> Self {
         let known = |key: &Key, entry: &Entry| {
-            self.objects.get(key).filter(|known| known.modified == entry.modified && known.value == entry.value)
+            self.objects
+                .get(key)
+                .filter(|known| known.modified == entry.modified && known.value == entry.value)
         };
         let objects = entries.iter().filter_map(|entry| {
             let key = object_key(&entry.key)?;

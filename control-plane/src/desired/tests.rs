@@ -32,7 +32,12 @@ fn document(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
 }
 
 fn server(name: &str, aliases: &str) -> String {
-    document("McpServer", "a", name, &format!("{{ external: {{ url: 'https://x.example/' }}, aliases: [{aliases}] }}"))
+    document(
+        "McpServer",
+        "a",
+        name,
+        &format!("{{ external: {{ url: 'https://x.example/' }}, aliases: [{aliases}] }}"),
+    )
 }
 
 fn apply(before: &str, text: &str) -> Result<Changes, Error> {
@@ -56,7 +61,8 @@ fn mistakes(result: Result<Changes, Error>) -> Vec<(u64, String, String)> {
 #[test]
 fn objects_are_created_changed_or_left_alone() {
     let before = server("kept", "") + &server("edited", "");
-    let changes = apply(&before, &(server("new", "") + &server("edited", "old") + &server("kept", ""))).unwrap();
+    let changes =
+        apply(&before, &(server("new", "") + &server("edited", "old") + &server("kept", ""))).unwrap();
     assert_eq!(actions(&changes), [Action::Created, Action::Changed, Action::Unchanged]);
     let keys: Vec<_> = changes.writes.iter().map(|write| write.key().as_str()).collect();
     assert_eq!(keys, ["resources/mcpservers/a/new", "resources/mcpservers/a/edited"]);
@@ -84,10 +90,7 @@ fn a_change_based_on_another_version_is_refused_and_names_both() {
     assert_eq!(actions(&changes), [Action::Changed]);
     let error = plan_apply(&mesh(), &before, "f", versioned("4")).unwrap_err();
     let Error::Stale(stale) = &error else { panic!("{error:?}") };
-    assert_eq!(
-        stale[0].to_string(),
-        "mcpservers/a/x is at version 5, but the change is based on version 4"
-    );
+    assert_eq!(stale[0].to_string(), "mcpservers/a/x is at version 5, but the change is based on version 4");
     let error = plan_apply(&mesh(), &present(""), "f", versioned("4")).unwrap_err();
     assert!(error.to_string().contains("is absent"), "{error}");
 }
@@ -102,7 +105,8 @@ fn the_version_is_not_stored_and_makes_no_difference() {
 
 #[test]
 fn the_trust_domain_cannot_be_changed() {
-    let trust = |domain: &str| document("Trust", "weft-system", "mesh", &format!("{{ trustDomain: {domain} }}"));
+    let trust =
+        |domain: &str| document("Trust", "weft-system", "mesh", &format!("{{ trustDomain: {domain} }}"));
     assert!(apply("", &trust("corp.example")).is_ok());
     let found = mistakes(apply("", &trust("other.example")));
     assert_eq!((found[0].0, found[0].1.as_str()), (1, "spec.trustDomain"));
@@ -116,7 +120,12 @@ fn two_servers_of_a_namespace_cannot_be_called_the_same() {
     };
     check(&server("x", ""), &server("y", "x"), "spec.aliases[0]", "mcpservers/a/x is called \"x\" already");
     check(&server("x", "y"), &server("y", ""), "metadata.name", "mcpservers/a/x is called \"y\" already");
-    check(&server("x", "o"), &server("y", "n, o"), "spec.aliases[1]", "mcpservers/a/x is called \"o\" already");
+    check(
+        &server("x", "o"),
+        &server("y", "n, o"),
+        "spec.aliases[1]",
+        "mcpservers/a/x is called \"o\" already",
+    );
     assert!(apply(&server("x", ""), &server("x", "y, x")).is_ok());
     let elsewhere = server("y", "x").replace("namespace: a", "namespace: b");
     assert!(apply(&server("x", ""), &elsewhere).is_ok());
@@ -130,12 +139,22 @@ fn probable_mistakes_are_warned_of() {
         assert_eq!(changes.outcomes.last().unwrap().warnings, expected, "{text}");
     };
     let policy = |names: &str| {
-        document("AccessPolicy", "a", "p", &format!("{{ servers: {{ names: [{names}] }}, rules: [{{ action: deny }}] }}"))
+        document(
+            "AccessPolicy",
+            "a",
+            "p",
+            &format!("{{ servers: {{ names: [{names}] }}, rules: [{{ action: deny }}] }}"),
+        )
     };
     check(&server("x", ""), &policy("y"), &["it selects no server that exists"]);
     check(&server("x", ""), &policy("'*'"), &[]);
     check("", &(server("y", "") + &policy("y")), &[]);
-    let members = document("VirtualServer", "a", "v", "{ members: [{ server: a/x }, { server: a/old }, { server: a/z }] }");
+    let members = document(
+        "VirtualServer",
+        "a",
+        "v",
+        "{ members: [{ server: a/x }, { server: a/old }, { server: a/z }] }",
+    );
     check(&server("x", "old"), &members, &["there is no server a/z"]);
     let route = document("Route", "a", "r", "{ server: a/x, rules: [{ to: [{ server: a/y }] }] }");
     check(&server("x", ""), &route, &["there is no server a/y"]);

@@ -510,7 +510,7 @@ async fn leased(store: &dyn Store, ttl: Duration, names: &[&str]) -> LeaseId {
 }
 
 async fn a_lapsed_lease_takes_its_keys_along_in_one_revision(store: Arc<dyn Store>) {
-    const TTL: Duration = Duration::from_millis(150);
+    const TTL: Duration = Duration::from_millis(700);
     put(&*store, "c", "stays").await;
     let start = Instant::now();
     let lease = leased(&*store, TTL, &["a", "b"]).await;
@@ -529,7 +529,7 @@ async fn a_lapsed_lease_takes_its_keys_along_in_one_revision(store: Arc<dyn Stor
 }
 
 async fn a_lease_that_is_kept_alive_does_not_lapse(store: Arc<dyn Store>) {
-    const TTL: Duration = Duration::from_secs(1);
+    const TTL: Duration = Duration::from_secs(2);
     let kept = leased(&*store, TTL, &["kept"]).await;
     leased(&*store, TTL, &["lost"]).await;
     let mut watch = store.watch(prefix("lost"), store.head().await.unwrap().revision).await.unwrap();

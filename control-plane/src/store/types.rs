@@ -169,7 +169,7 @@ pub struct Head {
 pub struct Page {
     /// Start behind this key: the `next` of the page before.
     pub after: Option<Key>,
-    /// At most this many, and never more than [`limits::PAGE_ENTRIES_MAX`].
+    /// At most this many, but never less than one nor more than [`limits::PAGE_ENTRIES_MAX`].
     pub limit: usize,
 }
 

@@ -130,9 +130,21 @@ impl Stored {
 
     fn shown(self, id: String, now: Timestamp) -> Token {
         let state = self.state(now);
-        let Self { namespace, account, uses, uses_left, created_at, created_by, expires_at, description, .. } =
-            self;
-        Token { id, namespace, account, uses, uses_left, created_at, created_by, expires_at, description, state }
+        let Self {
+            namespace, account, uses, uses_left, created_at, created_by, expires_at, description, ..
+        } = self;
+        Token {
+            id,
+            namespace,
+            account,
+            uses,
+            uses_left,
+            created_at,
+            created_by,
+            expires_at,
+            description,
+            state,
+        }
     }
 }
 
@@ -260,7 +272,8 @@ impl Tokens {
         if old.is_empty() {
             return Ok(0);
         }
-        let txn = Txn::new(Actor::system().name, "forget expired join tokens").unchanged_since(prefix(), seen);
+        let txn =
+            Txn::new(Actor::system().name, "forget expired join tokens").unchanged_since(prefix(), seen);
         let txn = old.iter().fold(txn, |txn, (id, _)| txn.delete(store_key(id)));
         match self.commit(txn).await? {
             true => Ok(old.len()),

@@ -81,6 +81,22 @@ text_name!(
     parse = parse_node_id
 );
 
+text_name!(
+    /// The name of an environment variable.
+    EnvName,
+    pattern = "^[A-Za-z_][A-Za-z0-9_]*$",
+    max = 256,
+    parse = parse_env_name
+);
+
+text_name!(
+    /// The value of an environment variable; may be empty.
+    EnvValue,
+    pattern = "^[^\\x00]*$",
+    max = 32768,
+    parse = parse_env_value
+);
+
 impl NodeId {
     /// The namespace that the node claims; it must be the one in its certificate.
     pub fn namespace(&self) -> &str {
@@ -228,6 +244,27 @@ fn parse_method_name(text: &str) -> Result<String, Error> {
     }
 }
 
+fn parse_env_name(text: &str) -> Result<String, Error> {
+    const EXPECTED: &str = "letters, digits and '_', not starting with a digit";
+    let what = "environment variable";
+    check_characters(what, text, EnvName::LEN_BYTES_MAX, EXPECTED, |c| {
+        c.is_ascii_alphanumeric() || c == '_'
+    })?;
+    match text.chars().next().filter(char::is_ascii_digit) {
+        Some(found) => Err(Error::Character { what, found, at: 0, expected: EXPECTED }),
+        None => Ok(text.to_owned()),
+    }
+}
+
+fn parse_env_value(text: &str) -> Result<String, Error> {
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    let what = "value of an environment variable";
+    check_characters(what, text, EnvValue::LEN_BYTES_MAX, "anything but NUL", |c| c != '\0')?;
+    Ok(text.to_owned())
+}
+
 fn parse_node_id(text: &str) -> Result<String, Error> {
     const EXPECTED: &str = "<namespace>/<instance>";
     let what = "node id";
@@ -281,6 +318,11 @@ mod tests {
         for text in ["", "1a", "a b", "a\n"] {
             assert!(MethodName::parse(text).is_err(), "{text:?}");
         }
+        for text in ["", "1A", "A=B", "A B", "A\0", "Ä"] {
+            assert!(EnvName::parse(text).is_err(), "{text:?}");
+        }
+        assert!(EnvValue::parse("").is_ok() && EnvValue::parse("a=b\nc").is_ok());
+        assert!(EnvValue::parse("a\0b").is_err());
     }
 
     #[test]

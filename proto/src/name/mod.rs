@@ -10,8 +10,8 @@ mod spiffe;
 
 pub use glob::Glob;
 pub use ids::{
-    LabelKey, LabelValue, MethodName, Namespace, NodeId, ObjectName, PromptName, ServerName, ServiceAccount,
-    ToolName,
+    EnvName, EnvValue, LabelKey, LabelValue, MethodName, Namespace, NodeId, ObjectName, PromptName,
+    ServerName, ServiceAccount, ToolName,
 };
 pub use net::{Digest, HostPort, WebUrl};
 pub use pattern::IdentityPattern;

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use prost::Message;
 use weft_control_plane::plan::{Change, Stances, Update, Viewer, World};
-use weft_control_plane::xds::fuzz::{View, requests};
+use weft_control_plane::xds::{View, fuzz};
 use weft_proto::name::{NodeId, SpiffeId, TrustDomain};
 use weft_proto::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use weft_proto::pb::google::rpc::Status;
@@ -30,7 +30,7 @@ pub fn xds(data: &[u8]) {
     let (world, viewers) = mesh();
     let view = View { world, viewer: &viewers[usize::from(*choice) % viewers.len()] };
     let sent = delimited(rest).unwrap_or_else(|| instructed(rest));
-    requests(view, sent);
+    fuzz::requests(view, sent);
 }
 
 fn delimited(mut bytes: &[u8]) -> Option<Vec<DeltaDiscoveryRequest>> {

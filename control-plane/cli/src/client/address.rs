@@ -63,7 +63,8 @@ impl FromStr for Endpoint {
         let port = uri.port_u16().unwrap_or(HTTPS_PORT);
         let endpoint =
             Self { host: authority.host().to_owned(), port, authority: authority.as_str().to_owned() };
-        ServerName::try_from(endpoint.host()).map_err(|_| wrong("its host is neither a name nor an address"))?;
+        ServerName::try_from(endpoint.host())
+            .map_err(|_| wrong("its host is neither a name nor an address"))?;
         Ok(endpoint)
     }
 }

@@ -35,7 +35,9 @@ impl Trusted {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(pem) {
             let certificate = certificate.map_err(|error| format!("it is not PEM: {error}"))?;
-            roots.add(certificate).map_err(|error| format!("it holds a certificate that is none: {error}"))?;
+            roots
+                .add(certificate)
+                .map_err(|error| format!("it holds a certificate that is none: {error}"))?;
         }
         if roots.is_empty() {
             return Err("it holds no certificate".to_owned());

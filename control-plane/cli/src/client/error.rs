@@ -16,10 +16,21 @@ const CONTENDED: &str = "contended";
 #[derive(Debug)]
 pub(crate) enum Error {
     /// Nobody listens there, or there is no such host.
-    Unreachable { server: String, source: io::Error },
+    Unreachable {
+        server: String,
+        source: io::Error,
+    },
     /// Somebody listens, but does not prove to be the control plane.
-    Untrusted { server: String, host: String, source: io::Error },
-    Slow { server: String, what: &'static str, after: Duration },
+    Untrusted {
+        server: String,
+        host: String,
+        source: io::Error,
+    },
+    Slow {
+        server: String,
+        what: &'static str,
+        after: Duration,
+    },
     /// The connection ended before the answer did.
     Broken(String),
     /// The control plane said no.
@@ -59,7 +70,8 @@ fn bare(what: &str) -> &str {
 }
 
 fn unreachable(server: &str, source: &io::Error) -> Failure {
-    let failure = Failure::unreachable(format!("cannot reach the control plane at {server}")).because(chain(source));
+    let failure =
+        Failure::unreachable(format!("cannot reach the control plane at {server}")).because(chain(source));
     match source.kind() {
         io::ErrorKind::ConnectionRefused => failure.then(
             "is the control plane running? start one with `weft up`, or name another with --server or --home",
@@ -73,18 +85,18 @@ fn untrusted(server: &str, host: &str, source: &io::Error) -> Failure {
     let failure = |what: String| Failure::unreachable(what).because(chain(source));
     let tls = source.get_ref().and_then(|error| error.downcast_ref::<Tls>());
     match tls {
-        Some(Tls::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. })) => {
-            failure(format!("the certificate of {server} is not for {host}"))
-                .then("use a name that is in the certificate, or add it with `weft control-plane --public-host`")
-        }
+        Some(Tls::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. })) => failure(
+            format!("the certificate of {server} is not for {host}"),
+        )
+        .then("use a name that is in the certificate, or add it with `weft control-plane --public-host`"),
         Some(Tls::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. })) => {
             failure(format!("the certificate of {server} has expired"))
                 .then("compare the clocks of both sides; a running control plane renews its own certificate")
         }
-        Some(Tls::InvalidCertificate(_)) => {
-            failure(format!("{server} does not prove to be the control plane"))
-                .then("its certificate does not lead to the CA file: use the operator.json of this control plane")
-        }
+        Some(Tls::InvalidCertificate(_)) => failure(format!(
+            "{server} does not prove to be the control plane"
+        ))
+        .then("its certificate does not lead to the CA file: use the operator.json of this control plane"),
         Some(Tls::InvalidMessage(_)) => failure(format!("{server} does not speak TLS"))
             .then("is this the operators' port? it is 7501 unless configured otherwise"),
         _ => failure(format!("no secure connection to {server} could be made"))
@@ -120,8 +132,10 @@ fn refused(problem: Problem) -> Failure {
 
 fn next(problem: &Problem) -> Option<String> {
     let text = match problem.status {
-        StatusCode::UNAUTHORIZED => "the token is unknown, expired or revoked: use the operator.json that `weft up` \
-            wrote, or ask an admin for a key (`weft key create`)",
+        StatusCode::UNAUTHORIZED => {
+            "the token is unknown, expired or revoked: use the operator.json that `weft up` \
+            wrote, or ask an admin for a key (`weft key create`)"
+        }
         StatusCode::FORBIDDEN => "ask an admin for a key with a wider scope (`weft key create --scope …`)",
         StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => {
             "look at what is there now (`weft get`, `weft diff`, `weft history`), then repeat"
@@ -175,7 +189,8 @@ mod tests {
         let told = told(Error::Unreachable { server: "https://h:1".to_owned(), source });
         assert_eq!(told.code, ExitCode::Unreachable);
         let text = told.to_string();
-        for part in ["cannot reach the control plane at https://h:1", "why: connection refused", "`weft up`"] {
+        for part in ["cannot reach the control plane at https://h:1", "why: connection refused", "`weft up`"]
+        {
             assert!(text.contains(part), "{text}");
         }
     }
@@ -192,7 +207,10 @@ mod tests {
         check(bad(rustls::CertificateError::NotValidForName), "is not for h");
         check(bad(rustls::CertificateError::Expired), "has expired");
         check(bad(rustls::CertificateError::UnknownIssuer), "does not lead to the CA file");
-        check(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType), "does not speak TLS");
+        check(
+            rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType),
+            "does not speak TLS",
+        );
     }
 
     #[test]

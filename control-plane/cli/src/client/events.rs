@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn events_are_the_same_however_the_bytes_arrive() {
-        let text = ": hello\n\nevent: put\r\nid: 7\r\ndata: {\"a\":\ndata: 1}\r\n\r\nretry: 5\ndata\n\ndata: cut";
+        let text =
+            ": hello\n\nevent: put\r\nid: 7\r\ndata: {\"a\":\ndata: 1}\r\n\r\nretry: 5\ndata\n\ndata: cut";
         let expected = vec![
             Event { name: "put".to_owned(), id: Some("7".to_owned()), data: "{\"a\":\n1}".to_owned() },
             Event { name: "message".to_owned(), id: None, data: String::new() },

@@ -26,7 +26,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ApplyArgs {
     /// A file, a folder (every *.yaml, *.yml and *.json below it, in order) or - for stdin; repeatable
-    #[arg(long = "file", short, value_name = "FILE", required = true)]
+    #[arg(long = "file", short = 'f', value_name = "FILE", required = true)]
     pub(crate) files: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) change: ChangeArgs,

@@ -30,7 +30,7 @@ pub(crate) struct DeleteArgs {
     #[arg(value_name = "NAME")]
     pub(crate) names: Vec<String>,
     /// A file, a folder or - for stdin with the objects to delete; repeatable
-    #[arg(long = "file", short, value_name = "FILE")]
+    #[arg(long = "file", short = 'f', value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// The namespace; `default` if not given
     #[arg(long, short, value_name = "NAMESPACE", conflicts_with = "files")]

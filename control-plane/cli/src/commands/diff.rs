@@ -20,7 +20,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(crate) struct DiffArgs {
     /// A file, a folder (every *.yaml, *.yml and *.json below it, in order) or - for stdin; repeatable
-    #[arg(long = "file", short, value_name = "FILE", required = true)]
+    #[arg(long = "file", short = 'f', value_name = "FILE", required = true)]
     pub(crate) files: Vec<PathBuf>,
     /// Exit with 1 if something would change
     #[arg(long)]

@@ -26,8 +26,10 @@ Examples:
   weft get all -n research                  objects of every kind
   weft get routes -A -w                     … and whatever happens to them from now on
 
-Kinds: mcpserver (server, mcp), virtualserver (vs), route (rt), accesspolicy (ap), quotapolicy (quota),
-toolpolicy (tp), authentication (auth), telemetry (tel), trust";
+Kinds, with their short forms:
+  mcpserver (server, mcp)     accesspolicy (ap, access)   authentication (auth)
+  virtualserver (vs)          quotapolicy (qp, quota)     telemetry (tel)
+  route (rt)                  toolpolicy (tp)             trust";
 
 /// Most objects on one page of the control plane's answer.
 const PAGE_OBJECTS: u32 = 500;
@@ -70,7 +72,7 @@ pub(crate) struct GetArgs {
     #[arg(long = "selector", short = 'l', value_name = "LABELS", value_parser = labels)]
     pub(crate) labels: Option<Labels>,
     /// How the objects are shown
-    #[arg(long = "output", short, value_name = "FORM", default_value = "table")]
+    #[arg(long = "output", short = 'o', value_name = "FORM", default_value = "table")]
     pub(crate) form: GetForm,
     /// Go on with whatever happens to them, until interrupted
     #[arg(long, short)]
@@ -243,7 +245,9 @@ mod tests {
     #[test]
     fn labels_select_objects_that_carry_them_all() {
         let object = json!({ "metadata": { "labels": { "team": "papers", "tier": "" } } });
-        for (text, expected) in [("team=papers", true), ("team=papers,tier=", true), ("team=x", false), ("no=", false)] {
+        for (text, expected) in
+            [("team=papers", true), ("team=papers,tier=", true), ("team=x", false), ("no=", false)]
+        {
             assert_eq!(labels(text).unwrap().select(&object), expected, "{text}");
         }
         for text in ["", "team", "=x", "a=b,"] {

@@ -38,7 +38,7 @@ pub(crate) struct ChangeArgs {
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
     /// How the outcome is shown
-    #[arg(long = "output", short, value_name = "FORM", default_value = "text")]
+    #[arg(long = "output", short = 'o', value_name = "FORM", default_value = "text")]
     pub(crate) form: OutcomeForm,
 }
 

@@ -38,18 +38,19 @@ pub(super) fn open(options: Options) -> Result<EmbeddedStore, Error> {
     let (ready, started) = mpsc::channel();
     let writer_tail = Arc::clone(&tail);
     let writer = move || {
-        // Held until the last thing was written.
+        // Held until the last thing was written and the file is closed.
         let _lock = lock;
-        let writer = Ledger::prepare(&connection, options.audit_records_max)
-            .and_then(|ledger| Writer::new(ledger, queue, writer_tail, head_sender, options.clock));
-        match writer {
+        match Ledger::prepare(&connection, options.audit_records_max)
+            .and_then(|ledger| Writer::new(ledger, queue, writer_tail, head_sender, options.clock))
+        {
             Ok(writer) => {
+                // Whoever opens the store waits for this.
                 let _ = ready.send(Ok(()));
                 writer.run();
             }
             Err(failure) => drop(ready.send(Err(failure))),
         }
-        fold_log(&connection);
+        fold_log(connection);
     };
     let writer =
         std::thread::Builder::new().name("store-writer".to_owned()).spawn(writer).map_err(Error::Thread)?;
@@ -180,8 +181,8 @@ fn damaged(path: &Path, finding: String) -> Error {
     Error::Damaged { path: path.to_owned(), finding }
 }
 
-/// Folds the log into the main file, so that the next start is quick. What stays in the log is just as safe.
-fn fold_log(connection: &Connection) {
+/// Folds the log into the main file and closes it, so that the next start is quick. What stays in the log is just as safe.
+fn fold_log(connection: Connection) {
     if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(())) {
         tracing::debug!(%error, "the store's log was not folded");
     }

@@ -78,7 +78,7 @@ async fn what_was_committed_is_there_after_reopening() {
 async fn a_lease_still_lapses_after_a_restart_and_its_number_is_not_used_again() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path()).await;
-    let lease = store.grant(Duration::from_millis(300)).await.unwrap();
+    let lease = store.grant(Duration::from_millis(700)).await.unwrap();
     store.commit(Txn::new("bob", "").put_leased(key("b"), "2", lease)).await.unwrap();
     drop(store);
 

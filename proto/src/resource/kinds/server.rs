@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Labels, is_default};
-use crate::name::{HostPort, ObjectName, ServiceAccount, WebUrl};
+use crate::name::{EnvName, EnvValue, HostPort, ObjectName, ServiceAccount, WebUrl};
 use crate::resource::bounded::{Count, List, Map, Text};
 use crate::resource::units::Span;
 
@@ -99,6 +99,12 @@ impl TryFrom<Raw> for McpServer {
             (None, None, None, Some(stdio)) => Location::Stdio(stdio),
             _ => return Err(ONE_LOCATION),
         };
+        if let Location::Workload(WorkloadInstances { port: Some(_), unix_socket: Some(_), .. }) = &location {
+            return Err("a workload's server listens on a port or on a unixSocket, not on both");
+        }
+        if raw.eras.as_ref().is_some_and(|eras| matches!(**eras, [first, second] if first == second)) {
+            return Err("eras names one era twice");
+        }
         if raw.path.as_ref().is_some_and(|path| !path.as_str().starts_with('/')) {
             return Err("path must start with a slash");
         }
@@ -213,7 +219,7 @@ pub struct Stdio {
     pub args: List<Text<8192>, 256>,
     /// Its environment, besides what the sidecar passes on.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub env: Map<String, String, 128>,
+    pub env: Map<EnvName, EnvValue, 128>,
     /// The folder it starts in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub working_directory: Option<Text<4096>>,

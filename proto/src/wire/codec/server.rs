@@ -159,7 +159,7 @@ fn decode_stdio(message: pb::StdioLocation) -> Read<Stdio> {
     Ok(Stdio {
         command: at("command", text(&command))?,
         args: at("args", texts(args))?,
-        env: at("env", map(env, Ok))?,
+        env: at("env", map(env, |value| text(&value)))?,
         working_directory: at("working_directory", optional_text(&working_directory))?,
     })
 }

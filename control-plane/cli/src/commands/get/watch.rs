@@ -22,7 +22,8 @@ use crate::terminal::Tone;
 
 /// Failures in a row after which it is given up.
 const FAILURES_MAX: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(500);
+/// After the first of them; each further one makes it longer by as much.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What is known while watching.
 struct Watch<'a> {
@@ -33,6 +34,8 @@ struct Watch<'a> {
     /// Objects that were shown and are there.
     shown: BTreeSet<String>,
     after: u64,
+    /// The present stream has told something.
+    heard: bool,
 }
 
 /// Why a stream ended.
@@ -47,9 +50,9 @@ pub(super) async fn run(client: &Client, wanted: &Wanted, context: &Context) -> 
     let mut watch = Watch::start(list(client, wanted).await?, wanted, context)?;
     let mut failures = 0;
     loop {
-        let before = watch.after;
+        watch.heard = false;
         let end = watch.follow(client).await?;
-        failures = if watch.after > before { 0 } else { failures + 1 };
+        failures = if watch.heard { 1 } else { failures + 1 };
         match end {
             End::Gone => watch.refresh(list(client, wanted).await?)?,
             End::Broken(Some(error)) if failures >= FAILURES_MAX => return Err(error.into()),
@@ -58,7 +61,7 @@ pub(super) async fn run(client: &Client, wanted: &Wanted, context: &Context) -> 
                 context.terminal.detail(&format!("{why}; taking it up after revision {}", watch.after));
             }
         }
-        sleep(PAUSE * failures.max(1)).await;
+        sleep(PAUSE * failures).await;
     }
 }
 
@@ -70,8 +73,8 @@ impl<'a> Watch<'a> {
         for object in &page.items {
             table.push(row(wanted, "is", object));
         }
-        let mut watch =
-            Self { wanted, context, table, shown: page.items.iter().map(name_of).collect(), after: page.revision };
+        let shown = page.items.iter().map(name_of).collect();
+        let watch = Self { wanted, context, table, shown, after: page.revision, heard: false };
         if matches!(wanted.form, GetForm::Table | GetForm::Wide) {
             context.terminal.print(&watch.table.render(context.terminal.color()))?;
         } else {
@@ -106,6 +109,7 @@ impl<'a> Watch<'a> {
     }
 
     fn take(&mut self, event: &Event) -> Result<Option<End>, Failure> {
+        self.heard = true;
         let strange = |error: serde_json::Error| Failure::from(Error::Strange(error.to_string()));
         match event.name.as_str() {
             "put" | "delete" => self.happened(serde_json::from_str(&event.data).map_err(strange)?)?,
@@ -145,7 +149,9 @@ impl<'a> Watch<'a> {
     /// Tells how a fresh listing differs from what was shown.
     fn refresh(&mut self, page: Page) -> Result<(), Failure> {
         let names: BTreeSet<_> = page.items.iter().map(name_of).collect();
-        for gone in std::mem::replace(&mut self.shown, names).difference(&self.shown.clone()) {
+        let gone: Vec<_> = self.shown.difference(&names).cloned().collect();
+        self.shown = names;
+        for gone in gone {
             let mut parts = gone.splitn(3, '/').map(str::to_owned);
             let (kind, namespace, name) = (parts.next(), parts.next(), parts.next());
             let metadata = json!({ "namespace": namespace, "name": name });
@@ -158,7 +164,7 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    fn show(&mut self, word: &str, revision: u64, object: &Value) -> Result<(), Failure> {
+    fn show(&self, word: &str, revision: u64, object: &Value) -> Result<(), Failure> {
         let text = match self.wanted.form {
             GetForm::Table | GetForm::Wide => {
                 self.table.line(&row(self.wanted, word, object), self.context.terminal.color())
@@ -166,7 +172,9 @@ impl<'a> Watch<'a> {
             GetForm::Name => format!("{} {word}\n", name_of(object)),
             GetForm::Yaml if word == "deleted" => format!("---\n# {} deleted\n", name_of(object)),
             GetForm::Yaml => format!("---\n{}", object_yaml(object)?),
-            GetForm::Json => format!("{}\n", json!({ "event": word, "revision": revision, "object": object })),
+            GetForm::Json => {
+                format!("{}\n", json!({ "event": word, "revision": revision, "object": object }))
+            }
         };
         self.context.terminal.print(&text)
     }
@@ -181,7 +189,9 @@ fn row(wanted: &Wanted, word: &str, object: &Value) -> Vec<Cell> {
     };
     let mut row = vec![Cell::new(word).toned(tone)];
     match word {
-        "deleted" => row.extend(columns::row(wanted.kind, false, object).into_iter().take(identity_columns(wanted))),
+        "deleted" => {
+            row.extend(columns::row(wanted.kind, false, object).into_iter().take(identity_columns(wanted)))
+        }
         _ => row.extend(columns::row(wanted.kind, wanted.is_wide(), object)),
     }
     row

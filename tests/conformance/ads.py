@@ -63,7 +63,9 @@ class Message:
         assert len(names) == len(set(names)), f"a name twice in one response: {sorted(names)}"
         removed = list(response.removed_resources)
         assert len(removed) == len(set(removed)), f"a name removed twice in one response: {sorted(removed)}"
-        assert not set(names) & set(removed), f"sent and removed in one response: {sorted(set(names) & set(removed))}"
+        assert not set(names) & set(removed), (
+            f"sent and removed in one response: {sorted(set(names) & set(removed))}"
+        )
         for resource in response.resources:
             assert resource.version, f"{resource.name} has no version"
             assert resource.resource.type_url == response.type_url, f"{resource.name} is of another type"
@@ -186,7 +188,15 @@ class Stream:
     # Saying
 
     def send(
-        self, type_name: str, *, subscribe=(), unsubscribe=(), held=None, nonce="", error: str | None = None, node=None
+        self,
+        type_name: str,
+        *,
+        subscribe=(),
+        unsubscribe=(),
+        held=None,
+        nonce="",
+        error: str | None = None,
+        node=None,
     ):
         request = discovery_pb2.DeltaDiscoveryRequest(
             type_url=type_name if "/" in type_name else PREFIX + type_name,
@@ -250,7 +260,9 @@ class Stream:
         assert not isinstance(message, Ended), f"the stream ended: {message}"
         return message
 
-    def expect(self, type_name: str, names=(), removed=(), *, ack: bool = True, within: float = HEAR_SECS) -> Message:
+    def expect(
+        self, type_name: str, names=(), removed=(), *, ack: bool = True, within: float = HEAR_SECS
+    ) -> Message:
         """Hears responses of one type until exactly these names were sent and removed, in however many pieces. Names
         may be none, then it is one response that says nothing."""
         names, removed = set(names), set(removed)

@@ -1,0 +1,10 @@
+//! Tests of the whole command: its definition, its reference, and every command against a fake control plane.
+
+mod changes;
+mod checking;
+mod definition;
+mod fake;
+mod reference;
+mod showing;
+mod watching;
+mod way;
