@@ -1,7 +1,9 @@
 //! That the reference names everything that an operator can set or watch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+
+use weft_control_plane::metrics::{ApiLabels, Metrics, ReasonLabel, TypeLabel};
 
 use crate::lexer;
 use crate::source::tests_begin;
@@ -44,29 +46,69 @@ fn words(text: &str) -> impl Iterator<Item = String> + '_ {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').map(str::to_owned)
 }
 
+/// The text of metrics of which each shows itself once. A family is silent until one of its members was counted.
+pub(crate) fn metrics_shown() -> String {
+    let metrics = Metrics::new();
+    let Metrics { xds_responses, xds_response_bytes, xds_acks, xds_nacks, xds_stale_nonces, resources, .. } = &metrics;
+    for family in [xds_responses, xds_response_bytes, xds_acks, xds_nacks, xds_stale_nonces] {
+        drop(family.get_or_create(&TypeLabel { r#type: "" }));
+    }
+    drop(resources.get_or_create(&TypeLabel { r#type: "" }));
+    let Metrics { xds_streams_refused, xds_streams_ended, certificates_refused, handshakes_failed, .. } = &metrics;
+    for family in [xds_streams_refused, xds_streams_ended, certificates_refused, handshakes_failed] {
+        drop(family.get_or_create(&ReasonLabel { reason: "" }));
+    }
+    drop(metrics.api_requests.get_or_create(&ApiLabels { operation: "", status: 0 }));
+    metrics.text()
+}
+
+/// The names under which a file registers metrics.
+pub(crate) fn registered(source: &str) -> BTreeSet<String> {
+    let calls = source.split("register!(").skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
+    calls.filter_map(|rest| rest.split_once('"')).map(|(name, _)| format!("weft_{name}")).collect()
+}
+
+/// The names of metrics that a reference has, without the suffix of counters.
+pub(crate) fn described(reference: &str) -> BTreeSet<String> {
+    let rows = reference.lines().filter_map(|line| line.strip_prefix("| `"));
+    let names = rows.filter_map(|row| row.split_once('`'));
+    names.map(|(name, _)| name.trim_end_matches("_total").to_owned()).collect()
+}
+
 /// The reference of metrics, made from their Prometheus text.
 pub(crate) fn metrics(prometheus: &str) -> String {
-    let mut help = BTreeMap::new();
-    let mut kinds = BTreeMap::new();
+    let mut rows = BTreeMap::<&str, Row<'_>>::new();
     for line in prometheus.lines() {
         match line.splitn(4, ' ').collect::<Vec<_>>()[..] {
-            ["#", "HELP", name, text] => _ = help.insert(name, text.trim_end_matches('.')),
-            ["#", "TYPE", name, kind] => _ = kinds.insert(name, kind),
-            _ => {}
+            ["#", "HELP", name, text] => rows.entry(name).or_default().says = text.trim_end_matches('.'),
+            ["#", "TYPE", name, kind] => rows.entry(name).or_default().kind = kind,
+            _ => {
+                let (name, labels) = line.split_once('{').unwrap_or((line, ""));
+                let mut rows = rows.iter_mut();
+                let Some((_, row)) = rows.find(|(metric, _)| name.trim_end_matches("_total") == **metric) else { continue };
+                row.labels = labels.split(',').filter_map(|pair| pair.split_once('=')).map(|(label, _)| label).collect();
+            }
         }
     }
     let mut made = "# Metrics of the control plane\n\n\
-        On the health port, at `/metrics`, in Prometheus' text form. Times are in seconds.\n\n\
+        On the health port, at `/metrics`, in the text form of OpenMetrics. Times are in seconds, sizes in bytes.\n\n\
         This file is made from the code: `WEFT_BLESS=1 cargo test -p weft-tests --test tidy metrics` writes it anew.\n\n\
-        | metric | kind | says |\n|---|---|---|\n"
+        | metric | kind | labels | says |\n|---|---|---|---|\n"
         .to_owned();
-    for (name, text) in help {
-        let kind = kinds.get(name).copied().unwrap_or("unknown");
+    for (name, Row { kind, labels, says }) in rows {
         // Counters are asked for under this name.
         let suffix = if kind == "counter" { "_total" } else { "" };
-        writeln!(made, "| `{name}{suffix}` | {kind} | {text} |").expect("writing to a text cannot fail");
+        let labels = labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
+        writeln!(made, "| `{name}{suffix}` | {kind} | {labels} | {says} |").expect("writing to a text cannot fail");
     }
     made
+}
+
+#[derive(Default)]
+struct Row<'a> {
+    kind: &'a str,
+    labels: Vec<&'a str>,
+    says: &'a str,
 }
 
 #[cfg(test)]
@@ -96,8 +138,16 @@ mod tests {
 
     #[test]
     fn a_new_metric_changes_the_reference() {
-        let one = "# HELP weft_a Apples.\n# TYPE weft_a counter\nweft_a_total 0\n";
-        assert!(metrics(one).ends_with("|---|---|---|\n| `weft_a_total` | counter | Apples |\n"));
-        assert_ne!(metrics(one), metrics(&format!("{one}# HELP weft_b Pears.\n# TYPE weft_b gauge\n")));
+        let one = "# HELP weft_a Apples.\n# TYPE weft_a counter\nweft_a_total{kind=\"b\",size=\"c\"} 0\n";
+        let made = metrics(one);
+        assert!(made.ends_with("|---|\n| `weft_a_total` | counter | `kind`, `size` | Apples |\n"), "{made}");
+        assert_ne!(made, metrics(&format!("{one}# HELP weft_b Pears.\n# TYPE weft_b gauge\n")));
+        assert_eq!(described(&made), BTreeSet::from(["weft_a".to_owned()]));
+    }
+
+    #[test]
+    fn a_metric_is_found_where_it_is_registered() {
+        let source = "macro_rules! register { }\na: register!(\"a\", \"A\", x()),\nb: register!(\n    \"b_seconds\",\n";
+        assert_eq!(registered(source), BTreeSet::from(["weft_a".to_owned(), "weft_b_seconds".to_owned()]));
     }
 }

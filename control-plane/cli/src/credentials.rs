@@ -56,7 +56,6 @@ pub(crate) struct OperatorFile {
 
 impl OperatorFile {
     /// Writes it into a home, readable by its owner only.
-    #[cfg_attr(not(test), expect(dead_code, reason = "`serve::up` writes it once it is wired"))]
     pub(crate) fn write(&self, home: &Path) -> io::Result<()> {
         use std::io::Write;
         let mut options = fs::OpenOptions::new();

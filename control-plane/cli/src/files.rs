@@ -155,7 +155,7 @@ pub(crate) struct Joined {
     /// The file's name, or how many files there are.
     name: String,
     pub(crate) text: String,
-    /// Each file with the line of the input that is its first.
+    /// Each file with the line of the input before its first: the one that joins it to the file before.
     starts: Vec<(u64, String)>,
 }
 
@@ -165,30 +165,32 @@ impl Joined {
             [only] => only.name.clone(),
             _ => format!("{} files", files.len()),
         };
-        let (mut text, mut line, mut starts) = (String::new(), 1, Vec::new());
+        let (mut text, mut lines, mut starts) = (String::new(), 0, Vec::new());
         let several = files.len() > 1;
         for file in files {
             if several {
                 text.push_str("---\n");
-                line += 1;
+                lines += 1;
             }
-            starts.push((line, file.name));
+            starts.push((lines, file.name));
             // A mark at the start of a file would be a stray character within the input.
             let content = file.text.strip_prefix('\u{feff}').unwrap_or(&file.text);
             text.push_str(content);
+            lines += content.matches('\n').count() as u64;
             if !content.ends_with('\n') {
                 text.push('\n');
+                lines += 1;
             }
-            line += content.lines().count() as u64;
         }
         Self { name, text, starts }
     }
 
-    /// The file that a line of the input is in, and its number there.
+    /// The file that a line of the input is in, and its number there. A line that joins belongs to the file below it:
+    /// that is where a document begins.
     fn locate(&self, line: u64) -> Option<(&str, u64)> {
-        let index = self.starts.partition_point(|(start, _)| *start <= line).checked_sub(1)?;
-        let (start, name) = &self.starts[index];
-        Some((name, line - start + 1))
+        let index = self.starts.partition_point(|(before, _)| *before <= line).checked_sub(1)?;
+        let (before, name) = &self.starts[index];
+        Some((name, (line - before).max(1)))
     }
 
     /// Turns a place in the input, whatever the control plane called it, into one in a file.

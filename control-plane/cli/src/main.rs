@@ -15,6 +15,7 @@ mod files;
 mod moments;
 mod names;
 mod output;
+mod running;
 mod serve;
 mod table;
 mod terminal;

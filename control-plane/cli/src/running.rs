@@ -1,6 +1,7 @@
 //! A control plane in this process: starting it, saying where it is, and ending it when asked to.
 
 use std::error::Error;
+use std::io::IsTerminal as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -8,34 +9,36 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use weft_control_plane::app::{self, Config, KekSource, Running};
-use weft_control_plane::auth;
-use weft_control_plane::clock;
+use weft_control_plane::{auth, clock};
 
-use crate::client::{Body, Client, Endpoint, Path as ApiPath, Trusted};
-use crate::credentials::{Credentials, OPERATOR_FILE, OperatorFile, Secret};
+use crate::app::Context;
+use crate::client::{Client, Path as ApiPath};
+use crate::commands::outcome;
+use crate::credentials::{Given, OPERATOR_FILE, OperatorFile, Secret, read_operator_file};
 use crate::failure::{ExitCode, Failure};
 use crate::files::{File, Joined};
-use crate::serve::{CA_KEY_VARIABLE, ControlPlaneArgs, LogArgs, LogFormat, UpArgs};
+use crate::serve::{ControlPlaneArgs, LogArgs, LogFormat, UpArgs};
 use crate::terminal::Terminal;
 
+/// The environment variable that holds the key when no file does. It is no flag: a command line can be seen by others.
+const CA_KEY_VARIABLE: &str = "WEFT_CA_KEY";
 /// The folder of a home that belongs to the control plane.
 const DATA: &str = "data";
 
 /// Starts a mesh in a folder and serves it until it is stopped.
-pub(crate) async fn up(args: UpArgs, resources: Vec<File>, terminal: &std::sync::Arc<Terminal>) -> Result<ExitCode, Failure> {
+pub(crate) async fn up(args: UpArgs, resources: Vec<File>, context: &Context) -> Result<ExitCode, Failure> {
     start_log(&args.log)?;
-    let home = args.home.clone();
-    make_folder(&home)?;
+    let home = &context.given.home;
+    make_folder(home)?;
     let mut config = Config::local(home.join(DATA));
     config.kek = KekSource::File { path: home.join("ca.key"), create: true };
+    config.trust_domain = Some(args.trust_domain);
     (config.sidecars, config.operators, config.health) =
         (args.listen_sidecars, args.listen_operators, args.listen_health);
-    config.trust_domain = args.trust_domain.clone();
-    let running = start(config).await?;
-    let credentials = sign_in(&home, &running).await?;
-    let endpoint = credentials.endpoint.clone();
-    let applied = apply(Client::new(credentials, std::time::Duration::from_secs(30), terminal.clone()), resources).await?;
-    greet(terminal, &home, &running, &endpoint, applied)?;
+    let running = Box::pin(start(config)).await?;
+    sign_in(home, &running).await?;
+    let applied = apply(home, resources, context).await?;
+    greet(&context.terminal, home, &running, applied)?;
     until_asked_to_stop().await?;
     running.stop().await;
     Ok(ExitCode::Done)
@@ -46,22 +49,13 @@ pub(crate) async fn control_plane(args: ControlPlaneArgs, terminal: &Terminal) -
     start_log(&args.log)?;
     make_folder(&args.data_dir)?;
     let mut config = Config::local(args.data_dir);
-    config.kek = match (args.ca_key_file, std::env::var(CA_KEY_VARIABLE)) {
-        (Some(path), _) => KekSource::File { path, create: false },
-        (None, Ok(value)) => KekSource::Value(value),
-        (None, Err(_)) if args.issuer_dir.is_some() => KekSource::Value(String::new()),
-        (None, Err(_)) => {
-            let what = "nothing says which key the authority's keys rest under";
-            let next = format!("give --ca-key-file or {CA_KEY_VARIABLE}: 32 bytes in hex, as from `openssl rand -hex 32`");
-            return Err(Failure::usage(what).then(next));
-        }
-    };
+    config.kek = kek(args.ca_key_file, args.issuer_dir.is_some())?;
     (config.sidecars, config.operators, config.health) =
         (args.listen_sidecars, args.listen_operators, args.listen_health);
     config.trust_domain = args.trust_domain;
     config.issuer_dir = args.issuer_dir;
     config.hosts = args.public_hosts;
-    let running = start(config).await?;
+    let running = Box::pin(start(config)).await?;
     let mut said = json!({
         "sidecars": running.sidecars.to_string(),
         "operators": running.operators.to_string(),
@@ -73,21 +67,42 @@ pub(crate) async fn control_plane(args: ControlPlaneArgs, terminal: &Terminal) -
         // The one time that it is shown.
         said["adminToken"] = token.to_string().into();
     }
-    terminal.line(&said.to_string())?;
+    terminal.print(&format!("{said}\n"))?;
     until_asked_to_stop().await?;
     running.stop().await;
     Ok(ExitCode::Done)
 }
 
+/// Where the key comes from that the authority's keys rest under. An issuer that is kept elsewhere needs none.
+fn kek(file: Option<PathBuf>, issuer_elsewhere: bool) -> Result<KekSource, Failure> {
+    match (file, std::env::var(CA_KEY_VARIABLE)) {
+        (Some(path), _) => Ok(KekSource::File { path, create: false }),
+        (None, Ok(value)) => Ok(KekSource::Value(value)),
+        (None, Err(_)) if issuer_elsewhere => Ok(KekSource::Value(String::new())),
+        (None, Err(_)) => {
+            let what = "nothing says which key the authority's keys rest under";
+            let next = format!(
+                "give --ca-key-file or {CA_KEY_VARIABLE}: 32 bytes in hex, as from `openssl rand -hex 32`"
+            );
+            Err(Failure::usage(what).then(next))
+        }
+    }
+}
+
 async fn start(config: Config) -> Result<Running, Failure> {
     let running = Box::pin(app::start(config)).await.map_err(|error| {
         let next = match &error {
-            app::Error::Listen { .. } => Some("is another control plane running here? choose other ports with --listen-…"),
-            app::Error::OtherTrustDomain { .. } => Some("leave --trust-domain out, or start another mesh in another folder"),
+            app::Error::Listen { .. } => {
+                Some("is another control plane running here? choose other ports with --listen-…")
+            }
+            app::Error::OtherTrustDomain { .. } => {
+                Some("leave --trust-domain out, or start another mesh in another folder")
+            }
             app::Error::NoTrustDomain => Some("give --trust-domain, such as --trust-domain corp.example"),
             _ => None,
         };
-        let failure = Failure::failed(format!("the control plane does not start: {error}")).because(causes(&error));
+        let failure =
+            Failure::failed(format!("the control plane does not start: {error}")).because(causes(&error));
         next.into_iter().fold(failure, Failure::then)
     })?;
     running.ready().await;
@@ -113,10 +128,10 @@ fn causes(error: &dyn Error) -> String {
 
 /// Leaves the admin's credentials where the other commands find them. Whoever owns the folder owns the mesh, so a token
 /// that was lost is replaced.
-async fn sign_in(home: &Path, running: &Running) -> Result<Credentials, Failure> {
-    let file = home.join(OPERATOR_FILE);
-    let failed = |what: &str, error: &dyn Error| Failure::failed(format!("{what}: {error}")).because(causes(error));
-    let known = crate::credentials::read_operator_file(&file).ok().map(|file| file.token);
+async fn sign_in(home: &Path, running: &Running) -> Result<(), Failure> {
+    let failed =
+        |what: &str, error: &dyn Error| Failure::failed(format!("{what}: {error}")).because(causes(error));
+    let known = read_operator_file(&home.join(OPERATOR_FILE)).ok().map(|file| file.token);
     let fresh = running.admin_token.as_ref().map(|token| Secret::from(token.to_string().as_str()));
     let token = match fresh.or(known) {
         Some(token) => token,
@@ -126,47 +141,35 @@ async fn sign_in(home: &Path, running: &Running) -> Result<Credentials, Failure>
             Secret::from(token.to_string().as_str())
         }
     };
-    let server = format!("https://{}", running.operators);
     let ca_file = PathBuf::from(DATA).join(running.roots_file.file_name().unwrap_or_default());
-    let operator = OperatorFile { server: server.clone(), ca_file, token: token.clone() };
-    operator.write(home).map_err(|error| failed("operator.json could not be written", &error))?;
-    let roots = std::fs::read(&running.roots_file).map_err(|error| failed("the roots could not be read", &error))?;
-    let trusted = Trusted::read(&roots).map_err(Failure::failed)?;
-    let endpoint: Endpoint = server.parse().map_err(|error| Failure::failed(format!("{server}: {error}")))?;
-    Ok(Credentials { endpoint, trusted, token })
+    let operator = OperatorFile { server: format!("https://{}", running.operators), ca_file, token };
+    operator.write(home).map_err(|error| failed("operator.json could not be written", &error))
 }
 
 /// Applies the resources through the operators' door, as anyone would.
-async fn apply(client: Client, resources: Vec<File>) -> Result<usize, Failure> {
+async fn apply(home: &Path, resources: Vec<File>, context: &Context) -> Result<usize, Failure> {
     if resources.is_empty() {
         return Ok(0);
     }
-    let joined = Joined::new(resources);
-    let path = ApiPath::v1(&["apply"]).with("reason", Some("weft up")).with("file", Some(&joined.name));
-    let answer = client.send(http::Method::POST, &path, Body::Yaml(joined.text.clone())).await;
-    let answer = answer.map_err(|error| crate::commands::failed(error, Some(&joined)))?;
-    let results = answer["results"].as_array().map_or(0, Vec::len);
-    Ok(results)
+    let given = Given { home: home.to_owned(), server: None, ca_file: None, token: None };
+    let client = Client::new(given.load()?, context.patience, std::sync::Arc::clone(&context.terminal));
+    let input = Joined::new(resources);
+    let path = ApiPath::v1(&["apply"]).with("reason", Some("weft up")).with("file", Some(input.label()));
+    let answer = outcome::send(&client, &path, &input).await?;
+    Ok(answer["results"].as_array().map_or(0, Vec::len))
 }
 
-fn greet(
-    terminal: &Terminal,
-    home: &Path,
-    running: &Running,
-    endpoint: &Endpoint,
-    applied: usize,
-) -> Result<(), Failure> {
-    let (host, port) = (endpoint.url_host(), endpoint.port());
-    let home = home.display();
-    let lines = [
-        format!("Weft is up: trust domain {}, {applied} resources applied, files in {home}", running.trust.trust_domain()),
-        format!("  sidecars   {}", running.sidecars),
-        format!("  operators  https://{host}:{port}"),
-        format!("  health     http://{}/healthz/ready, /metrics", running.health),
-        "Try in another terminal: weft get mcpservers -A · weft status · weft check · weft history".to_owned(),
-        "Stop with Ctrl-C; everything is kept.".to_owned(),
-    ];
-    lines.iter().try_for_each(|line| terminal.line(line))
+fn greet(terminal: &Terminal, home: &Path, running: &Running, applied: usize) -> Result<(), Failure> {
+    let (domain, home) = (running.trust.trust_domain(), home.display());
+    terminal.print(&format!(
+        "Weft is up: trust domain {domain}, {applied} resources applied, files in {home}\n\
+         \x20 sidecars   {}\n\
+         \x20 operators  https://{}\n\
+         \x20 health     http://{}/healthz/ready and /metrics\n\
+         Try in another terminal: weft get mcpservers -A · weft status · weft check · weft history\n\
+         Stop with Ctrl-C; everything is kept.\n",
+        running.sidecars, running.operators, running.health
+    ))
 }
 
 async fn until_asked_to_stop() -> Result<(), Failure> {
@@ -186,9 +189,11 @@ fn make_folder(path: &Path) -> Result<(), Failure> {
 }
 
 fn start_log(args: &LogArgs) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&args.log_level)
-        .map_err(|error| Failure::usage(format!("--log-level: {error}")).then("use error, warn, info, debug or trace"))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter = EnvFilter::try_new(&args.log_level).map_err(|error| {
+        Failure::usage(format!("--log-level: {error}")).then("use error, warn, info, debug or trace")
+    })?;
+    let coloured = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(coloured);
     let started = match args.log_format {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),

@@ -11,6 +11,7 @@ use crate::credentials::{LOCAL_HOME, user_data};
 use crate::examples;
 use crate::failure::{ExitCode, Failure};
 use crate::files::{self, File};
+use crate::running;
 
 const UP_EXAMPLES: &str = "\
 Examples:
@@ -121,17 +122,14 @@ pub(crate) fn up_home(args: &UpArgs, given: Option<&Path>) -> PathBuf {
 /// Starts a mesh in `context.given.home` and serves it until it is stopped.
 pub(crate) async fn up(args: UpArgs, context: &Context) -> Result<ExitCode, Failure> {
     let resources = up_resources(&args, context)?;
-    // WIRING PENDING: start weft_control_plane::app, write operator.json, apply `resources`, serve.
-    let count = files::check(&resources)?.len();
-    Err(not_wired("weft up")
-        .because(format!("{count} resources were read and are good, and none was applied")))
+    // Mistakes are told before anything is started.
+    files::check(&resources)?;
+    Box::pin(running::up(args, resources, context)).await
 }
 
 /// Serves a control plane until it is stopped.
-pub(crate) async fn control_plane(args: ControlPlaneArgs, _context: &Context) -> Result<ExitCode, Failure> {
-    // WIRING PENDING: start weft_control_plane::app with `args`, serve.
-    Err(not_wired("weft control-plane")
-        .because(format!("nothing was written to {}", args.data_dir.display())))
+pub(crate) async fn control_plane(args: ControlPlaneArgs, context: &Context) -> Result<ExitCode, Failure> {
+    Box::pin(running::control_plane(args, &context.terminal)).await
 }
 
 /// What to apply at start: what was named, or the examples.
@@ -140,8 +138,4 @@ fn up_resources(args: &UpArgs, context: &Context) -> Result<Vec<File>, Failure> 
         true => Ok(examples::files(&args.trust_domain)),
         false => files::gather(&args.files, &context.terminal),
     }
-}
-
-fn not_wired(command: &str) -> Failure {
-    Failure::failed(format!("`{command}` is not wired yet: this build has no control plane in it"))
 }

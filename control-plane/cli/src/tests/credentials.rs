@@ -80,11 +80,8 @@ fn a_damaged_file_is_told_without_its_content() {
 
 #[test]
 fn secrets_are_not_in_debug_output() {
-    let file = OperatorFile {
-        server: String::new(),
-        ca_file: PathBuf::new(),
-        token: Secret::from("weft_secret\n"),
-    };
+    let file =
+        OperatorFile { server: String::new(), ca_file: PathBuf::new(), token: Secret::from("weft_secret\n") };
     assert!(!format!("{file:?}").contains("weft_secret"));
     assert_eq!(file.token.expose(), "weft_secret");
 }

@@ -30,7 +30,8 @@ fn the_definition_does_not_contradict_itself() {
 fn the_help_of_every_command_has_an_example_that_is_understood() {
     for (name, command) in commands() {
         let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-        let (_, examples) = help.split_once("Examples:\n").unwrap_or_else(|| panic!("{name} has no examples"));
+        let (_, examples) =
+            help.split_once("Examples:\n").unwrap_or_else(|| panic!("{name} has no examples"));
         let shown = examples.lines().filter(|line| line.contains("weft ")).count();
         assert!(shown > 0, "{name} shows no call of itself");
         for line in examples.lines().map_while(|line| line.strip_prefix("  weft ")) {

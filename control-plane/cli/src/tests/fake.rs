@@ -54,7 +54,10 @@ pub(super) fn ok(value: Value) -> Answer {
 }
 
 pub(super) fn problem(status: u16, code: &str, detail: &str) -> Answer {
-    Answer::Problem(status, serde_json::json!({ "status": status, "code": code, "title": code, "detail": detail }))
+    Answer::Problem(
+        status,
+        serde_json::json!({ "status": status, "code": code, "title": code, "detail": detail }),
+    )
 }
 
 type Handler = dyn Fn(&Asked) -> Answer + Send + Sync;

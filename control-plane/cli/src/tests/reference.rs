@@ -41,15 +41,20 @@ fn section(page: &mut String, name: &str, command: &Command, wanted: impl Fn(&Ar
 }
 
 fn is_help(argument: &Arg) -> bool {
-    matches!(argument.get_action(), ArgAction::Help | ArgAction::HelpShort | ArgAction::HelpLong | ArgAction::Version)
+    matches!(
+        argument.get_action(),
+        ArgAction::Help | ArgAction::HelpShort | ArgAction::HelpLong | ArgAction::Version
+    )
 }
 
 fn row(argument: &Arg) -> String {
     let values = argument.get_value_names().unwrap_or_default().iter().map(|name| format!("<{name}>"));
     let values: Vec<_> = if argument.get_action().takes_values() { values.collect() } else { Vec::new() };
-    let names = [argument.get_short().map(|c| format!("-{c}")), argument.get_long().map(|name| format!("--{name}"))];
+    let names =
+        [argument.get_short().map(|c| format!("-{c}")), argument.get_long().map(|name| format!("--{name}"))];
     let names = names.into_iter().flatten().collect::<Vec<_>>().join(", ");
-    let name = [names, values.join(" ")].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
+    let name =
+        [names, values.join(" ")].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
     let mut text = argument.get_help().map(ToString::to_string).unwrap_or_default();
     if argument.get_action().takes_values() {
         let choices: Vec<_> =
@@ -75,5 +80,8 @@ fn the_reference_is_what_the_definition_says() {
         std::fs::write(PLACE, &expected).unwrap();
     }
     let found = std::fs::read_to_string(PLACE).unwrap_or_default();
-    assert!(found == expected, "docs/commands.md has drifted; WEFT_BLESS=1 cargo test -p weft writes it afresh");
+    assert!(
+        found == expected,
+        "docs/commands.md has drifted; WEFT_BLESS=1 cargo test -p weft writes it afresh"
+    );
 }

@@ -1,1 +1,85 @@
+use serde_json::json;
 
+use super::*;
+
+fn now() -> Timestamp {
+    "2026-05-01T12:00:00Z".parse().unwrap()
+}
+
+fn sidecar(change: impl FnOnce(&mut Value)) -> Sidecar {
+    let mut value = json!({
+        "node": "research/files-0", "identity": "spiffe://d/ns/research/sa/files", "version": "0.1.0",
+        "peer": "10.0.0.9:4000", "connected": true, "connectedAt": "2026-05-01T10:00:00Z", "serves": ["research/files"],
+        "sync": "synced", "seenRevision": 7,
+        "types": [
+            { "type": "Server", "sync": "synced", "resources": 2, "sentRevision": 7, "acknowledgedRevision": 7,
+              "lastAckAgeSeconds": 90 },
+            { "type": "Access", "sync": "synced", "resources": 1, "sentRevision": 5, "acknowledgedRevision": 5,
+              "lastAckAgeSeconds": 4000 },
+        ],
+        "certificate": { "serial": "5e0c", "expiresAt": "2026-05-01T23:00:00Z", "root": "0123456789abcdef" },
+    });
+    change(&mut value);
+    client::read(value).unwrap()
+}
+
+fn reject(value: &mut Value) {
+    value["sync"] = json!("rejected");
+    value["types"][1]["sync"] = json!("rejected");
+    value["types"][1]["nack"] =
+        json!({ "at": "2026-05-01T11:59:00Z", "message": "rule 2:\nbad\u{1b}[2J glob" });
+}
+
+#[test]
+fn the_overview_has_a_line_per_sidecar_and_what_was_refused_below() {
+    let away = |value: &mut Value| value["connected"] = json!(false);
+    let items = vec![sidecar(|_| {}), sidecar(reject), sidecar(away)];
+    let text = overview(&Sidecars { published_revision: Some(7), items }, now(), false);
+    let expected = "\
+NODE              IDENTITY                         SYNC          TYPES                           LAST ACK  CERTIFICATE  ROOT
+research/files-0  spiffe://d/ns/research/sa/files  synced        2/2 synced                      90s ago   in 11h       0123456789ab…
+research/files-0  spiffe://d/ns/research/sa/files  rejected      1/2 synced; Access rejected     90s ago   in 11h       0123456789ab…
+research/files-0  spiffe://d/ns/research/sa/files  disconnected  2/2 synced                      90s ago   in 11h       0123456789ab…
+
+research/files-0 refused Access 60s ago:
+  rule 2:
+  bad\\u{1b}[2J glob
+
+published revision 7
+";
+    let squeeze = |text: &str| {
+        text.split("  ").filter(|part| !part.is_empty()).map(str::trim).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(squeeze(&text), squeeze(expected), "{text}");
+}
+
+#[test]
+fn the_details_tell_everything() {
+    let text = details::render(&sidecar(reject), now(), false);
+    for part in
+        ["since 2h ago", "5e0c", "0123456789abcdef", "research/files", "10.0.0.9:4000", "refused Access"]
+    {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+}
+
+#[test]
+fn only_a_mesh_that_follows_is_good() {
+    let check = |change: fn(&mut Value), expected| {
+        assert_eq!(
+            is_good(&Sidecars { items: vec![sidecar(|_| {}), sidecar(change)], published_revision: None }),
+            expected
+        );
+    };
+    check(|_| {}, true);
+    check(|it| it["sync"] = json!("waiting"), false);
+    check(|it| it["connected"] = json!(false), false);
+    check(reject, false);
+}
+
+#[test]
+fn a_sidecar_that_refused_and_left_is_still_told_as_one_that_refused() {
+    let mut gone = sidecar(reject);
+    gone.connected = false;
+    assert_eq!(Standing::of(&gone), Standing::Rejected);
+}

@@ -11,7 +11,8 @@ use crate::terminal::Terminal;
 
 #[tokio::test]
 async fn a_request_carries_the_token_and_is_told_with_details_only_when_asked_for() {
-    let fake = Fake::start(|_| ok(json!({ "version": "0.1.0", "apiVersion": "v1", "trustDomain": "d" }))).await;
+    let fake =
+        Fake::start(|_| ok(json!({ "version": "0.1.0", "apiVersion": "v1", "trustDomain": "d" }))).await;
     let ran = fake.run(&["version"]).await;
     assert!(ran.done().out.contains("server  0.1.0\n"), "{}", ran.out);
     assert_eq!(ran.err, "");
@@ -20,7 +21,10 @@ async fn a_request_carries_the_token_and_is_told_with_details_only_when_asked_fo
     let context = fake.context(terminal.verbose());
     assert_eq!(app::run(command(&["version"]), &context).await, ExitCode::Done);
     let err = err.text();
-    assert!(err.contains("> GET /v1/version at https://127.0.0.1:") && err.contains("request req-1"), "{err}");
+    assert!(
+        err.contains("> GET /v1/version at https://127.0.0.1:") && err.contains("request req-1"),
+        "{err}"
+    );
     assert!(!err.contains(TOKEN) && !format!("{context:?}").contains(TOKEN), "{err}");
 }
 
@@ -62,7 +66,8 @@ async fn a_server_without_tls_is_told_as_such() {
     let server = format!("https://{}", plain.local_addr().unwrap());
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = plain.accept().await {
-            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+            let _ =
+                tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
         }
     });
     let (terminal, _, err) = Terminal::captured("", false);
@@ -110,7 +115,11 @@ async fn without_credentials_the_next_step_is_told() {
     let (terminal, _, err) = Terminal::captured("", false);
     let code = app::run(command(&["get", "servers"]), &context(folder.path(), terminal)).await;
     assert_eq!(code, ExitCode::Failed);
-    assert!(err.text().contains("no control plane is known") && err.text().contains("weft up"), "{}", err.text());
+    assert!(
+        err.text().contains("no control plane is known") && err.text().contains("weft up"),
+        "{}",
+        err.text()
+    );
 }
 
 #[tokio::test]
