@@ -192,132 +192,158 @@ impl Running {
     }
 }
 
+/// The parts that the doors and the keepers share.
+#[derive(Clone)]
+struct Parts {
+    store: Arc<dyn Store>,
+    hub: Arc<Hub>,
+    trust: Arc<Trust>,
+    tokens: Arc<Tokens>,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+}
+
 /// Starts a control plane.
 pub async fn start(config: Config) -> Result<Running, Error> {
-    let shutdown = CancellationToken::new();
-    let tasks = TaskTracker::new();
-    let metrics = Arc::new(Metrics::new());
+    let (shutdown, tasks, metrics) = (CancellationToken::new(), TaskTracker::new(), Arc::new(Metrics::new()));
     let store = open_store(&config.data_dir.join("store")).await?;
-    let trust_domain = settle_trust_domain(&*store, config.trust_domain.clone()).await?;
-    let hub = Hub::start(config.xds, World::new(trust_domain.clone()), Arc::clone(&metrics), shutdown.clone());
-    let (signer, watching) = open_signer(&config.data_dir, config.kek, config.issuer_dir, trust_domain.clone()).await?;
-    let deps = trust::Deps {
+    let trust_domain = settle_trust_domain(&*store, config.trust_domain).await?;
+    let world = World::new(trust_domain.clone());
+    let hub = Hub::start(config.xds, world, Arc::clone(&metrics), shutdown.clone());
+    let (signer, watching) =
+        open_signer(&config.data_dir, config.kek, config.issuer_dir, trust_domain.clone()).await?;
+    let trust = Trust::open(trust::Deps {
         signer,
         trust_domain: trust_domain.clone(),
         dns_names: own_names(&config.hosts),
         store: Arc::clone(&store),
         intake: hub.intake(),
         metrics: Arc::clone(&metrics),
-    };
-    let trust = Trust::open(deps).await?;
-    tasks.spawn(Arc::clone(&trust).run(shutdown.clone()));
-
+    });
+    let trust = trust.await?;
+    let tokens = Arc::new(Tokens::new(Arc::clone(&store), trust_domain));
     let roots_file = config.data_dir.join(ROOTS_FILE);
-    write_roots(&trust.bundles, &roots_file).map_err(|source| Error::Roots { path: roots_file.clone(), source })?;
-    tasks.spawn(follow_roots(trust.bundles.clone(), roots_file.clone(), shutdown.clone()));
-
-    let deps = feed::Deps {
-        store: Arc::clone(&store),
-        intake: hub.intake(),
-        trust: Arc::clone(&trust),
-        metrics: Arc::clone(&metrics),
-    };
-    let feed = Feed::new(deps);
-    let fed = feed.fed();
-    tasks.spawn(feed.run(shutdown.clone()));
-    tasks.spawn(open_when_fed(Arc::clone(&hub), fed.clone(), shutdown.clone()));
-
-    let tokens = Arc::new(Tokens::new(Arc::clone(&store), trust_domain.clone()));
-    let attestor = Attestor {
-        audience: format!("weft.{trust_domain}"),
-        trust_domain,
-        tokens: Arc::clone(&tokens),
-        cluster: None,
-    };
-    let identity = IdentityService::start(
-        attestor,
-        Arc::clone(&trust),
-        Arc::clone(&hub),
-        Arc::clone(&metrics),
-        config.identity,
-    );
-    let identity = Arc::new(identity.map_err(Error::Threads)?);
-
-    let sidecars = listen("sidecars", config.sidecars).await?;
-    let operators = listen("operators", config.operators).await?;
-    let plain = listen("health", config.health).await?;
+    write_roots(&trust.bundles, &roots_file)
+        .map_err(|source| Error::Roots { path: roots_file.clone(), source })?;
+    let listeners = [
+        listen("sidecars", config.sidecars).await?,
+        listen("operators", config.operators).await?,
+        listen("health", config.health).await?,
+    ];
+    let [sidecars, operators, health] = [listeners[0].1, listeners[1].1, listeners[2].1];
     let admin_token = auth::bootstrap(&*store, clock::now()).await?;
-    let running = Running {
-        sidecars: sidecars.1,
-        operators: operators.1,
-        health: plain.1,
-        trust: Arc::clone(&trust),
-        hub: Arc::clone(&hub),
-        store: Arc::clone(&store),
-        tokens: Arc::clone(&tokens),
-        metrics: Arc::clone(&metrics),
+
+    let parts = Parts { store, hub, trust, tokens, metrics, shutdown };
+    let identity = identity_service(&parts, config.identity)?;
+    let limits = (config.sidecar_limits, config.operator_limits, config.api_limits);
+    for door in doors(&parts, identity, listeners.map(|(listener, _)| listener), limits) {
+        tasks.spawn(door.serve(parts.shutdown.clone()));
+    }
+    let fed = keep(&parts, &tasks, config.retention, roots_file.clone());
+    let Parts { store, hub, trust, tokens, metrics, shutdown } = parts;
+    Ok(Running {
+        sidecars,
+        operators,
+        health,
+        trust,
+        hub,
+        store,
+        tokens,
+        metrics,
         admin_token,
         roots_file,
         fed,
         _watching: watching,
-        shutdown: shutdown.clone(),
-        tasks: tasks.clone(),
+        shutdown,
+        tasks,
+    })
+}
+
+/// Everything that goes on by itself: following the store and the roots, looking after certificates, clearing away.
+fn keep(
+    parts: &Parts,
+    tasks: &TaskTracker,
+    retention: Retention,
+    roots_file: PathBuf,
+) -> tokio::sync::watch::Receiver<Option<store::Revision>> {
+    let Parts { store, hub, trust, tokens, metrics, shutdown } = parts.clone();
+    let feed = Feed::new(feed::Deps {
+        store: Arc::clone(&store),
+        intake: hub.intake(),
+        trust: Arc::clone(&trust),
+        metrics,
+    });
+    let fed = feed.fed();
+    tasks.spawn(feed.run(shutdown.clone()));
+    tasks.spawn(open_when_fed(Arc::clone(&hub), fed.clone(), shutdown.clone()));
+    tasks.spawn(Arc::clone(&trust).run(shutdown.clone()));
+    tasks.spawn(follow_roots(trust.bundles.clone(), roots_file, shutdown.clone()));
+    tasks.spawn(sweep(store, hub, tokens, retention, shutdown));
+    fed
+}
+
+fn identity_service(parts: &Parts, settings: identity::Settings) -> Result<Arc<IdentityService>, Error> {
+    let trust_domain = parts.trust.trust_domain().clone();
+    let attestor = Attestor {
+        audience: format!("weft.{trust_domain}"),
+        trust_domain,
+        tokens: Arc::clone(&parts.tokens),
+        cluster: None,
     };
-    let doors = [
+    let (trust, hub, metrics) = (Arc::clone(&parts.trust), Arc::clone(&parts.hub), Arc::clone(&parts.metrics));
+    IdentityService::start(attestor, trust, hub, metrics, settings).map(Arc::new).map_err(Error::Threads)
+}
+
+/// The three doors. Only the sidecars' asks for client certificates, and only health is without TLS.
+fn doors(
+    parts: &Parts,
+    identity: Arc<IdentityService>,
+    [sidecars, operators, plain]: [TcpListener; 3],
+    (sidecar_limits, operator_limits, api_limits): (Limits, Limits, api::Limits),
+) -> [Door; 3] {
+    let Parts { store, hub, trust, tokens, metrics, shutdown } = parts.clone();
+    let tls = |auth, alpn: &[&[u8]]| Some(Arc::new(tls::server_config(&trust.live, &trust.bundles, auth, alpn)));
+    let api = api::Deps {
+        keys: Arc::new(auth::Keys::new(Arc::clone(&store))),
+        store,
+        sidecars: Arc::clone(&hub) as Arc<dyn api::Sidecars>,
+        trust: Arc::new(trust::Control::new(Arc::clone(&trust), Arc::clone(&hub))),
+        tokens,
+        metrics: Arc::clone(&metrics),
+        trust_domain: trust.trust_domain().clone(),
+        clock: Arc::new(clock::now),
+        limits: api_limits,
+        shutdown,
+    };
+    [
         Door {
             name: "sidecars",
-            listener: sidecars.0,
-            tls: Some(Arc::new(tls::server_config(
-                &trust.live,
-                &trust.bundles,
-                ClientAuth::Optional(ExpectPeer::AnyInMesh),
-                &[b"h2"],
-            ))),
+            listener: sidecars,
+            tls: tls(ClientAuth::Optional(ExpectPeer::AnyInMesh), &[b"h2"]),
             trust: Some(trust.bundles.clone()),
             service: grpc::router(Discovery::new(Arc::clone(&hub)), identity),
-            limits: config.sidecar_limits,
+            limits: sidecar_limits,
             metrics: Arc::clone(&metrics),
         },
         Door {
             name: "operators",
-            listener: operators.0,
-            tls: Some(Arc::new(tls::server_config(
-                &trust.live,
-                &trust.bundles,
-                ClientAuth::None,
-                &[b"h2", b"http/1.1"],
-            ))),
+            listener: operators,
+            tls: tls(ClientAuth::None, &[b"h2", b"http/1.1"]),
             trust: None,
-            service: api::router(api::Deps {
-                store: Arc::clone(&store),
-                sidecars: Arc::clone(&hub) as Arc<dyn api::Sidecars>,
-                trust: Arc::new(trust::Control::new(Arc::clone(&trust), Arc::clone(&hub))),
-                tokens,
-                keys: Arc::new(auth::Keys::new(Arc::clone(&store))),
-                metrics: Arc::clone(&metrics),
-                trust_domain: trust.trust_domain().clone(),
-                clock: Arc::new(clock::now),
-                limits: config.api_limits,
-                shutdown: shutdown.clone(),
-            }),
-            limits: config.operator_limits.clone(),
+            service: api::router(api),
+            limits: operator_limits.clone(),
             metrics: Arc::clone(&metrics),
         },
         Door {
             name: "health",
-            listener: plain.0,
+            listener: plain,
             tls: None,
             trust: None,
-            service: health::router(Arc::clone(&hub), Arc::clone(&metrics)),
-            limits: config.operator_limits,
+            service: health::router(hub, Arc::clone(&metrics)),
+            limits: operator_limits,
             metrics,
         },
-    ];
-    for door in doors {
-        tasks.spawn(door.serve(shutdown.clone()));
-    }
-    tasks.spawn(sweep(store, hub, running.tokens.clone(), config.retention, shutdown));
-    Ok(running)
+    ]
 }
 
 async fn open_store(path: &Path) -> Result<Arc<dyn Store>, Error> {

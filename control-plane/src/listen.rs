@@ -34,8 +34,6 @@ use crate::peer::Peer;
 #[derive(Clone, Debug)]
 pub struct Limits {
     pub connections_max: usize,
-    /// Handshakes under way at once; more wait in the kernel's queue.
-    pub handshakes_max: usize,
     pub handshake_timeout: Duration,
     pub header_timeout: Duration,
     pub header_bytes_max: u32,
@@ -52,7 +50,6 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 50_000,
-            handshakes_max: 512,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             header_bytes_max: 16 << 10,
@@ -87,7 +84,6 @@ impl Door {
             tls: tls.map(TlsAcceptor::from),
             trust,
             service,
-            handshakes: Semaphore::new(limits.handshakes_max),
             limits,
             metrics,
             shutdown: shutdown.clone(),
@@ -126,7 +122,6 @@ struct Shared {
     tls: Option<TlsAcceptor>,
     trust: Option<TrustStore>,
     service: axum::Router,
-    handshakes: Semaphore,
     limits: Limits,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
@@ -139,11 +134,8 @@ impl Shared {
             let peer = Peer { address, leaf: None, root: "".into() };
             return self.http(TokioIo::new(stream), peer, None).await;
         };
-        let handshake = async {
-            let _turn = self.handshakes.acquire().await;
-            timeout(self.limits.handshake_timeout, acceptor.accept(stream)).await
-        };
-        match handshake.await {
+        // Handshakes are not counted apart: whoever stalled as many as were allowed would lock everyone else out.
+        match timeout(self.limits.handshake_timeout, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => {
                 let peer = self.peer(&stream, address);
                 let ends = peer.leaf.as_ref().map(|leaf| leaf.not_after);

@@ -5,6 +5,7 @@ use std::fmt::{Debug, Write as _};
 use std::path::Path;
 
 use weft_control_plane::app::Config;
+use weft_control_plane::identity::Rate;
 use weft_control_plane::identity::attest::JOIN_TOKEN_BYTES_MAX;
 use weft_control_plane::identity::kubernetes;
 use weft_control_plane::store::limits as store;
@@ -75,6 +76,10 @@ impl Page {
         let _ = writeln!(self.0, "| {what} | {value:?} |");
     }
 
+    fn rate(&mut self, what: &str, Rate { burst, per_second }: Rate) {
+        let _ = writeln!(self.0, "| {what} | {burst} at once, then {per_second} each second |");
+    }
+
     fn bytes(&mut self, what: &str, value: usize) {
         let text = match value {
             _ if value.is_multiple_of(1 << 20) => format!("{} MiB", value >> 20),
@@ -119,6 +124,7 @@ fn discovery(page: &mut Page, settings: &xds::Settings) {
     page.row("a vanished instance stays an endpoint for", settings.gone_grace);
     page.row("a vanished sidecar stays in the status for", settings.remembered);
     page.row("sidecars connected at once", settings.clients_max);
+    page.row("… of one identity", settings.clients_per_identity_max);
     for (what, value) in xds::limits() {
         page.row(what, value);
     }
@@ -128,8 +134,8 @@ fn discovery(page: &mut Page, settings: &xds::Settings) {
 fn identity(page: &mut Page, config: &Config) {
     let settings = &config.identity;
     page.section("Identity");
-    page.row("attempts without a certificate, per address", settings.per_address);
-    page.row("renewals, per certificate", settings.per_certificate);
+    page.rate("attempts without a certificate, per address (IPv6: per /64)", settings.per_address);
+    page.rate("renewals, per certificate", settings.per_certificate);
     page.row("peers that are kept count of", settings.peers_max);
     page.row("requests that wait for a signature", settings.queue_max);
     page.row("signing threads", settings.signers);
@@ -150,7 +156,6 @@ fn doors(page: &mut Page, config: &Config) {
     for (title, limits) in [("Connections of sidecars", &config.sidecar_limits), ("Connections of operators", &config.operator_limits)] {
         page.section(title);
         page.row("connections", limits.connections_max);
-        page.row("handshakes at once", limits.handshakes_max);
         page.row("time for a handshake", limits.handshake_timeout);
         page.row("time to the first request, and for its head", limits.header_timeout);
         page.row("bytes of a head", limits.header_bytes_max);

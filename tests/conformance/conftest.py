@@ -6,8 +6,8 @@ from control_plane import ControlPlane
 from rules import RULES
 
 
-def _running(directory):
-    plane = ControlPlane(directory)
+def running(directory, *flags):
+    plane = ControlPlane(directory, *flags)
     plane.start()
     yield plane
     was_alive = plane.is_alive()
@@ -19,13 +19,13 @@ def _running(directory):
 @pytest.fixture
 def plane(tmp_path):
     """A control plane of the test's own, with nothing in it."""
-    yield from _running(tmp_path)
+    yield from running(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def shared_plane(tmp_path_factory):
     """A control plane that the tests of a module share."""
-    yield from _running(tmp_path_factory.mktemp("plane"))
+    yield from running(tmp_path_factory.mktemp("plane"))
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -1,9 +1,11 @@
 """A control plane as a process of its own, and its API for operators."""
 
+import base64
 import json
 import os
 import queue
 import re
+import secrets
 import subprocess
 import threading
 import time
@@ -27,6 +29,13 @@ def eventually(look, within: float = 5.0):
         time.sleep(0.01)
 
 
+def _session() -> requests.Session:
+    """One that neither proxies nor certificates of its surroundings lead astray."""
+    session = requests.Session()
+    session.trust_env = False
+    return session
+
+
 class ControlPlane:
     """`weft control-plane` with its data in `directory`. It may be started again after it ended, on new ports."""
 
@@ -40,6 +49,8 @@ class ControlPlane:
 
     def start(self) -> "ControlPlane":
         self._starts += 1
+        if self._starts == 1:
+            self._write_ca_key()
         command = [
             os.environ["WEFT_BIN"],
             "control-plane",
@@ -49,6 +60,7 @@ class ControlPlane:
             *("--listen-sidecars", "127.0.0.1:0"),
             *("--listen-operators", "127.0.0.1:0"),
             *("--listen-health", "127.0.0.1:0"),
+            *("--log-format", "json"),
             *self.flags,
         ]
         with open(self._log_path(), "wb") as log:
@@ -102,23 +114,30 @@ class ControlPlane:
             ("grpc.ssl_target_name_override", "localhost"),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.enable_retries", 0),
+            ("grpc.enable_http_proxy", 0),
         ]
         channel = grpc.secure_channel(self.sidecars, credentials, options)
         self._channels.append(channel)
         return channel
 
     def is_ready(self) -> bool:
-        return requests.get(f"http://{self.health}/healthz/ready", timeout=5).status_code == 200
+        return _session().get(f"http://{self.health}/healthz/ready", timeout=5).status_code == 200
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the metric's samples that carry these labels."""
-        text = requests.get(f"http://{self.health}/metrics", timeout=5).text
+        text = _session().get(f"http://{self.health}/metrics", timeout=5).text
         total = 0.0
         for found in re.finditer(rf"^{name}(?:\{{(.*)\}})? (\S+)", text, re.MULTILINE):
             carried = dict(re.findall(r'(\w+)="([^"]*)"', found[1] or ""))
             if labels.items() <= carried.items():
                 total += float(found[2])
         return total
+
+    def _write_ca_key(self):
+        """The key that the authority's keys rest under."""
+        opened = os.open(self.directory / "ca.key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=0o600)
+        with open(opened, "wb") as file:
+            file.write(base64.b64encode(secrets.token_bytes(32)))
 
     def _log_path(self) -> Path:
         return self.directory / f"log-{self._starts}"
@@ -144,7 +163,7 @@ class Operator:
 
     def __init__(self, address: str, ca_file: Path, token: str):
         self._base = f"https://localhost:{address.rsplit(':', 1)[1]}"
-        self._session = requests.Session()
+        self._session = _session()
         self._session.verify = str(ca_file)
         self._session.headers["authorization"] = f"Bearer {token}"
 
@@ -170,8 +189,13 @@ class Operator:
         return self._published(self.call("POST", "/v1/rollback", json={"to": revision}))
 
     def _published(self, change: dict) -> int:
-        eventually(lambda: self.call("GET", "/v1/version")["publishedRevision"] >= change["revision"])
+        if any(it["action"] != "unchanged" for it in change["results"]):
+            eventually(lambda: self.published_revision() >= change["revision"])
         return change["revision"]
+
+    def published_revision(self) -> int:
+        """The revision that sidecars are told."""
+        return self.call("GET", "/v1/version")["publishedRevision"]
 
     def make_token(self, namespace: str, account: str, **more) -> dict:
         identity = {"namespace": namespace, "serviceAccount": account}

@@ -3,6 +3,7 @@
 import pytest
 
 from ads import TYPES, sidecar
+from control_plane import eventually
 from objects import access, at_address, quota, route, server, telemetry, tool_policy, virtual_server
 from rules import rule
 
@@ -116,23 +117,27 @@ def test_servers_stay_until_the_route_that_turned_away_from_them_was_acknowledge
     stream.expect("Server", removed={"a/old"})
 
 
-def test_a_rollback_that_turns_a_route_adds_first_and_removes_after_the_acknowledgement(plane):
-    at_first = plane.operator.apply(
-        at_address("a", "of"), at_address("a", "old"), route("a", "canary", of="of", to="old")
+def test_a_change_that_turns_a_route_adds_first_and_removes_after_the_acknowledgement(plane):
+    """To and fro between two states, since what goes wrong here goes wrong by a race."""
+    before, after = "old", "new"
+    at = {}
+    at[before] = plane.operator.apply(
+        at_address("a", "of"), at_address("a", before), route("a", "canary", of="of", to=before)
     )
-    plane.operator.delete(route("a", "canary", of="of", to="old"), at_address("a", "old"))
-    plane.operator.apply(at_address("a", "new"), route("a", "canary", of="of", to="new"))
+    plane.operator.delete(route("a", "canary", of="of", to=before), at_address("a", before))
+    at[after] = plane.operator.apply(at_address("a", after), route("a", "canary", of="of", to=after))
     stream = _outbound(plane)
-    plane.operator.roll_back(at_first)
-    stream.expect("Server", {"a/old"})
-    stream.expect("Endpoints", {"a/old"})
-    turned = stream.expect("Route", {"a/canary"}, ack=False)
-    assert turned.body("a/canary").rules[0].to[0].server == "a/old"
-    for _ in range(3):
+    for _ in range(6):
+        before, after = after, before
+        plane.operator.roll_back(at[after])
+        stream.expect("Server", {f"a/{after}"})
+        stream.expect("Endpoints", {f"a/{after}"})
+        turned = stream.expect("Route", {"a/canary"}, ack=False)
+        assert turned.body("a/canary").rules[0].to[0].server == f"a/{after}"
         stream.expect_nothing("Server", "Endpoints")
-    stream.ack(turned)
-    stream.expect("Endpoints", removed={"a/new"})
-    stream.expect("Server", removed={"a/new"})
+        stream.ack(turned)
+        stream.expect("Endpoints", removed={f"a/{before}"})
+        stream.expect("Server", removed={f"a/{before}"})
 
 
 def test_a_server_that_is_deleted_while_a_route_leads_to_it_is_removed_all_the_same(plane):
@@ -196,6 +201,14 @@ def test_a_policy_of_the_root_namespace_reaches_every_tenant_and_others_only_the
     plane.operator.apply(quota("weft-system", "mesh-wide"))
     a.expect("QuotaPolicy", {"weft-system/mesh-wide"})
     b.expect("QuotaPolicy", {"weft-system/mesh-wide"})
+
+
+def test_the_revision_that_a_change_answers_with_is_published(plane):
+    plane.operator.apply(server("a", "one"))
+    plane.operator.make_token("a", "default")
+    for changed in (server("a", "one"), server("a", "one", call="61s")):
+        revision = plane.operator.apply(changed)
+        eventually(lambda revision=revision: plane.operator.published_revision() >= revision)
 
 
 def test_an_inbound_sidecar_is_told_of_its_own_servers_only(plane):

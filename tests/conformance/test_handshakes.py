@@ -13,12 +13,97 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 
-from ads import PREFIX, Stream, sidecar
-from identity import NOBODY, Identity, certify, join, new_key, pem_of_key, refused, signing_request
+from ads import PREFIX, Ended, Stream, sidecar
+from conftest import running
+from identity import NOBODY, Identity, certify, join, new_key, pem, pem_of_key, refused, signing_request
 from objects import server
 
 ID = "spiffe://mesh.test/ns/a/sa/default"
 ANSWER_SECS_MAX = 5
+USUAL = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+
+
+# Authorities, good and bad
+
+
+def _sign(subject, key, issuer, issuer_key, *, uris=(), ca=False, days=(-1, 1), usage=True, purposes=USUAL):
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + timedelta(days=days[0]))
+        .not_valid_after(now + timedelta(days=days[1]))
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
+        )
+    )
+    if usage:
+        others = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+        facts = dict.fromkeys((*others, "encipher_only", "decipher_only"), False)
+        builder = builder.add_extension(
+            x509.KeyUsage(digital_signature=not ca, key_cert_sign=ca, crl_sign=ca, **facts), critical=True
+        )
+    if not ca:
+        builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+    if uris:
+        names = [x509.UniformResourceIdentifier(uri) for uri in uris]
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+class Authority:
+    """A root and an intermediate. Two of them differ in nothing but their keys."""
+
+    def __init__(self):
+        root, self.name = _name("root of the mesh"), _name("issuer of the mesh")
+        root_key, self.key = new_key(), new_key()
+        self.root = _sign(root, root_key, root, root_key, ca=True, days=(-10, 100))
+        self.intermediate = _sign(self.name, self.key, root, root_key, ca=True, days=(-10, 100))
+
+    def write_to(self, folder):
+        folder.mkdir()
+        (folder / "ca.crt").write_bytes(pem(self.root))
+        (folder / "tls.crt").write_bytes(pem(self.intermediate))
+        (folder / "tls.key").write_bytes(pem_of_key(self.key))
+        (folder / "tls.key").chmod(0o600)
+
+    def issue(self, *uris, key=None, subject=NOBODY, **how) -> Identity:
+        key = key or new_key()
+        leaf = _sign(subject, key, self.name, self.key, uris=uris, **how)
+        return Identity(ID, key, (leaf, self.intermediate))
+
+    def issue_through(self, count: int) -> Identity:
+        """With so many more intermediates."""
+        chain, name, key = [self.intermediate], self.name, self.key
+        for number in range(count):
+            next_name, next_key = _name(f"issuer {number}"), new_key()
+            chain.insert(0, _sign(next_name, next_key, name, key, ca=True))
+            name, key = next_name, next_key
+        leaf_key = new_key()
+        return Identity(ID, leaf_key, (_sign(NOBODY, leaf_key, name, key, uris=[ID]), *chain))
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return Authority()
+
+
+@pytest.fixture(scope="module")
+def shared_plane(authority, tmp_path_factory):
+    """A control plane that signs with an intermediate of ours, so that the mesh's own authority can be made to sign
+    what it never would."""
+    directory = tmp_path_factory.mktemp("plane")
+    authority.write_to(directory / "issuer")
+    yield from running(directory, "--issuer-dir", str(directory / "issuer"))
 
 
 @pytest.fixture(scope="module")
@@ -34,80 +119,47 @@ def _the_server_stays_well(shared_plane, member):
     member.open().subscribe("Server", {"a/one"})
 
 
-# Certificates
-
-
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-
-
-def _sign(subject, key, issuer, issuer_key, *, uris=(), ca=False, days=(-1, 1), usage=True):
-    now = datetime.datetime.now(datetime.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now + timedelta(days=days[0]))
-        .not_valid_after(now + timedelta(days=days[1]))
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-    )
-    if usage:
-        facts = dict.fromkeys(
-            ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False
-        ) | {"encipher_only": False, "decipher_only": False}
-        builder = builder.add_extension(
-            x509.KeyUsage(digital_signature=not ca, key_cert_sign=ca, crl_sign=ca, **facts), critical=True
-        )
-    if not ca:
-        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-    if uris:
-        names = [x509.UniformResourceIdentifier(uri) for uri in uris]
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
-    return builder.sign(issuer_key, hashes.SHA256())
-
-
-class Foreign:
-    """An authority that the mesh does not know. It calls itself like the mesh's own."""
-
-    def __init__(self, name: x509.Name):
-        self.key = new_key()
-        self.certificate = _sign(name, self.key, name, self.key, ca=True, days=(-1, 10))
-
-    def issue(self, *uris, key=None, subject=NOBODY, **how) -> Identity:
-        key = key or new_key()
-        leaf = _sign(subject, key, self.certificate.subject, self.key, uris=uris, **how)
-        return Identity(ID, key, (leaf, self.certificate))
-
-
-def _signed_by_a_leaf(plane, foreign) -> Identity:
+def _signed_by_a_leaf(plane, mesh) -> Identity:
     """The one true chain, with one certificate too many at its end."""
     holder, key = join(plane, "a"), new_key()
     leaf = _sign(NOBODY, key, holder.leaf.subject, holder.key, uris=[ID])
     return Identity(ID, key, (leaf, *holder.chain))
 
 
+def _issued(*uris, **how):
+    return lambda plane, mesh: mesh.issue(*uris, **how)
+
+
 BAD = {
-    "from a foreign authority": lambda plane, foreign: foreign.issue(ID),
-    "expired": lambda plane, foreign: foreign.issue(ID, days=(-3, -2)),
-    "not yet valid": lambda plane, foreign: foreign.issue(ID, days=(2, 3)),
-    "of another trust domain": lambda plane, foreign: foreign.issue("spiffe://other.test/ns/a/sa/default"),
-    "with two identities": lambda plane, foreign: foreign.issue(ID, "spiffe://mesh.test/ns/b/sa/default"),
-    "without an identity": lambda plane, foreign: foreign.issue(),
-    "with a common name only": lambda plane, foreign: foreign.issue(subject=_name(ID)),
-    "that may sign others": lambda plane, foreign: foreign.issue(ID, ca=True),
-    "without key usage": lambda plane, foreign: foreign.issue(ID, usage=False),
-    "with a weak key": lambda plane, foreign: foreign.issue(ID, key=rsa.generate_private_key(65537, 1024)),
-    "with a pattern for a name": lambda plane, foreign: foreign.issue("spiffe://mesh.test/ns/*/sa/*"),
+    "from a foreign authority": lambda plane, mesh: Authority().issue(ID),
     "signed by a workload": _signed_by_a_leaf,
+    "expired": _issued(ID, days=(-3, -2)),
+    "not yet valid": _issued(ID, days=(2, 3)),
+    "of another trust domain": _issued("spiffe://other.test/ns/a/sa/default"),
+    "with two identities": _issued(ID, "spiffe://mesh.test/ns/b/sa/default"),
+    "with two identities of which one is none": _issued(ID, "https://elsewhere.test/"),
+    "without an identity": _issued(),
+    "with a common name only": _issued(subject=_name(ID)),
+    "that may sign others": _issued(ID, ca=True),
+    "without key usage": _issued(ID, usage=False),
+    "for servers only": _issued(ID, purposes=[ExtendedKeyUsageOID.SERVER_AUTH]),
+    "with a weak key": lambda plane, mesh: mesh.issue(ID, key=rsa.generate_private_key(65537, 1024)),
+    "with a chain too long": lambda plane, mesh: mesh.issue_through(12),
+    "of the trust domain itself": _issued("spiffe://mesh.test"),
+    "of a root path": _issued("spiffe://mesh.test/"),
+    "with a pattern for a name": _issued("spiffe://mesh.test/ns/*/sa/*"),
+    "with an end in its name": _issued(ID + "\0.elsewhere"),
+    "with a port": _issued("spiffe://mesh.test:443/ns/a/sa/default"),
+    "with a user": _issued("spiffe://me@mesh.test/ns/a/sa/default"),
+    "with a query": _issued(ID + "?x=1"),
+    "with a fragment": _issued(ID + "#x"),
+    "with an escape": _issued("spiffe://mesh.test/ns/a/sa/%64efault"),
+    "with a step upwards": _issued("spiffe://mesh.test/ns/b/../ns/a/sa/default"),
+    "with an empty step": _issued("spiffe://mesh.test/ns//a/sa/default"),
+    "with a slash at its end": _issued(ID + "/"),
+    "with another scheme": _issued("https://mesh.test/ns/a/sa/default"),
+    "with an endless name": _issued("spiffe://mesh.test/ns/a/sa/" + "d" * 3000),
 }
-
-
-@pytest.fixture(scope="module")
-def foreign(shared_plane, member):
-    return Foreign(member.identity.chain[-1].issuer)
 
 
 def _client_context(plane, tmp_path, identity: Identity | None = None) -> ssl.SSLContext:
@@ -138,17 +190,34 @@ def test_a_member_gets_through(shared_plane, member, tmp_path):
     assert _first_bytes(shared_plane, _client_context(shared_plane, tmp_path))
 
 
+def test_a_good_certificate_is_believed_however_it_was_made(shared_plane, authority, tmp_path):
+    """What is refused below is refused for what is wrong with it."""
+    for good in (authority.issue(ID), authority.issue_through(1)):
+        assert _first_bytes(shared_plane, _client_context(shared_plane, tmp_path, good))
+        client = sidecar(shared_plane, "a", servers=["a/one"], identity=good)
+        client.open().subscribe("Server", {"a/one"})
+
+
+@pytest.mark.parametrize("uri", ["spiffe://mesh.test/elsewhere", "spiffe://mesh.test/ns/a/sa/default/more"])
+def test_an_identity_that_is_no_workload_is_told_nothing(shared_plane, authority, uri):
+    stream = sidecar(shared_plane, "a", identity=authority.issue(uri)).open()
+    stream.send("Mesh", subscribe=["*"])
+    codes = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+    ended = stream.hear_or_end()
+    assert isinstance(ended, Ended) and ended.code in codes, ended
+
+
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_certificate_ends_the_handshake(shared_plane, foreign, tmp_path, kind):
-    context = _client_context(shared_plane, tmp_path, BAD[kind](shared_plane, foreign))
+def test_a_bad_certificate_ends_the_handshake(shared_plane, authority, tmp_path, kind):
+    context = _client_context(shared_plane, tmp_path, BAD[kind](shared_plane, authority))
     with pytest.raises((ssl.SSLError, ConnectionError)):
         assert _first_bytes(shared_plane, context) == b"", "the connection stands"
         raise ConnectionError("ended without a word")
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_nobody_with_a_bad_certificate_is_heard(shared_plane, foreign, kind):
-    bad = BAD[kind](shared_plane, foreign)
+def test_nobody_with_a_bad_certificate_is_heard(shared_plane, authority, kind):
+    bad = BAD[kind](shared_plane, authority)
     csr, token = signing_request(new_key()), shared_plane.operator.make_token("a", "default")["token"]
     refused(grpc.StatusCode.UNAVAILABLE, certify, shared_plane.channel(bad), csr, join_token=token)
     refused(grpc.StatusCode.UNAVAILABLE, certify, shared_plane.channel(bad), csr)

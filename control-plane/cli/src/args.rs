@@ -18,9 +18,9 @@ use crate::terminal::Color;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  failed: the control plane or a file says that it cannot be done, or a check found something wrong
-  2  usage: the command line is wrong, such as an unknown flag or kind or a file that is not there
-  3  refused: by policy (credentials, scope, file modes, limits) or because of a conflict with another change
+  1  failed: it cannot be done, a file has mistakes, or a check found something wrong
+  2  usage: the command line is wrong, such as an unknown flag or kind, or a file that is not there
+  3  refused: by policy (credentials, scope, file modes, limits) or by another change in between
   4  unreachable: no control plane answers, or it does not prove to be the one that is meant
 
 Examples:

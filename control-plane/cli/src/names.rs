@@ -143,7 +143,7 @@ mod tests {
         };
         check("mcpsrver", "did you mean \"mcpserver\"?");
         check("accesspolices", "did you mean \"accesspolicies\"?");
-        check("telemtry", "did you mean \"telemetries\"?");
+        check("telemtry", "did you mean \"telemetry\"?");
         check("rout", "did you mean \"route\"?");
         let far = told(find_kind("elephant").unwrap_err());
         assert!(

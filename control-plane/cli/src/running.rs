@@ -28,6 +28,7 @@ const DATA: &str = "data";
 /// Starts a mesh in a folder and serves it until it is stopped.
 pub(crate) async fn up(args: UpArgs, resources: Vec<File>, context: &Context) -> Result<ExitCode, Failure> {
     start_log(&args.log)?;
+    let named = !args.files.is_empty();
     let home = &context.given.home;
     make_folder(home)?;
     let mut config = Config::local(home.join(DATA));
@@ -37,6 +38,9 @@ pub(crate) async fn up(args: UpArgs, resources: Vec<File>, context: &Context) ->
         (args.listen_sidecars, args.listen_operators, args.listen_health);
     let running = Box::pin(start(config)).await?;
     sign_in(home, &running).await?;
+    // The examples are a beginning: what became of them since is not undone.
+    let begins = running.admin_token.is_some();
+    let resources = if named || begins { resources } else { Vec::new() };
     let applied = apply(home, resources, context).await?;
     greet(&context.terminal, home, &running, applied)?;
     until_asked_to_stop().await?;
@@ -193,7 +197,8 @@ fn start_log(args: &LogArgs) -> Result<(), Failure> {
         Failure::usage(format!("--log-level: {error}")).then("use error, warn, info, debug or trace")
     })?;
     let coloured = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(coloured);
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(coloured);
     let started = match args.log_format {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),

@@ -56,7 +56,7 @@ pub(crate) struct UpArgs {
     /// Keep the files in $XDG_DATA_HOME/weft instead of .weft in this folder
     #[arg(long)]
     pub(crate) global: bool,
-    /// Resources to apply at start: a file or a folder; the built-in examples if not given
+    /// Resources to apply at start: a file or a folder; the built-in examples, at the very first start, if not given
     #[arg(long = "file", short = 'f', value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// The mesh's trust domain; decided at first start

@@ -1,6 +1,6 @@
 //! The identity service behind gRPC.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -112,7 +112,7 @@ impl IdentityService {
         let now = Instant::now();
         let waited = match (&request.proof, &peer.leaf) {
             (None, Some(leaf)) => self.certificates.take(leaf.serial.as_str().to_owned(), now),
-            _ => self.addresses.take(peer.address.ip(), now),
+            _ => self.addresses.take(network(peer.address.ip()), now),
         };
         waited.map_err(|after| Refusal::TooOften { after })
     }
@@ -161,6 +161,17 @@ impl IdentityService {
     /// A moment to come back at, different for everyone.
     fn spread(&self) -> Duration {
         self.settings.retry_spread.mul_f64(rand::rng().random_range(0.1..=1.0))
+    }
+}
+
+/// What one party is known by: an IPv4 address, or the /64 that an IPv6 host has for itself.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => {
+            let mask = !u128::from(u64::MAX);
+            Ipv6Addr::from_bits(address.to_bits() & mask).into()
+        }
     }
 }
 

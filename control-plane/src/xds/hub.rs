@@ -38,6 +38,8 @@ pub struct Settings {
     /// How long a vanished client stays in the status.
     pub remembered: Duration,
     pub clients_max: usize,
+    /// One identity cannot take every place by calling itself many nodes.
+    pub clients_per_identity_max: usize,
     pub remembered_max: usize,
 }
 
@@ -54,6 +56,7 @@ impl Default for Settings {
             gone_grace: Duration::from_secs(30),
             remembered: Duration::from_secs(24 * 3600),
             clients_max: 50_000,
+            clients_per_identity_max: 5_000,
             remembered_max: 50_000,
         }
     }
@@ -112,6 +115,7 @@ struct Clients {
     next: u64,
     by_id: HashMap<u64, Arc<Client>>,
     by_node: HashMap<(SpiffeId, NodeId), u64>,
+    by_identity: HashMap<SpiffeId, usize>,
     by_namespace: HashMap<Namespace, HashSet<u64>>,
     serving: HashMap<ServerName, HashSet<u64>>,
     calling: HashSet<u64>,
@@ -166,7 +170,7 @@ impl Hub {
     }
 
     pub fn is_ready(&self) -> bool {
-        *self.ready.borrow()
+        *self.ready.borrow() && !self.shutdown.is_cancelled()
     }
 
     /// The revision that is published, as it moves.
@@ -297,7 +301,10 @@ impl Hub {
         let mut clients = lock(&self.clients);
         let key = (status.identity.clone(), viewer.node.clone());
         let replaces = clients.by_node.get(&key).copied();
-        if clients.by_id.len() >= self.settings.clients_max && replaces.is_none() {
+        let of_identity = clients.by_identity.get(&key.0).copied().unwrap_or_default();
+        let full = clients.by_id.len() >= self.settings.clients_max
+            || of_identity >= self.settings.clients_per_identity_max;
+        if full && replaces.is_none() {
             return None;
         }
         if let Some(old) = replaces.and_then(|old| clients.remove(old)) {
@@ -392,6 +399,7 @@ impl Hub {
 
 impl Clients {
     fn insert(&mut self, key: (SpiffeId, NodeId), client: &Arc<Client>) {
+        *self.by_identity.entry(key.0.clone()).or_default() += 1;
         self.by_node.insert(key, client.id);
         self.by_namespace.entry(client.viewer.identity.namespace.clone()).or_default().insert(client.id);
         if client.viewer.stances.calls() {
@@ -405,6 +413,12 @@ impl Clients {
         let key = (client.viewer.identity.id(), client.viewer.node.clone());
         if self.by_node.get(&key) == Some(&id) {
             self.by_node.remove(&key);
+        }
+        if let Some(count) = self.by_identity.get_mut(&key.0) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_identity.remove(&key.0);
+            }
         }
         let namespace = &client.viewer.identity.namespace;
         if let Some(ids) = self.by_namespace.get_mut(namespace) {

@@ -158,10 +158,12 @@ fn stances(metadata: &Struct) -> Result<Stances, Error> {
 
 #[cfg(test)]
 mod tests {
+    use weft_proto::name::SpiffeId;
+
     use super::*;
 
     fn identity() -> Workload {
-        weft_proto::name::SpiffeId::parse("spiffe://corp.example/ns/research/sa/files").unwrap().workload().unwrap()
+        SpiffeId::parse("spiffe://corp.example/ns/research/sa/files").unwrap().workload().unwrap()
     }
 
     fn mesh() -> TrustDomain {

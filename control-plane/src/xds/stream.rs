@@ -165,7 +165,7 @@ impl ClientStream {
             locality,
         });
         let Some(client) = self.hub.register(viewer, instance, status) else {
-            let status = Status::resource_exhausted("this control plane has as many clients as it takes");
+            let status = Status::resource_exhausted("this control plane has as many clients, or as many of this identity, as it takes");
             return End::with("too_many", status);
         };
         tracing::info!(%node, %identity, peer.address = %self.peer.address, "sidecar connected");

@@ -17,7 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   weft audit                                the latest records
   weft audit --who ci --limit 100           what the key `ci` did
-  weft audit --action token.create -o json  for programs
+  weft audit --action token. -o json         every act on tokens, for programs
   weft audit --before 500                   earlier records";
 
 const DETAIL_CHARS_MAX: usize = 80;

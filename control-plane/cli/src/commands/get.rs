@@ -21,7 +21,7 @@ const EXAMPLES: &str = "\
 Examples:
   weft get mcpservers -A                    every server of the mesh
   weft get accesspolicy readers -n research
-  weft get mcpserver/research/files -o yaml one object, as it would be written
+  weft get server/research/files -o yaml    one object, as it would be written
   weft get servers -n research -l team=papers
   weft get all -n research                  objects of every kind
   weft get routes -A -w                     … and whatever happens to them from now on

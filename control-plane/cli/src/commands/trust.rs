@@ -22,7 +22,7 @@ const EXAMPLES: &str = "\
 Examples:
   weft trust show
   weft trust rotate --start --wait
-  weft trust revoke 5e:0c:91";
+  weft trust revoke 5e0c91";
 
 const SHOW_EXAMPLES: &str = "\
 Examples:

@@ -47,7 +47,7 @@ fn the_help_of_every_command_has_an_example_that_is_understood() {
 
 /// The words of an example, without what explains it or is for the shell.
 fn example_words(line: &str) -> Vec<String> {
-    let command = line.split("   ").next().unwrap_or_default();
+    let command = line.split("  ").next().unwrap_or_default();
     let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
     for c in command.trim_end_matches('\\').chars().chain([' ']) {
         match c {

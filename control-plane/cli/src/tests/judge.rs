@@ -64,7 +64,7 @@ fn sidecars_are_judged_by_what_is_wrong_with_them() {
         let found = sidecars(&all, now());
         let outcomes: Vec<_> = found.iter().map(|finding| finding.outcome).collect();
         assert_eq!(outcomes, expected, "{found:?}");
-        let wrong = found.iter().filter(|finding| finding.outcome != Outcome::Ok);
+        let wrong = found.iter().filter(|finding| finding.outcome != Ok);
         assert!(
             wrong.clone().all(|finding| finding.detail.contains("a/other") && !finding.remedy.is_empty())
         );
@@ -88,7 +88,7 @@ fn a_long_list_of_sidecars_is_cut() {
 #[test]
 fn the_report_says_what_is_wrong_why_and_what_to_do() {
     let mut report = Report::default();
-    report.add("state", vec![skew("0.1.0", "0.1.0"), super::published(&Version::default())]);
+    report.add("state", vec![skew("0.1.0", "0.1.0"), published(&Version::default())]);
     assert_eq!(
         report.render(false),
         "state\n  ✓ version skew: command 0.1.0, control plane 0.1.0\n  ✗ published revision: the store is at none, but \

@@ -27,7 +27,8 @@ Made from the definition of the command line (`WEFT_BLESS=1 cargo test -p weft`)
 }
 
 fn section(page: &mut String, name: &str, command: &Command, wanted: impl Fn(&Arg) -> bool) {
-    let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
+    let about =
+        command.get_long_about().or_else(|| command.get_about()).map(ToString::to_string).unwrap_or_default();
     let usage = command.clone().render_usage().to_string();
     let usage = usage.trim_start_matches("Usage: ");
     let _ = write!(page, "\n## `{name}`\n\n{about}\n\n```text\n{usage}\n```\n");
