@@ -16,6 +16,8 @@ use tokio_rustls::TlsConnector;
 /// An authenticated connection.
 #[derive(Debug)]
 pub(crate) struct Operator {
+    address: SocketAddr,
+    config: Arc<rustls::ClientConfig>,
     sender: SendRequest<Full<Bytes>>,
     token: String,
 }
@@ -32,13 +34,9 @@ impl Operator {
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(store)
             .with_no_client_auth();
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let stream =
-            TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost")?, stream).await?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        Ok(Self { sender, token })
+        let config = Arc::new(config);
+        let sender = open(address, Arc::clone(&config)).await?;
+        Ok(Self { address, config, sender, token })
     }
 
     pub(crate) async fn call(&mut self, method: Method, path: &str, body: String) -> anyhow::Result<serde_json::Value> {
@@ -48,7 +46,10 @@ impl Operator {
             .header("host", "localhost")
             .header("authorization", format!("Bearer {}", self.token))
             .body(Full::from(body))?;
-        self.sender.ready().await?;
+        if self.sender.ready().await.is_err() {
+            // The server lets go of connections on which nothing is asked for a while.
+            self.sender = open(self.address, Arc::clone(&self.config)).await?;
+        }
         let response = self.sender.send_request(request).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
@@ -67,4 +68,16 @@ impl Operator {
         let answer = self.call(Method::POST, "/v1/tokens", body.to_string()).await?;
         Ok(answer["token"].as_str().context("the answer holds a token")?.to_owned())
     }
+}
+
+async fn open(
+    address: SocketAddr,
+    config: Arc<rustls::ClientConfig>,
+) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let stream = TlsConnector::from(config).connect(ServerName::try_from("localhost")?, stream).await?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(sender)
 }

@@ -28,6 +28,20 @@ def shared_plane(tmp_path_factory):
     yield from running(tmp_path_factory.mktemp("plane"))
 
 
+@pytest.fixture(scope="session")
+def aging(tmp_path_factory):
+    """A control plane and a token of the shortest life that tokens have, made before the first test."""
+    for plane in running(tmp_path_factory.mktemp("aging")):
+        yield plane, plane.operator.make_token("agents", "reviewer", expiresIn="1m")
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that wait for something to age come last, and it ages from the first test on."""
+    items.sort(key=lambda item: "aging" in item.fixturenames)
+    if items and "aging" in items[-1].fixturenames:
+        items[0].fixturenames.insert(0, "aging")
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     report = (yield).get_result()

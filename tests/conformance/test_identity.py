@@ -219,7 +219,7 @@ def _with_broken_signature() -> bytes:
 
 
 def _oversized() -> bytes:
-    names = x509.SubjectAlternativeName([x509.DNSName(f"n{number}.test") for number in range(20_000)])
+    names = x509.SubjectAlternativeName([x509.DNSName(f"n{number}.test") for number in range(2_000)])
     return signing_request(new_key(), NOBODY, names)
 
 
@@ -259,6 +259,13 @@ def test_a_bad_request_does_not_use_up_the_token(shared_plane):
     token = _token(shared_plane)
     refused(INVALID, _certify, shared_plane, token, csr=BAD_REQUESTS["garbage"]())
     assert _certify(shared_plane, token).spiffe_id == REVIEWER
+
+
+def test_a_message_that_is_far_too_large_is_refused_before_it_is_read(shared_plane):
+    refused(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, _certify, shared_plane, _token(shared_plane), csr=bytes(5 << 20)
+    )
+    assert shared_plane.is_ready()
 
 
 # The proof: join tokens
@@ -320,16 +327,17 @@ def test_a_token_of_which_any_part_is_wrong_is_refused(shared_plane):
 
 
 @pytest.mark.parametrize(
-    "token", [".", "weft1", "weft1...", "weft1.a.b", "weft9.a.b.c", "x" * 100_000, "weft1.\0.b.c"]
+    "token", [".", "weft1", "weft1...", "weft1.a.b", "weft9.a.b.c", "x" * 20_000, "weft1.\0.b.c"]
 )
 def test_a_malformed_token_is_refused(shared_plane, token):
     assert refused({INVALID, UNAUTHENTICATED}, _certify, shared_plane, token)
 
 
-def test_an_expired_token_is_refused(shared_plane):
-    made = shared_plane.operator.make_token("agents", "reviewer", expiresIn="1s")
-    eventually(lambda: shared_plane.operator.token_state(made["id"]) == "expired")
-    assert "expired" in refused({UNAUTHENTICATED, DENIED}, _certify, shared_plane, made["token"])
+@pytest.mark.timeout(90)
+def test_an_expired_token_is_refused(aging):
+    plane, made = aging
+    eventually(lambda: plane.operator.token_state(made["id"]) == "expired", within=70)
+    assert "expired" in refused({UNAUTHENTICATED, DENIED}, _certify, plane, made["token"])
 
 
 def test_a_revoked_token_is_refused(shared_plane):

@@ -81,15 +81,46 @@ def test_a_denied_subscription_is_logged_with_who_asked_for_what(plane):
     eventually(lambda: any("b/it" in line and client.id in line for line in plane.log().splitlines()))
 
 
-def test_a_name_that_was_denied_is_sent_when_its_tenant_allows_it_and_removed_when_not(plane):
+STANCES = pytest.mark.parametrize("stance", ["inbound", "outbound"])
+
+
+@rule(7)
+@STANCES
+def test_a_name_that_was_denied_is_sent_when_its_tenant_allows_it_and_removed_when_not(plane, stance):
     plane.operator.apply(*CLOSED)
-    stream = sidecar(plane, "a").open()
+    stream = sidecar(plane, "a", stances=[stance]).open()
     stream.subscribe("Server", removed={"b/it"}, to=["b/it"])
     plane.operator.apply(access("b", "it", callers=["a", "b"]))
     stream.expect("Server", {"b/it"})
     plane.operator.apply(access("b", "it", callers=["b"]))
+    stream.expect("Server", removed={"b/it"})
+
+
+@rule(7)
+@STANCES
+def test_a_name_of_another_tenant_is_followed_like_one_of_the_own(plane, stance):
+    stream = sidecar(plane, "a", stances=[stance]).open()
+    for type_name in ("Server", "Endpoints"):
+        stream.subscribe(type_name, removed={"b/late"}, to=["b/late"])
+    plane.operator.apply(at_address("b", "late"))
+    stream.expect("Server", {"b/late"})
+    stream.expect("Endpoints", {"b/late"})
+    plane.operator.apply(at_address("b", "late", address="10.9.0.2:7443", call="61s"))
+    stream.expect("Server", {"b/late"})
+    stream.expect("Endpoints", {"b/late"})
+    plane.operator.delete(at_address("b", "late"))
+    stream.expect("Endpoints", removed={"b/late"})
+    stream.expect("Server", removed={"b/late"})
+
+
+@rule(18)
+def test_a_name_that_is_lost_because_its_tenant_withdrew_it_is_said_to_be_denied(plane):
+    plane.operator.apply(at_address("b", "it"))
+    stream = sidecar(plane, "a", stances=["outbound"]).open()
+    stream.subscribe("Server", {"b/it"}, to=["b/it"])
+    plane.operator.apply(access("b", "it", callers=["b"]))
     removal = stream.expect("Server", removed={"b/it"})
-    assert removal.errors["b/it"].code == PERMISSION_DENIED
+    assert {name: error.code for name, error in removal.errors.items()} == {"b/it": PERMISSION_DENIED}
 
 
 def test_a_node_that_claims_to_stand_beside_a_foreign_server_gains_nothing(plane):

@@ -84,7 +84,7 @@ fn columns(kind: Option<Kind>) -> &'static [(&'static str, Read)] {
         ],
         Some(Kind::Trust) => &[
             ("TRUST DOMAIN", |spec| field(spec, "trustDomain")),
-            ("LIFETIME", |spec| or(spec, "svidLifetime", "24h")),
+            ("LIFETIME", |spec| or(spec, "svidLifetime", "1d")),
             ("DEFAULT", |spec| or(spec, "defaultAction", "allow")),
             ("FEDERATED", |spec| list(spec, "federated", |domain| field(domain, "trustDomain"))),
         ],
@@ -134,13 +134,13 @@ fn amount(limit: &Value) -> String {
 
 fn destinations(spec: &Value) -> String {
     let rules = spec.get("rules").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let mut names: Vec<_> = rules
-        .iter()
-        .filter_map(|rule| rule.get("to")?.as_array())
-        .flatten()
-        .map(|to| field(to, "server"))
-        .collect();
-    names.dedup();
+    let named = rules.iter().filter_map(|rule| rule.get("to")?.as_array()).flatten();
+    let mut names: Vec<String> = Vec::new();
+    for name in named.map(|to| field(to, "server")) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
     some_of(names)
 }
 

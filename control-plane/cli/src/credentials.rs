@@ -142,7 +142,8 @@ pub(crate) fn find_home(given: Option<&Path>, start: &Path, user_data: &Path) ->
 pub(crate) fn user_data() -> PathBuf {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let data = absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
-    data.unwrap_or_else(std::env::temp_dir).join("weft")
+    // Without a home there is no folder that is the user's own, other than the one they are in.
+    data.map_or_else(|| PathBuf::from(LOCAL_HOME), |data| data.join("weft"))
 }
 
 /// Reads the file, if nobody but its owner could.

@@ -138,7 +138,9 @@ pub(crate) fn check(files: &[File]) -> Result<Vec<Key>, Failure> {
             1 => "there is a mistake in the resources".to_owned(),
             count => format!("there are {count} mistakes in the resources"),
         };
-        return Err(Failure::failed(what).at(mistakes).then("mend the places named above; nothing was sent"));
+        return Err(Failure::failed(what)
+            .at(mistakes)
+            .then("mend the places named above, and repeat; nothing was sent"));
     }
     match keys.is_empty() {
         true => {

@@ -51,6 +51,11 @@ impl Table {
         self.rows.push(row);
     }
 
+    /// Room in the first column for a text that may come later.
+    pub(crate) fn reserve(&mut self, text: &str) {
+        self.widen(&[Cell::new(text)]);
+    }
+
     fn widen(&mut self, row: &[Cell]) {
         for (width, cell) in self.widths.iter_mut().zip(row) {
             *width = (*width).max(cell.width());

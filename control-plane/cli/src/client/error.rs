@@ -137,6 +137,13 @@ fn next(problem: &Problem) -> Option<String> {
             wrote, or ask an admin for a key (`weft key create`)"
         }
         StatusCode::FORBIDDEN => "ask an admin for a key with a wider scope (`weft key create --scope …`)",
+        _ if problem.code == "rotation-refused" => "see where the rotation stands with `weft trust rotate`",
+        _ if problem.code == "name-taken" => {
+            "choose another name; `weft key list` shows those that are taken"
+        }
+        _ if problem.code == "last-admin-key" => {
+            "make another admin key first: `weft key create <name> --scope admin`"
+        }
         StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => {
             "look at what is there now (`weft get`, `weft diff`, `weft history`), then repeat"
         }
@@ -144,7 +151,7 @@ fn next(problem: &Problem) -> Option<String> {
             let after = problem.retry_after.as_deref().map(|secs| format!("repeat in {secs} s"));
             return Some(after.unwrap_or_else(|| "repeat in a moment".to_owned()));
         }
-        _ if !problem.errors.is_empty() => "mend the places named above; nothing was changed",
+        _ if !problem.errors.is_empty() => "mend the places named above, and repeat",
         status if status.is_server_error() => "look for the request in the control plane's log",
         _ => return None,
     };
@@ -223,7 +230,7 @@ mod tests {
         assert_eq!(
             told(Error::Refused(Box::new(problem))).to_string(),
             "1 mistake (invalid-resource) [request r1]\n  a.yaml:6:3: spec.x: unknown field\n  too many\n  next: \
-             mend the places named above; nothing was changed"
+             mend the places named above, and repeat"
         );
     }
 }

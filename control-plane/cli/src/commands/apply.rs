@@ -15,7 +15,8 @@ Examples:
   weft apply -f mesh/ -f extra.json         a folder with everything below it, and a file
   generate | weft apply -f -                from stdin
   weft apply -f mesh/ --dry-run             only check
-  weft apply -f mesh/ --reason 'ticket 17'  with a note in the history";
+  weft apply -f mesh/ --reason 'add a canary'
+                                            with a note in the history";
 
 /// Creates and changes resources: all of them, or none
 ///

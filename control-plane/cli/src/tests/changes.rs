@@ -37,7 +37,7 @@ async fn applied_files_are_one_request_and_a_line_per_object() {
     fake.file("mesh/sub/b.yml", &object("b"));
     let other = fake.file("c.json", &object("c"));
     let folder = folder.trim_end_matches("/a.yaml");
-    let ran = fake.run(&["apply", "-f", folder, "-f", &other, "--reason", "ticket 17"]).await;
+    let ran = fake.run(&["apply", "-f", folder, "-f", &other, "--reason", "add a canary"]).await;
     let lines =
         "mcpserver/research/a created\nmcpserver/research/b changed\nmcpserver/research/c unchanged\n";
     assert_eq!(ran.done().out, lines);
@@ -50,7 +50,7 @@ async fn applied_files_are_one_request_and_a_line_per_object() {
     }
     let asked = fake.asked();
     assert_eq!(asked.len(), 1);
-    assert_eq!(asked[0].line, "POST /v1/apply?reason=ticket%2017&file=3%20files");
+    assert_eq!(asked[0].line, "POST /v1/apply?reason=add%20a%20canary&file=3%20files");
     assert_eq!(asked[0].kind, "application/yaml");
     assert_eq!(asked[0].body, format!("---\n{}---\n{}---\n{}", object("a"), object("b"), object("c")));
 }

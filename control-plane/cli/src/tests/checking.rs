@@ -27,8 +27,9 @@ fn mesh(asked: &str, sync: &str, not_after: &str) -> Answer {
     ok(match asked {
         "GET /v1/version" => {
             json!({ "version": env!("CARGO_PKG_VERSION"), "apiVersion": "v1", "trustDomain": "d",
-            "storeRevision": 7, "publishedRevision": 7 })
+            "storeRevision": 9, "publishedRevision": 7 })
         }
+        "GET /v1/history?limit=1" => json!({ "items": [{ "revision": 7 }], "next": 7 }),
         "GET /v1/trust" => json!({ "trustDomain": "d", "svidLifetime": "24h", "sequence": 1,
             "roots": [{ "fingerprint": "ab", "notBefore": "2026-01-01T00:00:00Z", "notAfter": not_after,
                         "issuing": true, "generation": 1 }],
@@ -103,6 +104,7 @@ async fn a_mesh_in_which_all_is_well_passes_every_check() {
     let fake = Fake::start(|asked| mesh(&asked.line, "synced", FAR)).await;
     let ran = fake.run(&["check", "--health-url", &health(200).await]).await;
     assert!(ran.done().out.ends_with("\nall is well\n"), "{}", ran.out);
+    assert!(ran.out.contains("published revision: 7, with every change up to 7"), "{}", ran.out);
     let ran = fake.run(&["check", "-o", "json", "--health-url", &health(200).await]).await;
     let report: Value = serde_json::from_str(&ran.done().out).unwrap();
     let names: Vec<_> = report["groups"].as_array().unwrap().iter().map(|group| &group["name"]).collect();

@@ -61,7 +61,7 @@ fn each_kind_shows_what_matters_of_it() {
         json!({ "tracing": { "sampling": "1%", "endpoint": "http://o:4317" }, "audit": "full" }),
         "all | 1% | http://o:4317 | full",
     );
-    check(Kind::Trust, json!({ "trustDomain": "d", "defaultAction": "deny" }), "d | 24h | deny | -");
+    check(Kind::Trust, json!({ "trustDomain": "d", "defaultAction": "deny" }), "d | 1d | deny | -");
 }
 
 #[test]

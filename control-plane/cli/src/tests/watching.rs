@@ -51,8 +51,8 @@ async fn what_happens_is_shown_below_what_is_and_a_broken_stream_is_taken_up() {
     let fake = fake(vec![Answer::Events(first), Answer::Events(second), over()]).await;
     let ran = fake.run(&["get", "routes", "-n", "n", "-w"]).await;
     let expected = "\
-EVENT  NAMESPACE  NAME  SERVER  TO   RULES
-is     n          old   n/a     n/x  1
+EVENT    NAMESPACE  NAME  SERVER  TO   RULES
+is       n          old   n/a     n/x  1
 created  n          new   n/a     n/x  1
 changed  n          new   n/b     n/x  1
 deleted  n          old

@@ -97,6 +97,8 @@ async fn refusals_of_the_control_plane_have_their_codes() {
     check(403, "forbidden", ExitCode::Refused, &["wider scope"]).await;
     check(404, "not-found", ExitCode::Failed, &[]).await;
     check(409, "conflict", ExitCode::Refused, &["what is there now"]).await;
+    check(409, "rotation-refused", ExitCode::Refused, &["weft trust rotate"]).await;
+    check(409, "last-admin-key", ExitCode::Refused, &["make another admin key first"]).await;
     check(429, "too-many-attempts", ExitCode::Refused, &["repeat in a moment"]).await;
     check(500, "internal", ExitCode::Failed, &["the control plane's log"]).await;
     check(503, "overloaded", ExitCode::Unreachable, &["repeat"]).await;

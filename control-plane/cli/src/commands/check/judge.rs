@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::report::Finding;
-use crate::answers::{Sidecar, Trust, Version};
+use crate::answers::{Sidecar, Trust};
 use crate::commands::status::{EXPIRES_SOON_SECS, Standing};
 use crate::moments;
 
@@ -32,19 +32,19 @@ pub(super) fn skew(client: &str, server: &str) -> Finding {
     }
 }
 
-/// Whether sidecars are told what the store holds.
-pub(super) fn published(version: &Version) -> Finding {
+/// Whether sidecars are told the newest change of an object. The store moves on without that too, for instance when a
+/// token is made.
+pub(super) fn published(published: Option<u64>, newest_change: Option<u64>) -> Finding {
     const NAME: &str = "published revision";
-    match (version.store_revision, version.published_revision) {
-        (Some(store), Some(published)) if store <= published => {
-            Finding::ok(NAME, format!("{published}, as in the store"))
+    match (published, newest_change.unwrap_or_default()) {
+        (Some(published), newest) if newest <= published => {
+            Finding::ok(NAME, format!("{published}, with every change up to {newest}"))
         }
-        (store, published) => {
-            let show =
-                |revision: Option<u64>| revision.map_or_else(|| "none".to_owned(), |it| it.to_string());
+        (published, newest) => {
+            let published = published.map_or_else(|| "nothing".to_owned(), |it| it.to_string());
             Finding::failed(
                 NAME,
-                format!("the store is at {}, but {} is published", show(store), show(published)),
+                format!("the newest change is {newest}, but {published} is published"),
                 "sidecars are not told the latest changes",
                 "look for errors of the planner in the control plane's log; restart it if it does not recover",
             )

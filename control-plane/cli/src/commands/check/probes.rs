@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::judge;
 use super::report::{Finding, Report};
-use crate::answers::{Sidecars, Trust, Version};
+use crate::answers::{History, Sidecars, Trust, Version};
 use crate::app::Context;
 use crate::client::{self, Client, Endpoint, Error, Path, plain_status};
 use crate::commands::version::CLIENT;
@@ -39,8 +39,8 @@ pub(super) async fn run(health_url: Option<&str>, context: &Context) -> Result<R
     };
     match (&client, version) {
         (Some(client), Some(version)) => {
-            let version = settled(client, version).await;
-            report.add("state", vec![judge::skew(CLIENT, &version.version), judge::published(&version)]);
+            let skew = judge::skew(CLIENT, &version.version);
+            report.add("state", vec![skew, published(client, version).await]);
             trust(client, context, &mut report).await;
             sidecars(client, context, &mut report).await;
         }
@@ -168,16 +168,23 @@ fn read_url(url: &str) -> Result<(String, u16), Failure> {
     }
 }
 
-/// The version after what was just stored had its time to be published.
-async fn settled(client: &Client, mut version: Version) -> Version {
+/// Whether the newest change is published, after it had its time to be.
+async fn published(client: &Client, mut version: Version) -> Finding {
+    let newest = Path::v1(&["history"]).with("limit", Some(1));
+    let newest = match client.get(&newest).await.and_then(client::read::<History>) {
+        Ok(history) => history.items.first().map(|change| change.revision),
+        Err(error) => {
+            return from_failure("published revision", error.into(), "nothing is known of the changes");
+        }
+    };
     let deadline = Instant::now() + PUBLISH_PATIENCE;
-    while version.published_revision < version.store_revision && Instant::now() < deadline {
+    while version.published_revision < newest && Instant::now() < deadline {
         sleep(LOOK_AGAIN).await;
         if let Ok(newer) = client.get(&Path::v1(&["version"])).await.and_then(client::read) {
             version = newer;
         }
     }
-    version
+    judge::published(version.published_revision, newest)
 }
 
 async fn trust(client: &Client, context: &Context, report: &mut Report) {

@@ -70,6 +70,7 @@ impl<'a> Watch<'a> {
         let mut headers = vec!["EVENT"];
         headers.extend(columns::headers(wanted.kind, wanted.is_wide()));
         let mut table = Table::new(headers);
+        table.reserve("deleted");
         for object in &page.items {
             table.push(row(wanted, "is", object));
         }
