@@ -61,7 +61,8 @@ impl ControlPlane {
             .kill_on_drop(true)
             .spawn()?;
         let output = process.stdout.take().context("the child has an output")?;
-        let line = BufReader::new(output).lines().next_line().await?.context("the control plane did not start")?;
+        let line =
+            BufReader::new(output).lines().next_line().await?.context("the control plane did not start")?;
         let said: serde_json::Value = serde_json::from_str(&line)?;
         let text = |field: &str| said[field].as_str().map(str::to_owned);
         let address = |field: &str| anyhow::Ok(text(field).context("an address is missing")?.parse()?);

@@ -21,7 +21,10 @@ pub(crate) enum Event {
     /// It has heard of every type that it asked for.
     Synced,
     /// A policy came and was acknowledged.
-    Policy { name: String, at: Instant },
+    Policy {
+        name: String,
+        at: Instant,
+    },
     Lost,
 }
 
@@ -55,7 +58,9 @@ impl Sidecar {
                 .send(DeltaDiscoveryRequest {
                     node: (at == 0).then(|| self.node()),
                     type_url: ty.type_url().to_owned(),
-                    initial_resource_versions: held.map(|(name, version)| (name.clone(), version.clone())).collect(),
+                    initial_resource_versions: held
+                        .map(|(name, version)| (name.clone(), version.clone()))
+                        .collect(),
                     ..Default::default()
                 })
                 .await?;

@@ -13,7 +13,10 @@ mod table;
 use clap::Parser;
 
 #[derive(Debug, Parser)]
-#[command(about = "Benchmarks of the Weft control plane", after_help = "Example: benches/run --sidecars 10000")]
+#[command(
+    about = "Benchmarks of the Weft control plane",
+    after_help = "Example: benches/run --sidecars 10000"
+)]
 struct Args {
     /// How many sidecars are simulated.
     #[arg(long, default_value_t = 10_000)]

@@ -61,7 +61,11 @@ fn planning(table: &mut Table) -> anyhow::Result<()> {
         let each = started.elapsed() / CHANGES;
         table.row(
             format!("planning one change among {size} resources"),
-            format!("{:.1} µs (all of them at once: {:.0} ms)", each.as_secs_f64() * 1e6, all.as_secs_f64() * 1e3),
+            format!(
+                "{:.1} µs (all of them at once: {:.0} ms)",
+                each.as_secs_f64() * 1e6,
+                all.as_secs_f64() * 1e3
+            ),
             "grows with the change, not with the mesh",
         );
     }

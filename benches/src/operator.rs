@@ -39,7 +39,12 @@ impl Operator {
         Ok(Self { address, config, sender, token })
     }
 
-    pub(crate) async fn call(&mut self, method: Method, path: &str, body: String) -> anyhow::Result<serde_json::Value> {
+    pub(crate) async fn call(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> anyhow::Result<serde_json::Value> {
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -61,7 +66,12 @@ impl Operator {
         self.call(Method::POST, "/v1/apply", yaml).await.map(|_| ())
     }
 
-    pub(crate) async fn token(&mut self, namespace: &str, account: &str, uses: usize) -> anyhow::Result<String> {
+    pub(crate) async fn token(
+        &mut self,
+        namespace: &str,
+        account: &str,
+        uses: usize,
+    ) -> anyhow::Result<String> {
         let body = serde_json::json!({
             "identity": { "namespace": namespace, "serviceAccount": account }, "uses": uses, "expiresIn": "1h",
         });

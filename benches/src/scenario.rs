@@ -14,9 +14,9 @@ use tokio::sync::{mpsc, watch};
 
 use crate::child::ControlPlane;
 use crate::fleet::{Event, RECEIVED, Sidecar};
-use weft_tests::link;
 use crate::operator::Operator;
 use crate::table::{Quantiles, Table};
+use weft_tests::link;
 
 /// Sidecars in one namespace, and so the reach of a change to one of its policies.
 const PER_NAMESPACE: usize = 10;
@@ -41,7 +41,13 @@ pub(crate) async fn run(size: usize, table: &mut Table) -> anyhow::Result<()> {
     let started = Instant::now();
     operator.apply((0..1000).map(|n| server(&format!("apply-{n}"), "one")).collect()).await?;
     table.row("`apply` of 1,000 resources", format!("{:.0} ms", ms(started.elapsed())), "≤ 1 s");
-    operator.call(http::Method::POST, "/v1/delete", (0..1000).map(|n| server(&format!("apply-{n}"), "one")).collect()).await?;
+    operator
+        .call(
+            http::Method::POST,
+            "/v1/delete",
+            (0..1000).map(|n| server(&format!("apply-{n}"), "one")).collect(),
+        )
+        .await?;
 
     let namespaces = size.div_ceil(PER_NAMESPACE);
     for chunk in (0..namespaces).collect::<Vec<_>>().chunks(1000) {
@@ -53,7 +59,11 @@ pub(crate) async fn run(size: usize, table: &mut Table) -> anyhow::Result<()> {
     let started = Instant::now();
     let mut fleet = launch(sidecars, plane.sidecars);
     fleet.synced(size).await?;
-    table.row(format!("{size} sidecars connect and sync"), format!("{:.1} s", started.elapsed().as_secs_f64()), "");
+    table.row(
+        format!("{size} sidecars connect and sync"),
+        format!("{:.1} s", started.elapsed().as_secs_f64()),
+        "",
+    );
     let after = plane.memory()?;
     let each = after.saturating_sub(before) / size / 1000;
     let (before, after) = (before >> 20, after >> 20);
@@ -87,7 +97,11 @@ async fn changes(
         "p99 ≤ 2 s",
     );
     table.row("… until the last of them", Quantiles::new(slowest).to_string(), "");
-    table.row("… processor time of the control plane for each such change", format!("{:.0} ms", ms(spent)), "");
+    table.row(
+        "… processor time of the control plane for each such change",
+        format!("{:.0} ms", ms(spent)),
+        "",
+    );
 
     let mut few = Vec::new();
     for round in 0..ROUNDS_FEW {
@@ -116,7 +130,11 @@ async fn restart(
     plane.kill().await?;
     let started = Instant::now();
     let plane = ControlPlane::start(folder, address).await?;
-    table.row("restart of the control plane until ready", format!("{:.2} s", started.elapsed().as_secs_f64()), "");
+    table.row(
+        "restart of the control plane until ready",
+        format!("{:.2} s", started.elapsed().as_secs_f64()),
+        "",
+    );
     fleet.address.send_replace(plane.sidecars);
     fleet.synced(size).await?;
     let resent = RECEIVED.load(Ordering::Relaxed);
@@ -150,7 +168,13 @@ async fn certify(
         async move {
             let config = link::Workload::join(channel, &token).await?.config();
             let namespace = format!("ns-{}", n / PER_NAMESPACE);
-            anyhow::Ok(Sidecar { namespace, app: "files".to_owned(), instance: n, config, held: HashMap::new() })
+            anyhow::Ok(Sidecar {
+                namespace,
+                app: "files".to_owned(),
+                instance: n,
+                config,
+                held: HashMap::new(),
+            })
         }
     });
     let mut sidecars = Vec::with_capacity(size);
@@ -162,7 +186,11 @@ async fn certify(
     let rate = |over: Duration| size as f64 / over.as_secs_f64();
     table.row(
         "join token → certificate over gRPC, durable redemption included",
-        format!("{:.0}/s wall clock, {:.0} per second of the control plane's processor time", rate(took), rate(spent)),
+        format!(
+            "{:.0}/s wall clock, {:.0} per second of the control plane's processor time",
+            rate(took),
+            rate(spent)
+        ),
         "",
     );
     Ok(sidecars)
@@ -204,11 +232,17 @@ impl Fleet {
         Ok(())
     }
 
-    async fn heard(&mut self, policy: &str, expected: usize, started: Instant) -> anyhow::Result<Vec<Duration>> {
+    async fn heard(
+        &mut self,
+        policy: &str,
+        expected: usize,
+        started: Instant,
+    ) -> anyhow::Result<Vec<Duration>> {
         let mut times = Vec::with_capacity(expected);
         while times.len() < expected {
             let event = tokio::time::timeout(PATIENCE, self.events.recv()).await;
-            let event = event.with_context(|| format!("only {} of {expected} heard of {policy}", times.len()))?;
+            let event =
+                event.with_context(|| format!("only {} of {expected} heard of {policy}", times.len()))?;
             match event.context("the fleet is gone")? {
                 Event::Policy { name, at } if name == policy => times.push(at - started),
                 Event::Policy { .. } | Event::Synced => {}

@@ -7,7 +7,12 @@ use std::time::Duration;
 pub(crate) struct Table(Vec<[String; 3]>);
 
 impl Table {
-    pub(crate) fn row(&mut self, what: impl Into<String>, figure: impl Into<String>, target: impl Into<String>) {
+    pub(crate) fn row(
+        &mut self,
+        what: impl Into<String>,
+        figure: impl Into<String>,
+        target: impl Into<String>,
+    ) {
         let row = [what.into(), figure.into(), target.into()];
         let _ = writeln!(std::io::stderr(), "{}: {}", row[0], row[1]);
         self.0.push(row);

@@ -68,7 +68,10 @@ mod tests {
     #[test]
     fn texts_without_certificates_are_refused_with_the_reason() {
         assert_eq!(certificates(""), Err(Error::Empty));
-        assert_eq!(certificates("-----BEGIN CERTIFICATE-----\n%%%\n-----END CERTIFICATE-----\n"), Err(Error::Malformed));
+        assert_eq!(
+            certificates("-----BEGIN CERTIFICATE-----\n%%%\n-----END CERTIFICATE-----\n"),
+            Err(Error::Malformed)
+        );
         let one = encode(&[CertificateDer::from(vec![1])]);
         assert_eq!(certificates(&one.repeat(CERTIFICATES_MAX + 1)), Err(Error::TooMany));
     }

@@ -83,7 +83,11 @@ impl Config {
             xds: xds::Settings::default(),
             identity: identity::Settings::default(),
             sidecar_limits: Limits::default(),
-            operator_limits: Limits { connections_max: 1000, streams_per_connection_max: 100, ..Limits::default() },
+            operator_limits: Limits {
+                connections_max: 1000,
+                streams_per_connection_max: 100,
+                ..Limits::default()
+            },
             api_limits: api::Limits::default(),
         }
     }
@@ -290,7 +294,8 @@ fn identity_service(parts: &Parts, settings: identity::Settings) -> Result<Arc<I
         tokens: Arc::clone(&parts.tokens),
         cluster: None,
     };
-    let (trust, hub, metrics) = (Arc::clone(&parts.trust), Arc::clone(&parts.hub), Arc::clone(&parts.metrics));
+    let (trust, hub, metrics) =
+        (Arc::clone(&parts.trust), Arc::clone(&parts.hub), Arc::clone(&parts.metrics));
     IdentityService::start(attestor, trust, hub, metrics, settings).map(Arc::new).map_err(Error::Threads)
 }
 
@@ -302,7 +307,8 @@ fn doors(
     (sidecar_limits, operator_limits, api_limits): (Limits, Limits, api::Limits),
 ) -> [Door; 3] {
     let Parts { store, hub, trust, tokens, metrics, shutdown } = parts.clone();
-    let tls = |auth, alpn: &[&[u8]]| Some(Arc::new(tls::server_config(&trust.live, &trust.bundles, auth, alpn)));
+    let tls =
+        |auth, alpn: &[&[u8]]| Some(Arc::new(tls::server_config(&trust.live, &trust.bundles, auth, alpn)));
     let api = api::Deps {
         keys: Arc::new(auth::Keys::new(Arc::clone(&store))),
         store,
@@ -361,7 +367,9 @@ async fn settle_trust_domain(store: &dyn Store, asked: Option<TrustDomain>) -> R
             let text = std::str::from_utf8(&entry.value).map_err(|_| Error::StoredTrustDomain)?;
             let found = TrustDomain::parse(text).map_err(|_| Error::StoredTrustDomain)?;
             match asked {
-                Some(asked) if asked != found => Err(Error::OtherTrustDomain { found: found.to_string(), asked }),
+                Some(asked) if asked != found => {
+                    Err(Error::OtherTrustDomain { found: found.to_string(), asked })
+                }
                 _ => Ok(found),
             }
         }
@@ -477,7 +485,10 @@ async fn sweep(
         let now = clock::now();
         hub.sweep(now);
         if let Err(error) = tokens.sweep(now).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "old join tokens could not be cleared away");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "old join tokens could not be cleared away"
+            );
         }
         if let Err(error) = store::retain(&*store, retention).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "old history could not be cleared away");

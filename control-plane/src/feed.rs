@@ -56,9 +56,14 @@ impl Feed {
             };
             match result {
                 Ok(()) => return,
-                Err(store::Error::Compacted { .. }) => tracing::info!("fell behind compaction; reading all objects again"),
+                Err(store::Error::Compacted { .. }) => {
+                    tracing::info!("fell behind compaction; reading all objects again")
+                }
                 Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "the store failed; trying again");
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "the store failed; trying again"
+                    );
                     tokio::select! {
                         () = shutdown.cancelled() => return,
                         () = tokio::time::sleep(RETRY) => {}
@@ -141,7 +146,11 @@ fn read(entry: &Entry) -> Option<Change> {
         // Only what was checked is ever stored, so this is damage, or was written by a newer version.
         Some(Err(errors)) => {
             let error = errors.first().map(ToString::to_string);
-            tracing::error!(key = entry.key.as_str(), error, "a stored object cannot be read and is left out");
+            tracing::error!(
+                key = entry.key.as_str(),
+                error,
+                "a stored object cannot be read and is left out"
+            );
             None
         }
         None => {

@@ -184,13 +184,18 @@ impl Shared {
             request.extensions_mut().insert(peer.clone());
             let router = router.clone();
             async move {
-                let response: Result<Response<Body>, Infallible> = router.oneshot(request.map(Body::new)).await;
+                let response: Result<Response<Body>, Infallible> =
+                    router.oneshot(request.map(Body::new)).await;
                 response
             }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         let limits = &self.limits;
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(64 << 10);
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_timeout)
+            .max_buf_size(64 << 10);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -236,7 +241,8 @@ fn root_of(chain: &[rustls_pki_types::CertificateDer<'_>], bundle: &Arc<Bundle>)
     }
     let (leaf, above) = chain.split_first()?;
     bundle.roots().iter().find_map(|root| {
-        let alone = Bundle::new(bundle.trust_domain().clone(), vec![root.clone()], 0, BTreeSet::new()).ok()?;
+        let alone =
+            Bundle::new(bundle.trust_domain().clone(), vec![root.clone()], 0, BTreeSet::new()).ok()?;
         let bundles = Bundles::new([alone]).ok()?;
         verifier::verify(leaf, above, &bundles, Role::Client, clock::now()).ok()?;
         Some(Fingerprint::of(root).to_string())

@@ -82,12 +82,24 @@ impl Metrics {
             xds_response_bytes: register!("xds_response_bytes", "Bytes of resources sent", Family::default()),
             xds_acks: register!("xds_acks", "Responses acknowledged", Family::default()),
             xds_nacks: register!("xds_nacks", "Responses rejected by a sidecar", Family::default()),
-            xds_stale_nonces: register!("xds_stale_nonces", "Answers to nothing outstanding", Family::default()),
-            xds_unknown_types: register!("xds_unknown_types", "Requests for unknown types", Counter::default()),
-            xds_push_seconds: register!("xds_push_seconds", "From change to response, per sidecar", latency()),
+            xds_stale_nonces: register!(
+                "xds_stale_nonces",
+                "Answers to nothing outstanding",
+                Family::default()
+            ),
+            xds_unknown_types: register!(
+                "xds_unknown_types",
+                "Requests for unknown types",
+                Counter::default()
+            ),
+            xds_push_seconds: register!(
+                "xds_push_seconds",
+                "From change to response, per sidecar",
+                latency()
+            ),
             xds_convergence_seconds: register!(
                 "xds_convergence_seconds",
-                "From response to acknowledgement, per sidecar",
+                "From response to answer",
                 latency()
             ),
             plan_seconds: register!("plan_seconds", "Time to plan one batch of changes", latency()),
@@ -97,16 +109,28 @@ impl Metrics {
             certificates_issued: register!("certificates_issued", "Certificates issued", Counter::default()),
             certificates_refused: register!("certificates_refused", "Requests refused", Family::default()),
             certificate_queue: register!("certificate_queue", "Signing requests waiting", Gauge::default()),
-            certificate_seconds: register!("certificate_seconds", "Time to answer a signing request", latency()),
+            certificate_seconds: register!(
+                "certificate_seconds",
+                "Time to answer a signing request",
+                latency()
+            ),
             issuer_expiry_seconds: register!(
                 "issuer_expiry_timestamp_seconds",
                 "When the issuing certificate expires",
                 Gauge::default()
             ),
-            trust_roots: register!("trust_roots", "Roots of this trust domain that are trusted", Gauge::default()),
+            trust_roots: register!(
+                "trust_roots",
+                "Roots of this trust domain that are trusted",
+                Gauge::default()
+            ),
             api_requests: register!("api_requests", "Operator requests", Family::default()),
             api_seconds: register!("api_seconds", "Time to answer an operator request", latency()),
-            handshakes_failed: register!("handshakes_failed", "TLS handshakes that failed", Family::default()),
+            handshakes_failed: register!(
+                "handshakes_failed",
+                "TLS handshakes that failed",
+                Family::default()
+            ),
             connections: register!("connections", "Connections from sidecars", Gauge::default()),
             store_revision: register!("store_revision", "Last revision of the store", Gauge::default()),
             panics: register!("panics", "Tasks that ended in a panic", Counter::default()),

@@ -153,7 +153,10 @@ fn identity(page: &mut Page, config: &Config) {
 }
 
 fn doors(page: &mut Page, config: &Config) {
-    for (title, limits) in [("Connections of sidecars", &config.sidecar_limits), ("Connections of operators", &config.operator_limits)] {
+    for (title, limits) in [
+        ("Connections of sidecars", &config.sidecar_limits),
+        ("Connections of operators", &config.operator_limits),
+    ] {
         page.section(title);
         page.row("connections", limits.connections_max);
         page.row("time for a handshake", limits.handshake_timeout);

@@ -103,7 +103,7 @@ class ControlPlane:
     def roots_pem(self) -> bytes:
         return self.ca_file.read_bytes()
 
-    def channel(self, identity=None) -> grpc.Channel:
+    def channel(self, identity=None, *options: tuple[str, int]) -> grpc.Channel:
         """A connection of its own, with the identity's certificate if one is given."""
         credentials = grpc.ssl_channel_credentials(
             self.roots_pem(),
@@ -111,6 +111,7 @@ class ControlPlane:
             certificate_chain=identity and identity.chain_pem,
         )
         options = [
+            *options,
             ("grpc.ssl_target_name_override", "localhost"),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.enable_retries", 0),
@@ -178,6 +179,14 @@ class Operator:
 
     def delete(self, *objects: dict) -> int:
         return self._documents("/v1/delete", objects)
+
+    def delete_if_there(self, it: dict):
+        metadata = it["metadata"]
+        found = self.call(
+            "GET", "/v1/resources", params={"kind": it["kind"], "namespace": metadata["namespace"]}
+        )
+        if metadata["name"] in {other["metadata"]["name"] for other in found["items"]}:
+            self.delete(it)
 
     def _documents(self, path: str, objects) -> int:
         body = "\n---\n".join(json.dumps(it) for it in objects)

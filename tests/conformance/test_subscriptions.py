@@ -4,7 +4,7 @@ import grpc
 import pytest
 
 from ads import sidecar
-from objects import access, at_address, server
+from objects import access, at_address, route, server, virtual_server
 from rules import rule
 
 NOT_FOUND = 5
@@ -52,6 +52,29 @@ def test_a_name_that_does_not_exist_is_removed_at_once_and_sent_when_it_appears(
     stream.expect("Server", removed={"a/late"})
     plane.operator.apply(server("a", "late"))
     stream.expect("Server", {"a/late"})
+
+
+@rule(7)
+@pytest.mark.parametrize("stance", ["inbound", "outbound"])
+@pytest.mark.parametrize(
+    ("type_name", "first", "second"),
+    [
+        ("Server", at_address("a", "x"), at_address("a", "x", call="61s")),
+        ("Endpoints", at_address("a", "x"), at_address("a", "x", address="10.9.0.2:7443")),
+        ("Route", route("a", "x", of="one", to="one"), route("a", "x", of="one", to="two")),
+        ("VirtualServer", virtual_server("a", "x", "one"), virtual_server("a", "x", "two")),
+    ],
+)
+def test_a_name_asked_for_is_followed_from_its_making_to_its_end(plane, stance, type_name, first, second):
+    plane.operator.apply(at_address("a", "one"), at_address("a", "two"))
+    stream = sidecar(plane, "a", stances=[stance]).open()
+    stream.subscribe(type_name, removed={"a/x"}, to=["a/x"])
+    for change in (first, second):
+        plane.operator.apply(change)
+        stream.expect(type_name, {"a/x"})
+    plane.operator.delete(second)
+    stream.expect(type_name, removed={"a/x"})
+    stream.expect_nothing()
 
 
 @rule(7)

@@ -78,7 +78,8 @@ impl Mesh {
             description: None,
         };
         let root = self.running.trust.root();
-        let created = self.running.tokens.create(&wanted, root, &Actor::system(), clock::now()).await.unwrap();
+        let created =
+            self.running.tokens.create(&wanted, root, &Actor::system(), clock::now()).await.unwrap();
         created.0.to_string()
     }
 
@@ -137,7 +138,8 @@ impl Stream {
             requests.send(request).await.unwrap();
         }
         let mut client = AggregatedDiscoveryServiceClient::new(channel);
-        let responses = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+        let responses =
+            client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
         Self { requests, responses }
     }
 

@@ -128,7 +128,8 @@ async fn a_policy_of_the_whole_mesh_reaches_a_sidecar_that_serves() {
     mesh.apply(SERVER).await;
     let workload = mesh.workload("agents", "files").await;
     let channel = mesh.connect(&workload).await.unwrap();
-    let mut stream = Stream::serving(channel, "agents/files-1", "agents/files", &[ResourceType::AccessPolicy]).await;
+    let mut stream =
+        Stream::serving(channel, "agents/files-1", "agents/files", &[ResourceType::AccessPolicy]).await;
     assert!(stream.next().await.unwrap().resources.is_empty());
     mesh.apply(POLICY).await;
     assert_eq!(stream.next().await.unwrap().resources[0].name, "weft-system/p");

@@ -48,7 +48,10 @@ async fn a_root_is_exchanged_step_by_step_while_a_stream_stays_open() {
 
     mesh.connect(&workload).await.expect("the renewed certificate opens new connections");
     let refused = mesh.connect(&old).await;
-    assert!(refused.is_err() || fails_at_first_use(refused.unwrap()).await, "the old root opens nothing any more");
+    assert!(
+        refused.is_err() || fails_at_first_use(refused.unwrap()).await,
+        "the old root opens nothing any more"
+    );
     mesh.stop().await;
 }
 
@@ -56,10 +59,15 @@ async fn a_root_is_exchanged_step_by_step_while_a_stream_stays_open() {
 fn take_roots(workload: &Workload, response: &DeltaDiscoveryResponse) {
     for resource in &response.resources {
         let bytes = &resource.resource.as_ref().unwrap().value;
-        let Ok(Part::TrustBundle(bundle)) = wire::decode(ResourceType::TrustBundle, bytes) else { panic!("no bundle") };
+        let Ok(Part::TrustBundle(bundle)) = wire::decode(ResourceType::TrustBundle, bytes) else {
+            panic!("no bundle")
+        };
         let roots = bundle.roots.iter().map(|root| CertificateDer::from(root.to_vec())).collect();
         let domain = bundle.trust_domain.clone();
-        workload.trust.update(Bundle::new(domain, roots, bundle.sequence, Default::default()).unwrap()).unwrap();
+        workload
+            .trust
+            .update(Bundle::new(domain, roots, bundle.sequence, Default::default()).unwrap())
+            .unwrap();
     }
 }
 

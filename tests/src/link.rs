@@ -16,9 +16,9 @@ use weft_certs::bundle::{Bundle, Bundles, Fingerprint, TrustStore};
 use weft_certs::csr;
 use weft_certs::tls::{self, CONTROL_PLANE_PATH, Identity, LiveIdentity};
 use weft_certs::verifier::Expect;
+use weft_proto::pb::weft::identity::v1::CertifyRequest;
 use weft_proto::pb::weft::identity::v1::certify_request::Proof;
 use weft_proto::pb::weft::identity::v1::identity_client::IdentityClient;
-use weft_proto::pb::weft::identity::v1::CertifyRequest;
 
 pub type Channel = BoxCloneSyncService<Request<Body>, Response<Incoming>, hyper::Error>;
 
@@ -34,7 +34,9 @@ pub async fn connect(address: SocketAddr, config: Arc<rustls::ClientConfig>) -> 
         .await?;
     tokio::spawn(connection);
     let origin: Uri = "http://localhost".parse()?;
-    Ok(BoxCloneSyncService::new(tower::service_fn(move |request| send(sender.clone(), origin.clone(), request))))
+    Ok(BoxCloneSyncService::new(tower::service_fn(move |request| {
+        send(sender.clone(), origin.clone(), request)
+    })))
 }
 
 async fn send(

@@ -112,8 +112,14 @@ mod tests {
     #[test]
     fn a_stray_at_the_top_is_noticed_and_so_is_a_gap() {
         assert!(out_of_place(&set(&TOP)).is_empty());
-        assert_eq!(out_of_place(&set(&[TOP.as_slice(), &["notes.txt"]].concat())), ["notes.txt does not belong there"]);
-        assert_eq!(out_of_place(&set(&["Cargo.toml", "README.md", "deny.toml"])), ["rustfmt.toml is missing"]);
+        assert_eq!(
+            out_of_place(&set(&[TOP.as_slice(), &["notes.txt"]].concat())),
+            ["notes.txt does not belong there"]
+        );
+        assert_eq!(
+            out_of_place(&set(&["Cargo.toml", "README.md", "deny.toml"])),
+            ["rustfmt.toml is missing"]
+        );
     }
 
     #[test]
@@ -124,7 +130,8 @@ mod tests {
 
     #[test]
     fn a_link_to_nothing_is_noticed() {
-        let file = |path: &str, text: &str| File { path: path.to_owned(), text: text.to_owned(), test: false };
+        let file =
+            |path: &str, text: &str| File { path: path.to_owned(), text: text.to_owned(), test: false };
         let good = "[a](../b/c.md#d) [e](#f) [g](https://h.example/i) [j](../b/) [k](c.md)";
         let mut files = vec![file("a/docs/c.md", ""), file("a/b/c.md", ""), file("a/docs/l.md", good)];
         assert!(dead_links(&files).is_empty());
@@ -136,6 +143,9 @@ mod tests {
     fn a_name_counts_as_mentioned_only_as_a_word_of_its_own() {
         let names = set(&["WEFT_HOME", "weft", "7500"]);
         assert!(unmentioned(&names, "`weft` reads $WEFT_HOME and listens on :7500.").is_empty());
-        assert_eq!(unmentioned(&names, "weft-proto WEFT_HOME_DIR 17500 weft_x"), ["7500", "WEFT_HOME", "weft"]);
+        assert_eq!(
+            unmentioned(&names, "weft-proto WEFT_HOME_DIR 17500 weft_x"),
+            ["7500", "WEFT_HOME", "weft"]
+        );
     }
 }

@@ -114,7 +114,11 @@ mod tests {
     fn check(text: &str, code: &str, literals: &str) {
         let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         let parts = split(text);
-        assert_eq!((squeeze(&parts.code).as_str(), squeeze(&parts.literals).as_str()), (code, literals), "{text}");
+        assert_eq!(
+            (squeeze(&parts.code).as_str(), squeeze(&parts.literals).as_str()),
+            (code, literals),
+            "{text}"
+        );
         assert_eq!(parts.code.lines().count(), text.lines().count());
     }
 

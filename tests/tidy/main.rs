@@ -55,7 +55,10 @@ fn every_module_says_what_it_is_for() {
 
 #[test]
 fn nothing_unfinished_is_left_in_the_source() {
-    nothing_wrong("source holds what was only meant for a while", in_rust(&tree::files(), source::unfinished));
+    nothing_wrong(
+        "source holds what was only meant for a while",
+        in_rust(&tree::files(), source::unfinished),
+    );
 }
 
 #[test]
@@ -104,14 +107,20 @@ fn generated_references_are_there() {
 fn every_environment_variable_is_in_the_reference() {
     let files = tree::files();
     let names = in_rust(&files, reference::variables);
-    nothing_wrong("not in the reference", layout::unmentioned(&names.into_iter().collect(), &reference::text(&files)));
+    nothing_wrong(
+        "not in the reference",
+        layout::unmentioned(&names.into_iter().collect(), &reference::text(&files)),
+    );
 }
 
 #[test]
 fn every_default_port_is_in_the_reference() {
     let files = tree::files();
     let ports = in_rust(&files, reference::ports);
-    nothing_wrong("not in the reference", layout::unmentioned(&ports.into_iter().collect(), &reference::text(&files)));
+    nothing_wrong(
+        "not in the reference",
+        layout::unmentioned(&ports.into_iter().collect(), &reference::text(&files)),
+    );
 }
 
 #[test]

@@ -37,7 +37,9 @@ pub(crate) fn variables(file: &File) -> Vec<String> {
 pub(crate) fn ports(file: &File) -> Vec<String> {
     let Some((code, literals)) = product(file) else { return Vec::new() };
     let is_port = |word: &String| {
-        word.len() == 4 && (word.starts_with("74") || word.starts_with("75")) && word.bytes().all(|b| b.is_ascii_digit())
+        word.len() == 4
+            && (word.starts_with("74") || word.starts_with("75"))
+            && word.bytes().all(|b| b.is_ascii_digit())
     };
     words(&code).chain(words(&literals)).filter(is_port).collect()
 }
@@ -49,12 +51,15 @@ fn words(text: &str) -> impl Iterator<Item = String> + '_ {
 /// The text of metrics of which each shows itself once. A family is silent until one of its members was counted.
 pub(crate) fn metrics_shown() -> String {
     let metrics = Metrics::new();
-    let Metrics { xds_responses, xds_response_bytes, xds_acks, xds_nacks, xds_stale_nonces, resources, .. } = &metrics;
+    let Metrics {
+        xds_responses, xds_response_bytes, xds_acks, xds_nacks, xds_stale_nonces, resources, ..
+    } = &metrics;
     for family in [xds_responses, xds_response_bytes, xds_acks, xds_nacks, xds_stale_nonces] {
         drop(family.get_or_create(&TypeLabel { r#type: "" }));
     }
     drop(resources.get_or_create(&TypeLabel { r#type: "" }));
-    let Metrics { xds_streams_refused, xds_streams_ended, certificates_refused, handshakes_failed, .. } = &metrics;
+    let Metrics { xds_streams_refused, xds_streams_ended, certificates_refused, handshakes_failed, .. } =
+        &metrics;
     for family in [xds_streams_refused, xds_streams_ended, certificates_refused, handshakes_failed] {
         drop(family.get_or_create(&ReasonLabel { reason: "" }));
     }
@@ -85,8 +90,15 @@ pub(crate) fn metrics(prometheus: &str) -> String {
             _ => {
                 let (name, labels) = line.split_once('{').unwrap_or((line, ""));
                 let mut rows = rows.iter_mut();
-                let Some((_, row)) = rows.find(|(metric, _)| name.trim_end_matches("_total") == **metric) else { continue };
-                row.labels = labels.split(',').filter_map(|pair| pair.split_once('=')).map(|(label, _)| label).collect();
+                let Some((_, row)) = rows.find(|(metric, _)| name.trim_end_matches("_total") == **metric)
+                else {
+                    continue;
+                };
+                row.labels = labels
+                    .split(',')
+                    .filter_map(|pair| pair.split_once('='))
+                    .map(|(label, _)| label)
+                    .collect();
             }
         }
     }
@@ -99,7 +111,8 @@ pub(crate) fn metrics(prometheus: &str) -> String {
         // Counters are asked for under this name.
         let suffix = if kind == "counter" { "_total" } else { "" };
         let labels = labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
-        writeln!(made, "| `{name}{suffix}` | {kind} | {labels} | {says} |").expect("writing to a text cannot fail");
+        writeln!(made, "| `{name}{suffix}` | {kind} | {labels} | {says} |")
+            .expect("writing to a text cannot fail");
     }
     made
 }

@@ -84,7 +84,10 @@ mod tests {
     fn a_plane_that_sees_the_other_is_noticed() {
         let good = [member("weft-certs", &["weft-proto"]), member("weft", PLANES)];
         assert!(wrong_direction(&good).is_empty());
-        let bad = [member("weft-sidecar", &["weft-proto", "weft-control-plane"]), member("weft-proto", &["weft-certs"])];
+        let bad = [
+            member("weft-sidecar", &["weft-proto", "weft-control-plane"]),
+            member("weft-proto", &["weft-certs"]),
+        ];
         let expected = ["weft-sidecar depends on weft-control-plane", "weft-proto depends on weft-certs"];
         assert_eq!(wrong_direction(&bad), expected);
         assert_eq!(wrong_direction(&[member("weft-new", &[])]).len(), 1);
@@ -94,7 +97,8 @@ mod tests {
     fn a_sidecar_that_could_sign_is_noticed() {
         let good = "weft-sidecar v0.1.0 (/w/sidecar) []\nweft-certs v0.1.0 (/w/certs) []\nca v1.0.0 [ca]";
         assert!(beyond_a_sidecar(good).is_empty());
-        let bad = "weft-certs v0.1.0 (/w/certs) [ca,default] (*)\nweft-control-plane v0.1.0 (/w/control-plane) []";
+        let bad =
+            "weft-certs v0.1.0 (/w/certs) [ca,default] (*)\nweft-control-plane v0.1.0 (/w/control-plane) []";
         assert_eq!(beyond_a_sidecar(bad), ["weft-certs with its feature `ca`", "weft-control-plane"]);
     }
 
@@ -103,7 +107,10 @@ mod tests {
         let mut good: String = SHARED.map(|key| format!("{key}.workspace = true\n")).concat();
         good += "\n[lints]\nworkspace = true\n";
         assert!(own_ways("m", &good).is_empty());
-        assert_eq!(own_ways("m", &good.replace("[lints]", "[lints.rust]")), ["m: the lints are not the workspace's"]);
+        assert_eq!(
+            own_ways("m", &good.replace("[lints]", "[lints.rust]")),
+            ["m: the lints are not the workspace's"]
+        );
         let older = good.replace("edition.workspace = true", "edition = \"2021\"");
         assert_eq!(own_ways("m", &older), ["m: edition is not the workspace's"]);
     }
@@ -112,6 +119,9 @@ mod tests {
     fn a_workspace_that_merely_warns_of_unsafe_code_is_noticed() {
         assert!(unsafe_is_allowed("[workspace.lints.rust]\nunsafe_code = \"forbid\"\n\n[x]\n").is_empty());
         assert_eq!(unsafe_is_allowed("[workspace.lints.rust]\nunsafe_code = \"warn\"\n").len(), 1);
-        assert_eq!(unsafe_is_allowed("[workspace.lints.rust]\n\n[other]\nunsafe_code = \"forbid\"\n").len(), 1);
+        assert_eq!(
+            unsafe_is_allowed("[workspace.lints.rust]\n\n[other]\nunsafe_code = \"forbid\"\n").len(),
+            1
+        );
     }
 }

@@ -42,7 +42,8 @@ pub(crate) fn not_excused(findings: &[Finding], excuses: &[Excuse]) -> Vec<Strin
 /// Modules that do not open with what they are for. A file of tests is about the file that it belongs to.
 pub(crate) fn silent(file: &File) -> Vec<String> {
     let (folder, name) = file.path.rsplit_once('/').unwrap_or_default();
-    let tests = name == "tests.rs" || folder.split_once("/src/").is_some_and(|(_, module)| module.ends_with("tests"));
+    let tests =
+        name == "tests.rs" || folder.split_once("/src/").is_some_and(|(_, module)| module.ends_with("tests"));
     match file.text.starts_with("//!") || tests {
         true => Vec::new(),
         false => vec![file.path.clone()],
@@ -52,7 +53,8 @@ pub(crate) fn silent(file: &File) -> Vec<String> {
 pub(crate) fn unfinished(file: &File) -> Vec<String> {
     let code = lexer::split(&file.text).code;
     let marks = ["todo!(", "unimplemented!(", "dbg!(", "#[ignore", "unsafe "];
-    let found = |line: &str| marks.into_iter().filter(|mark| begins_word(line, mark)).map(str::to_owned).collect();
+    let found =
+        |line: &str| marks.into_iter().filter(|mark| begins_word(line, mark)).map(str::to_owned).collect();
     at_lines(file, &code, found)
 }
 
@@ -66,9 +68,15 @@ pub(crate) fn sleeps(file: &File) -> Option<Finding> {
     let from = if file.test { 0 } else { tests_begin(&code)? };
     let asleep = |line: &str| ["sleep(", "sleep_until("].into_iter().any(|call| begins_word(line, call));
     let lines = (1_usize..).zip(code.lines()).skip(from);
-    let found: Vec<String> =
-        lines.filter(|(_, line)| asleep(line)).map(|(number, line)| format!(":{number}: {}", line.trim())).collect();
-    (!found.is_empty()).then(|| Finding { path: file.path.clone(), amount: found.len(), what: found.join(" ") })
+    let found: Vec<String> = lines
+        .filter(|(_, line)| asleep(line))
+        .map(|(number, line)| format!(":{number}: {}", line.trim()))
+        .collect();
+    (!found.is_empty()).then(|| Finding {
+        path: file.path.clone(),
+        amount: found.len(),
+        what: found.join(" "),
+    })
 }
 
 pub(crate) fn too_long(file: &File) -> Option<Finding> {
@@ -84,7 +92,9 @@ pub(crate) fn too_long(file: &File) -> Option<Finding> {
 /// How many lines stand before the tests of a file, if it has any. They come last.
 pub(crate) fn tests_begin(code: &str) -> Option<usize> {
     let lines: Vec<&str> = code.lines().collect();
-    lines.windows(2).position(|pair| pair[0] == "#[cfg(test)]" && pair[1].contains("mod ") && pair[1].ends_with('{'))
+    lines
+        .windows(2)
+        .position(|pair| pair[0] == "#[cfg(test)]" && pair[1].contains("mod ") && pair[1].ends_with('{'))
 }
 
 /// What only those who wrote the tree can see.
@@ -140,7 +150,8 @@ mod tests {
 
     #[test]
     fn what_is_unfinished_is_noticed_in_code_and_only_there() {
-        let bad = "fn a() {\n    todo!()\n}\n#[test]\n#[ignore = \"slow\"]\nfn b() { dbg!(1); }\nunsafe { c() }\n";
+        let bad =
+            "fn a() {\n    todo!()\n}\n#[test]\n#[ignore = \"slow\"]\nfn b() { dbg!(1); }\nunsafe { c() }\n";
         let expected = ["f.rs:2: todo!(", "f.rs:5: #[ignore", "f.rs:6: dbg!(", "f.rs:7: unsafe "];
         assert_eq!(unfinished(&file("f.rs", bad)), expected);
         let good = "// todo!() dbg!(\nlet a = \"unimplemented!()\";\n#![forbid(unsafe_code)]\nmy_dbg!(1);\n";
@@ -149,13 +160,20 @@ mod tests {
 
     #[test]
     fn a_test_that_sleeps_is_noticed_and_needs_an_excuse_that_is_used() {
-        let inline = "fn wait() { sleep(POLL) }\n#[cfg(test)]\nmod tests {\n    fn a() { thread::sleep(SECOND) }\n}\n";
+        let inline =
+            "fn wait() { sleep(POLL) }\n#[cfg(test)]\nmod tests {\n    fn a() { thread::sleep(SECOND) }\n}\n";
         let found = [sleeps(&file("a/src/b.rs", inline)).unwrap()];
         assert_eq!(not_excused(&found, &[]), ["a/src/b.rs:4: fn a() { thread::sleep(SECOND) }"]);
         assert!(not_excused(&found, &[("a/src/b.rs", 1, "because")]).is_empty());
         let twice = [sleeps(&file("tests/b.rs", "sleep(ONE);\nsleep(TWO);\n")).unwrap()];
-        assert_eq!(not_excused(&twice, &[("tests/b.rs", 1, "because")]), ["tests/b.rs:1: sleep(ONE); :2: sleep(TWO);"]);
-        assert_eq!(not_excused(&[], &[("a/src/b.rs", 1, "because")]), ["a/src/b.rs needs its excuse no more"]);
+        assert_eq!(
+            not_excused(&twice, &[("tests/b.rs", 1, "because")]),
+            ["tests/b.rs:1: sleep(ONE); :2: sleep(TWO);"]
+        );
+        assert_eq!(
+            not_excused(&[], &[("a/src/b.rs", 1, "because")]),
+            ["a/src/b.rs needs its excuse no more"]
+        );
         assert!(sleeps(&file("tests/a.rs", "tokio::time::sleep(SECOND).await")).is_some());
         assert!(sleeps(&file("tests/a.py", "time.sleep(1)")).is_some());
         assert!(sleeps(&file("tests/a.rs", "// sleep(1)\nlet a = \"sleep(1)\"; oversleep(1)")).is_none());

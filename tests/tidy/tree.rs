@@ -146,7 +146,8 @@ fn cargo(arguments: &[&str]) -> String {
 
 #[test]
 fn files_that_are_only_for_tests_are_told_by_their_place_and_their_declaration() {
-    let file = |(path, text): (&str, &str)| File { path: path.to_owned(), text: text.to_owned(), test: false };
+    let file =
+        |(path, text): (&str, &str)| File { path: path.to_owned(), text: text.to_owned(), test: false };
     let mut files = [
         ("a/src/lib.rs", "mod b;\n#[cfg(test)]\nmod testing;\n#[cfg(test)]\nuse b::c;\n"),
         ("a/src/b.rs", "#[cfg(test)]\npub(crate) mod suite;\n#[cfg(test)]\nmod tests {\n}\n"),

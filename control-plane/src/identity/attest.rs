@@ -19,7 +19,9 @@ pub const JOIN_TOKEN_BYTES_MAX: usize = 512;
 /// Why nobody is who they say.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("no proof of identity: give a join token or a service account token, or connect with a certificate")]
+    #[error(
+        "no proof of identity: give a join token or a service account token, or connect with a certificate"
+    )]
     NoProof,
     #[error("the join token is malformed: {0}")]
     Malformed(#[source] join::Error),
@@ -72,7 +74,8 @@ impl Attestor {
             }
             Some(Proof::KubernetesToken(token)) => {
                 let cluster = self.cluster.as_deref().ok_or(Error::NoCluster)?;
-                let workload = kubernetes::attest(cluster, &token, &self.audience, &self.trust_domain).await?;
+                let workload =
+                    kubernetes::attest(cluster, &token, &self.audience, &self.trust_domain).await?;
                 Attested { workload, priority: Priority::First, renews: None }
             }
             None => self.renewal(peer, now)?,

@@ -155,7 +155,8 @@ mod tests {
         check(|it| it.groups.clear(), "not a service account").await;
         check(|it| it.username = "system:node:n1".to_owned(), "not a service account").await;
         check(|it| it.username = "system:serviceaccount:research".to_owned(), "not a service account").await;
-        check(|it| it.username = "system:serviceaccount:research:a:b".to_owned(), "not a service account").await;
+        check(|it| it.username = "system:serviceaccount:research:a:b".to_owned(), "not a service account")
+            .await;
         check(|it| it.extra.clear(), "bound to no pod").await;
         check(|it| it.extra.get_mut(POD_UID).unwrap().push("u-2".to_owned()), "bound to no pod").await;
         assert!(matches!(ask(Ok(good()), None).await, Err(Error::PodGone { .. })));

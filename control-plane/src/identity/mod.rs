@@ -4,8 +4,8 @@
 //! them together behind gRPC. Not here: the keys and the signing (`weft_certs::ca`), and the exchange of roots (`trust`).
 
 pub mod attest;
-mod limits;
 pub mod kubernetes;
+mod limits;
 mod queue;
 mod service;
 

@@ -165,7 +165,12 @@ mod tests {
         let (queue, release, _answer) = held(16);
         let (sender, order) = mpsc::channel();
         let mut receivers = Vec::new();
-        let jobs = [("r1", Priority::Renewal), ("f1", Priority::First), ("e1", Priority::Ending), ("f2", Priority::First)];
+        let jobs = [
+            ("r1", Priority::Renewal),
+            ("f1", Priority::First),
+            ("e1", Priority::Ending),
+            ("f2", Priority::First),
+        ];
         for (name, priority) in jobs {
             let sender = sender.clone();
             receivers.push(queue.submit(priority, move || sender.send(name).unwrap()).unwrap());

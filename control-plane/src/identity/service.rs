@@ -122,7 +122,10 @@ impl IdentityService {
         let Some(asked) = request.lifetime else { return Ok(granted) };
         let asked = Duration::try_from(asked).map_err(|_| Refusal::Lifetime)?;
         // Shorter than the mesh's is a wish, longer is ignored.
-        Ok(asked.clamp(TrustSpec::SVID_LIFETIME_MIN.duration(), granted.max(TrustSpec::SVID_LIFETIME_MIN.duration())))
+        Ok(asked.clamp(
+            TrustSpec::SVID_LIFETIME_MIN.duration(),
+            granted.max(TrustSpec::SVID_LIFETIME_MIN.duration()),
+        ))
     }
 
     async fn sign(
@@ -203,7 +206,9 @@ impl Refusal {
             Self::Lifetime => (Code::InvalidArgument, "lifetime", None),
             Self::Csr(_) => (Code::InvalidArgument, "csr", None),
             Self::Attest(attest::Error::NoProof) => (Code::Unauthenticated, "no_proof", None),
-            Self::Attest(attest::Error::Malformed(_)) => (Code::InvalidArgument, "join_token_malformed", None),
+            Self::Attest(attest::Error::Malformed(_)) => {
+                (Code::InvalidArgument, "join_token_malformed", None)
+            }
             Self::Attest(attest::Error::Token(_)) => (Code::Unauthenticated, "join_token", None),
             Self::Attest(attest::Error::NoCluster) => (Code::FailedPrecondition, "no_cluster", None),
             Self::Attest(attest::Error::Kubernetes(kubernetes::Error::Unavailable(_))) => {
@@ -211,7 +216,9 @@ impl Refusal {
             }
             Self::Attest(attest::Error::Kubernetes(_)) => (Code::Unauthenticated, "account_token", None),
             Self::Attest(
-                attest::Error::NotAWorkload(_) | attest::Error::OtherIdentity { .. } | attest::Error::Reserved,
+                attest::Error::NotAWorkload(_)
+                | attest::Error::OtherIdentity { .. }
+                | attest::Error::Reserved,
             ) => (Code::PermissionDenied, "identity", None),
             Self::Issue(_) => (Code::Internal, "issuer", None),
             Self::Panicked => (Code::Internal, "panic", None),
@@ -240,4 +247,3 @@ impl Identity for IdentityService {
         })
     }
 }
-

@@ -10,8 +10,8 @@ use weft_proto::resource::kinds::{Location, ServerSelector};
 use weft_proto::resource::{Resource, Spec};
 use weft_proto::wire::ResourceType;
 
-use super::world::{Published, World, selector_of, server_of};
 use super::Viewer;
+use super::world::{Published, World, selector_of, server_of};
 
 /// What a name means to a viewer.
 #[derive(Debug)]
@@ -39,7 +39,12 @@ impl World {
     }
 
     /// Everything of a type that concerns a viewer without its naming it.
-    pub fn concerning(&self, viewer: &Viewer, served: &[ServerName], ty: ResourceType) -> Vec<Arc<Published>> {
+    pub fn concerning(
+        &self,
+        viewer: &Viewer,
+        served: &[ServerName],
+        ty: ResourceType,
+    ) -> Vec<Arc<Published>> {
         let table = &self.tables[ty.index()];
         let mut seen = HashSet::new();
         let candidates: Vec<&Arc<Published>> = match ty {
@@ -48,7 +53,9 @@ impl World {
             | ResourceType::ToolPolicy
             | ResourceType::Telemetry => self.selecting_candidates(viewer, served, ty),
             // Those that call see much of these; the others only their own servers.
-            ResourceType::Server | ResourceType::Endpoints | ResourceType::Route if !viewer.stances.calls() => {
+            ResourceType::Server | ResourceType::Endpoints | ResourceType::Route
+                if !viewer.stances.calls() =>
+            {
                 let named = |server: &ServerName| table.by_name.get(server.to_string().as_str());
                 match ty {
                     ResourceType::Server => served.iter().filter_map(named).collect(),
@@ -176,7 +183,12 @@ impl World {
         })
     }
 
-    fn selecting_candidates(&self, viewer: &Viewer, served: &[ServerName], ty: ResourceType) -> Vec<&Arc<Published>> {
+    fn selecting_candidates(
+        &self,
+        viewer: &Viewer,
+        served: &[ServerName],
+        ty: ResourceType,
+    ) -> Vec<&Arc<Published>> {
         let index = &self.selecting[ty.index()];
         let (own, root) = (index.of(&viewer.identity.namespace), index.of(&self.root));
         let mut candidates = Vec::new();

@@ -18,10 +18,9 @@ pub(crate) fn world(yaml: &str) -> World {
 pub(crate) fn put(world: &mut World, yaml: &str) -> Vec<Touched> {
     let parsed = parse("test.yaml", yaml).unwrap_or_else(|errors| panic!("{errors:?}"));
     let revision = world.revision() + 1;
-    let changes = parsed.into_iter().map(|(resource, _)| Change::Put {
-        resource: Box::new(resource),
-        created_revision: revision,
-    });
+    let changes = parsed
+        .into_iter()
+        .map(|(resource, _)| Change::Put { resource: Box::new(resource), created_revision: revision });
     let changes = changes.collect();
     world.apply(Update { revision, changes })
 }
@@ -64,8 +63,11 @@ fn sight(world: &World, viewer: &Viewer) -> String {
     let served = world.served_by(viewer);
     let mut text = String::new();
     for ty in ResourceType::ALL {
-        let names: Vec<_> =
-            world.concerning(viewer, &served, ty).iter().map(|published| published.name.to_string()).collect();
+        let names: Vec<_> = world
+            .concerning(viewer, &served, ty)
+            .iter()
+            .map(|published| published.name.to_string())
+            .collect();
         if !names.is_empty() {
             writeln!(text, "{ty}: {}", names.join(" ")).unwrap();
         }
@@ -78,7 +80,8 @@ fn sees(world: &World, viewer: &Viewer, expected: &[&str]) {
     assert_eq!(sight(world, viewer).lines().collect::<Vec<_>>(), expected);
 }
 
-const POLICY: &str = "{ servers: { names: [files] }, rules: [{ action: allow, from: [{ namespaces: [agents] }] }] }";
+const POLICY: &str =
+    "{ servers: { names: [files] }, rules: [{ action: allow, from: [{ namespaces: [agents] }] }] }";
 
 fn research() -> World {
     let mut yaml = server("research/files") + &server("research/search") + &server("payments/ledger");
@@ -99,7 +102,12 @@ fn an_inbound_sidecar_is_told_of_its_own_server_and_what_governs_it() {
         "Server: research/files",
     ];
     sees(&world, &viewer("research", "files", INBOUND), &files);
-    let search = ["Mesh: mesh", "QuotaPolicy: research/all", "ToolPolicy: weft-system/mesh-wide", "Server: research/search"];
+    let search = [
+        "Mesh: mesh",
+        "QuotaPolicy: research/all",
+        "ToolPolicy: weft-system/mesh-wide",
+        "Server: research/search",
+    ];
     sees(&world, &viewer("research", "search", INBOUND), &search);
     sees(&world, &viewer("research", "other", INBOUND), &["Mesh: mesh"]);
     let ledger = ["Mesh: mesh", "ToolPolicy: weft-system/mesh-wide", "Server: payments/ledger"];
@@ -120,7 +128,11 @@ fn an_outbound_sidecar_is_told_of_the_servers_that_it_may_reach() {
         "Endpoints: payments/ledger research/files research/search",
     ];
     sees(&world, &viewer("agents", "bot", OUTBOUND), &agents);
-    let others = ["Mesh: mesh", "Server: payments/ledger research/search", "Endpoints: payments/ledger research/search"];
+    let others = [
+        "Mesh: mesh",
+        "Server: payments/ledger research/search",
+        "Endpoints: payments/ledger research/search",
+    ];
     sees(&world, &viewer("payments", "ledger", OUTBOUND), &others);
 }
 
@@ -158,7 +170,8 @@ fn a_claim_counts_for_servers_that_labels_do_not_find() {
 #[test]
 fn a_change_touches_what_it_changes_and_nothing_else() {
     let mut world = research();
-    let touched = put(&mut world, &object("AccessPolicy", "research/readers", &POLICY.replace("agents", "others")));
+    let touched =
+        put(&mut world, &object("AccessPolicy", "research/readers", &POLICY.replace("agents", "others")));
     let policies: Vec<_> = touched.iter().filter(|it| it.ty == ResourceType::AccessPolicy).collect();
     assert!(policies.iter().all(|it| &*it.name == "research/readers"));
     let files = Audience::Serving(vec![ServerName::parse("research/files").unwrap()]);
@@ -240,7 +253,8 @@ fn an_alias_finds_the_server_and_yields_to_a_real_name() {
     let aliased = "{ workload: { labels: { app: files } }, aliases: [documents] }";
     let mut world = world(&object("McpServer", "research/files", aliased));
     let bot = viewer("agents", "bot", OUTBOUND);
-    let canonical = |world: &World| match world.lookup(&bot, &[], ResourceType::Server, "research/documents") {
+    let canonical = |world: &World| match world.lookup(&bot, &[], ResourceType::Server, "research/documents")
+    {
         Lookup::Found(published) => published.name.to_string(),
         other => format!("{other:?}"),
     };

@@ -32,8 +32,13 @@ pub struct Published {
 /// Something that changes what is published.
 #[derive(Clone, Debug)]
 pub enum Change {
-    Put { resource: Box<Resource>, created_revision: u64 },
-    Delete { key: Key },
+    Put {
+        resource: Box<Resource>,
+        created_revision: u64,
+    },
+    Delete {
+        key: Key,
+    },
     Observed(Observation),
     /// The mesh's own roots and those it federates with, whole.
     Trust(Vec<TrustRoots>),
@@ -116,7 +121,9 @@ impl World {
         let mut touched = Vec::new();
         for change in update.changes {
             match change {
-                Change::Put { resource, created_revision } => self.put(*resource, created_revision, &mut touched),
+                Change::Put { resource, created_revision } => {
+                    self.put(*resource, created_revision, &mut touched)
+                }
                 Change::Delete { key } => self.delete(&key, &mut touched),
                 Change::Observed(observation) => {
                     for server in self.observed.take(observation) {
@@ -137,7 +144,9 @@ impl World {
             touched.push(everyone(ResourceType::Mesh, MESH_NAME));
             return;
         }
-        let Some(Encoded { ty, name, aliases, bytes }) = wire::encode(&resource, created_revision) else { return };
+        let Some(Encoded { ty, name, aliases, bytes }) = wire::encode(&resource, created_revision) else {
+            return;
+        };
         let key = resource.key();
         self.withdraw(ty, &name, touched);
         let object = Some(Arc::new(resource));
@@ -275,7 +284,9 @@ impl World {
         }
         let Some(servers) = self.servers.of(namespace) else { return Vec::new() };
         match exact_names(selector) {
-            Some(exact) => exact.iter().filter_map(|name| servers.get(name)).filter(selected).map(names).collect(),
+            Some(exact) => {
+                exact.iter().filter_map(|name| servers.get(name)).filter(selected).map(names).collect()
+            }
             None => servers.values().filter(selected).map(names).collect(),
         }
     }
@@ -443,9 +454,11 @@ pub(super) fn selector_of(spec: &Spec) -> Option<&ServerSelector> {
         Spec::QuotaPolicy(policy) => Some(&policy.servers),
         Spec::ToolPolicy(policy) => Some(&policy.servers),
         Spec::Telemetry(telemetry) => Some(&telemetry.servers),
-        Spec::McpServer(_) | Spec::VirtualServer(_) | Spec::Route(_) | Spec::Authentication(_) | Spec::Trust(_) => {
-            None
-        }
+        Spec::McpServer(_)
+        | Spec::VirtualServer(_)
+        | Spec::Route(_)
+        | Spec::Authentication(_)
+        | Spec::Trust(_) => None,
     }
 }
 

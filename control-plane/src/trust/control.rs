@@ -72,7 +72,11 @@ fn shown(report: TrustReport) -> api::TrustStatus {
     let issuer = api::Issuer {
         kind: if report.external { api::IssuerKind::External } else { api::IssuerKind::Builtin },
         not_after: timestamp(report.issuer_not_after),
-        fingerprint: report.roots.iter().find(|root| root.issuing).map_or_else(String::new, |it| it.fingerprint.clone()),
+        fingerprint: report
+            .roots
+            .iter()
+            .find(|root| root.issuing)
+            .map_or_else(String::new, |it| it.fingerprint.clone()),
     };
     let millis = u64::try_from(report.svid_lifetime.as_millis()).unwrap_or(u64::MAX);
     api::TrustStatus {

@@ -265,12 +265,15 @@ impl Trust {
             }
         }
         self.publish().await?;
-        let due = self.live.leaf().is_none_or(|leaf| is_past_half(leaf.not_before, leaf.not_after, clock::now()));
-        let foreign_root = self.live.load().is_none_or(|own| own.chain().last() != Some(self.signer.issuer().root()));
+        let due =
+            self.live.leaf().is_none_or(|leaf| is_past_half(leaf.not_before, leaf.not_after, clock::now()));
+        let foreign_root =
+            self.live.load().is_none_or(|own| own.chain().last() != Some(self.signer.issuer().root()));
         if due || foreign_root {
             self.renew_own()?;
         }
-        let expiry = self.signer.issuer().not_after().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let expiry =
+            self.signer.issuer().not_after().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.metrics.issuer_expiry_seconds.set(i64::try_from(expiry.as_secs()).unwrap_or(i64::MAX));
         Ok(())
     }
@@ -445,7 +448,8 @@ fn state_key() -> store::Key {
 }
 
 fn external_root(root: &CertificateDer<'static>, issuer: &ca::Issuer) -> RootStatus {
-    let (not_before, not_after) = x509::validity(root).unwrap_or((SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH));
+    let (not_before, not_after) =
+        x509::validity(root).unwrap_or((SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH));
     RootStatus {
         fingerprint: Fingerprint::of(root).to_string(),
         generation: None,

@@ -50,7 +50,9 @@ impl State {
     pub const fn since(self) -> Option<SystemTime> {
         match self {
             Self::Stable => None,
-            Self::Adding { since, .. } | Self::Renewing { since, .. } | Self::Dropping { since, .. } => Some(since),
+            Self::Adding { since, .. } | Self::Renewing { since, .. } | Self::Dropping { since, .. } => {
+                Some(since)
+            }
         }
     }
 }
@@ -120,7 +122,9 @@ pub fn decide(state: State, action: Action, gate: &Gate, force: bool) -> Result<
         (Action::Start, state) => Err(Refused::UnderWay(state.word())),
         (Action::Advance | Action::Abort, State::Stable) => Err(Refused::NoneUnderWay),
         (Action::Advance, State::Adding { to, .. }) => pass().map(|()| Command::SwitchIssuer { to }),
-        (Action::Advance, State::Renewing { from, .. }) => pass().map(|()| Command::DropRoot { generation: from }),
+        (Action::Advance, State::Renewing { from, .. }) => {
+            pass().map(|()| Command::DropRoot { generation: from })
+        }
         (Action::Advance, State::Dropping { .. }) => pass().map(|()| Command::Nothing),
         // Nobody holds a certificate of the new root yet.
         (Action::Abort, State::Adding { to, .. }) => Ok(Command::DropRoot { generation: to }),
@@ -135,7 +139,9 @@ pub fn decide(state: State, action: Action, gate: &Gate, force: bool) -> Result<
 pub fn then(state: State, command: Command, current: u32, added: Option<u32>, now: SystemTime) -> State {
     match (command, state) {
         (Command::AddRoot, _) => State::Adding { from: current, to: added.unwrap_or(current), since: now },
-        (Command::SwitchIssuer { to }, State::Adding { from, .. }) => State::Renewing { from, to, since: now },
+        (Command::SwitchIssuer { to }, State::Adding { from, .. }) => {
+            State::Renewing { from, to, since: now }
+        }
         (Command::SwitchIssuer { to }, State::Renewing { to: abandoned, .. }) => {
             State::Renewing { from: abandoned, to, since: now }
         }
@@ -263,7 +269,10 @@ mod tests {
         let state = State::Adding { from: 1, to: 2, since: at(10) };
         let gate = gate(state, &[client("a", "old", 5)], "old", LIFE, at(11));
         let refused = decide(state, Action::Advance, &gate, false).unwrap_err();
-        assert!(matches!(&refused, Refused::NotReady { count: 1, first } if first.starts_with("research/a")), "{refused}");
+        assert!(
+            matches!(&refused, Refused::NotReady { count: 1, first } if first.starts_with("research/a")),
+            "{refused}"
+        );
         assert_eq!(decide(state, Action::Advance, &gate, true), Ok(Command::SwitchIssuer { to: 2 }));
     }
 
@@ -298,7 +307,10 @@ mod tests {
         let mut old = client("a", "old", 12);
         old.certificate_expires = at(100_000);
         let clients = [old, client("b", "new", 12)];
-        assert_eq!(waiting(state, &clients, "new", 13), ["research/a: its certificate leads to the other root"]);
+        assert_eq!(
+            waiting(state, &clients, "new", 13),
+            ["research/a: its certificate leads to the other root"]
+        );
         assert!(waiting(state, &clients, "new", 10 + LIFE.as_secs()).is_empty());
     }
 

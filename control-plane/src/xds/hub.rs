@@ -143,7 +143,12 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl Hub {
     /// Starts the planner. Streams are refused until `set_ready`.
-    pub fn start(settings: Settings, world: World, metrics: Arc<Metrics>, shutdown: CancellationToken) -> Arc<Self> {
+    pub fn start(
+        settings: Settings,
+        world: World,
+        metrics: Arc<Metrics>,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
         let (intake, updates) = mpsc::channel(INTAKE_MAX);
         let hub = Arc::new(Self {
             settings,

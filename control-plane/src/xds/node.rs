@@ -62,7 +62,8 @@ pub(super) fn admit(node: Option<&Node>, identity: &Workload, mesh: &TrustDomain
         stances: stances(metadata)?,
     };
     let address = text(metadata, "address")?.map(|address| {
-        HostPort::parse(address).map_err(|error| Error::Metadata { field: "address", problem: error.to_string() })
+        HostPort::parse(address)
+            .map_err(|error| Error::Metadata { field: "address", problem: error.to_string() })
     });
     let locality = node.locality.as_ref().filter(|it| !it.region.is_empty());
     Ok(Admitted {
@@ -113,13 +114,18 @@ fn labels(metadata: &Struct) -> Result<BTreeMap<String, String>, Error> {
         Some(_) => return Err(bad(field, "expected a map of texts")),
     };
     if fields.len() > NODE_ITEMS_MAX {
-        return Err(bad(field, format!("has {} entries; at most {NODE_ITEMS_MAX} are allowed", fields.len())));
+        return Err(bad(
+            field,
+            format!("has {} entries; at most {NODE_ITEMS_MAX} are allowed", fields.len()),
+        ));
     }
     let labels = fields.iter().map(|(key, value)| match &value.kind {
         Some(Kind::StringValue(value)) if key.len() <= LABEL_BYTES_MAX && value.len() <= LABEL_BYTES_MAX => {
             Ok((key.clone(), value.clone()))
         }
-        Some(Kind::StringValue(_)) => Err(bad(field, format!("an entry is longer than {LABEL_BYTES_MAX} bytes"))),
+        Some(Kind::StringValue(_)) => {
+            Err(bad(field, format!("an entry is longer than {LABEL_BYTES_MAX} bytes")))
+        }
         _ => Err(bad(field, "expected a map of texts")),
     });
     labels.collect()
@@ -177,7 +183,9 @@ mod tests {
             Json::Bool(it) => Kind::BoolValue(*it),
             Json::Number(it) => Kind::NumberValue(it.as_f64().unwrap()),
             Json::String(it) => Kind::StringValue(it.clone()),
-            Json::Array(it) => Kind::ListValue(prost_types::ListValue { values: it.iter().map(value).collect() }),
+            Json::Array(it) => {
+                Kind::ListValue(prost_types::ListValue { values: it.iter().map(value).collect() })
+            }
             Json::Object(it) => {
                 let fields = it.iter().map(|(key, it)| (key.clone(), value(it))).collect();
                 Kind::StructValue(Struct { fields })
@@ -214,7 +222,11 @@ mod tests {
         check("payments/x", none.clone(), "claims the namespace payments");
         check("research", none.clone(), "has no slash");
         check("", none, "node id");
-        check("research/x", serde_json::json!({"servers": ["payments/files"]}), "not in the namespace research");
+        check(
+            "research/x",
+            serde_json::json!({"servers": ["payments/files"]}),
+            "not in the namespace research",
+        );
         check("research/x", serde_json::json!({"labels": ["a"]}), "expected a map of texts");
         check("research/x", serde_json::json!({"labels": {"a": 1}}), "expected a map of texts");
         check("research/x", serde_json::json!({"labels": {"a": "x".repeat(400)}}), "longer than");

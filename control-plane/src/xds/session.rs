@@ -15,9 +15,9 @@ use weft_proto::pb::envoy::service::discovery::v3::{
 use weft_proto::pb::google::rpc::Status;
 use weft_proto::wire::ResourceType;
 
-use crate::plan::{Lookup, Published, Touched, Viewer, World};
 #[cfg(test)]
 use crate::plan::Stances;
+use crate::plan::{Lookup, Published, Touched, Viewer, World};
 pub(super) use state::{Answer, TypeState};
 
 /// Most names that one request may add or take away.
@@ -62,12 +62,22 @@ pub(super) enum Error {
 pub(super) enum Heard {
     /// A subscription change, or nothing.
     Spontaneous,
-    Acknowledged { ty: ResourceType },
-    Rejected { ty: ResourceType, message: String, stale: bool },
+    Acknowledged {
+        ty: ResourceType,
+    },
+    Rejected {
+        ty: ResourceType,
+        message: String,
+        stale: bool,
+    },
     /// An answer to a response that is not the latest.
-    Stale { ty: ResourceType },
+    Stale {
+        ty: ResourceType,
+    },
     /// Something about a type that this version does not know.
-    UnknownType { type_url: String },
+    UnknownType {
+        type_url: String,
+    },
 }
 
 /// A response and what it is about, for metrics and status.
@@ -148,7 +158,9 @@ impl Session {
             let served = view.world.served_by(view.viewer);
             // A server's labels decide which policies select it, so a change of an own server may change them all.
             let own = |name: &str| self.served.iter().any(|server| server.to_string() == name);
-            if served != self.served || touched.iter().any(|it| it.ty == ResourceType::Server && own(&it.name)) {
+            if served != self.served
+                || touched.iter().any(|it| it.ty == ResourceType::Server && own(&it.name))
+            {
                 self.served = served;
                 return self.resync(view);
             }
@@ -228,11 +240,15 @@ impl Session {
         let subscribed = self.types[ty.index()].is_subscribed();
         // Whoever asks for the first time waits for an answer, even if it is that there is nothing.
         let mut answer = Answer { even_if_empty: ask.first && subscribed, ..Answer::default() };
-        let held = |state: &TypeState, published: &Published| state.version(&published.name) == Some(&published.version);
+        let held = |state: &TypeState, published: &Published| {
+            state.version(&published.name) == Some(&published.version)
+        };
         if ask.wildcard {
             let concerning = view.world.concerning(view.viewer, &self.served, ty);
             let state = &self.types[ty.index()];
-            answer.send.extend(concerning.into_iter().filter(|published| !(ask.first && held(state, published))));
+            answer
+                .send
+                .extend(concerning.into_iter().filter(|published| !(ask.first && held(state, published))));
         }
         for name in ask.names {
             match view.world.lookup(view.viewer, &self.served, ty, &name) {
@@ -364,7 +380,13 @@ enum Verdict {
     Nothing,
 }
 
-fn judge(state: &TypeState, served: &[ServerName], ty: ResourceType, name: &Arc<str>, view: View<'_>) -> Verdict {
+fn judge(
+    state: &TypeState,
+    served: &[ServerName],
+    ty: ResourceType,
+    name: &Arc<str>,
+    view: View<'_>,
+) -> Verdict {
     let found = match view.world.lookup(view.viewer, served, ty, name) {
         Lookup::Found(published) => Some(published).filter(|published| wants(state, served, published, view)),
         Lookup::Missing | Lookup::Denied => None,
@@ -379,7 +401,8 @@ fn judge(state: &TypeState, served: &[ServerName], ty: ResourceType, name: &Arc<
 
 /// Whether a client asked for a resource, by its name, an alias, or the wildcard.
 fn wants(state: &TypeState, served: &[ServerName], published: &Published, view: View<'_>) -> bool {
-    let by_name = state.asked_for(&published.name) || published.aliases.iter().any(|alias| state.asked_for(alias));
+    let by_name =
+        state.asked_for(&published.name) || published.aliases.iter().any(|alias| state.asked_for(alias));
     by_name || (state.is_wildcard() && view.world.concerns(view.viewer, served, published))
 }
 
@@ -429,7 +452,8 @@ fn check(request: &DeltaDiscoveryRequest) -> Result<(), Error> {
         return Err(Error::Locators);
     }
     let subscribed = request.resource_names_subscribe.iter();
-    let names = subscribed.chain(&request.resource_names_unsubscribe).chain(request.initial_resource_versions.keys());
+    let names =
+        subscribed.chain(&request.resource_names_unsubscribe).chain(request.initial_resource_versions.keys());
     let mut count = 0;
     for name in names.chain([&request.type_url]) {
         count += 1;
@@ -450,7 +474,8 @@ fn check(request: &DeltaDiscoveryRequest) -> Result<(), Error> {
 const MESSAGE_BYTES_MAX: usize = 2048;
 
 fn clip(text: &str) -> String {
-    let end = (0..=MESSAGE_BYTES_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let end =
+        (0..=MESSAGE_BYTES_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     text[..end].to_owned()
 }
 

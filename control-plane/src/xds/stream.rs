@@ -54,7 +54,9 @@ impl AggregatedDiscoveryService for Discovery {
         &self,
         _: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented("this control plane speaks the delta variant: call DeltaAggregatedResources"))
+        Err(Status::unimplemented(
+            "this control plane speaks the delta variant: call DeltaAggregatedResources",
+        ))
     }
 
     async fn delta_aggregated_resources(
@@ -63,7 +65,9 @@ impl AggregatedDiscoveryService for Discovery {
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         if !self.hub.is_ready() {
             // An empty world would be an outage for whoever believed it.
-            return Err(self.refuse("not_ready", Status::unavailable("the control plane is still reading its store")));
+            return Err(
+                self.refuse("not_ready", Status::unavailable("the control plane is still reading its store"))
+            );
         }
         let peer = request.extensions().get::<Peer>().cloned();
         let peer = peer.ok_or_else(|| Status::internal("the connection carries no peer"))?;
@@ -137,7 +141,9 @@ impl ClientStream {
         let mesh = self.hub.world().trust_domain().clone();
         let admitted = node::admit(first.node.as_ref(), &identity, &mesh).map_err(|error| {
             let (reason, code) = match &error {
-                node::Error::Namespace { .. } | node::Error::TrustDomain { .. } => ("denied", Code::PermissionDenied),
+                node::Error::Namespace { .. } | node::Error::TrustDomain { .. } => {
+                    ("denied", Code::PermissionDenied)
+                }
                 node::Error::NoNode | node::Error::Id(_) | node::Error::Metadata { .. } => {
                     ("malformed", Code::InvalidArgument)
                 }
@@ -165,7 +171,9 @@ impl ClientStream {
             locality,
         });
         let Some(client) = self.hub.register(viewer, instance, status) else {
-            let status = Status::resource_exhausted("this control plane has as many clients, or as many of this identity, as it takes");
+            let status = Status::resource_exhausted(
+                "this control plane has as many clients, or as many of this identity, as it takes",
+            );
             return End::with("too_many", status);
         };
         tracing::info!(%node, %identity, peer.address = %self.peer.address, "sidecar connected");
@@ -214,7 +222,8 @@ impl<'a> Connection<'a> {
             let world = hub.world();
             Session::new(Arc::clone(&hub.settings.identifier), View { world: &world, viewer: &client.viewer })
         };
-        let mut connection = Self { stream, client, session, served: Vec::new(), unanswered_since: Default::default() };
+        let mut connection =
+            Self { stream, client, session, served: Vec::new(), unanswered_since: Default::default() };
         connection.note_served();
         connection
     }
@@ -296,9 +305,11 @@ impl<'a> Connection<'a> {
             let view = View { world: &world, viewer: &self.client.viewer };
             match pending.resync {
                 true => self.session.resync(view),
-                false => {
-                    pending.batches.iter().flat_map(|batch| self.session.changed(batch, view)).collect::<Vec<_>>()
-                }
+                false => pending
+                    .batches
+                    .iter()
+                    .flat_map(|batch| self.session.changed(batch, view))
+                    .collect::<Vec<_>>(),
             }
         };
         if let Some(since) = pending.since {
@@ -335,7 +346,8 @@ impl<'a> Connection<'a> {
         let metrics = &self.stream.hub.metrics;
         for Outgoing { ty, message } in outgoing {
             let label = TypeLabel { r#type: ty.map_or("unknown", ResourceType::name) };
-            let bytes: usize = message.resources.iter().filter_map(|it| it.resource.as_ref()).map(|it| it.value.len()).sum();
+            let bytes: usize =
+                message.resources.iter().filter_map(|it| it.resource.as_ref()).map(|it| it.value.len()).sum();
             metrics.xds_responses.get_or_create(&label).inc();
             metrics.xds_response_bytes.get_or_create(&label).inc_by(bytes as u64);
             match timeout(self.stream.hub.settings.send_timeout, self.stream.sender.send(Ok(message))).await {
@@ -343,7 +355,10 @@ impl<'a> Connection<'a> {
                 Ok(Err(_)) => return Err(End::quietly("closed")),
                 Err(_) => {
                     tracing::warn!(node = %self.client.viewer.node, "sidecar does not take its configuration");
-                    return Err(End::with("slow", Status::deadline_exceeded("a response was not taken in time")));
+                    return Err(End::with(
+                        "slow",
+                        Status::deadline_exceeded("a response was not taken in time"),
+                    ));
                 }
             }
         }
@@ -415,7 +430,8 @@ impl<'a> Connection<'a> {
         let oldest = self.unanswered_since.iter().flatten().min();
         // Far enough away to mean never within the age of a stream.
         let never = self.stream.hub.settings.age_max * 2;
-        oldest.map_or_else(|| Instant::now() + never, |since| *since + self.stream.hub.settings.answer_timeout)
+        oldest
+            .map_or_else(|| Instant::now() + never, |since| *since + self.stream.hub.settings.answer_timeout)
     }
 }
 

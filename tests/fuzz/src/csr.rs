@@ -23,7 +23,11 @@ pub fn csr(data: &[u8]) {
     }
     if let Ok(leaf) = Leaf::inspect(&CertificateDer::from(data)) {
         let text = leaf.spiffe_id.as_str();
-        assert_eq!(SpiffeId::parse(text).as_ref(), Ok(&leaf.spiffe_id), "an identity that is not one: {text}");
+        assert_eq!(
+            SpiffeId::parse(text).as_ref(),
+            Ok(&leaf.spiffe_id),
+            "an identity that is not one: {text}"
+        );
     }
     if let Ok(text) = std::str::from_utf8(data) {
         match JoinToken::parse(text) {

@@ -59,7 +59,11 @@ fn alone(text: &str) {
 
 fn together(pattern: &str, subject: &str) {
     if let Ok(glob) = Glob::parse(pattern) {
-        assert_eq!(glob.matches(subject), glob_matches(pattern.as_bytes(), subject.as_bytes()), "{pattern:?} {subject:?}");
+        assert_eq!(
+            glob.matches(subject),
+            glob_matches(pattern.as_bytes(), subject.as_bytes()),
+            "{pattern:?} {subject:?}"
+        );
     }
     if let (Ok(pattern), Ok(id)) = (IdentityPattern::parse(pattern), SpiffeId::parse(subject)) {
         let again = IdentityPattern::parse(&pattern.to_string()).expect("a printed pattern is a pattern");

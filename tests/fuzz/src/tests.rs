@@ -92,7 +92,8 @@ fn the_documents_of_the_corpus_are_read_and_show_every_kind() {
         match name.as_str() {
             "wrong.yaml" => assert!(parsed.is_err(), "{name} is there to be refused"),
             found if found.starts_with("found-") => {}
-            _ => kinds.extend(parsed.unwrap_or_else(|errors| panic!("{errors:?}")).iter().map(|(it, _)| it.kind())),
+            _ => kinds
+                .extend(parsed.unwrap_or_else(|errors| panic!("{errors:?}")).iter().map(|(it, _)| it.kind())),
         }
     }
     assert_eq!(kinds, Kind::ALL.iter().copied().collect());
@@ -167,7 +168,10 @@ fn agrees_with_the_tree(target: &str, made: BTreeMap<String, Vec<u8>>) {
     } else {
         let differs = made.keys().chain(present.keys()).filter(|name| made.get(*name) != present.get(*name));
         let differs: BTreeSet<_> = differs.collect();
-        assert!(differs.is_empty(), "corpus/{target} is stale in {differs:?}: run this test with WEFT_BLESS=1");
+        assert!(
+            differs.is_empty(),
+            "corpus/{target} is stale in {differs:?}: run this test with WEFT_BLESS=1"
+        );
     }
 }
 

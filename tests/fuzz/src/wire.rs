@@ -50,7 +50,8 @@ fn object<S: Clone + Into<Spec>>(part: &Part, object: &Object<S>) {
     assert_eq!(encoded.name, part.name());
     arrives(part, &|| encoded.bytes.clone());
     // Reach beyond the own namespace is judged where the mesh is known, and the root namespace may always.
-    resource.metadata.namespace = Namespace::parse(ROOT_NAMESPACE).expect("the root namespace is a namespace");
+    resource.metadata.namespace =
+        Namespace::parse(ROOT_NAMESPACE).expect("the root namespace is a namespace");
     reads_as(&resource.to_yaml(), &resource);
 }
 

@@ -18,9 +18,22 @@ const WORLD: &str = include_str!("../corpus/resources/mesh.yaml");
 const REQUESTS_MAX: usize = 64;
 /// Names that mean something in [`WORLD`], and some that do not.
 const NAMES: [&str; 16] = [
-    "*", "mesh", "mesh.test", "research/files", "research/documents", "research/search", "research/readers",
-    "research/fair", "research/canary", "payments/ledger", "payments/private", "weft-system/everywhere", "agents/later",
-    "research/", "nowhere", "",
+    "*",
+    "mesh",
+    "mesh.test",
+    "research/files",
+    "research/documents",
+    "research/search",
+    "research/readers",
+    "research/fair",
+    "research/canary",
+    "payments/ledger",
+    "payments/private",
+    "weft-system/everywhere",
+    "agents/later",
+    "research/",
+    "nowhere",
+    "",
 ];
 
 /// The first byte chooses who is connected. If the rest is a sequence of requests, each with its length before it,
@@ -53,7 +66,10 @@ fn instructed(bytes: &[u8]) -> Vec<DeltaDiscoveryRequest> {
             2 => request.resource_names_unsubscribe.push(name()),
             3 => _ = request.initial_resource_versions.insert(name(), about.to_string()),
             4 => request.response_nonce = about.to_string(),
-            5 => request.error_detail = Some(Status { code: about.into(), message: name(), details: Vec::new() }),
+            5 => {
+                request.error_detail =
+                    Some(Status { code: about.into(), message: name(), details: Vec::new() })
+            }
             _ => {
                 request.type_url = type_url(about);
                 sent.push(std::mem::take(&mut request));

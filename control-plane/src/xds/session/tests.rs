@@ -44,7 +44,8 @@ impl Client {
     #[track_caller]
     fn hears(&mut self, touched: &[Touched], expected: &[&str]) -> Vec<DeltaDiscoveryResponse> {
         let view = View { world: &self.world, viewer: &self.viewer };
-        let responses: Vec<_> = self.session.changed(touched, view).into_iter().map(|it| it.message).collect();
+        let responses: Vec<_> =
+            self.session.changed(touched, view).into_iter().map(|it| it.message).collect();
         assert_eq!(responses.iter().map(line).collect::<Vec<_>>(), expected);
         responses
     }
@@ -111,7 +112,8 @@ fn what_does_not_exist_is_removed_at_once_and_sent_when_it_appears() {
 
 #[test]
 fn what_may_not_be_seen_is_refused_in_the_same_words_whether_it_exists_or_not() {
-    let yaml = server("research/files") + &object("AccessPolicy", "research/p", "{ rules: [{ action: allow }] }");
+    let yaml =
+        server("research/files") + &object("AccessPolicy", "research/p", "{ rules: [{ action: allow }] }");
     let mut client = Client::new(world(&yaml), viewer("payments", "ledger", INBOUND));
     let expected = ["AccessPolicy -research/none -research/p !research/p:7 !research/none:7"];
     client.asks(request(ACCESS, &["research/p", "research/none"], &[]), &expected);
@@ -137,7 +139,8 @@ fn the_wildcard_and_names_live_side_by_side() {
 fn a_name_outside_the_wildcard_is_taken_away_when_it_is_given_up() {
     let yaml = server("research/files") + &server("research/search");
     let mut client = Client::new(world(&yaml), viewer("research", "files", INBOUND));
-    client.asks(request(SERVER, &["*", "research/search"], &[]), &["Server +research/files +research/search"]);
+    client
+        .asks(request(SERVER, &["*", "research/search"], &[]), &["Server +research/files +research/search"]);
     client.asks(request(SERVER, &[], &["research/search"]), &["Server -research/search"]);
 }
 
@@ -196,7 +199,8 @@ fn touch(name: &str) -> Touched {
 #[test]
 fn whoever_reconnects_hears_only_what_changed_meanwhile() {
     let mut client = caller();
-    let sent = client.asks(request(SERVER, &[], &[]), &["Server +payments/ledger +research/files +research/search"]);
+    let sent =
+        client.asks(request(SERVER, &[], &[]), &["Server +payments/ledger +research/files +research/search"]);
     let mut held: HashMap<String, String> =
         sent[0].resources.iter().map(|it| (it.name.clone(), it.version.clone())).collect();
     held.insert("research/gone".to_owned(), "v1".to_owned());
@@ -210,7 +214,8 @@ fn whoever_reconnects_hears_only_what_changed_meanwhile() {
     // Named subscriptions are spared in the same way, but only on the first request.
     let mut named = Client::new(again.world, again.viewer);
     let mut first = request(SERVER, &["research/search"], &[]);
-    first.initial_resource_versions = [("research/search".to_owned(), held["research/search"].clone())].into();
+    first.initial_resource_versions =
+        [("research/search".to_owned(), held["research/search"].clone())].into();
     named.asks(first, &["Server"]);
     let mut late = request(SERVER, &["research/files"], &[]);
     late.initial_resource_versions = held.into_iter().collect();
@@ -263,16 +268,23 @@ fn what_points_is_removed_before_what_it_points_at() {
 
 #[test]
 fn additions_arrive_guards_first_and_routes_last() {
-    let mut client = Client::new(world(""), viewer("research", "files", Stances { outbound: true, ..INBOUND }));
+    let mut client =
+        Client::new(world(""), viewer("research", "files", Stances { outbound: true, ..INBOUND }));
     for ty in ResourceType::ALL.into_iter().rev() {
         client.ask(request(ty.type_url(), &[], &[]));
     }
     let route = "{ server: research/files, rules: [{ to: [{ server: research/files }] }] }";
     let policy = "{ servers: { names: [files] }, rules: [{ action: allow }] }";
-    let yaml = object("Route", "research/r", route) + &server("research/files") + &object("AccessPolicy", "research/p", policy);
+    let yaml = object("Route", "research/r", route)
+        + &server("research/files")
+        + &object("AccessPolicy", "research/p", policy);
     let touched = put(&mut client.world, &yaml);
-    let expected =
-        ["AccessPolicy +research/p", "Server +research/files", "Endpoints +research/files", "Route +research/r"];
+    let expected = [
+        "AccessPolicy +research/p",
+        "Server +research/files",
+        "Endpoints +research/files",
+        "Route +research/r",
+    ];
     client.hears(&touched, &expected);
 }
 
@@ -303,13 +315,18 @@ fn a_large_answer_comes_in_pieces_without_a_name_twice() {
     assert_eq!(nonces.len(), 3);
     assert_eq!(client.session.unanswered(ResourceType::Server), 3);
     client.acknowledge(&responses[2]);
-    assert_eq!(client.session.unanswered(ResourceType::Server), 0, "the last answer stands for those before it");
+    assert_eq!(
+        client.session.unanswered(ResourceType::Server),
+        0,
+        "the last answer stands for those before it"
+    );
 }
 
 #[test]
 fn a_client_that_does_not_answer_is_told_no_more_until_it_does() {
     let mut client = caller();
-    let first = client.asks(request(SERVER, &[], &[]), &["Server +payments/ledger +research/files +research/search"]);
+    let first =
+        client.asks(request(SERVER, &[], &[]), &["Server +payments/ledger +research/files +research/search"]);
     let mut sent = first;
     for n in 0..UNANSWERED_MAX + 5 {
         let touched = put(&mut client.world, &server(&format!("research/s{n}")));
@@ -371,7 +388,8 @@ fn types_keep_their_own_nonces_and_subscriptions() {
     let mut client = caller();
     let servers = client.asks(request(SERVER, &["research/files"], &[]), &["Server +research/files"]);
     client.asks(request(ROUTE, &[], &[]), &["Route"]);
-    let crossed = DeltaDiscoveryRequest { response_nonce: servers[0].nonce.clone(), ..request(ROUTE, &[], &[]) };
+    let crossed =
+        DeltaDiscoveryRequest { response_nonce: servers[0].nonce.clone(), ..request(ROUTE, &[], &[]) };
     assert_eq!(client.ask(crossed).0, Heard::Stale { ty: ResourceType::Route });
     assert_eq!(client.session.unanswered(ResourceType::Server), 1);
 }
