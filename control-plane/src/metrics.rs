@@ -24,37 +24,59 @@ pub struct ApiLabels {
     pub status: u16,
 }
 
-/// Every metric of the control plane.
-#[derive(Debug)]
-pub struct Metrics {
-    registry: Registry,
-    pub xds_clients: Gauge,
-    pub xds_streams_refused: Family<ReasonLabel, Counter>,
-    pub xds_streams_ended: Family<ReasonLabel, Counter>,
-    pub xds_responses: Family<TypeLabel, Counter>,
-    pub xds_response_bytes: Family<TypeLabel, Counter>,
-    pub xds_acks: Family<TypeLabel, Counter>,
-    pub xds_nacks: Family<TypeLabel, Counter>,
-    pub xds_stale_nonces: Family<TypeLabel, Counter>,
-    pub xds_unknown_types: Counter,
-    pub xds_push_seconds: Histogram,
-    pub xds_convergence_seconds: Histogram,
-    pub plan_seconds: Histogram,
-    pub plan_changes: Counter,
-    pub plan_revision: Gauge,
-    pub resources: Family<TypeLabel, Gauge>,
-    pub certificates_issued: Counter,
-    pub certificates_refused: Family<ReasonLabel, Counter>,
-    pub certificate_queue: Gauge,
-    pub certificate_seconds: Histogram,
-    pub issuer_expiry_seconds: Gauge,
-    pub trust_roots: Gauge,
-    pub api_requests: Family<ApiLabels, Counter>,
-    pub api_seconds: Histogram,
-    pub handshakes_failed: Family<ReasonLabel, Counter>,
-    pub connections: Gauge,
-    pub store_revision: Gauge,
-    pub panics: Counter,
+/// Declares the metrics: each is registered under the name of its field.
+macro_rules! metrics {
+    ($($field:ident: $kind:ty = $new:expr, $help:literal;)*) => {
+        /// Every metric of the control plane.
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            $(pub $field: $kind,)*
+        }
+
+        impl Metrics {
+            pub fn new() -> Self {
+                let mut registry = Registry::with_prefix("weft");
+                $(let $field: $kind = $new;
+                registry.register(stringify!($field), $help, $field.clone());)*
+                Self { registry, $($field,)* }
+            }
+        }
+    };
+}
+
+fn latency() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_25, 2.0, 18))
+}
+
+metrics! {
+    xds_clients: Gauge = Gauge::default(), "Sidecars connected";
+    xds_streams_refused: Family<ReasonLabel, Counter> = Family::default(), "Streams refused";
+    xds_streams_ended: Family<ReasonLabel, Counter> = Family::default(), "Streams ended";
+    xds_responses: Family<TypeLabel, Counter> = Family::default(), "Responses sent";
+    xds_response_bytes: Family<TypeLabel, Counter> = Family::default(), "Bytes of resources sent";
+    xds_acks: Family<TypeLabel, Counter> = Family::default(), "Responses acknowledged";
+    xds_nacks: Family<TypeLabel, Counter> = Family::default(), "Responses rejected by a sidecar";
+    xds_stale_nonces: Family<TypeLabel, Counter> = Family::default(), "Answers to nothing outstanding";
+    xds_unknown_types: Counter = Counter::default(), "Requests for unknown types";
+    xds_push_seconds: Histogram = latency(), "From change to response, per sidecar";
+    xds_convergence_seconds: Histogram = latency(), "From response to acknowledgement, per sidecar";
+    plan_seconds: Histogram = latency(), "Time to plan one batch of changes";
+    plan_changes: Counter = Counter::default(), "Changes planned";
+    plan_revision: Gauge = Gauge::default(), "Revision that is published";
+    resources: Family<TypeLabel, Gauge> = Family::default(), "Resources published, by type";
+    certificates_issued: Counter = Counter::default(), "Certificates issued";
+    certificates_refused: Family<ReasonLabel, Counter> = Family::default(), "Requests refused";
+    certificate_queue: Gauge = Gauge::default(), "Signing requests waiting";
+    certificate_seconds: Histogram = latency(), "Time to answer a signing request";
+    issuer_expiry_timestamp_seconds: Gauge = Gauge::default(), "When the issuing certificate expires";
+    trust_roots: Gauge = Gauge::default(), "Roots of this trust domain that are trusted";
+    api_requests: Family<ApiLabels, Counter> = Family::default(), "Operator requests";
+    api_seconds: Histogram = latency(), "Time to answer an operator request";
+    handshakes_failed: Family<ReasonLabel, Counter> = Family::default(), "TLS handshakes that failed";
+    connections: Gauge = Gauge::default(), "Connections from sidecars";
+    store_revision: Gauge = Gauge::default(), "Last revision of the store";
+    panics: Counter = Counter::default(), "Tasks that ended in a panic";
 }
 
 impl Default for Metrics {
@@ -64,80 +86,6 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("weft");
-        let latency = || Histogram::new(exponential_buckets(0.000_25, 2.0, 18));
-        macro_rules! register {
-            ($name:literal, $help:literal, $metric:expr) => {{
-                let metric = $metric;
-                registry.register($name, $help, metric.clone());
-                metric
-            }};
-        }
-        Self {
-            xds_clients: register!("xds_clients", "Sidecars connected", Gauge::default()),
-            xds_streams_refused: register!("xds_streams_refused", "Streams refused", Family::default()),
-            xds_streams_ended: register!("xds_streams_ended", "Streams ended", Family::default()),
-            xds_responses: register!("xds_responses", "Responses sent", Family::default()),
-            xds_response_bytes: register!("xds_response_bytes", "Bytes of resources sent", Family::default()),
-            xds_acks: register!("xds_acks", "Responses acknowledged", Family::default()),
-            xds_nacks: register!("xds_nacks", "Responses rejected by a sidecar", Family::default()),
-            xds_stale_nonces: register!(
-                "xds_stale_nonces",
-                "Answers to nothing outstanding",
-                Family::default()
-            ),
-            xds_unknown_types: register!(
-                "xds_unknown_types",
-                "Requests for unknown types",
-                Counter::default()
-            ),
-            xds_push_seconds: register!(
-                "xds_push_seconds",
-                "From change to response, per sidecar",
-                latency()
-            ),
-            xds_convergence_seconds: register!(
-                "xds_convergence_seconds",
-                "From response to answer",
-                latency()
-            ),
-            plan_seconds: register!("plan_seconds", "Time to plan one batch of changes", latency()),
-            plan_changes: register!("plan_changes", "Changes planned", Counter::default()),
-            plan_revision: register!("plan_revision", "Revision that is published", Gauge::default()),
-            resources: register!("resources", "Resources published, by type", Family::default()),
-            certificates_issued: register!("certificates_issued", "Certificates issued", Counter::default()),
-            certificates_refused: register!("certificates_refused", "Requests refused", Family::default()),
-            certificate_queue: register!("certificate_queue", "Signing requests waiting", Gauge::default()),
-            certificate_seconds: register!(
-                "certificate_seconds",
-                "Time to answer a signing request",
-                latency()
-            ),
-            issuer_expiry_seconds: register!(
-                "issuer_expiry_timestamp_seconds",
-                "When the issuing certificate expires",
-                Gauge::default()
-            ),
-            trust_roots: register!(
-                "trust_roots",
-                "Roots of this trust domain that are trusted",
-                Gauge::default()
-            ),
-            api_requests: register!("api_requests", "Operator requests", Family::default()),
-            api_seconds: register!("api_seconds", "Time to answer an operator request", latency()),
-            handshakes_failed: register!(
-                "handshakes_failed",
-                "TLS handshakes that failed",
-                Family::default()
-            ),
-            connections: register!("connections", "Connections from sidecars", Gauge::default()),
-            store_revision: register!("store_revision", "Last revision of the store", Gauge::default()),
-            panics: register!("panics", "Tasks that ended in a panic", Counter::default()),
-            registry,
-        }
-    }
-
     /// The Prometheus text form.
     pub fn text(&self) -> String {
         let mut text = String::new();

@@ -49,6 +49,11 @@ def telemetry(namespace: str, name: str, servers=None, dimension: str = "region"
     return _object("Telemetry", namespace, name, {**_selector(servers), "metricDimensions": [dimension]})
 
 
+def trust(default_action: str) -> dict:
+    spec = {"trustDomain": "mesh.test", "defaultAction": default_action}
+    return _object("Trust", "weft-system", "mesh", spec)
+
+
 def route(namespace: str, name: str, of: str, to: str) -> dict:
     rule = {"to": [{"server": f"{namespace}/{to}"}]}
     return _object("Route", namespace, name, {"server": f"{namespace}/{of}", "rules": [rule]})

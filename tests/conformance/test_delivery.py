@@ -1,10 +1,11 @@
 """The order in which a change reaches a client, and whom it reaches."""
 
 import pytest
+from weft.config.v1 import config_pb2
 
 from ads import TYPES, sidecar
 from control_plane import eventually
-from objects import access, at_address, quota, route, server, telemetry, tool_policy, virtual_server
+from objects import access, at_address, quota, route, server, telemetry, tool_policy, trust, virtual_server
 from rules import rule
 
 BOTH = ("inbound", "outbound")
@@ -189,6 +190,34 @@ def test_a_policy_follows_what_it_selects(plane):
     plane.operator.apply(quota("a", "fair", ["two"]))
     two.expect("QuotaPolicy", {"a/fair"})
     one.expect("QuotaPolicy", removed={"a/fair"})
+
+
+def test_a_policy_follows_the_labels_of_what_it_selects(plane):
+    by_label = quota("a", "fair")
+    by_label["spec"]["servers"] = {"labels": {"team": "x"}}
+    plane.operator.apply(server("a", "one"), by_label)
+    stream = sidecar(plane, "a", servers=["a/one"]).open()
+    stream.subscribe("QuotaPolicy")
+    plane.operator.apply(server("a", "one", labels={"team": "x"}))
+    stream.expect("QuotaPolicy", {"a/fair"})
+    plane.operator.apply(server("a", "one", labels={"team": "y"}))
+    stream.expect("QuotaPolicy", removed={"a/fair"})
+
+
+def test_a_mesh_that_denies_by_default_hides_what_no_policy_allows(plane):
+    plane.operator.apply(
+        at_address("b", "open"), at_address("b", "allowed"), access("b", "rules", ["allowed"], callers=["a"])
+    )
+    stream = sidecar(plane, "a", stances=["outbound"]).open()
+    stream.subscribe("Mesh", {"mesh"})
+    stream.subscribe("Server", {"b/open", "b/allowed"})
+    plane.operator.apply(trust("deny"))
+    mesh = stream.expect("Mesh", {"mesh"}).body("mesh")
+    assert mesh.default_action == config_pb2.DEFAULT_ACTION_DENY
+    stream.expect("Server", removed={"b/open"})
+    plane.operator.apply(trust("allow"))
+    stream.expect("Mesh", {"mesh"})
+    stream.expect("Server", {"b/open"})
 
 
 def test_a_policy_of_the_root_namespace_reaches_every_tenant_and_others_only_their_own(plane):

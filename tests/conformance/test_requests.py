@@ -59,6 +59,19 @@ def test_a_second_stream_of_the_same_node_replaces_the_first(plane):
 
 
 @rule(1)
+def test_another_account_cannot_replace_a_stream_by_taking_the_name_of_its_node(plane):
+    plane.operator.apply(server("a", "one"))
+    owner = sidecar(plane, "a", instance="same", account="owner", servers=["a/one"])
+    stream = owner.open()
+    stream.subscribe("Server", {"a/one"})
+    taker = sidecar(plane, "a", instance="same", account="taker").open()
+    taker.send("Mesh", subscribe=["*"])
+    taker.hear_or_end()
+    plane.operator.apply(server("a", "one", call="61s"))
+    stream.expect("Server", {"a/one"})
+
+
+@rule(1)
 def test_two_nodes_on_one_connection_have_streams_of_their_own(plane):
     plane.operator.apply(server("a", "one"), server("a", "two"))
     one = sidecar(plane, "a", servers=["a/one"])
@@ -98,6 +111,36 @@ def test_a_node_of_another_namespace_than_its_certificate_is_refused(plane):
     stream = client.open()
     stream.send("Server", subscribe=["*"])
     stream.expect_refused(grpc.StatusCode.PERMISSION_DENIED)
+
+
+@rule(2)
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"stances": ["sideways"]},
+        {"stances": "inbound"},
+        {"labels": "x"},
+        {"labels": {"a": 1}},
+        {"servers": [1]},
+        {"servers": ["no-slash"]},
+        {"address": "nonsense"},
+    ],
+)
+def test_a_node_that_says_nonsense_about_itself_is_refused(shared_plane, metadata):
+    client = sidecar(shared_plane, "a")
+    client.node.metadata.update(metadata)
+    stream = client.open()
+    stream.send("Server", subscribe=["*"])
+    stream.expect_refused(grpc.StatusCode.INVALID_ARGUMENT)
+
+
+@rule(2)
+@pytest.mark.parametrize("metadata", [{}, {"from": "a later version"}])
+def test_a_node_may_say_little_or_more_than_is_known(shared_plane, metadata):
+    client = sidecar(shared_plane, "a")
+    node = base_pb2.Node(id=client.id)
+    node.metadata.update(metadata)
+    Stream(shared_plane.channel(client.identity), node).subscribe("Mesh", {"mesh"})
 
 
 @rule(2)

@@ -69,6 +69,30 @@ def test_names_that_the_client_asks_for_and_holds_unchanged_are_not_sent_again(p
     stream.expect("Server", {"a/two"})
 
 
+@rule(16)
+def test_what_the_client_holds_and_asks_for_by_an_alias_is_not_sent_again(plane):
+    plane.operator.apply(server("a", "new", aliases=["old"]))
+    client = sidecar(plane, "a")
+    before = client.open()
+    before.subscribe("Server", {"a/new"}, to=["a/old"])
+    before.close()
+    stream = client.open()
+    stream.send("Server", subscribe=["a/old"], held=before.held["Server"])
+    stream.expect_nothing()
+
+
+@rule(11)
+def test_names_outside_the_wildcard_that_the_client_holds_are_not_sent_again(plane):
+    plane.operator.apply(server("a", "one"), server("a", "two"))
+    client = sidecar(plane, "a", servers=["a/one"])
+    before = client.open()
+    before.subscribe("Server", {"a/one", "a/two"}, to=["*", "a/two"])
+    before.close()
+    stream = client.open()
+    stream.send("Server", subscribe=["*", "a/two"], held=before.held["Server"])
+    stream.expect_nothing()
+
+
 @rule(11)
 @pytest.mark.parametrize("meanwhile", [_stay, _restart])
 @pytest.mark.parametrize("names", [["*"], [], ["a/same", "a/changed", "a/gone", "a/new"]])

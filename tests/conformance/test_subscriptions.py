@@ -364,6 +364,16 @@ def test_an_alias_that_a_server_gains_later_answers_who_waited_for_it(plane):
 
 
 @rule(16)
+def test_what_was_asked_for_by_an_alias_is_removed_when_the_alias_is_dropped(plane):
+    plane.operator.apply(server("a", "new", aliases=["old"]))
+    stream = sidecar(plane, "a").open()
+    stream.subscribe("Server", {"a/new"}, to=["a/old"])
+    plane.operator.apply(server("a", "new"))
+    heard = stream.hear()
+    assert "a/new" in heard.removed and not heard.names
+
+
+@rule(16)
 def test_the_roots_are_known_by_trust_domain_and_by_spiffe_id(plane):
     stream = sidecar(plane, "a").open()
     by_alias = stream.subscribe("TrustBundle", {"mesh.test"}, to=["spiffe://mesh.test"])

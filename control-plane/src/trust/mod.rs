@@ -274,7 +274,7 @@ impl Trust {
         }
         let expiry =
             self.signer.issuer().not_after().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.metrics.issuer_expiry_seconds.set(i64::try_from(expiry.as_secs()).unwrap_or(i64::MAX));
+        self.metrics.issuer_expiry_timestamp_seconds.set(i64::try_from(expiry.as_secs()).unwrap_or(i64::MAX));
         Ok(())
     }
 
