@@ -67,10 +67,11 @@ pub(crate) fn metrics_shown() -> String {
     metrics.text()
 }
 
-/// The names under which a file registers metrics.
-pub(crate) fn registered(source: &str) -> BTreeSet<String> {
-    let calls = source.split("register!(").skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
-    calls.filter_map(|rest| rest.split_once('"')).map(|(name, _)| format!("weft_{name}")).collect()
+/// The names of the metrics that a file declares in its table: `metrics! { name: Kind = new(), "Help"; … }`.
+pub(crate) fn declared(source: &str) -> BTreeSet<String> {
+    let table = source.split_once("\nmetrics! {").and_then(|(_, table)| table.split_once("\n}"));
+    let rows = table.map_or("", |(table, _)| table).split(';').filter_map(|row| row.split_once(':'));
+    rows.map(|(name, _)| format!("weft_{}", name.trim())).collect()
 }
 
 /// The names of metrics that a reference has, without the suffix of counters.
@@ -159,8 +160,8 @@ mod tests {
     }
 
     #[test]
-    fn a_metric_is_found_where_it_is_registered() {
-        let source = "macro_rules! register { }\na: register!(\"a\", \"A\", x()),\nb: register!(\n    \"b_seconds\",\n";
-        assert_eq!(registered(source), BTreeSet::from(["weft_a".to_owned(), "weft_b_seconds".to_owned()]));
+    fn a_metric_is_found_where_it_is_declared() {
+        let source = "macro_rules! metrics { }\n\nmetrics! {\n    a: A = A::b(), \"A\";\n    b: B = c(),\n        \"B\";\n}\n";
+        assert_eq!(declared(source), BTreeSet::from(["weft_a".to_owned(), "weft_b".to_owned()]));
     }
 }

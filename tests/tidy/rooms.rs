@@ -17,7 +17,7 @@ const ROOMS: [(&str, &[&str]); 8] = [
 const PLANES: &[&str] = &["weft-proto", "weft-certs", "weft-sidecar", "weft-control-plane"];
 
 /// What every crate takes from the workspace.
-const SHARED: [&str; 6] = ["version", "edition", "rust-version", "license", "repository", "publish"];
+const SHARED: [&str; 5] = ["version", "edition", "rust-version", "license", "publish"];
 
 pub(crate) fn wrong_direction(members: &[Member]) -> Vec<String> {
     let mut wrong = Vec::new();

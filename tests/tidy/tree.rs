@@ -53,16 +53,14 @@ pub(crate) fn top() -> BTreeSet<String> {
 
 /// Every file of text.
 pub(crate) fn files() -> Vec<File> {
-    let root = root();
-    let mut folders = vec![root.clone()];
+    let mut folders = vec![root()];
     let mut files = Vec::new();
     while let Some(folder) = folders.pop() {
         for path in entries(&folder) {
             if path.is_dir() {
                 folders.push(path);
             } else if let Ok(text) = fs::read_to_string(&path) {
-                let path = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
-                files.push(File { path, text, test: false });
+                files.push(File { path: relative(&path), text, test: false });
             }
         }
     }
@@ -101,7 +99,13 @@ fn test_modules(file: &File) -> Vec<String> {
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    entries.map(|entry| entry.unwrap().path()).filter(|path| !FOREIGN.contains(&name(path))).collect()
+    let paths = entries.map(|entry| entry.expect("a folder can be read to its end").path());
+    paths.filter(|path| !FOREIGN.contains(&name(path))).collect()
+}
+
+fn relative(path: &Path) -> String {
+    let path = path.strip_prefix(root()).expect("the tree lies under its top");
+    path.to_str().expect("paths in the tree are texts").to_owned()
 }
 
 fn name(path: &Path) -> &str {
@@ -115,14 +119,12 @@ pub(crate) fn members() -> Vec<Member> {
     let packages = metadata["packages"].as_array().expect("cargo lists the packages");
     let text = |value: &Value| value.as_str().expect("a text").to_owned();
     let names: BTreeSet<String> = packages.iter().map(|package| text(&package["name"])).collect();
-    let root = root();
     let member = |package: &Value| {
-        let manifest = PathBuf::from(text(&package["manifest_path"]));
         let dependencies = package["dependencies"].as_array().expect("cargo lists the dependencies");
         let needs = dependencies.iter().map(|dependency| text(&dependency["name"]));
         Member {
             name: text(&package["name"]),
-            manifest: manifest.strip_prefix(&root).unwrap().to_str().unwrap().to_owned(),
+            manifest: relative(Path::new(&text(&package["manifest_path"]))),
             needs: needs.filter(|name| names.contains(name)).collect(),
         }
     };
