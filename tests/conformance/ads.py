@@ -6,7 +6,7 @@ Whatever it hears is held against the rules that every response keeps, in every 
 import itertools
 import queue
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import grpc
 from envoy.config.core.v3 import base_pb2
@@ -118,15 +118,10 @@ class Sidecar:
     plane: object
     identity: Identity
     node: base_pb2.Node
-    channels: list = field(default_factory=list)
 
     @property
     def id(self) -> str:
         return self.node.id
-
-    @property
-    def namespace(self) -> str:
-        return self.node.id.split("/")[0]
 
     def open(self, channel: grpc.Channel | None = None, **how) -> "Stream":
         return Stream(channel or self.plane.channel(self.identity), self.node, **how)
