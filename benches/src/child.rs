@@ -19,7 +19,10 @@ pub(crate) async fn run(folder: PathBuf, sidecars_at: SocketAddr) -> anyhow::Res
     let mut config = Config::local(folder);
     config.trust_domain = Some(TrustDomain::parse("bench.test")?);
     config.sidecars = sidecars_at;
-    config.identity = Settings { per_address: free, per_certificate: free, ..Settings::default() };
+    config.identity = Settings { per_address: free, per_identity: free, ..Settings::default() };
+    // All of them come from one address of this machine.
+    config.sidecar_limits.strangers_per_network_max = 100_000;
+    config.sidecar_limits.stranger_age_max = Duration::from_secs(600);
     // Every simulated sidecar is an instance that stays one over a restart of the benchmark's control plane.
     config.xds.gone_grace = Duration::from_secs(600);
     let running = app::start(config).await?;

@@ -34,6 +34,8 @@ const ROOTS_FILE: &str = "ca.pem";
 const TRUST_DOMAIN_KEY: &str = "mesh/trust-domain";
 /// How often old history, old clients and old tokens are cleared away.
 const SWEEP: Duration = Duration::from_secs(300);
+/// Age of a connection to the health door: whoever asks there proves nothing, so nobody keeps a place for long.
+pub const HEALTH_AGE_MAX: Duration = Duration::from_secs(60);
 
 /// Where the key comes from that the authority's keys rest under.
 #[derive(Debug)]
@@ -327,7 +329,7 @@ fn doors(
             listener: sidecars,
             tls: tls(ClientAuth::Optional(ExpectPeer::AnyInMesh), &[b"h2"]),
             trust: Some(trust.bundles.clone()),
-            service: grpc::router(Discovery::new(Arc::clone(&hub)), identity),
+            service: grpc::router(Discovery::new(Arc::clone(&hub)), identity, trust.bundles.clone()),
             limits: sidecar_limits,
             metrics: Arc::clone(&metrics),
         },
@@ -346,7 +348,7 @@ fn doors(
             tls: None,
             trust: None,
             service: health::router(hub, Arc::clone(&metrics)),
-            limits: operator_limits,
+            limits: Limits { age_max: HEALTH_AGE_MAX, ..operator_limits },
             metrics,
         },
     ]

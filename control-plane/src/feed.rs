@@ -84,14 +84,16 @@ impl Feed {
         if !self.hand_over(revision, changes).await {
             return Ok(());
         }
-        let mut watch = self.deps.store.watch(prefix, revision).await?;
+        // Every revision, so that the published one never stays behind for want of an object.
+        let mut watch = self.deps.store.watch(Prefix::all(), revision).await?;
         while let Some(event) = watch.next().await {
             let event = event?;
             let mut changes = Vec::with_capacity(event.changes.len());
             for change in event.changes {
                 match change {
                     store::Change::Put(entry) => {
-                        self.known.extend(key_of(&entry.key));
+                        let Some(key) = key_of(&entry.key) else { continue };
+                        self.known.insert(key);
                         changes.extend(read(&entry));
                     }
                     store::Change::Delete(key) => {

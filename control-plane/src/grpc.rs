@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Response};
 use axum::middleware::{self, Next};
 use tonic::service::Routes;
+use weft_certs::bundle::TrustStore;
 use weft_proto::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use weft_proto::pb::weft::identity::v1::identity_server::IdentityServer;
 
@@ -19,27 +20,46 @@ use crate::xds::Discovery;
 pub const DISCOVERY_BYTES_MAX: usize = 4 << 20;
 /// Largest request for a certificate, in bytes.
 pub const CERTIFY_BYTES_MAX: usize = 64 << 10;
+const OUT_OF_RANGE: &str = "11";
+const RESOURCE_EXHAUSTED: &str = "8";
 /// The one method that answers whoever has no certificate yet.
 const BOOTSTRAP: &str = "/weft.identity.v1.Identity/Certify";
 
-/// The services for sidecars.
-pub fn router(discovery: Discovery, identity: Arc<IdentityService>) -> Router {
+/// The services for sidecars, whose certificates are looked up in `trust` with every request.
+pub fn router(discovery: Discovery, identity: Arc<IdentityService>, trust: TrustStore) -> Router {
     let discovery =
         AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(DISCOVERY_BYTES_MAX);
     let identity = IdentityServer::from_arc(identity).max_decoding_message_size(CERTIFY_BYTES_MAX);
     let routes = Routes::new(discovery).add_service(identity);
-    routes.prepare().into_axum_router().layer(middleware::from_fn(only_the_known))
+    routes.prepare().into_axum_router().layer(middleware::from_fn_with_state(trust, only_the_known))
 }
 
-async fn only_the_known(request: Request, next: Next) -> Response<Body> {
-    let known = request.extensions().get::<Peer>().is_some_and(|peer| peer.leaf.is_some());
-    if known || request.uri().path() == BOOTSTRAP {
-        return next.run(request).await;
+async fn only_the_known(State(trust): State<TrustStore>, request: Request, next: Next) -> Response<Body> {
+    let peer = request.extensions().get::<Peer>();
+    // The handshake only saw what was revoked before it. Certify is no exception: a revoked certificate would renew
+    // itself out of the revocation.
+    if peer.is_some_and(|peer| peer.is_revoked(&trust.load())) {
+        return unauthenticated("the certificate was revoked");
     }
+    let known = peer.is_some_and(|peer| peer.leaf.is_some());
+    if known || request.uri().path() == BOOTSTRAP {
+        let mut response = next.run(request).await;
+        if let Some(status) =
+            response.headers_mut().get_mut("grpc-status").filter(|status| *status == OUT_OF_RANGE)
+        {
+            // The framework says so of a message over its limit; to a client that is a limit like any other.
+            *status = HeaderValue::from_static(RESOURCE_EXHAUSTED);
+        }
+        return response;
+    }
+    unauthenticated("a client certificate is needed")
+}
+
+fn unauthenticated(message: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     headers.insert("content-type", HeaderValue::from_static("application/grpc"));
     headers.insert("grpc-status", HeaderValue::from_static("16"));
-    headers.insert("grpc-message", HeaderValue::from_static("a client certificate is needed"));
+    headers.insert("grpc-message", HeaderValue::from_static(message));
     response
 }

@@ -1,10 +1,10 @@
 //! Taking connections: TLS, limits, and the service behind them. Both doors use it; what stands behind differs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
@@ -28,7 +28,10 @@ use weft_certs::verifier::{self, Role};
 
 use crate::clock;
 use crate::metrics::{Metrics, ReasonLabel};
-use crate::peer::Peer;
+use crate::peer::{self, Peer};
+
+/// How long streams may go on after their certificate was revoked: long enough to be told that the connection ends.
+const REVOKED_DRAIN: Duration = Duration::from_millis(500);
 
 /// What a door allows.
 #[derive(Clone, Debug)]
@@ -40,6 +43,11 @@ pub struct Limits {
     pub streams_per_connection_max: u32,
     /// Connections end after about this long, so that clients spread over replicas and prove themselves again.
     pub age_max: Duration,
+    /// The same for who shows no certificate where others do: there is only one to ask for.
+    pub stranger_age_max: Duration,
+    /// Connections at once without a certificate from one network (an IPv4 address, an IPv6 /64), those in their
+    /// handshake included.
+    pub strangers_per_network_max: usize,
     /// How long streams may go on after a connection was told to end.
     pub drain: Duration,
     pub keep_alive: Duration,
@@ -55,6 +63,8 @@ impl Default for Limits {
             header_bytes_max: 16 << 10,
             streams_per_connection_max: 16,
             age_max: Duration::from_secs(60 * 60),
+            stranger_age_max: Duration::from_secs(30),
+            strangers_per_network_max: 1024,
             drain: Duration::from_secs(5),
             keep_alive: Duration::from_secs(30),
             keep_alive_timeout: Duration::from_secs(10),
@@ -84,6 +94,7 @@ impl Door {
             tls: tls.map(TlsAcceptor::from),
             trust,
             service,
+            strangers: Strangers::default(),
             limits,
             metrics,
             shutdown: shutdown.clone(),
@@ -122,6 +133,7 @@ struct Shared {
     tls: Option<TlsAcceptor>,
     trust: Option<TrustStore>,
     service: axum::Router,
+    strangers: Strangers,
     limits: Limits,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
@@ -129,6 +141,13 @@ struct Shared {
 
 impl Shared {
     async fn connection(&self, stream: TcpStream, address: SocketAddr) {
+        let network = peer::network(address.ip());
+        let Some(share) = self.strangers.enter(network, self.limits.strangers_per_network_max) else {
+            self.metrics.handshakes_failed.get_or_create(&ReasonLabel { reason: "share" }).inc();
+            // Not louder: whoever floods the door must not flood the log.
+            tracing::debug!(door = self.name, peer.address = %address, reason = "share", "connection refused");
+            return;
+        };
         let _ = stream.set_nodelay(true);
         let Some(acceptor) = &self.tls else {
             let peer = Peer { address, leaf: None, root: "".into() };
@@ -139,6 +158,8 @@ impl Shared {
             Ok(Ok(stream)) => {
                 let peer = self.peer(&stream, address);
                 let ends = peer.leaf.as_ref().map(|leaf| leaf.not_after);
+                // Many sidecars may stand behind one address: who proved a certificate is no stranger any more.
+                let _share = ends.is_none().then_some(share);
                 self.http(TokioIo::new(stream), peer, ends).await;
             }
             Ok(Err(error)) => self.handshake_failed(address, &error),
@@ -179,6 +200,7 @@ impl Shared {
         let router = self.service.clone();
         let first = CancellationToken::new();
         let came = first.clone();
+        let (age, revoked) = (self.age(&peer, ends), self.revoked(&peer));
         let service = service_fn(move |mut request: Request<Incoming>| {
             came.cancel();
             request.extensions_mut().insert(peer.clone());
@@ -213,24 +235,77 @@ impl Shared {
                 std::future::pending::<()>().await;
             }
         };
-        let retired = tokio::select! {
-            _ = connection.as_mut() => true,
-            () = silent => true,
-            () = self.shutdown.cancelled() => false,
-            () = sleep_until(self.age(ends)) => false,
+        let drain = tokio::select! {
+            _ = connection.as_mut() => None,
+            () = silent => None,
+            () = revoked => Some(REVOKED_DRAIN.min(limits.drain)),
+            () = self.shutdown.cancelled() => Some(limits.drain),
+            () = sleep_until(age) => Some(limits.drain),
         };
-        if !retired {
+        if let Some(drain) = drain {
             connection.as_mut().graceful_shutdown();
-            let _ = timeout(limits.drain, connection).await;
+            let _ = timeout(drain, connection).await;
         }
         self.metrics.connections.dec();
     }
 
     /// When a connection is to end: of age, or with the certificate that opened it.
-    fn age(&self, ends: Option<SystemTime>) -> Instant {
-        let age = self.limits.age_max.mul_f64(rand::rng().random_range(0.9..=1.1));
+    fn age(&self, peer: &Peer, ends: Option<SystemTime>) -> Instant {
+        let stranger = self.trust.is_some() && peer.leaf.is_none();
+        let age_max = if stranger { self.limits.stranger_age_max } else { self.limits.age_max };
+        let age = age_max.mul_f64(rand::rng().random_range(0.9..=1.1));
         let left = ends.map(|ends| ends.duration_since(clock::now()).unwrap_or_default());
         Instant::now() + left.map_or(age, |left| left.min(age))
+    }
+
+    /// Ends once the certificate is revoked that opened the connection.
+    fn revoked(&self, peer: &Peer) -> impl Future<Output = ()> + use<> {
+        let watched = self.trust.as_ref().map(TrustStore::watch).filter(|_| peer.leaf.is_some());
+        let peer = peer.clone();
+        async move {
+            if let Some(mut bundles) = watched
+                && bundles.wait_for(|bundles| peer.is_revoked(bundles)).await.is_ok()
+            {
+                return;
+            }
+            std::future::pending().await
+        }
+    }
+}
+
+/// How many connections without a certificate each network has, so that none takes every place.
+#[derive(Clone, Debug, Default)]
+struct Strangers(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+impl Strangers {
+    /// Counts one more until the share is dropped, or says that there are too many.
+    fn enter(&self, network: IpAddr, at_once_max: usize) -> Option<Share> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.get(&network).copied().unwrap_or_default();
+        if count >= at_once_max {
+            return None;
+        }
+        counts.insert(network, count + 1);
+        drop(counts);
+        Some(Share { strangers: self.clone(), network })
+    }
+}
+
+/// One connection's part of what its network may have.
+#[derive(Debug)]
+struct Share {
+    strangers: Strangers,
+    network: IpAddr,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut counts = self.strangers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match counts.get_mut(&self.network) {
+            Some(count) if *count > 1 => *count -= 1,
+            // Forgotten, so that the map never outgrows the open connections.
+            _ => drop(counts.remove(&self.network)),
+        }
     }
 }
 
@@ -247,4 +322,24 @@ fn root_of(chain: &[rustls_pki_types::CertificateDer<'_>], bundle: &Arc<Bundle>)
         verifier::verify(leaf, above, &bundles, Role::Client, clock::now()).ok()?;
         Some(Fingerprint::of(root).to_string())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_has_its_share_and_no_more() {
+        let strangers = Strangers::default();
+        let [one, other] = ["192.0.2.1", "2001:db8::"].map(|text| text.parse().unwrap());
+        let first = strangers.enter(one, 2).unwrap();
+        let second = strangers.enter(one, 2).unwrap();
+        assert!(strangers.enter(one, 2).is_none());
+        assert!(strangers.enter(other, 2).is_some(), "another network has a share of its own");
+        drop(first);
+        let third = strangers.enter(one, 2).unwrap();
+        assert!(strangers.enter(one, 2).is_none());
+        drop((second, third));
+        assert!(strangers.0.lock().unwrap().is_empty(), "nothing is remembered of who left");
+    }
 }

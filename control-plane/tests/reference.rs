@@ -4,7 +4,7 @@
 use std::fmt::{Debug, Write as _};
 use std::path::Path;
 
-use weft_control_plane::app::Config;
+use weft_control_plane::app::{Config, HEALTH_AGE_MAX};
 use weft_control_plane::identity::Rate;
 use weft_control_plane::identity::attest::JOIN_TOKEN_BYTES_MAX;
 use weft_control_plane::identity::kubernetes;
@@ -135,9 +135,11 @@ fn identity(page: &mut Page, config: &Config) {
     let settings = &config.identity;
     page.section("Identity");
     page.rate("attempts without a certificate, per address (IPv6: per /64)", settings.per_address);
-    page.rate("renewals, per certificate", settings.per_certificate);
+    page.rate("renewals, per identity and address (IPv6: per /64)", settings.per_identity);
     page.row("peers that are kept count of", settings.peers_max);
     page.row("requests that wait for a signature", settings.queue_max);
+    page.row("… when renewals are turned away", settings.queue_max / 2);
+    page.row("… when even renewals in their last quarter are", settings.queue_max * 3 / 4);
     page.row("signing threads", settings.signers);
     page.row("a request is answered within", settings.timeout);
     page.bytes("largest request", grpc::CERTIFY_BYTES_MAX);
@@ -153,10 +155,10 @@ fn identity(page: &mut Page, config: &Config) {
 }
 
 fn doors(page: &mut Page, config: &Config) {
-    for (title, limits) in [
-        ("Connections of sidecars", &config.sidecar_limits),
-        ("Connections of operators", &config.operator_limits),
-    ] {
+    const SIDECARS: &str = "Connections of sidecars";
+    for (title, limits) in
+        [(SIDECARS, &config.sidecar_limits), ("Connections of operators", &config.operator_limits)]
+    {
         page.section(title);
         page.row("connections", limits.connections_max);
         page.row("time for a handshake", limits.handshake_timeout);
@@ -164,10 +166,19 @@ fn doors(page: &mut Page, config: &Config) {
         page.row("bytes of a head", limits.header_bytes_max);
         page.row("streams on one connection", limits.streams_per_connection_max);
         page.row("age of a connection, ± 10 %", limits.age_max);
+        if title == SIDECARS {
+            page.row("… that showed no certificate, ± 10 %", limits.stranger_age_max);
+        }
+        page.row(
+            "connections without a certificate, per address (IPv6: per /64)",
+            limits.strangers_per_network_max,
+        );
         page.row("time to finish at the end", limits.drain);
         page.row("sign of life asked for after", limits.keep_alive);
         page.row("… and awaited for", limits.keep_alive_timeout);
     }
+    page.section("Connections to health and metrics");
+    page.row("age of a connection, ± 10 % (all else as for operators)", HEALTH_AGE_MAX);
 }
 
 fn operators(page: &mut Page, config: &Config) {

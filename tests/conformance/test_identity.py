@@ -318,7 +318,7 @@ def test_a_token_of_which_any_part_is_wrong_is_refused(shared_plane):
     for wrong in (
         f"{version}.{number}.{other_secret}.{fingerprint}",
         f"{version}.{other_number}.{secret}.{fingerprint}",
-        f"{version}.{number}.{secret[:-1]}{'A' if secret[-1] != 'A' else 'B'}.{fingerprint}",
+        f"{version}.{number}.{'A' if secret[0] != 'A' else 'B'}{secret[1:]}.{fingerprint}",
         f"{version}.{number[::-1]}.{secret}.{fingerprint}",
     ):
         said = refused({UNAUTHENTICATED, DENIED}, _certify, shared_plane, wrong)

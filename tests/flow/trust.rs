@@ -108,6 +108,25 @@ async fn a_revoked_certificate_opens_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_certificate_renews_nothing_over_a_connection_that_is_still_open() {
+    let mesh = Mesh::start().await;
+    let workload = mesh.workload("research", "files").await;
+    let revoked = Workload::clone(&workload);
+    let serial = workload.live.leaf().unwrap().serial;
+    let channel = mesh.connect(&workload).await.unwrap();
+    let mut stream = Stream::open(channel.clone(), "research/files-1", &[ResourceType::TrustBundle]).await;
+    stream.next().await.unwrap();
+    mesh.running.trust.revoke(&serial).await.unwrap();
+    assert!(revoked.renew(channel).await.is_err(), "the certificate was revoked");
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(20), async {
+        while stream.next().await.is_ok() {}
+    });
+    assert!(ended.await.is_ok(), "the stream that was open ends, too");
+    mesh.workload("research", "files").await;
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn openssl_verifies_what_is_issued() {
     let mesh = Mesh::start().await;
     let workload = mesh.workload("research", "files").await;

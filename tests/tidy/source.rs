@@ -108,9 +108,9 @@ pub(crate) fn foreign(file: &File) -> Vec<String> {
         concat!("../sha", "red"),
         concat!("/work/", "main"),
         concat!("/work/", "shared"),
-        concat!("iss", "ue #"),
-        concat!("tic", "ket #"),
-        concat!("ta", "sk #"),
+        concat!("issue", " #"),
+        concat!("ticket", " #"),
+        concat!("task", " #"),
     ];
     let found = |line: &str| {
         let line = line.to_lowercase();
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_word_about_the_world_outside_is_noticed() {
-        let number = concat!("See Iss", "ue #12.");
+        let number = concat!("See Issue", " #12.");
         assert_eq!(foreign(&file("a.md", number)).len(), 1);
         assert_eq!(foreign(&file("a.rs", concat!("//! As ../sha", "red/plan.md says\n"))).len(), 1);
         assert!(foreign(&file("a.md", "An issue of ours, and shared work.")).is_empty());

@@ -33,7 +33,7 @@ pub enum Error {
     Kubernetes(#[from] kubernetes::Error),
     #[error("the certificate names {0}, which is no workload of this mesh")]
     NotAWorkload(SpiffeId),
-    #[error("the proof is for {proved}, not for {asked}")]
+    #[error("the proof is for {proved}, not for {asked:?}")]
     OtherIdentity { proved: SpiffeId, asked: String },
     #[error("the identity of the control plane itself is never given out")]
     Reserved,

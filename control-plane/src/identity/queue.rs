@@ -17,6 +17,17 @@ pub enum Priority {
     First,
 }
 
+impl Priority {
+    /// How long the queue may be for one more: the last places are kept for whoever is worse off without them.
+    const fn len_max(self, len_max: usize) -> usize {
+        match self {
+            Self::Renewal => len_max.div_ceil(2),
+            Self::Ending => len_max.saturating_mul(3).div_ceil(4),
+            Self::First => len_max,
+        }
+    }
+}
+
 type Work = Box<dyn FnOnce() + Send>;
 
 struct Job {
@@ -65,7 +76,7 @@ pub(super) struct Queue {
     len_max: usize,
 }
 
-/// The queue is full.
+/// The queue is full for a request of this priority.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
@@ -103,7 +114,7 @@ impl Queue {
             }
         });
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.jobs.len() >= self.len_max {
+        if state.jobs.len() >= priority.len_max(self.len_max) {
             return Err(Full);
         }
         state.next += 1;
@@ -188,6 +199,21 @@ mod tests {
         assert_eq!(queue.submit(Priority::First, || ()).err(), Some(Full));
         release.send(()).unwrap();
         assert!(ran.recv().is_err(), "nobody waits for the answer, so it is not made");
+    }
+
+    #[test]
+    fn renewals_leave_places_to_the_more_urgent() {
+        let (queue, _release, _answer) = held(8);
+        let mut receivers = Vec::new();
+        let mut fill = |priority, places| {
+            for _ in 0..places {
+                receivers.push(queue.submit(priority, || ()).unwrap());
+            }
+            assert_eq!(queue.submit(priority, || ()).err(), Some(Full), "{priority:?}");
+        };
+        fill(Priority::Renewal, 4);
+        fill(Priority::Ending, 2);
+        fill(Priority::First, 2);
     }
 
     #[test]

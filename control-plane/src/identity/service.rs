@@ -1,6 +1,6 @@
 //! The identity service behind gRPC.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -10,6 +10,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Response, Status};
 use weft_certs::bundle::Fingerprint;
 use weft_certs::ca::{self, Issued};
+use weft_proto::name::SpiffeId;
 use weft_proto::pb::weft::identity::v1::identity_server::Identity;
 use weft_proto::pb::weft::identity::v1::{CertifyRequest, CertifyResponse};
 use weft_proto::resource::kinds::Trust as TrustSpec;
@@ -29,8 +30,8 @@ use crate::xds::Hub;
 pub struct Settings {
     /// Attempts without a certificate, per client address.
     pub per_address: Rate,
-    /// Renewals, per certificate.
-    pub per_certificate: Rate,
+    /// Renewals, per identity and client address. Not per certificate: each renewal makes a new one.
+    pub per_identity: Rate,
     pub peers_max: usize,
     pub queue_max: usize,
     pub signers: usize,
@@ -44,7 +45,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             per_address: Rate { burst: 200.0, per_second: 20.0 },
-            per_certificate: Rate { burst: 10.0, per_second: 0.2 },
+            per_identity: Rate { burst: 200.0, per_second: 20.0 },
             peers_max: 100_000,
             queue_max: 10_000,
             signers: 2,
@@ -66,7 +67,7 @@ pub struct IdentityService {
     metrics: Arc<Metrics>,
     settings: Settings,
     addresses: Buckets<IpAddr>,
-    certificates: Buckets<String>,
+    identities: Buckets<(SpiffeId, IpAddr)>,
     queue: Queue,
 }
 
@@ -80,7 +81,7 @@ impl IdentityService {
     ) -> std::io::Result<Self> {
         Ok(Self {
             addresses: Buckets::new(settings.per_address, settings.peers_max),
-            certificates: Buckets::new(settings.per_certificate, settings.peers_max),
+            identities: Buckets::new(settings.per_identity, settings.peers_max),
             queue: Queue::start(settings.signers, settings.queue_max)?,
             attestor,
             trust,
@@ -111,8 +112,8 @@ impl IdentityService {
     fn check_rate(&self, request: &CertifyRequest, peer: &Peer) -> Result<(), Refusal> {
         let now = Instant::now();
         let waited = match (&request.proof, &peer.leaf) {
-            (None, Some(leaf)) => self.certificates.take(leaf.serial.as_str().to_owned(), now),
-            _ => self.addresses.take(network(peer.address.ip()), now),
+            (None, Some(leaf)) => self.identities.take((leaf.spiffe_id.clone(), peer.network()), now),
+            _ => self.addresses.take(peer.network(), now),
         };
         waited.map_err(|after| Refusal::TooOften { after })
     }
@@ -164,17 +165,6 @@ impl IdentityService {
     /// A moment to come back at, different for everyone.
     fn spread(&self) -> Duration {
         self.settings.retry_spread.mul_f64(rand::rng().random_range(0.1..=1.0))
-    }
-}
-
-/// What one party is known by: an IPv4 address, or the /64 that an IPv6 host has for itself.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => {
-            let mask = !u128::from(u64::MAX);
-            Ipv6Addr::from_bits(address.to_bits() & mask).into()
-        }
     }
 }
 

@@ -9,10 +9,10 @@ mod sight;
 mod viewer;
 mod world;
 
-pub use observed::{Instance, Observation};
+pub use observed::{Instance, Observation, Speaker};
 pub use sight::Lookup;
 pub use viewer::{Stances, Viewer};
-pub use world::{Change, Published, TrustRoots, Update, World};
+pub use world::{Change, Published, TrustRoots, Update, World, version_of};
 
 use weft_proto::name::{Namespace, ServerName};
 use weft_proto::wire::ResourceType;

@@ -212,14 +212,31 @@ fn endpoints_follow_what_is_seen_and_what_is_given() {
         locality: Some("eu/a".parse().unwrap()),
     };
     let files = ServerName::parse("research/files").unwrap();
-    let seen = Observation::Present { instance: instance.clone(), servers: vec![files] };
+    let by = |stream| Speaker { identity: instance.identity.clone(), node: instance.node.clone(), stream };
+    let announced = |stream, instance: Option<&Instance>| {
+        let (instance, servers) = (instance.cloned(), vec![files.clone()]);
+        Observation::Announced { by: by(stream), instance, servers }
+    };
+    let seen = announced(2, Some(&instance));
     let observe = |world: &mut World, it: &Observation| {
         world.apply(Update { revision: 0, changes: vec![Change::Observed(it.clone())] })
     };
     assert_eq!(observe(&mut world, &seen).len(), 1);
     assert_ne!(version(&world), none);
     assert!(observe(&mut world, &seen).is_empty(), "the same again changes nothing");
-    observe(&mut world, &Observation::Gone { node: instance.node });
+    let mut other = by(9);
+    other.identity = SpiffeId::parse("spiffe://mesh.test/ns/research/sa/other").unwrap();
+    for not_heard in [Observation::Gone { by: by(1) }, announced(1, None), Observation::Gone { by: other }] {
+        assert!(
+            observe(&mut world, &not_heard).is_empty(),
+            "{not_heard:?} speaks for somebody else or too late"
+        );
+    }
+    observe(&mut world, &announced(3, None));
+    assert_eq!(version(&world), none, "a newer stream without an address serves nobody");
+    observe(&mut world, &announced(4, Some(&instance)));
+    assert_ne!(version(&world), none);
+    observe(&mut world, &Observation::Gone { by: by(4) });
     assert_eq!(version(&world), none);
     delete(&mut world, "mcpservers/research/files");
     assert!(matches!(world.lookup(&bot, &[], ResourceType::Endpoints, "research/files"), Lookup::Denied));

@@ -82,6 +82,8 @@ pub struct World {
     /// Routes by the server whose calls they shape.
     routes: HashMap<ServerName, BTreeSet<Arc<str>>>,
     observed: Observed,
+    /// Whether the sidecars are still coming back after a start, so that what was seen of them is not yet all.
+    settling: bool,
 }
 
 impl World {
@@ -96,6 +98,7 @@ impl World {
             of_virtual_servers: BTreeMap::new(),
             routes: HashMap::new(),
             observed: Observed::default(),
+            settling: true,
             trust_domain,
         };
         world.publish_mesh(None);
@@ -104,6 +107,25 @@ impl World {
 
     pub const fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
+    }
+
+    /// From now on what was seen is taken for all there is.
+    pub const fn settle(&mut self) {
+        self.settling = false;
+    }
+
+    /// Whether a client that holds this keeps it as it is: the instances of a server are not known to be gone merely
+    /// because they have not come back yet.
+    pub fn keeps(&self, ty: ResourceType, name: &str) -> bool {
+        let observed = |object: &Arc<Published>| match object.object.as_deref().map(|resource| &resource.spec)
+        {
+            Some(Spec::McpServer(spec)) => {
+                matches!(spec.location, Location::Workload(_) | Location::Stdio(_))
+            }
+            _ => false,
+        };
+        let server = || self.tables[ResourceType::Server.index()].by_name.get(name);
+        self.settling && ty == ResourceType::Endpoints && server().is_some_and(observed)
     }
 
     /// The last revision taken in.
@@ -397,6 +419,12 @@ impl World {
     }
 }
 
+/// The version of a content: its digest, equal on every replica and after every restart.
+pub fn version_of(bytes: &[u8]) -> Arc<str> {
+    let digest = digest::digest(&digest::SHA256, bytes);
+    digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+}
+
 impl Published {
     fn new(
         ty: ResourceType,
@@ -405,9 +433,7 @@ impl Published {
         bytes: Vec<u8>,
         object: Option<Arc<Resource>>,
     ) -> Self {
-        let digest = digest::digest(&digest::SHA256, &bytes);
-        let version: String = digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { ty, name, aliases, version: version.into(), bytes, object }
+        Self { ty, name, aliases, version: version_of(&bytes), bytes, object }
     }
 }
 

@@ -20,14 +20,15 @@ use weft_certs::tls::{self, LiveIdentity};
 use weft_certs::{csr, pem, x509};
 use weft_proto::name::{SpiffeId, TrustDomain};
 use weft_proto::resource::kinds;
+use weft_proto::wire;
 
 use crate::clock;
 use crate::metrics::Metrics;
-use crate::plan::{Change, TrustRoots, Update};
+use crate::plan::{self, Change, TrustRoots, Update};
 use crate::store::{self, Store, Txn};
 use crate::xds::ClientStatus;
 pub use control::Control;
-use rotation::{Action, Command, Gate, State};
+use rotation::{Action, Command, Facts, Gate, State};
 
 const STATE_KEY: &str = "trust/rotation";
 /// How often the authority and the own certificate are looked after.
@@ -144,6 +145,10 @@ pub struct Trust {
     state: tokio::sync::Mutex<State>,
     /// The state as readers see it.
     shown: Mutex<State>,
+    /// Since when this process knows who connects.
+    known_since: SystemTime,
+    /// Held from reading the roots until they are handed on, so that older ones never come last.
+    publishing: tokio::sync::Mutex<()>,
 }
 
 /// What a trust is opened with.
@@ -161,16 +166,16 @@ impl Trust {
     /// Reads where a rotation stands, issues the control plane's own certificate and publishes the roots.
     pub async fn open(deps: Deps) -> Result<Arc<Self>, Error> {
         let Deps { signer, trust_domain, dns_names, store, intake, metrics } = deps;
-        let state = match store.get(&state_key()).await? {
-            Some(entry) => serde_json::from_slice(&entry.value)?,
-            None => State::Stable,
-        };
+        let known_since = clock::now();
+        let state = recorded(&*store).await?;
         let trust = Arc::new(Self {
             bundles: TrustStore::new(Bundles::new([signer.bundle()])?),
             live: LiveIdentity::empty(),
             wishes: watch::Sender::new(Wishes::default()),
             state: tokio::sync::Mutex::new(State::Stable),
             shown: Mutex::new(State::Stable),
+            known_since,
+            publishing: tokio::sync::Mutex::new(()),
             trust_domain,
             signer,
             dns_names,
@@ -178,7 +183,7 @@ impl Trust {
             intake,
             metrics,
         });
-        let state = trust.reconcile(state)?;
+        let state = trust.reconcile(state, known_since)?;
         *trust.state.lock().await = state;
         trust.show(state);
         trust.renew_own()?;
@@ -290,6 +295,7 @@ impl Trust {
 
     /// Tells every verifier and every sidecar whom to trust.
     async fn publish(&self) -> Result<(), Error> {
+        let _turn = self.publishing.lock().await;
         let own = self.signer.bundle();
         let federated = self.wishes.borrow().federated.clone();
         self.metrics.trust_roots.set(i64::try_from(own.roots().len()).unwrap_or(i64::MAX));
@@ -317,6 +323,18 @@ impl Trust {
         }
     }
 
+    /// The version under which sidecars are sent the own roots in a state.
+    fn own_version(&self, state: State) -> Arc<str> {
+        let own = self.roots_of(&self.signer.bundle(), state);
+        plan::version_of(&wire::encode_trust_bundle(
+            &own.trust_domain,
+            &own.roots,
+            own.sequence,
+            &own.revoked_serials,
+            &own.renew_unless_root,
+        ))
+    }
+
     /// The roots of every trusted domain, as workloads are told with each certificate.
     pub fn bundles_to_wire(&self) -> Vec<weft_proto::pb::weft::identity::v1::TrustBundle> {
         let own = [(&self.signer.bundle()).into()];
@@ -333,8 +351,56 @@ impl Trust {
     ) -> Result<State, Error> {
         let Signer::Own(authority) = &self.signer else { return Err(Error::External) };
         let mut held = self.state.lock().await;
+        self.catch_up(&mut held, author).await?;
         let gate = self.gate_of(*held, clients);
         let command = rotation::decide(*held, action, &gate, force)?;
+        match self.step(authority, *held, command, author).await {
+            Ok(next) => {
+                tracing::info!(author, from = held.word(), to = next.word(), force, "root rotation");
+                *held = next;
+                self.show(next);
+            }
+            Err(error) => {
+                // The authority may have taken the step although the record of it failed.
+                if let Err(error) = self.follow_authority(&mut held).await {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "rotation is not where it is shown"
+                    );
+                }
+                return Err(error);
+            }
+        }
+        self.upkeep().await?;
+        Ok(*held)
+    }
+
+    /// Follows the authority where a step before was cut short, and records that first: a record that is two steps
+    /// behind could not be reconciled any more.
+    async fn catch_up(&self, held: &mut State, author: &str) -> Result<(), Error> {
+        *held = self.reconcile(*held, clock::now())?;
+        self.show(*held);
+        let recorded = recorded(&*self.store).await?;
+        if recorded != *held {
+            self.record(author, recorded, *held).await?;
+        }
+        Ok(())
+    }
+
+    async fn follow_authority(&self, held: &mut State) -> Result<(), Error> {
+        *held = self.reconcile(*held, clock::now())?;
+        self.show(*held);
+        self.upkeep().await
+    }
+
+    /// Has the authority carry a command out, and records what came of it.
+    async fn step(
+        &self,
+        authority: &Arc<ca::own::Ca>,
+        from: State,
+        command: Command,
+        author: &str,
+    ) -> Result<State, Error> {
         let now = clock::now();
         let current = authority.current_generation().unwrap_or_default();
         let authority = Arc::clone(authority);
@@ -344,16 +410,16 @@ impl Trust {
             Command::DropRoot { generation } => authority.drop_root(generation).map(|()| None),
             Command::Nothing => Ok(None),
         });
-        let added = added.await?;
-        let next = rotation::then(*held, command, current, added, now);
-        tracing::info!(author, from = held.word(), to = next.word(), force, "root rotation");
-        let reason = format!("root rotation: {} → {}", held.word(), next.word());
-        let txn = Txn::new(author, reason).put(state_key(), serde_json::to_vec(&next)?);
-        self.store.commit(txn).await?;
-        *held = next;
-        self.show(next);
-        self.upkeep().await?;
+        let next = rotation::then(from, command, current, added.await?, now);
+        self.record(author, from, next).await?;
         Ok(next)
+    }
+
+    async fn record(&self, author: &str, from: State, to: State) -> Result<(), Error> {
+        let reason = format!("root rotation: {} → {}", from.word(), to.word());
+        let txn = Txn::new(author, reason).put(state_key(), serde_json::to_vec(&to)?);
+        self.store.commit(txn).await?;
+        Ok(())
     }
 
     /// No longer honours a certificate, wherever it is shown.
@@ -398,11 +464,20 @@ impl Trust {
     }
 
     fn gate_of(&self, state: State, clients: &[ClientStatus]) -> Gate {
-        rotation::gate(state, clients, &self.root().to_string(), self.svid_lifetime(), clock::now())
+        let facts = Facts {
+            clients,
+            issuing_root: &self.root().to_string(),
+            bundle_version: &self.own_version(state),
+            lifetime_max: self.svid_lifetime(),
+            known_since: self.known_since,
+            now: clock::now(),
+        };
+        rotation::gate(state, &facts)
     }
 
-    /// A crash between the authority's step and its record leaves the record behind: the authority is right.
-    fn reconcile(&self, recorded: State) -> Result<State, Error> {
+    /// A crash or a failure between the authority's step and its record leaves the record behind: the authority is
+    /// right. `now` is when a state that is found so is taken to have begun.
+    fn reconcile(&self, recorded: State, now: SystemTime) -> Result<State, Error> {
         let Signer::Own(authority) = &self.signer else { return Ok(State::Stable) };
         let current = authority.current_generation().unwrap_or_default();
         let others: Vec<u32> = authority
@@ -411,7 +486,6 @@ impl Trust {
             .map(|root| root.generation)
             .filter(|generation| *generation != current)
             .collect();
-        let now = clock::now();
         Ok(match (recorded, others.as_slice()) {
             (State::Stable, [.., other]) => State::Adding { from: current, to: *other, since: now },
             (State::Adding { to, .. }, [.., other]) if to == current => {
@@ -441,6 +515,14 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, Error> {
     let done = tokio::task::spawn_blocking(work).await.map_err(|_| Error::Panicked)?;
     Ok(done?)
+}
+
+/// Where the last recorded step left the rotation.
+async fn recorded(store: &dyn Store) -> Result<State, Error> {
+    Ok(match store.get(&state_key()).await? {
+        Some(entry) => serde_json::from_slice(&entry.value)?,
+        None => State::Stable,
+    })
 }
 
 fn state_key() -> store::Key {

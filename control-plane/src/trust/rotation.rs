@@ -1,8 +1,8 @@
 //! Exchanging the mesh's root in gated steps, as a pure state machine.
 //!
 //! 1. *Adding*: the new root is trusted beside the old one, and every sidecar must have said so.
-//! 2. *Renewing*: certificates are issued under the new root, and every sidecar must have one (or every certificate of
-//!    the old root has ended).
+//! 2. *Renewing*: certificates are issued under the new root, and every sidecar must have one (or its
+//!    certificate of the old root has ended).
 //! 3. *Dropping*: the old root is no longer trusted, and every sidecar must have said so.
 //!
 //! Nothing restarts, and until the old root is dropped every step can be taken back.
@@ -13,6 +13,11 @@ use serde::{Deserialize, Serialize};
 use weft_proto::wire::ResourceType;
 
 use crate::xds::{ClientStatus, Sync};
+
+/// How long sidecars have to come back after the control plane's start.
+const RECONNECT_GRACE: Duration = Duration::from_secs(60);
+/// Stands for sidecars whose names are not known.
+const EVERYONE: &str = "*";
 
 /// Where a rotation stands. Generations number the roots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,54 +156,92 @@ pub fn then(state: State, command: Command, current: u32, added: Option<u32>, no
     }
 }
 
-/// Who is in the way of leaving a state. `issuing_root` is the fingerprint of the root that certificates lead to now;
-/// `lifetime_max` how long a certificate issued before the state began may still live.
-pub fn gate(
-    state: State,
-    clients: &[ClientStatus],
-    issuing_root: &str,
-    lifetime_max: Duration,
-    now: SystemTime,
-) -> Gate {
-    let (since, renewing) = match state {
-        State::Stable => return Gate::default(),
-        State::Adding { since, .. } | State::Dropping { since, .. } => (since, false),
-        State::Renewing { since, .. } => (since, true),
-    };
-    let all_ended = since + lifetime_max;
-    if now >= all_ended && renewing {
-        return Gate::default();
-    }
-    let waits = |client: &ClientStatus| {
-        if client.certificate_expires <= now {
-            // It must prove itself anew and gets everything then.
-            return None;
-        }
-        let why = match (client.connected, renewing) {
-            (false, _) => "not connected, and its certificate still holds".to_owned(),
-            (true, false) => bundle_missing(client, since)?,
-            (true, true) if client.certificate_root == issuing_root => return None,
-            (true, true) => "its certificate leads to the other root".to_owned(),
-        };
-        Some(Waiting { node: client.node.to_string(), why })
-    };
-    Gate { waiting_for: clients.iter().filter_map(waits).collect(), opens_at: renewing.then_some(all_ended) }
+/// What a gate is judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    pub clients: &'a [ClientStatus],
+    /// Fingerprint of the root that certificates lead to now.
+    pub issuing_root: &'a str,
+    /// Version of the own trust bundle as it is published now.
+    pub bundle_version: &'a str,
+    /// How long a certificate issued before the state began may still live.
+    pub lifetime_max: Duration,
+    /// Since when this process knows who connects.
+    pub known_since: SystemTime,
+    pub now: SystemTime,
 }
 
-/// Whether a sidecar has not yet acknowledged the roots as they are since `since`.
-fn bundle_missing(client: &ClientStatus, since: SystemTime) -> Option<String> {
+/// Who is in the way of leaving a state.
+pub fn gate(state: State, facts: &Facts<'_>) -> Gate {
+    let Some(since) = state.since() else { return Gate::default() };
+    let renewing = matches!(state, State::Renewing { .. });
+    let known = facts.clients.iter().filter_map(|client| in_the_way(client, renewing, facts));
+    let waiting: Vec<Blocker> = known.chain(unknown(since, renewing, facts)).collect();
+    // Empty is open already; one without an end is not opened by time.
+    let ends: Option<Vec<SystemTime>> = waiting.iter().map(|it| it.ends).collect();
+    Gate {
+        opens_at: ends.and_then(|ends| ends.into_iter().max()),
+        waiting_for: waiting.into_iter().map(|it| it.waiting).collect(),
+    }
+}
+
+/// Whom a gate waits for, and when time alone takes it out of the way.
+struct Blocker {
+    waiting: Waiting,
+    ends: Option<SystemTime>,
+}
+
+/// A client is judged by the certificate that it really has: the lifetime may have been another when it was issued.
+fn in_the_way(client: &ClientStatus, renewing: bool, facts: &Facts<'_>) -> Option<Blocker> {
+    let expires = client.certificate_expires;
+    if expires <= facts.now {
+        // It must prove itself anew and gets everything then.
+        return None;
+    }
+    let (why, ends) = match (client.connected, renewing) {
+        (false, _) => ("not connected, and its certificate still holds".to_owned(), Some(expires)),
+        // A connected one renews its certificate, so its end means nothing.
+        (true, false) => (bundle_missing(client, facts.bundle_version)?, None),
+        (true, true) if client.certificate_root == facts.issuing_root => return None,
+        (true, true) => ("its certificate leads to the other root".to_owned(), Some(expires)),
+    };
+    Some(Blocker { waiting: Waiting { node: client.node.to_string(), why }, ends })
+}
+
+/// What stands for sidecars that this process has not seen. Nobody is known right after a start, and a gate must not
+/// take that for nobody being in the way. A state that began later has known its clients all along.
+fn unknown(since: SystemTime, renewing: bool, facts: &Facts<'_>) -> impl Iterator<Item = Blocker> {
+    let returning = (
+        facts.known_since + RECONNECT_GRACE,
+        "sidecars are still coming back after the control plane's start",
+    );
+    let holding =
+        (since + facts.lifetime_max, "certificates of sidecars that have not come back may still hold");
+    let inherited = facts.known_since >= since;
+    let now = facts.now;
+    [(inherited, returning), (inherited && renewing, holding)]
+        .into_iter()
+        .filter(move |(applies, (ends, _))| *applies && now < *ends)
+        .map(|(_, (ends, why))| Blocker {
+            waiting: Waiting { node: EVERYONE.to_owned(), why: why.to_owned() },
+            ends: Some(ends),
+        })
+}
+
+/// Whether a sidecar has not yet acknowledged the roots as they are now. Versions are compared and not times: an answer
+/// to the roots before may come after the step.
+fn bundle_missing(client: &ClientStatus, bundle_version: &str) -> Option<String> {
     let Some(status) = client.types.get(&ResourceType::TrustBundle) else {
         return Some("it does not subscribe to trust bundles".to_owned());
     };
-    let acknowledged = status.acknowledged_at.is_some_and(|at| at >= since);
     match status.sync() {
         Sync::Rejected => {
             let text = status.nack.as_ref().map(|nack| nack.message.as_str()).unwrap_or_default();
             Some(format!("it rejected the trust bundle: {text}"))
         }
         Sync::Waiting => Some("it has not acknowledged the trust bundle".to_owned()),
-        Sync::Synced if acknowledged => None,
-        Sync::Synced => Some("it was not sent the trust bundle yet".to_owned()),
+        Sync::Synced if client.trust_bundle.as_deref() == Some(bundle_version) => None,
+        Sync::Synced => Some("it was not sent the latest trust bundle yet".to_owned()),
     }
 }
 
@@ -217,12 +260,7 @@ mod tests {
 
     const LIFE: Duration = Duration::from_secs(3600);
 
-    fn client(name: &str, root: &str, acknowledged: u64) -> ClientStatus {
-        let bundle = TypeStatus {
-            sent_at: Some(at(acknowledged)),
-            acknowledged_at: Some(at(acknowledged)),
-            ..TypeStatus::default()
-        };
+    fn client(name: &str, root: &str, bundle: &str) -> ClientStatus {
         ClientStatus {
             node: NodeId::parse(&format!("research/{name}")).unwrap(),
             identity: SpiffeId::parse("spiffe://d/ns/research/sa/a").unwrap(),
@@ -233,16 +271,32 @@ mod tests {
             disconnected_at: None,
             serves: Vec::new(),
             seen_revision: 0,
-            types: BTreeMap::from([(ResourceType::TrustBundle, bundle)]),
+            types: BTreeMap::from([(ResourceType::TrustBundle, TypeStatus::default())]),
             certificate_serial: String::new(),
             certificate_expires: at(3000),
             certificate_root: root.to_owned(),
+            trust_bundle: Some(bundle.into()),
         }
     }
 
-    fn waiting(state: State, clients: &[ClientStatus], root: &str, now: u64) -> Vec<String> {
-        let gate = gate(state, clients, root, LIFE, at(now));
+    /// A process that was there before every rotation.
+    fn facts<'a>(clients: &'a [ClientStatus], issuing_root: &'a str, now: u64) -> Facts<'a> {
+        Facts {
+            clients,
+            issuing_root,
+            bundle_version: "v2",
+            lifetime_max: LIFE,
+            known_since: at(0),
+            now: at(now),
+        }
+    }
+
+    fn told(gate: Gate) -> Vec<String> {
         gate.waiting_for.into_iter().map(|it| format!("{}: {}", it.node, it.why)).collect()
+    }
+
+    fn waiting(state: State, clients: &[ClientStatus], root: &str, now: u64) -> Vec<String> {
+        told(gate(state, &facts(clients, root, now)))
     }
 
     #[test]
@@ -267,7 +321,7 @@ mod tests {
     #[test]
     fn no_step_is_taken_while_a_sidecar_lags_unless_forced() {
         let state = State::Adding { from: 1, to: 2, since: at(10) };
-        let gate = gate(state, &[client("a", "old", 5)], "old", LIFE, at(11));
+        let gate = gate(state, &facts(&[client("a", "old", "v1")], "old", 11));
         let refused = decide(state, Action::Advance, &gate, false).unwrap_err();
         assert!(
             matches!(&refused, Refused::NotReady { count: 1, first } if first.starts_with("research/a")),
@@ -279,39 +333,94 @@ mod tests {
     #[test]
     fn adding_waits_for_every_sidecar_to_acknowledge_the_roots() {
         let state = State::Adding { from: 1, to: 2, since: at(10) };
-        let mut rejected = client("b", "old", 12);
+        let mut rejected = client("b", "old", "v2");
         rejected.types.get_mut(&ResourceType::TrustBundle).unwrap().nack =
             Some(NackStatus { at: at(12), message: "no".to_owned() });
-        let mut silent = client("c", "old", 12);
+        let mut silent = client("c", "old", "v2");
         silent.types.clear();
-        let mut slow = client("d", "old", 12);
+        let mut slow = client("d", "old", "v2");
         slow.types.get_mut(&ResourceType::TrustBundle).unwrap().waiting = 1;
-        let mut away = client("e", "old", 12);
+        let mut away = client("e", "old", "v2");
         away.connected = false;
-        let mut ended = client("f", "old", 5);
+        let mut ended = client("f", "old", "v1");
         ended.certificate_expires = at(11);
-        let clients = [client("a", "old", 12), rejected, silent, slow, away, ended, client("g", "old", 9)];
+        let clients =
+            [client("a", "old", "v2"), rejected, silent, slow, away, ended, client("g", "old", "v1")];
         let expected = [
             "research/b: it rejected the trust bundle: no",
             "research/c: it does not subscribe to trust bundles",
             "research/d: it has not acknowledged the trust bundle",
             "research/e: not connected, and its certificate still holds",
-            "research/g: it was not sent the trust bundle yet",
+            "research/g: it was not sent the latest trust bundle yet",
         ];
         assert_eq!(waiting(state, &clients, "old", 13), expected);
     }
 
     #[test]
+    fn an_answer_to_the_roots_before_does_not_count_however_late_it_comes() {
+        let state = State::Dropping { dropped: 1, since: at(10) };
+        let mut late = client("a", "new", "v1");
+        late.types.get_mut(&ResourceType::TrustBundle).unwrap().acknowledged_at = Some(at(12));
+        let lagging = ["research/a: it was not sent the latest trust bundle yet"];
+        assert_eq!(waiting(state, &[late.clone()], "new", 13), lagging);
+        late.trust_bundle = None;
+        assert_eq!(waiting(state, &[late.clone()], "new", 13), lagging);
+        late.trust_bundle = Some("v2".into());
+        assert!(waiting(state, &[late], "new", 13).is_empty());
+    }
+
+    #[test]
     fn renewing_waits_for_new_certificates_or_for_the_end_of_the_old() {
         let state = State::Renewing { from: 1, to: 2, since: at(10) };
-        let mut old = client("a", "old", 12);
+        let mut away = client("c", "old", "v2");
+        away.connected = false;
+        let clients = [client("a", "old", "v2"), client("b", "new", "v2"), away];
+        let expected = [
+            "research/a: its certificate leads to the other root",
+            "research/c: not connected, and its certificate still holds",
+        ];
+        assert_eq!(waiting(state, &clients, "new", 13), expected);
+        assert_eq!(gate(state, &facts(&clients, "new", 13)).opens_at, Some(at(3000)));
+        assert!(waiting(state, &clients, "new", 3000).is_empty());
+    }
+
+    #[test]
+    fn a_certificate_that_outlives_the_lifetime_set_now_keeps_the_old_root() {
+        let state = State::Renewing { from: 1, to: 2, since: at(10) };
+        let mut old = client("a", "old", "v2");
         old.certificate_expires = at(100_000);
-        let clients = [old, client("b", "new", 12)];
-        assert_eq!(
-            waiting(state, &clients, "new", 13),
-            ["research/a: its certificate leads to the other root"]
-        );
-        assert!(waiting(state, &clients, "new", 10 + LIFE.as_secs()).is_empty());
+        let lifetime_passed = 10 + LIFE.as_secs();
+        let expected = ["research/a: its certificate leads to the other root"];
+        assert_eq!(waiting(state, &[old.clone()], "new", lifetime_passed), expected);
+        assert!(waiting(state, &[old], "new", 100_000).is_empty());
+    }
+
+    #[test]
+    fn after_a_restart_an_empty_list_of_clients_opens_no_gate() {
+        const RETURNING: &str = "*: sidecars are still coming back after the control plane's start";
+        const HOLDING: &str = "*: certificates of sidecars that have not come back may still hold";
+        let adding = State::Adding { from: 1, to: 2, since: at(10) };
+        let renewing = State::Renewing { from: 1, to: 2, since: at(10) };
+        let dropping = State::Dropping { dropped: 1, since: at(10) };
+        let check = |state: State, known_since: u64, now: u64, expected: &[&str], opens_at: Option<u64>| {
+            let gate = gate(state, &Facts { known_since: at(known_since), ..facts(&[], "new", now) });
+            assert_eq!(gate.opens_at, opens_at.map(at), "{state:?} at {now}");
+            assert_eq!(told(gate), expected, "{state:?} at {now}");
+        };
+        for state in [adding, dropping] {
+            check(state, 20, 79, &[RETURNING], Some(80));
+            check(state, 20, 80, &[], None);
+        }
+        check(renewing, 20, 79, &[RETURNING, HOLDING], Some(10 + LIFE.as_secs()));
+        check(renewing, 20, 80, &[HOLDING], Some(10 + LIFE.as_secs()));
+        check(renewing, 20, 10 + LIFE.as_secs(), &[], None);
+        // What a start finds begun but not recorded dates from that start.
+        check(adding, 10, 11, &[RETURNING], Some(70));
+        // Begun by this very process.
+        for state in [adding, renewing, dropping] {
+            check(state, 9, 11, &[], None);
+        }
+        check(State::Stable, 20, 21, &[], None);
     }
 
     #[test]

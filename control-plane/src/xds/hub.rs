@@ -14,7 +14,7 @@ use weft_proto::wire::ResourceType;
 use super::status::ClientStatus;
 use crate::clock;
 use crate::metrics::{Metrics, TypeLabel};
-use crate::plan::{Audience, Change, Instance, Observation, Touched, Update, Viewer, World};
+use crate::plan::{Audience, Change, Instance, Observation, Speaker, Touched, Update, Viewer, World};
 
 /// How the hub and its streams behave.
 #[derive(Clone, Debug)]
@@ -91,19 +91,24 @@ pub(super) struct Client {
 }
 
 impl Client {
+    fn speaker(&self) -> Speaker {
+        Speaker { identity: self.viewer.identity.id(), node: self.viewer.node.clone(), stream: self.id }
+    }
+
     pub(super) fn take_pending(&self) -> Pending {
         std::mem::take(&mut *lock(&self.pending))
     }
 
-    fn tell(&self, batch: &Batch) {
+    /// Hands over all that one planning touched, in one go: what belongs together is judged together.
+    fn tell(&self, batches: Vec<Batch>) {
         let mut pending = lock(&self.pending);
         pending.since.get_or_insert_with(Instant::now);
-        if pending.resync {
-        } else if pending.batches.len() == BATCHES_MAX {
+        if !pending.resync {
+            pending.batches.extend(batches);
+        }
+        if pending.batches.len() > BATCHES_MAX {
             pending.batches.clear();
             pending.resync = true;
-        } else {
-            pending.batches.push(Arc::clone(batch));
         }
         drop(pending);
         self.wake.notify_one();
@@ -160,8 +165,17 @@ impl Hub {
             intake,
             ready: watch::Sender::new(false),
         });
-        tokio::spawn(Arc::clone(&hub).run(updates));
+        tokio::spawn(Arc::clone(&hub).supervise(updates));
         hub
+    }
+
+    /// A planner that is gone would leave the mesh with what it has for ever, and look healthy.
+    async fn supervise(self: Arc<Self>, updates: mpsc::Receiver<Update>) {
+        if tokio::spawn(Arc::clone(&self).run(updates)).await.is_err() {
+            self.metrics.panics.inc();
+            tracing::error!("the planner ended in a panic; the control plane stops");
+            self.shutdown.cancel();
+        }
     }
 
     /// Where changes go in.
@@ -170,8 +184,21 @@ impl Hub {
     }
 
     /// Lets clients in: everything that was stored is published.
-    pub fn set_ready(&self) {
+    pub fn set_ready(self: &Arc<Self>) {
         self.ready.send_replace(true);
+        let hub = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(hub.settings.gone_grace) => hub.settle(),
+                () = hub.shutdown.cancelled() => {}
+            }
+        });
+    }
+
+    /// Sidecars have had time to come back: whoever has not is no instance any more.
+    fn settle(&self) {
+        self.world.write().unwrap_or_else(PoisonError::into_inner).settle();
+        self.resync_all();
     }
 
     pub fn is_ready(&self) -> bool {
@@ -276,11 +303,24 @@ impl Hub {
                 }
             }
         }
+        let mut concerned: HashMap<u64, (Arc<Client>, Vec<Batch>)> = HashMap::new();
         for (group, touched) in groups {
             let batch: Batch = touched.into();
             for client in self.members(&group) {
-                client.tell(&batch);
+                let entry = concerned.entry(client.id).or_insert_with(|| (client, Vec::new()));
+                entry.1.push(Arc::clone(&batch));
             }
+        }
+        for (client, batches) in concerned.into_values() {
+            client.tell(batches);
+        }
+    }
+
+    /// From now on a client hears of what callers hear of: it asked for something by name, which may be anywhere.
+    pub(super) fn hears_of_all(&self, client: &Client) {
+        let mut clients = lock(&self.clients);
+        if clients.by_id.contains_key(&client.id) {
+            clients.calling.insert(client.id);
         }
     }
 
@@ -346,10 +386,8 @@ impl Hub {
             }
         }
         lock(&client.status).serves = now.to_vec();
-        if let Some(instance) = &client.instance {
-            let observation = Observation::Present { instance: instance.clone(), servers: now.to_vec() };
-            self.observe(observation);
-        }
+        let (by, instance) = (client.speaker(), client.instance.clone());
+        self.observe(Observation::Announced { by, instance, servers: now.to_vec() });
     }
 
     /// Forgets a client whose stream has ended; its instance stays an endpoint for a while.
@@ -363,34 +401,32 @@ impl Hub {
         status.connected = false;
         status.disconnected_at = Some(clock::now());
         if clients.gone.len() >= self.settings.remembered_max {
-            clients.gone.pop_first();
+            let oldest = clients.gone.iter().min_by_key(|(_, status)| status.disconnected_at);
+            let oldest = oldest.map(|(key, _)| key.clone());
+            oldest.and_then(|key| clients.gone.remove(&key));
         }
         clients.gone.insert((status.identity.clone(), status.node.clone()), status);
         self.metrics.xds_clients.set(i64::try_from(clients.by_id.len()).unwrap_or(i64::MAX));
         drop(clients);
-        if client.instance.is_some() {
-            let (hub, client) = (Arc::clone(self), Arc::clone(client));
-            tokio::spawn(async move {
-                tokio::select! {
-                    () = tokio::time::sleep(hub.settings.gone_grace) => hub.lapse(&client),
-                    () = hub.shutdown.cancelled() => {}
-                }
-            });
-        }
-    }
-
-    fn lapse(&self, client: &Client) {
-        let key = (client.viewer.identity.id(), client.viewer.node.clone());
-        if !lock(&self.clients).by_node.contains_key(&key) {
-            self.observe(Observation::Gone { node: client.viewer.node.clone() });
-        }
+        let (hub, by) = (Arc::clone(self), client.speaker());
+        tokio::spawn(async move {
+            tokio::select! {
+                // A newer stream of the same sidecar has spoken by then, if there is one, and this is not heard.
+                () = tokio::time::sleep(hub.settings.gone_grace) => hub.observe(Observation::Gone { by }),
+                () = hub.shutdown.cancelled() => {}
+            }
+        });
     }
 
     /// Forgets clients that have been gone for long.
     pub fn sweep(&self, now: std::time::SystemTime) {
         let remembered = self.settings.remembered;
         let recent = |at: std::time::SystemTime| now.duration_since(at).is_ok_and(|age| age < remembered);
-        lock(&self.clients).gone.retain(|_, status| status.disconnected_at.is_some_and(recent));
+        // Whoever may come back with a certificate that still holds is waited for when roots are exchanged.
+        let kept = |status: &ClientStatus| {
+            status.certificate_expires > now || status.disconnected_at.is_some_and(recent)
+        };
+        lock(&self.clients).gone.retain(|_, status| kept(status));
     }
 
     fn observe(&self, observation: Observation) {

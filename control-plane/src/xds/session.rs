@@ -28,6 +28,10 @@ pub(super) const SUBSCRIPTIONS_MAX: usize = 20_000;
 pub(super) const NAME_BYTES_MAX: usize = 512;
 /// Most resources in one response.
 pub(super) const RESPONSE_RESOURCES_MAX: usize = 500;
+/// Most names that one response takes away.
+pub(super) const RESPONSE_REMOVED_MAX: usize = 5_000;
+/// Most resources that a client may say it still holds.
+pub(super) const BROUGHT_MAX: usize = 60_000;
 /// Largest response, in bytes of resources; a single larger resource travels alone.
 pub(super) const RESPONSE_BYTES_MAX: usize = 512 << 10;
 /// Most types of resources that a client may ask for without our knowing them.
@@ -45,6 +49,8 @@ pub(super) enum Error {
     NoType,
     #[error("the request has {0} names; at most {REQUEST_NAMES_MAX} are allowed in one")]
     TooManyNames(usize),
+    #[error("the client holds {0} resources of one type; at most {BROUGHT_MAX} are allowed")]
+    TooManyBrought(usize),
     #[error("a name is {0} bytes long; at most {NAME_BYTES_MAX} are allowed")]
     LongName(usize),
     #[error("a name is empty")]
@@ -80,11 +86,42 @@ pub(super) enum Heard {
     },
 }
 
-/// A response and what it is about, for metrics and status.
+/// A response. Its resources are shared with every other client until the moment it is sent, so that a client that
+/// takes nothing costs nothing.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) ty: Option<ResourceType>,
-    pub(super) message: DeltaDiscoveryResponse,
+    type_url: String,
+    identifier: Arc<str>,
+    revision: u64,
+    nonce: String,
+    resources: Vec<Arc<Published>>,
+    removed: Vec<Arc<str>>,
+    refused: Vec<(Arc<str>, i32)>,
+}
+
+impl Outgoing {
+    /// Names that the client asked for and may not see.
+    pub(super) fn denied(&self) -> impl Iterator<Item = &str> {
+        self.refused.iter().filter(|(_, code)| *code == PERMISSION_DENIED).map(|(name, _)| &**name)
+    }
+
+    pub(super) fn resource_bytes(&self) -> usize {
+        self.resources.iter().map(|published| published.bytes.len()).sum()
+    }
+
+    pub(super) fn into_message(self) -> DeltaDiscoveryResponse {
+        DeltaDiscoveryResponse {
+            system_version_info: self.revision.to_string(),
+            resources: self.resources.iter().map(|published| resource(published)).collect(),
+            type_url: self.type_url,
+            nonce: self.nonce,
+            removed_resources: self.removed.iter().map(|name| name.to_string()).collect(),
+            control_plane: Some(ControlPlane { identifier: self.identifier.to_string() }),
+            removed_resource_names: Vec::new(),
+            resource_errors: self.refused.iter().map(|(name, code)| resource_error(name, *code)).collect(),
+        }
+    }
 }
 
 /// What there is, as one client sees it.
@@ -126,6 +163,11 @@ impl Session {
         state.is_subscribed().then(|| state.held())
     }
 
+    /// The version of a resource that the client is believed to hold.
+    pub(super) fn version(&self, ty: ResourceType, name: &str) -> Option<Arc<str>> {
+        self.types[ty.index()].version(name).cloned()
+    }
+
     /// Whether changes are held back until the client has answered.
     #[cfg(test)]
     pub(super) fn has_pending(&self) -> bool {
@@ -152,16 +194,21 @@ impl Session {
         Ok((heard, outgoing))
     }
 
-    /// Takes in what changed and tells the client what concerns it.
-    pub(super) fn changed(&mut self, touched: &[Touched], view: View<'_>) -> Vec<Outgoing> {
-        if touched.iter().any(|it| it.ty == ResourceType::Server && in_namespace(&it.name, view.viewer)) {
+    /// Takes in everything that changed since the last time and tells the client what concerns it. All of it is judged
+    /// at once: the order of delivery holds only within one push.
+    pub(super) fn changed<'t>(
+        &mut self,
+        touched: impl IntoIterator<Item = &'t Touched> + Clone,
+        view: View<'_>,
+    ) -> Vec<Outgoing> {
+        let of_namespace =
+            |it: &&Touched| it.ty == ResourceType::Server && in_namespace(&it.name, view.viewer);
+        let mut servers = touched.clone().into_iter().filter(of_namespace).peekable();
+        if servers.peek().is_some() {
             let served = view.world.served_by(view.viewer);
             // A server's labels decide which policies select it, so a change of an own server may change them all.
             let own = |name: &str| self.served.iter().any(|server| server.to_string() == name);
-            if served != self.served
-                || touched.iter().any(|it| it.ty == ResourceType::Server && own(&it.name))
-            {
-                self.served = served;
+            if served != self.served || servers.any(|it| own(&it.name)) {
                 return self.resync(view);
             }
         }
@@ -174,8 +221,15 @@ impl Session {
         self.push(view)
     }
 
+    /// Whether the client asked for anything by name, which may be anywhere in the mesh.
+    pub(super) fn names_any(&self) -> bool {
+        self.types.iter().any(TypeState::names_any)
+    }
+
     /// Compares everything that the client should hold with what it is believed to hold.
     pub(super) fn resync(&mut self, view: View<'_>) -> Vec<Outgoing> {
+        // Whatever was missed may have been a server of the client's own.
+        self.served = view.world.served_by(view.viewer);
         for ty in ResourceType::ALL {
             let wanted = match self.types[ty.index()].is_wildcard() {
                 true => view.world.concerning(view.viewer, &self.served, ty),
@@ -201,22 +255,30 @@ impl Session {
             for name in state.take_dirty() {
                 match judge(state, &self.served, ty, &name, view) {
                     Verdict::Send(published) => additions.push(published),
-                    Verdict::Remove => gone.push(name),
+                    Verdict::Remove { denied } => gone.push((name, denied)),
                     Verdict::Nothing => {}
                 }
             }
             outgoing.extend(self.respond(ty, Answer { send: additions, ..Answer::default() }, view));
             removals.push((ty, gone));
         }
+        let mut held_back = false;
         for (ty, gone) in removals.into_iter().rev().filter(|(_, gone)| !gone.is_empty()) {
-            if pointed_at(ty) && POINTERS.iter().any(|above| self.types[above.index()].unanswered() > 0) {
+            let pointed_at = matches!(ty, ResourceType::Server | ResourceType::Endpoints);
+            held_back |=
+                pointed_at && POINTERS.iter().any(|above| self.types[above.index()].unanswered() > 0);
+            // What guards a server stays for as long as the server does.
+            if held_back && ty <= ResourceType::Endpoints {
                 let state = &mut self.types[ty.index()];
-                gone.iter().for_each(|name| state.mark(name));
+                gone.iter().for_each(|(name, _)| state.mark(name));
                 continue;
             }
             let state = &mut self.types[ty.index()];
-            gone.iter().for_each(|name| state.forget(name));
-            outgoing.extend(self.respond(ty, Answer { removed: gone, ..Answer::default() }, view));
+            gone.iter().for_each(|(name, _)| state.forget(name));
+            let refused = gone.iter().filter(|(_, denied)| *denied);
+            let refused = refused.map(|(name, _)| (Arc::clone(name), PERMISSION_DENIED)).collect();
+            let removed = gone.into_iter().map(|(name, _)| name).collect();
+            outgoing.extend(self.respond(ty, Answer { removed, refused, ..Answer::default() }, view));
         }
         outgoing
     }
@@ -240,8 +302,11 @@ impl Session {
         let subscribed = self.types[ty.index()].is_subscribed();
         // Whoever asks for the first time waits for an answer, even if it is that there is nothing.
         let mut answer = Answer { even_if_empty: ask.first && subscribed, ..Answer::default() };
+        let world = view.world;
         let held = |state: &TypeState, published: &Published| {
-            state.version(&published.name) == Some(&published.version)
+            let version = state.version(&published.name);
+            version == Some(&published.version)
+                || (state.brought(&published.name) && world.keeps(ty, &published.name))
         };
         if ask.wildcard {
             let concerning = view.world.concerning(view.viewer, &self.served, ty);
@@ -291,53 +356,48 @@ impl Session {
 
     /// Cuts an answer into responses of bounded size and notes what the client will hold.
     fn respond(&mut self, ty: ResourceType, answer: Answer, view: View<'_>) -> Vec<Outgoing> {
-        let Answer { mut send, mut removed, refused, even_if_empty } = answer;
+        let Answer { mut send, mut removed, mut refused, even_if_empty } = answer;
         send.sort_by(|a, b| a.name.cmp(&b.name));
         send.dedup_by(|a, b| a.name == b.name);
         removed.sort();
         removed.dedup();
-        let mut chunks: Vec<Vec<Arc<Published>>> = Vec::new();
-        let mut bytes = 0;
-        for published in send {
-            let size = published.bytes.len();
-            match chunks.last_mut() {
-                Some(chunk) if chunk.len() < RESPONSE_RESOURCES_MAX && bytes + size <= RESPONSE_BYTES_MAX => {
-                    chunk.push(published);
-                    bytes += size;
-                }
-                _ => {
-                    chunks.push(vec![published]);
-                    bytes = size;
-                }
-            }
-        }
-        if chunks.is_empty() && (even_if_empty || !removed.is_empty() || !refused.is_empty()) {
-            chunks.push(Vec::new());
-        }
-        let last = chunks.len().saturating_sub(1);
-        let mut outgoing = Vec::with_capacity(chunks.len());
-        for (at, chunk) in chunks.into_iter().enumerate() {
-            let (removed, refused) = match at == last {
-                true => (std::mem::take(&mut removed), refused.as_slice()),
-                false => (Vec::new(), [].as_slice()),
-            };
-            let nonce = self.next_nonce();
+        refused.sort();
+        refused.dedup();
+        let mut outgoing = Vec::new();
+        for resources in in_pieces(send) {
             let state = &mut self.types[ty.index()];
-            chunk.iter().for_each(|published| state.sent(published));
-            state.awaits(nonce.clone());
-            let message = DeltaDiscoveryResponse {
-                system_version_info: view.world.revision().to_string(),
-                resources: chunk.iter().map(|published| resource(published)).collect(),
-                type_url: ty.type_url().to_owned(),
-                nonce,
-                removed_resources: removed.iter().map(|name| name.to_string()).collect(),
-                control_plane: Some(ControlPlane { identifier: self.identifier.to_string() }),
-                removed_resource_names: Vec::new(),
-                resource_errors: refused.iter().map(|(name, code)| resource_error(name, *code)).collect(),
-            };
-            outgoing.push(Outgoing { ty: Some(ty), message });
+            resources.iter().for_each(|published| state.sent(published));
+            outgoing.push(self.outgoing(ty, view, resources));
+        }
+        if outgoing.is_empty() && (even_if_empty || !removed.is_empty()) {
+            outgoing.push(self.outgoing(ty, view, Vec::new()));
+        }
+        // What is gone rides with the last, and in more of them if it is much. A name that is refused is gone too.
+        for (at, gone) in removed.chunks(RESPONSE_REMOVED_MAX).enumerate() {
+            if at > 0 {
+                outgoing.push(self.outgoing(ty, view, Vec::new()));
+            }
+            let Some(last) = outgoing.last_mut() else { break };
+            last.removed = gone.to_vec();
+            last.refused =
+                refused.iter().filter(|(name, _)| gone.binary_search(name).is_ok()).cloned().collect();
         }
         outgoing
+    }
+
+    fn outgoing(&mut self, ty: ResourceType, view: View<'_>, resources: Vec<Arc<Published>>) -> Outgoing {
+        let nonce = self.next_nonce();
+        self.types[ty.index()].awaits(nonce.clone());
+        Outgoing {
+            ty: Some(ty),
+            type_url: ty.type_url().to_owned(),
+            identifier: Arc::clone(&self.identifier),
+            revision: view.world.revision(),
+            nonce,
+            resources,
+            removed: Vec::new(),
+            refused: Vec::new(),
+        }
     }
 
     /// A newer client may ask for types that this version does not know: it is told once that there is nothing of
@@ -352,19 +412,22 @@ impl Session {
             return Err(Error::TooManyUnknownTypes);
         }
         self.unknown.insert(type_url.clone());
-        let mut removed = request.resource_names_subscribe;
-        removed.retain(|name| name != "*");
-        removed.sort();
-        removed.dedup();
-        let message = DeltaDiscoveryResponse {
+        let mut names = request.resource_names_subscribe;
+        names.retain(|name| name != "*");
+        names.sort();
+        names.dedup();
+        let removed: Vec<Arc<str>> = names.into_iter().map(Into::into).collect();
+        let outgoing = Outgoing {
+            ty: None,
             type_url,
+            identifier: Arc::clone(&self.identifier),
+            revision: 0,
             nonce: self.next_nonce(),
-            resource_errors: removed.iter().map(|name| resource_error(name, NOT_FOUND)).collect(),
-            removed_resources: removed,
-            control_plane: Some(ControlPlane { identifier: self.identifier.to_string() }),
-            ..DeltaDiscoveryResponse::default()
+            resources: Vec::new(),
+            refused: removed.iter().map(|name| (Arc::clone(name), NOT_FOUND)).collect(),
+            removed,
         };
-        Ok((heard, vec![Outgoing { ty: None, message }]))
+        Ok((heard, vec![outgoing]))
     }
 
     fn next_nonce(&mut self) -> String {
@@ -373,10 +436,33 @@ impl Session {
     }
 }
 
+/// Resources in groups of bounded number and size.
+fn in_pieces(all: Vec<Arc<Published>>) -> Vec<Vec<Arc<Published>>> {
+    let mut pieces: Vec<Vec<Arc<Published>>> = Vec::new();
+    let mut bytes = 0;
+    for published in all {
+        let size = published.bytes.len();
+        match pieces.last_mut() {
+            Some(piece) if piece.len() < RESPONSE_RESOURCES_MAX && bytes + size <= RESPONSE_BYTES_MAX => {
+                piece.push(published);
+                bytes += size;
+            }
+            _ => {
+                pieces.push(vec![published]);
+                bytes = size;
+            }
+        }
+    }
+    pieces
+}
+
 /// What a change of one name means for a client.
 enum Verdict {
     Send(Arc<Published>),
-    Remove,
+    /// `denied`: the client asked for it by name and is owed the reason.
+    Remove {
+        denied: bool,
+    },
     Nothing,
 }
 
@@ -387,15 +473,22 @@ fn judge(
     name: &Arc<str>,
     view: View<'_>,
 ) -> Verdict {
-    let found = match view.world.lookup(view.viewer, served, ty, name) {
-        Lookup::Found(published) => Some(published).filter(|published| wants(state, served, published, view)),
-        Lookup::Missing | Lookup::Denied => None,
-    };
-    match (found, state.version(name)) {
-        (Some(published), Some(version)) if *version == published.version => Verdict::Nothing,
-        (Some(published), _) => Verdict::Send(Arc::clone(published)),
-        (None, Some(_)) => Verdict::Remove,
-        (None, None) => Verdict::Nothing,
+    let found = view.world.lookup(view.viewer, served, ty, name);
+    match found {
+        Lookup::Found(published) if wants(state, served, published, view) => {
+            // An alias stands for the resource, and the client holds it under its own name.
+            let held = state.version(&published.name);
+            let keeps = state.brought(&published.name) && view.world.keeps(ty, &published.name);
+            match held == Some(&published.version) || keeps {
+                true => Verdict::Nothing,
+                false => Verdict::Send(Arc::clone(published)),
+            }
+        }
+        Lookup::Denied if state.version(name).is_some() => Verdict::Remove { denied: state.asked_for(name) },
+        Lookup::Found(_) | Lookup::Missing if state.version(name).is_some() => {
+            Verdict::Remove { denied: false }
+        }
+        Lookup::Found(_) | Lookup::Missing | Lookup::Denied => Verdict::Nothing,
     }
 }
 
@@ -404,11 +497,6 @@ fn wants(state: &TypeState, served: &[ServerName], published: &Published, view: 
     let by_name =
         state.asked_for(&published.name) || published.aliases.iter().any(|alias| state.asked_for(alias));
     by_name || (state.is_wildcard() && view.world.concerns(view.viewer, served, published))
-}
-
-/// Whether other resources may point at those of this type.
-const fn pointed_at(ty: ResourceType) -> bool {
-    matches!(ty, ResourceType::Server | ResourceType::Endpoints)
 }
 
 /// The types whose resources point at servers.
@@ -451,9 +539,14 @@ fn check(request: &DeltaDiscoveryRequest) -> Result<(), Error> {
     if !request.resource_locators_subscribe.is_empty() || !request.resource_locators_unsubscribe.is_empty() {
         return Err(Error::Locators);
     }
-    let subscribed = request.resource_names_subscribe.iter();
-    let names =
-        subscribed.chain(&request.resource_names_unsubscribe).chain(request.initial_resource_versions.keys());
+    let brought = &request.initial_resource_versions;
+    if brought.len() > BROUGHT_MAX {
+        return Err(Error::TooManyBrought(brought.len()));
+    }
+    if let Some(name) = brought.keys().find(|name| name.len() > NAME_BYTES_MAX) {
+        return Err(Error::LongName(name.len()));
+    }
+    let names = request.resource_names_subscribe.iter().chain(&request.resource_names_unsubscribe);
     let mut count = 0;
     for name in names.chain([&request.type_url]) {
         count += 1;
@@ -490,7 +583,7 @@ pub mod fuzz {
         for request in requests {
             let Ok((_, outgoing)) = session.request(request, view) else { return };
             for outgoing in outgoing {
-                let message = outgoing.message;
+                let message = outgoing.into_message();
                 assert!(nonces.insert(message.nonce), "a nonce was given twice");
                 let mut names: Vec<_> = message.resources.iter().map(|it| &it.name).collect();
                 names.extend(&message.removed_resources);

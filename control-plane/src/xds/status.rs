@@ -1,6 +1,7 @@
 //! What is known of each client: for operators, and for whatever must wait until every client has something.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use weft_proto::name::{NodeId, ServerName, SpiffeId};
@@ -75,6 +76,8 @@ pub struct ClientStatus {
     pub certificate_expires: SystemTime,
     /// Fingerprint of the root under which the client's certificate was issued.
     pub certificate_root: String,
+    /// Version of the mesh's own trust bundle that it acknowledged last.
+    pub trust_bundle: Option<Arc<str>>,
 }
 
 impl ClientStatus {

@@ -1,10 +1,11 @@
 //! One client's stream, from its first request to its end.
 
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt as _, Stream, StreamExt};
 use rand::Rng;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -27,7 +28,7 @@ use crate::peer::Peer;
 use crate::plan::Instance;
 
 /// Responses that wait for the connection to take them.
-const OUTGOING_MAX: usize = 4;
+const OUTGOING_MAX: usize = 1;
 /// Requests answered in a row before changes get their turn, and the other way round.
 const REQUESTS_PER_PUSH: u32 = 2;
 
@@ -134,7 +135,7 @@ impl ClientStream {
         })?;
         let first = match timeout(self.hub.settings.first_request_timeout, requests.next()).await {
             Ok(Some(Ok(first))) => first,
-            Ok(Some(Err(status))) => return Err(End::with("malformed", status)),
+            Ok(Some(Err(status))) => return Err(broken_off(status)),
             Ok(None) => return Err(End::quietly("closed")),
             Err(_) => return Err(End::with("silent", Status::deadline_exceeded("no request came in time"))),
         };
@@ -178,7 +179,12 @@ impl ClientStream {
         };
         tracing::info!(%node, %identity, peer.address = %self.peer.address, "sidecar connected");
         let mut connection = Connection::new(self, Arc::clone(&client));
-        let end = connection.run(first, requests).await;
+        let run = AssertUnwindSafe(connection.run(first, requests)).catch_unwind();
+        let end = run.await.unwrap_or_else(|_| {
+            self.hub.metrics.panics.inc();
+            tracing::error!(%node, %identity, "a stream ended in a panic");
+            End::with("panic", Status::internal("the stream could not be served"))
+        });
         self.hub.unregister(&client, &connection.served);
         tracing::info!(%node, %identity, reason = end.reason, "sidecar disconnected");
         end
@@ -201,6 +207,7 @@ impl ClientStream {
             certificate_serial: leaf.map(|leaf| leaf.serial.as_str().to_owned()).unwrap_or_default(),
             certificate_expires: leaf.map_or(now, |leaf| leaf.not_after),
             certificate_root: self.peer.root.to_string(),
+            trust_bundle: None,
         }
     }
 }
@@ -211,6 +218,8 @@ struct Connection<'a> {
     client: Arc<Client>,
     session: Session,
     served: Vec<ServerName>,
+    /// Whether the hub knows that this client asks for things by name.
+    hears_of_all: bool,
     /// When the oldest response that is not answered yet was sent, by type.
     unanswered_since: [Option<Instant>; ResourceType::ALL.len()],
 }
@@ -222,9 +231,17 @@ impl<'a> Connection<'a> {
             let world = hub.world();
             Session::new(Arc::clone(&hub.settings.identifier), View { world: &world, viewer: &client.viewer })
         };
-        let mut connection =
-            Self { stream, client, session, served: Vec::new(), unanswered_since: Default::default() };
-        connection.note_served();
+        let mut connection = Self {
+            stream,
+            client,
+            session,
+            served: Vec::new(),
+            hears_of_all: false,
+            unanswered_since: Default::default(),
+        };
+        // Even that it serves nothing is news: an older stream may have said otherwise.
+        connection.served = connection.session.served().to_vec();
+        hub.serves(&connection.client, &[], &connection.served);
         connection
     }
 
@@ -254,7 +271,7 @@ impl<'a> Connection<'a> {
                     in_a_row += 1;
                     let result = match request {
                         Some(Ok(request)) => self.request(request).await,
-                        Some(Err(status)) => Err(End::quietly(ended_by(&status))),
+                        Some(Err(status)) => Err(broken_off(status)),
                         None => Err(End::quietly("closed")),
                     };
                     if let Err(end) = result {
@@ -285,6 +302,7 @@ impl<'a> Connection<'a> {
             let code = match &error {
                 session::Error::TooManyNames(_)
                 | session::Error::TooManySubscriptions
+                | session::Error::TooManyBrought(_)
                 | session::Error::TooManyUnknownTypes => Code::ResourceExhausted,
                 session::Error::NoType
                 | session::Error::LongName(_)
@@ -295,6 +313,31 @@ impl<'a> Connection<'a> {
             End::with("malformed", Status::new(code, error.to_string()))
         })?;
         self.heard(heard);
+        self.note_denied(&outgoing);
+        self.send(outgoing).await?;
+        if self.session.names_any() && !self.hears_of_all {
+            self.hears_of_all = true;
+            self.stream.hub.hears_of_all(&self.client);
+            // A change that came in between would not have woken this client.
+            self.compare_everything().await?;
+        }
+        Ok(())
+    }
+
+    fn note_denied(&self, outgoing: &[Outgoing]) {
+        let mut denied = outgoing.iter().flat_map(Outgoing::denied).peekable();
+        if let Some(first) = denied.peek().copied() {
+            let count = denied.count();
+            tracing::warn!(node = %self.client.viewer.node, identity = %self.client.viewer.identity, resource = first,
+                count, "subscription denied");
+        }
+    }
+
+    async fn compare_everything(&mut self) -> Result<(), End> {
+        let outgoing = {
+            let world = self.stream.hub.world();
+            self.session.resync(View { world: &world, viewer: &self.client.viewer })
+        };
         self.send(outgoing).await
     }
 
@@ -305,11 +348,7 @@ impl<'a> Connection<'a> {
             let view = View { world: &world, viewer: &self.client.viewer };
             match pending.resync {
                 true => self.session.resync(view),
-                false => pending
-                    .batches
-                    .iter()
-                    .flat_map(|batch| self.session.changed(batch, view))
-                    .collect::<Vec<_>>(),
+                false => self.session.changed(pending.batches.iter().flat_map(|batch| batch.iter()), view),
             }
         };
         if let Some(since) = pending.since {
@@ -318,36 +357,29 @@ impl<'a> Connection<'a> {
         self.send(outgoing).await?;
         if self.note_served() {
             // A change that came between the comparison and the note would not have woken this client.
-            let outgoing = {
-                let world = self.stream.hub.world();
-                self.session.resync(View { world: &world, viewer: &self.client.viewer })
-            };
-            self.send(outgoing).await?;
+            self.compare_everything().await?;
         }
         Ok(())
     }
 
     /// Tells the hub which servers the client stands beside, if that changed.
     fn note_served(&mut self) -> bool {
-        if self.session.served() == self.served && !self.served.is_empty() {
+        if self.session.served() == self.served {
             return false;
         }
         let now = self.session.served().to_vec();
-        let changed = now != self.served;
-        if changed {
-            self.stream.hub.serves(&self.client, &self.served, &now);
-            self.served = now;
-        }
-        changed
+        self.stream.hub.serves(&self.client, &self.served, &now);
+        self.served = now;
+        true
     }
 
     async fn send(&mut self, outgoing: Vec<Outgoing>) -> Result<(), End> {
         self.note_sent(&outgoing);
         let metrics = &self.stream.hub.metrics;
-        for Outgoing { ty, message } in outgoing {
-            let label = TypeLabel { r#type: ty.map_or("unknown", ResourceType::name) };
-            let bytes: usize =
-                message.resources.iter().filter_map(|it| it.resource.as_ref()).map(|it| it.value.len()).sum();
+        for response in outgoing {
+            let label = TypeLabel { r#type: response.ty.map_or("unknown", ResourceType::name) };
+            let bytes = response.resource_bytes();
+            let message = response.into_message();
             metrics.xds_responses.get_or_create(&label).inc();
             metrics.xds_response_bytes.get_or_create(&label).inc_by(bytes as u64);
             match timeout(self.stream.hub.settings.send_timeout, self.stream.sender.send(Ok(message))).await {
@@ -400,7 +432,10 @@ impl<'a> Connection<'a> {
                 metrics.xds_nacks.get_or_create(&label(ty)).inc();
                 tracing::error!(node = %self.client.viewer.node, resource.type = ty.name(), nack = message, stale,
                     "sidecar rejects its configuration");
-                self.answered(ty, Some(message));
+                // An invented nonce answers nothing, so it says nothing about what the client holds.
+                if !stale {
+                    self.answered(ty, Some(message));
+                }
             }
         }
     }
@@ -414,7 +449,12 @@ impl<'a> Connection<'a> {
             self.unanswered_since[ty.index()] = Some(Instant::now());
         }
         let now = clock::now();
+        let domain = self.client.viewer.identity.trust_domain.as_str();
+        let bundle = self.session.version(ResourceType::TrustBundle, domain);
         let mut status = lock(&self.client.status);
+        if ty == ResourceType::TrustBundle && nack.is_none() && waiting == 0 {
+            status.trust_bundle = bundle;
+        }
         let of_type = status.types.entry(ty).or_default();
         of_type.waiting = waiting;
         of_type.resources = self.session.holds(ty).unwrap_or_default();
@@ -435,10 +475,12 @@ impl<'a> Connection<'a> {
     }
 }
 
-fn ended_by(status: &Status) -> &'static str {
+/// The end of a stream whose request could not be read. Too large a message is the client's to mend, so it is told.
+fn broken_off(status: Status) -> End {
     match status.code() {
-        Code::Cancelled | Code::Unknown | Code::Unavailable => "broken",
-        _ => "malformed",
+        Code::Cancelled | Code::Unknown | Code::Unavailable => End::quietly("broken"),
+        Code::OutOfRange => End::with("too_large", Status::resource_exhausted(status.message())),
+        _ => End::with("malformed", status),
     }
 }
 

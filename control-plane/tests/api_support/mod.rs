@@ -64,6 +64,7 @@ impl Sidecars for FakeSidecars {
             certificate_serial: "1".to_owned(),
             certificate_expires: SystemTime::UNIX_EPOCH,
             certificate_root: "aa".to_owned(),
+            trust_bundle: None,
         }]
     }
 

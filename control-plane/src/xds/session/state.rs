@@ -22,6 +22,8 @@ pub(in crate::xds) struct TypeState {
     names: HashMap<Arc<str>, Arc<str>>,
     /// What the client is believed to hold, with versions.
     held: HashMap<Arc<str>, Arc<str>>,
+    /// What of that the client brought along from an earlier stream, and was not sent on this one.
+    brought: HashSet<Arc<str>>,
     /// Nonces of responses that were not answered yet, oldest first.
     awaiting: VecDeque<String>,
     /// Names whose change the client has not been told yet.
@@ -67,6 +69,10 @@ impl TypeState {
         self.wildcard
     }
 
+    pub(super) fn names_any(&self) -> bool {
+        !self.names.is_empty()
+    }
+
     pub(super) fn asked_for(&self, name: &str) -> bool {
         self.names.contains_key(name)
     }
@@ -109,10 +115,16 @@ impl TypeState {
     }
 
     pub(super) fn sent(&mut self, published: &Published) {
+        self.brought.remove(&published.name);
         self.held.insert(Arc::clone(&published.name), Arc::clone(&published.version));
     }
 
+    pub(super) fn brought(&self, name: &str) -> bool {
+        self.brought.contains(name)
+    }
+
     pub(super) fn forget(&mut self, name: &str) {
+        self.brought.remove(name);
         self.held.remove(name);
     }
 
@@ -174,6 +186,7 @@ impl TypeState {
         }
         if ask.first {
             ask.brought = self.held.keys().cloned().collect();
+            self.brought = ask.brought.iter().cloned().collect();
         }
         Ok(ask)
     }

@@ -31,7 +31,7 @@ impl Client {
     fn ask(&mut self, request: DeltaDiscoveryRequest) -> (Heard, Vec<DeltaDiscoveryResponse>) {
         let view = View { world: &self.world, viewer: &self.viewer };
         let (heard, outgoing) = self.session.request(request, view).unwrap();
-        (heard, outgoing.into_iter().map(|it| it.message).collect())
+        (heard, outgoing.into_iter().map(Outgoing::into_message).collect())
     }
 
     #[track_caller]
@@ -45,7 +45,7 @@ impl Client {
     fn hears(&mut self, touched: &[Touched], expected: &[&str]) -> Vec<DeltaDiscoveryResponse> {
         let view = View { world: &self.world, viewer: &self.viewer };
         let responses: Vec<_> =
-            self.session.changed(touched, view).into_iter().map(|it| it.message).collect();
+            self.session.changed(touched, view).into_iter().map(Outgoing::into_message).collect();
         assert_eq!(responses.iter().map(line).collect::<Vec<_>>(), expected);
         responses
     }
@@ -115,7 +115,7 @@ fn what_may_not_be_seen_is_refused_in_the_same_words_whether_it_exists_or_not() 
     let yaml =
         server("research/files") + &object("AccessPolicy", "research/p", "{ rules: [{ action: allow }] }");
     let mut client = Client::new(world(&yaml), viewer("payments", "ledger", INBOUND));
-    let expected = ["AccessPolicy -research/none -research/p !research/p:7 !research/none:7"];
+    let expected = ["AccessPolicy -research/none -research/p !research/none:7 !research/p:7"];
     client.asks(request(ACCESS, &["research/p", "research/none"], &[]), &expected);
 }
 
@@ -331,7 +331,7 @@ fn a_client_that_does_not_answer_is_told_no_more_until_it_does() {
     for n in 0..UNANSWERED_MAX + 5 {
         let touched = put(&mut client.world, &server(&format!("research/s{n}")));
         let view = View { world: &client.world, viewer: &client.viewer };
-        sent.extend(client.session.changed(&touched, view).into_iter().map(|it| it.message));
+        sent.extend(client.session.changed(&touched, view).into_iter().map(Outgoing::into_message));
     }
     assert_eq!(sent.len(), UNANSWERED_MAX);
     let freed = client.acknowledge(&sent[UNANSWERED_MAX - 1]);
@@ -381,6 +381,69 @@ fn a_client_cannot_hold_more_names_than_the_limit() {
         result = client.session.request(request(SERVER, &names, &[]), view).map(|_| ());
     }
     assert_eq!(result, Err(Error::TooManySubscriptions));
+}
+
+#[test]
+fn a_comparison_of_everything_notices_a_server_of_ones_own() {
+    let mut client = Client::new(world(""), viewer("research", "files", INBOUND));
+    client.asks(request(SERVER, &[], &[]), &["Server"]);
+    put(&mut client.world, &server("research/files"));
+    let view = View { world: &client.world, viewer: &client.viewer };
+    let sent: Vec<_> = client.session.resync(view).into_iter().map(Outgoing::into_message).collect();
+    assert_eq!(sent.iter().map(line).collect::<Vec<_>>(), ["Server +research/files"]);
+    assert_eq!(client.session.served().len(), 1);
+}
+
+#[test]
+fn much_that_is_gone_is_told_in_pieces() {
+    let mut client = caller();
+    let names: Vec<String> = (0..REQUEST_NAMES_MAX).map(|n| format!("agents/n{n:05}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (_, responses) = client.ask(request(SERVER, &names, &[]));
+    let sizes: Vec<_> =
+        responses.iter().map(|it| (it.removed_resources.len(), it.resource_errors.len())).collect();
+    assert_eq!(sizes, [(RESPONSE_REMOVED_MAX, RESPONSE_REMOVED_MAX); 2]);
+}
+
+#[test]
+fn instances_that_have_not_come_back_yet_are_not_taken_away() {
+    const ENDPOINTS: &str = "type.googleapis.com/weft.config.v1.Endpoints";
+    let yaml = server("research/files")
+        + &object("McpServer", "research/fixed", "{ endpoints: [{ address: 'h:1' }] }");
+    let mut client = Client::new(world(&yaml), viewer("agents", "bot", OUTBOUND));
+    let mut first = request(ENDPOINTS, &[], &[]);
+    let held = ["research/files", "research/fixed", "research/gone"]
+        .map(|name| (name.to_owned(), "before".to_owned()));
+    first.initial_resource_versions = held.into();
+    client.asks(first, &["Endpoints +research/fixed -research/gone"]);
+    client.hears(&[Touched { ty: ResourceType::Endpoints, ..touch("research/files") }], &[]);
+    client.world.settle();
+    client.hears(
+        &[Touched { ty: ResourceType::Endpoints, ..touch("research/files") }],
+        &["Endpoints +research/files"],
+    );
+}
+
+#[test]
+fn what_guards_a_server_stays_while_the_server_does() {
+    let route = "{ server: research/files, rules: [{ to: [{ server: research/files }] }] }";
+    let policy = "{ servers: { names: [files] }, rules: [{ action: allow }] }";
+    let yaml = object("AccessPolicy", "research/p", policy)
+        + &server("research/files")
+        + &object("Route", "research/r", route);
+    let mut client =
+        Client::new(world(&yaml), viewer("research", "files", Stances { outbound: true, ..INBOUND }));
+    for ty in [ResourceType::AccessPolicy, ResourceType::Server, ResourceType::Route] {
+        let (_, sent) = client.ask(request(ty.type_url(), &[], &[]));
+        client.acknowledge(&sent[0]);
+    }
+    let mut touched = delete(&mut client.world, "accesspolicies/research/p");
+    touched.extend(delete(&mut client.world, "mcpservers/research/files"));
+    touched.extend(delete(&mut client.world, "routes/research/r"));
+    let sent = client.hears(&touched, &["Route -research/r"]);
+    let freed = client.acknowledge(&sent[0]);
+    let expected = ["Server -research/files", "AccessPolicy -research/p"];
+    assert_eq!(freed.iter().map(line).collect::<Vec<_>>(), expected);
 }
 
 #[test]
