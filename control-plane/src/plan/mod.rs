@@ -6,6 +6,7 @@
 mod index;
 mod observed;
 mod sight;
+mod table;
 mod viewer;
 mod world;
 

@@ -14,6 +14,7 @@ use weft_proto::wire::{self, Encoded, Endpoint, Endpoints, MESH_NAME, ResourceTy
 
 use super::index::{ByNamespace, Selecting, exact_names};
 use super::observed::{Instance, Observation, Observed};
+use super::table::Table;
 use super::{Audience, Touched};
 
 /// A resource as it is sent, shared by every client that gets it.
@@ -59,12 +60,6 @@ pub struct TrustRoots {
 pub struct Update {
     pub revision: u64,
     pub changes: Vec<Change>,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Table {
-    pub(super) by_name: HashMap<Arc<str>, Arc<Published>>,
-    pub(super) aliases: HashMap<Arc<str>, Arc<str>>,
 }
 
 /// What is published now.
@@ -434,31 +429,6 @@ impl Published {
         object: Option<Arc<Resource>>,
     ) -> Self {
         Self { ty, name, aliases, version: version_of(&bytes), bytes, object }
-    }
-}
-
-impl Table {
-    fn insert(&mut self, published: &Arc<Published>) {
-        self.remove(&published.name);
-        for alias in &published.aliases {
-            // The first to claim an alias keeps it; a canonical name is never an alias for something else.
-            self.aliases.entry(Arc::clone(alias)).or_insert_with(|| Arc::clone(&published.name));
-        }
-        self.by_name.insert(Arc::clone(&published.name), Arc::clone(published));
-    }
-
-    fn remove(&mut self, name: &str) -> Option<Arc<Published>> {
-        let old = self.by_name.remove(name)?;
-        for alias in &old.aliases {
-            if self.aliases.get(alias).is_some_and(|canonical| **canonical == *old.name) {
-                self.aliases.remove(alias);
-            }
-        }
-        Some(old)
-    }
-
-    fn version(&self, name: &str) -> Option<&Arc<str>> {
-        self.by_name.get(name).map(|published| &published.version)
     }
 }
 

@@ -4,9 +4,10 @@
 //! Not here: who gets a certificate (`identity`), and the signing itself (`weft_certs::ca`).
 
 mod control;
+mod report;
 pub mod rotation;
+mod wishes;
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +18,7 @@ use weft_certs::bundle::{self, Bundle, Bundles, Fingerprint, TrustStore};
 use weft_certs::ca::{self, Issued, Signer};
 use weft_certs::svid::Serial;
 use weft_certs::tls::{self, LiveIdentity};
-use weft_certs::{csr, pem, x509};
+use weft_certs::{csr, x509};
 use weft_proto::name::{SpiffeId, TrustDomain};
 use weft_proto::resource::kinds;
 use weft_proto::wire;
@@ -28,7 +29,9 @@ use crate::plan::{self, Change, TrustRoots, Update};
 use crate::store::{self, Store, Txn};
 use crate::xds::ClientStatus;
 pub use control::Control;
+pub use report::{RootStatus, TrustReport};
 use rotation::{Action, Command, Facts, Gate, State};
+pub use wishes::{Unreadable, Wishes};
 
 const STATE_KEY: &str = "trust/rotation";
 /// How often the authority and the own certificate are looked after.
@@ -61,71 +64,6 @@ pub enum Error {
     Panicked,
     #[error("the recorded rotation cannot be read: {0}")]
     State(#[from] serde_json::Error),
-}
-
-/// Roots of a federated domain that cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("the roots of {trust_domain} cannot be read: {source}")]
-pub struct Unreadable {
-    pub trust_domain: TrustDomain,
-    source: UnreadableRoots,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum UnreadableRoots {
-    #[error(transparent)]
-    Pem(pem::Error),
-    #[error(transparent)]
-    Bundle(bundle::Error),
-}
-
-/// What operators set, and what they may change while the mesh runs.
-#[derive(Clone, Debug, Default)]
-pub struct Wishes {
-    pub svid_lifetime: Option<Duration>,
-    pub federated: Vec<Bundle>,
-}
-
-impl Wishes {
-    /// Reads the `Trust` object as of a revision, which numbers the federated bundles.
-    pub fn read(trust: &kinds::Trust, revision: u64) -> Result<Self, Unreadable> {
-        let federated = trust.federated.iter().map(|domain| {
-            let trust_domain = domain.trust_domain.clone();
-            let unreadable = |source| Unreadable { trust_domain: trust_domain.clone(), source };
-            let roots = pem::certificates(domain.roots.as_str());
-            let roots = roots.map_err(|error| unreadable(UnreadableRoots::Pem(error)))?;
-            let bundle = Bundle::new(trust_domain.clone(), roots, revision, BTreeSet::new());
-            bundle.map_err(|error| unreadable(UnreadableRoots::Bundle(error)))
-        });
-        Ok(Self {
-            svid_lifetime: trust.svid_lifetime.map(|span| span.duration()),
-            federated: federated.collect::<Result<_, _>>()?,
-        })
-    }
-}
-
-/// One root, for people.
-#[derive(Clone, Debug)]
-pub struct RootStatus {
-    pub fingerprint: String,
-    pub generation: Option<u32>,
-    pub not_before: SystemTime,
-    pub not_after: SystemTime,
-    pub issuing: bool,
-}
-
-/// Everything about trust, for people.
-#[derive(Clone, Debug)]
-pub struct TrustReport {
-    pub trust_domain: TrustDomain,
-    pub svid_lifetime: Duration,
-    pub sequence: u64,
-    pub roots: Vec<RootStatus>,
-    pub external: bool,
-    pub issuer_not_after: SystemTime,
-    pub rotation: State,
-    pub gate: Gate,
-    pub revoked: Vec<String>,
 }
 
 /// Keeps the mesh's trust.

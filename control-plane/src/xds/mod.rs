@@ -6,10 +6,12 @@
 mod hub;
 mod node;
 mod session;
+mod settings;
 mod status;
 mod stream;
 
-pub use hub::{Hub, Settings};
+pub use hub::Hub;
+pub use settings::Settings;
 pub use status::{ClientStatus, NackStatus, Sync, TypeStatus};
 pub use stream::Discovery;
 

@@ -2,22 +2,21 @@
 //!
 //! Pure: no clock, no channel, no lock. Not here: who the client is (`node`) and what there is (`plan`).
 
+mod outgoing;
 mod state;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use weft_proto::name::ServerName;
-use weft_proto::pb::envoy::config::core::v3::ControlPlane;
-use weft_proto::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource, ResourceError, ResourceName,
-};
-use weft_proto::pb::google::rpc::Status;
+use weft_proto::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use weft_proto::wire::ResourceType;
 
 #[cfg(test)]
 use crate::plan::Stances;
 use crate::plan::{Lookup, Published, Touched, Viewer, World};
+pub(super) use outgoing::Outgoing;
+use outgoing::in_pieces;
 pub(super) use state::{Answer, TypeState};
 
 /// Most names that one request may add or take away.
@@ -84,44 +83,6 @@ pub(super) enum Heard {
     UnknownType {
         type_url: String,
     },
-}
-
-/// A response. Its resources are shared with every other client until the moment it is sent, so that a client that
-/// takes nothing costs nothing.
-#[derive(Debug)]
-pub(super) struct Outgoing {
-    pub(super) ty: Option<ResourceType>,
-    type_url: String,
-    identifier: Arc<str>,
-    revision: u64,
-    nonce: String,
-    resources: Vec<Arc<Published>>,
-    removed: Vec<Arc<str>>,
-    refused: Vec<(Arc<str>, i32)>,
-}
-
-impl Outgoing {
-    /// Names that the client asked for and may not see.
-    pub(super) fn denied(&self) -> impl Iterator<Item = &str> {
-        self.refused.iter().filter(|(_, code)| *code == PERMISSION_DENIED).map(|(name, _)| &**name)
-    }
-
-    pub(super) fn resource_bytes(&self) -> usize {
-        self.resources.iter().map(|published| published.bytes.len()).sum()
-    }
-
-    pub(super) fn into_message(self) -> DeltaDiscoveryResponse {
-        DeltaDiscoveryResponse {
-            system_version_info: self.revision.to_string(),
-            resources: self.resources.iter().map(|published| resource(published)).collect(),
-            type_url: self.type_url,
-            nonce: self.nonce,
-            removed_resources: self.removed.iter().map(|name| name.to_string()).collect(),
-            control_plane: Some(ControlPlane { identifier: self.identifier.to_string() }),
-            removed_resource_names: Vec::new(),
-            resource_errors: self.refused.iter().map(|(name, code)| resource_error(name, *code)).collect(),
-        }
-    }
 }
 
 /// What there is, as one client sees it.
@@ -436,26 +397,6 @@ impl Session {
     }
 }
 
-/// Resources in groups of bounded number and size.
-fn in_pieces(all: Vec<Arc<Published>>) -> Vec<Vec<Arc<Published>>> {
-    let mut pieces: Vec<Vec<Arc<Published>>> = Vec::new();
-    let mut bytes = 0;
-    for published in all {
-        let size = published.bytes.len();
-        match pieces.last_mut() {
-            Some(piece) if piece.len() < RESPONSE_RESOURCES_MAX && bytes + size <= RESPONSE_BYTES_MAX => {
-                piece.push(published);
-                bytes += size;
-            }
-            _ => {
-                pieces.push(vec![published]);
-                bytes = size;
-            }
-        }
-    }
-    pieces
-}
-
 /// What a change of one name means for a client.
 enum Verdict {
     Send(Arc<Published>),
@@ -504,31 +445,6 @@ const POINTERS: [ResourceType; 2] = [ResourceType::Route, ResourceType::VirtualS
 
 fn in_namespace(name: &str, viewer: &Viewer) -> bool {
     name.split_once('/').is_some_and(|(namespace, _)| namespace == viewer.identity.namespace.as_str())
-}
-
-fn resource(published: &Published) -> Resource {
-    Resource {
-        version: published.version.to_string(),
-        resource: Some(prost_types::Any {
-            type_url: published.ty.type_url().to_owned(),
-            value: published.bytes.clone(),
-        }),
-        name: published.name.to_string(),
-        aliases: published.aliases.iter().map(ToString::to_string).collect(),
-        // The last good configuration holds until there is a better one, so nothing carries a time to live.
-        ..Resource::default()
-    }
-}
-
-fn resource_error(name: &str, code: i32) -> ResourceError {
-    let message = match code {
-        PERMISSION_DENIED => "this identity may not see the resource",
-        _ => "there is no such resource",
-    };
-    ResourceError {
-        resource_name: Some(ResourceName { name: name.to_owned() }),
-        error_detail: Some(Status { code, message: message.to_owned(), details: Vec::new() }),
-    }
 }
 
 /// Everything that can be refused without looking at what there is.

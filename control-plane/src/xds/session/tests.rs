@@ -1,5 +1,8 @@
 use std::collections::HashMap;
 
+use weft_proto::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
+use weft_proto::pb::google::rpc::Status;
+
 use super::*;
 use crate::plan::tests::{INBOUND, OUTBOUND, delete, object, put, server, viewer, world};
 
