@@ -1,4 +1,12 @@
-//! The home of the data plane: the sidecar that stands next to each MCP server.
+//! The data plane: the sidecar that stands next to each MCP server, or each agent, and decides locally who may call
+//! what.
 //!
-//! Nothing lives here yet. What will never live here is settled, and a test holds it: knowledge of the store, of
-//! Kubernetes, of other sidecars' policies, and code that signs certificates.
+//! A request's life is [`pipeline`]; everything else exists to serve it. Never here: knowledge of the store, of
+//! Kubernetes, of other sidecars' policies, and code that signs certificates; a test holds it.
+
+pub mod bootstrap;
+pub mod clock;
+pub mod exchange;
+pub mod limits;
+pub mod refusal;
+pub mod state;

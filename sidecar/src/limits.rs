@@ -1,0 +1,115 @@
+//! Every limit of the data plane, in one place, with its unit in its name. The defaults are safe; each can be set in
+//! the bootstrap file's section `limits`, and the reference lists them.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use weft_proto::resource::units::Span;
+
+macro_rules! limits {
+    ($($(#[doc = $doc:literal])+ $name:ident: $kind:ty = $default:expr;)*) => {
+        /// What the data plane allows.
+        #[derive(Clone, Debug, PartialEq, Deserialize)]
+        #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+        pub struct Limits {
+            $($(#[doc = $doc])+ pub $name: $kind,)*
+        }
+
+        impl Default for Limits {
+            fn default() -> Self {
+                Self { $($name: $default,)* }
+            }
+        }
+
+        impl Limits {
+            /// Name, default and meaning of each limit, for the reference.
+            pub fn described() -> Vec<(&'static str, String, String)> {
+                let limits = Self::default();
+                vec![$((stringify!($name), format!("{:?}", limits.$name), [$($doc),+].concat().trim().to_owned()),)*]
+            }
+        }
+    };
+}
+
+const fn secs(seconds: u64) -> Limited {
+    Limited(Duration::from_secs(seconds))
+}
+
+/// A duration that is a limit; written as `30s` or `5m`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Limited(pub Duration);
+
+impl std::fmt::Debug for Limited {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::ops::Deref for Limited {
+    type Target = Duration;
+
+    fn deref(&self) -> &Duration {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Limited {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Span::deserialize(deserializer).map(|span| Self(span.duration()))
+    }
+}
+
+limits! {
+    /// Connections open at once, at each listener.
+    connections_max: usize = 20_000;
+    /// Handshakes under way at once.
+    handshakes_max: usize = 512;
+    /// Time for a TLS handshake.
+    handshake_timeout: Limited = secs(10);
+    /// Time for the head of a request.
+    header_timeout: Limited = secs(15);
+    /// Bytes of a request's head.
+    header_bytes_max: usize = 60 << 10;
+    /// Headers of a request.
+    headers_max: usize = 100;
+    /// Bytes of a request's body.
+    body_bytes_max: usize = 4 << 20;
+    /// Time without a byte of a request's body.
+    body_idle_timeout: Limited = secs(30);
+    /// Nesting of a message.
+    depth_max: usize = 64;
+    /// Messages in one batch, in the one revision that has batches.
+    batch_max: usize = 64;
+    /// Requests at once on one HTTP/2 connection.
+    streams_per_connection_max: u32 = 256;
+    /// Time without a request after which a connection is closed.
+    keep_alive_timeout: Limited = secs(180);
+    /// Age after which a connection is asked to end, so that identities are proved again.
+    connection_age_max: Limited = secs(3600);
+    /// Silence on an event stream after which a comment keeps it alive.
+    keep_alive_comment_every: Limited = secs(15);
+    /// Bytes of one event of an event stream that is looked into.
+    event_bytes_max: usize = 16 << 20;
+    /// Bytes of a JSON answer that is looked into.
+    answer_bytes_max: usize = 16 << 20;
+    /// Sessions open at once at one server, where the sidecar keeps them.
+    sessions_max: usize = 10_000;
+    /// Sessions of one caller open at once, where the sidecar keeps them.
+    sessions_per_caller_max: usize = 256;
+    /// Time without a message or an open stream after which a session is forgotten.
+    session_idle_timeout: Limited = secs(3600);
+    /// Messages waiting for one slow stream before it is ended.
+    stream_queue_max: usize = 256;
+    /// Bytes of one line of a stdio server.
+    line_bytes_max: usize = 16 << 20;
+    /// Messages waiting to be written to one stdio server.
+    child_queue_max: usize = 1024;
+    /// Lines of a stdio server's standard error that are logged each second.
+    stderr_lines_per_second_max: u32 = 50;
+    /// Bytes of one line of standard error that are logged.
+    stderr_line_bytes_max: usize = 4 << 10;
+    /// Children at once of a server that has one per session.
+    children_max: usize = 64;
+    /// Time a draining sidecar gives to what is in flight.
+    drain_timeout: Limited = secs(25);
+}

@@ -1,0 +1,184 @@
+//! Why a request is refused: every reason is one variant, and one table says how each is told. The word of the table
+//! appears in the answer, the log, the metrics and whatever else records the refusal.
+//!
+//! What the caller is told ([`Refusal::message`]) and what the log says ([`Refusal::detail`]) are kept apart: the first
+//! never names what a caller may not know.
+
+use std::time::Duration;
+
+/// A request that is not served, or not to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The message is no JSON, or breaks a limit on its form. The text says what and where.
+    Parse(String),
+    /// The message is JSON and no message of the protocol.
+    Invalid(String),
+    /// Headers and body do not say the same.
+    HeaderMismatch(String),
+    /// What the revision requires in `_meta` is missing or malformed.
+    BadMeta(String),
+    /// A revision that the server is not offered in.
+    UnsupportedVersion { requested: String, supported: Vec<&'static str> },
+    /// A method that this era does not have.
+    MethodNotFound(String),
+    /// A server asked for what this caller did not say it can do.
+    MissingCapability(String),
+    BodyTooLarge { max: usize },
+    HeadTooLarge { max: usize },
+    BodyTimeout,
+    BodyBroken,
+    /// An HTTP method that the endpoint does not have.
+    HttpMethod { allow: &'static str },
+    MediaType,
+    NotAcceptable,
+    /// A path that leads nowhere.
+    NoSuchPath,
+    ForeignHost,
+    ForeignOrigin,
+    /// No server by this name, or none that this caller may know of.
+    UnknownServer(String),
+    SessionMissing,
+    SessionUnknown,
+    TooManySessions,
+    /// Policy refuses. The target is as the caller named it; the rule is for the log, and for callers of policies that
+    /// explain themselves.
+    Denied { target: String, rule: String, explain: bool },
+    /// As many calls are under way as the server takes.
+    InFlight { after: Duration },
+    /// The server answered what is no answer, or broke off. The text is for the log.
+    UpstreamBroke(String),
+    /// The server could not be reached, so nothing was sent.
+    UpstreamUnreachable(String),
+    /// No healthy instance.
+    NoInstance,
+    TimedOut { after: Duration },
+    /// The stdio server ended while the call was under way.
+    ChildExited(String),
+    /// The stdio server is not ready, or its queue is full.
+    ChildBusy(String),
+    /// The sidecar has no configuration yet.
+    NotReady,
+    Draining,
+}
+
+/// How a refusal is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    pub status: u16,
+    pub code: i64,
+    /// One word, the same wherever this refusal appears.
+    pub reason: &'static str,
+    /// Whether the same request may succeed later.
+    pub again: bool,
+}
+
+const fn told(status: u16, code: i64, reason: &'static str, again: bool) -> Told {
+    Told { status, code, reason, again }
+}
+
+impl Refusal {
+    /// The one table. Codes of the protocol's own are used where it assigns one; ours are positive, the HTTP status
+    /// times ten plus a digit.
+    pub const fn told(&self) -> Told {
+        match self {
+            Self::Parse(_) => told(400, -32700, "malformed", false),
+            Self::Invalid(_) => told(400, -32600, "invalid", false),
+            Self::HeaderMismatch(_) => told(400, -32020, "header_mismatch", false),
+            Self::BadMeta(_) => told(400, -32602, "bad_meta", false),
+            Self::UnsupportedVersion { .. } => told(400, -32022, "unsupported_version", false),
+            Self::MethodNotFound(_) => told(404, -32601, "method_not_found", false),
+            Self::MissingCapability(_) => told(400, -32021, "missing_capability", false),
+            Self::BodyTooLarge { .. } => told(413, 4130, "body_too_large", false),
+            Self::HeadTooLarge { .. } => told(431, 4310, "head_too_large", false),
+            Self::BodyTimeout => told(408, 4080, "body_timeout", true),
+            Self::BodyBroken => told(400, 4000, "body_broken", true),
+            Self::HttpMethod { .. } => told(405, 4050, "http_method", false),
+            Self::MediaType => told(415, 4150, "media_type", false),
+            Self::NotAcceptable => told(406, 4060, "not_acceptable", false),
+            Self::NoSuchPath => told(404, 4040, "no_such_path", false),
+            Self::ForeignHost => told(403, 4031, "foreign_host", false),
+            Self::ForeignOrigin => told(403, 4032, "foreign_origin", false),
+            Self::UnknownServer(_) => told(404, 4041, "unknown_server", false),
+            Self::SessionMissing => told(400, 4001, "session_missing", false),
+            Self::SessionUnknown => told(404, 4042, "session_unknown", false),
+            Self::TooManySessions => told(503, 5033, "too_many_sessions", true),
+            Self::Denied { .. } => told(403, 4030, "denied", false),
+            Self::InFlight { .. } => told(429, 4292, "in_flight", true),
+            Self::UpstreamBroke(_) => told(502, 5020, "upstream_broke", false),
+            Self::UpstreamUnreachable(_) => told(503, 5034, "upstream_unreachable", true),
+            Self::NoInstance => told(503, 5030, "no_instance", true),
+            Self::TimedOut { .. } => told(504, 5040, "timed_out", false),
+            Self::ChildExited(_) => told(502, 5021, "child_exited", false),
+            Self::ChildBusy(_) => told(503, 5035, "child_busy", true),
+            Self::NotReady => told(503, 5032, "not_ready", true),
+            Self::Draining => told(503, 5031, "draining", true),
+        }
+    }
+
+    /// What the caller is told.
+    pub fn message(&self) -> String {
+        match self {
+            Self::Parse(what) => format!("the message cannot be read: {what}"),
+            Self::Invalid(what) | Self::HeaderMismatch(what) | Self::BadMeta(what) => what.clone(),
+            Self::UnsupportedVersion { requested, .. } => {
+                format!("protocol version {requested:?} is not supported")
+            }
+            Self::MethodNotFound(method) => format!("method {method:?} is not available"),
+            Self::MissingCapability(what) => format!("this needs the client capability {what}"),
+            Self::BodyTooLarge { max } => format!("the body is larger than {max} bytes"),
+            Self::HeadTooLarge { max } => format!("the headers are larger than {max} bytes"),
+            Self::BodyTimeout => "the body did not arrive in time".to_owned(),
+            Self::BodyBroken => "the body broke off".to_owned(),
+            Self::HttpMethod { allow } => format!("only {allow} is allowed here"),
+            Self::MediaType => "the content type must be application/json".to_owned(),
+            Self::NotAcceptable => "the client must accept application/json and text/event-stream".to_owned(),
+            Self::NoSuchPath => "there is nothing at this path".to_owned(),
+            Self::ForeignHost => "this host is not served here".to_owned(),
+            Self::ForeignOrigin => "this origin may not call".to_owned(),
+            Self::UnknownServer(name) => format!("there is no server {name:?}, or not for you"),
+            Self::SessionMissing => "the session id is missing".to_owned(),
+            Self::SessionUnknown => "the session is unknown or has ended".to_owned(),
+            Self::TooManySessions => "too many sessions are open".to_owned(),
+            Self::Denied { target, rule, explain: true } => format!("{target} is refused by {rule}"),
+            Self::Denied { target, .. } => format!("{target} is unknown or not permitted"),
+            Self::InFlight { .. } => "too many calls are under way".to_owned(),
+            Self::UpstreamBroke(_) => "the server's answer broke off or cannot be read".to_owned(),
+            Self::UpstreamUnreachable(_) => "the server cannot be reached".to_owned(),
+            Self::NoInstance => "no instance of the server is available".to_owned(),
+            Self::TimedOut { after } => format!("the server did not answer within {} s", after.as_secs_f64()),
+            Self::ChildExited(_) => "the server ended while the call was under way".to_owned(),
+            Self::ChildBusy(_) => "the server is not ready".to_owned(),
+            Self::NotReady => "the sidecar is not ready yet".to_owned(),
+            Self::Draining => "the sidecar is about to stop".to_owned(),
+        }
+    }
+
+    /// What the log says.
+    pub fn detail(&self) -> String {
+        match self {
+            Self::UpstreamBroke(detail)
+            | Self::UpstreamUnreachable(detail)
+            | Self::ChildExited(detail)
+            | Self::ChildBusy(detail) => format!("{}: {detail}", self.message()),
+            Self::Denied { target, rule, .. } => format!("{target} is refused by {rule}"),
+            other => other.message(),
+        }
+    }
+
+    /// When it is worth trying again, where that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::InFlight { after } => Some(*after),
+            _ if self.told().again => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message())
+    }
+}
+
+impl std::error::Error for Refusal {}
