@@ -4,6 +4,7 @@
 //! A request's life is [`pipeline`]; everything else exists to serve it. Never here: knowledge of the store, of
 //! Kubernetes, of other sidecars' policies, and code that signs certificates; a test holds it.
 
+pub mod body;
 pub mod bootstrap;
 pub mod clock;
 pub mod exchange;

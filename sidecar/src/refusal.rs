@@ -18,17 +18,26 @@ pub enum Refusal {
     /// What the revision requires in `_meta` is missing or malformed.
     BadMeta(String),
     /// A revision that the server is not offered in.
-    UnsupportedVersion { requested: String, supported: Vec<&'static str> },
+    UnsupportedVersion {
+        requested: String,
+        supported: Vec<&'static str>,
+    },
     /// A method that this era does not have.
     MethodNotFound(String),
     /// A server asked for what this caller did not say it can do.
     MissingCapability(String),
-    BodyTooLarge { max: usize },
-    HeadTooLarge { max: usize },
+    BodyTooLarge {
+        max: usize,
+    },
+    HeadTooLarge {
+        max: usize,
+    },
     BodyTimeout,
     BodyBroken,
     /// An HTTP method that the endpoint does not have.
-    HttpMethod { allow: &'static str },
+    HttpMethod {
+        allow: &'static str,
+    },
     MediaType,
     NotAcceptable,
     /// A path that leads nowhere.
@@ -42,16 +51,24 @@ pub enum Refusal {
     TooManySessions,
     /// Policy refuses. The target is as the caller named it; the rule is for the log, and for callers of policies that
     /// explain themselves.
-    Denied { target: String, rule: String, explain: bool },
+    Denied {
+        target: String,
+        rule: String,
+        explain: bool,
+    },
     /// As many calls are under way as the server takes.
-    InFlight { after: Duration },
+    InFlight {
+        after: Duration,
+    },
     /// The server answered what is no answer, or broke off. The text is for the log.
     UpstreamBroke(String),
     /// The server could not be reached, so nothing was sent.
     UpstreamUnreachable(String),
     /// No healthy instance.
     NoInstance,
-    TimedOut { after: Duration },
+    TimedOut {
+        after: Duration,
+    },
     /// The stdio server ended while the call was under way.
     ChildExited(String),
     /// The stdio server is not ready, or its queue is full.

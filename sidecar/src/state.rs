@@ -45,7 +45,10 @@ struct Shared {
 impl Live {
     pub fn new(first: Current) -> Self {
         let first = Arc::new(first);
-        Self(Arc::new(Shared { current: ArcSwap::from(Arc::clone(&first)), changes: watch::Sender::new(first) }))
+        Self(Arc::new(Shared {
+            current: ArcSwap::from(Arc::clone(&first)),
+            changes: watch::Sender::new(first),
+        }))
     }
 
     /// Nothing is configured, so nothing is allowed.
