@@ -336,7 +336,7 @@ proptest! {
     fn an_edit_changes_what_it_names_and_nothing_else(call in any_call(), pretty: bool) {
         let json = if pretty { serde_json::to_vec_pretty(&call).unwrap() } else { call.to_string().into_bytes() };
         let read = parsed(&json);
-        let mut expected = call.clone();
+        let mut expected = call;
 
         let renamed = edit::with_id(&json, &read, r#""other""#);
         expected["id"] = json!("other");
