@@ -108,7 +108,10 @@ impl Servers {
     fn stands_beside(&self, name: &ServerName, spec: &McpServer, identity: Option<&Workload>) -> bool {
         let node = &self.0.parts.node;
         match identity {
-            Some(identity) => placement::serves(spec, name, identity, &node.labels, &node.servers),
+            Some(identity) => {
+                let place = placement::Place { identity, labels: &node.labels, claims: &node.servers };
+                placement::serves(spec, name, place)
+            }
             None => node.servers.contains(name),
         }
     }
