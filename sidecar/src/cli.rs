@@ -16,7 +16,7 @@ use tracing_subscriber::{EnvFilter, reload};
 use crate::access_log::Sink;
 use crate::app::{self, Running, Surroundings};
 use crate::bootstrap::{Bootstrap, FILE_BYTES_MAX};
-use crate::stdio::Launcher;
+use crate::stdio::launch::Launcher;
 
 const EXAMPLES: &str = "\
 Examples:
