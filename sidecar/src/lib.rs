@@ -10,5 +10,6 @@ pub mod clock;
 pub mod exchange;
 pub mod limits;
 pub mod refusal;
+pub mod session_id;
 pub mod state;
 pub mod upstream;
