@@ -138,10 +138,11 @@ where
             tokio::spawn(async move {
                 match tls {
                     None => connection(stream, handler, goodbye).await,
-                    Some(tls) => match TlsAcceptor::from(tls).accept(stream).await {
-                        Ok(stream) => connection(stream, handler, goodbye).await,
-                        Err(_) => {}
-                    },
+                    Some(tls) => {
+                        if let Ok(stream) = TlsAcceptor::from(tls).accept(stream).await {
+                            connection(stream, handler, goodbye).await;
+                        }
+                    }
                 }
             });
         }
