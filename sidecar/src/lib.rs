@@ -10,4 +10,5 @@ pub mod clock;
 pub mod exchange;
 pub mod limits;
 pub mod refusal;
+pub mod sse;
 pub mod state;
