@@ -6,6 +6,7 @@
 
 pub mod body;
 pub mod bootstrap;
+pub mod bridge;
 pub mod clock;
 pub mod exchange;
 pub mod limits;
