@@ -4,12 +4,20 @@
 //! A request's life is [`pipeline`]; everything else exists to serve it. Never here: knowledge of the store, of
 //! Kubernetes, of other sidecars' policies, and code that signs certificates; a test holds it.
 
+pub mod access_log;
 pub mod body;
 pub mod bootstrap;
 pub mod bridge;
+pub mod classify;
 pub mod clock;
 pub mod exchange;
+pub mod headers;
+pub mod identify;
 pub mod limits;
+pub mod metrics;
+pub mod receive;
+pub mod record;
 pub mod refusal;
 pub mod sse;
 pub mod state;
+pub mod upstream;

@@ -1,0 +1,78 @@
+//! Whether a caller may make a call: the policies of the snapshot decide, and only here are permits made.
+
+use std::sync::Arc;
+
+use weft_proto::compile::{ServerEntry, Snapshot};
+use weft_proto::mcp::Message;
+use weft_proto::policy::access::{self, Facts};
+use weft_proto::resource::kinds::DefaultAction;
+
+use crate::classify::{Call, Kind};
+use crate::identify::Caller;
+use crate::refusal::Refusal;
+
+/// Leave to forward one request. Only this module makes one.
+#[derive(Debug)]
+pub struct Permit {
+    /// The rule that let it pass, for the record.
+    pub rule: Option<Arc<str>>,
+    _private: (),
+}
+
+/// Decides about everything that a request says. Each message of a batch must be allowed.
+pub fn authorize(
+    snapshot: &Snapshot,
+    entry: &ServerEntry,
+    caller: &Caller,
+    call: &Call<'_>,
+) -> Result<Permit, Refusal> {
+    let proved = match caller {
+        Caller::Workload(proved) => proved,
+        // A listener without TLS proves nothing, so only what is open to everyone is open here.
+        Caller::Anonymous => return anonymous(snapshot, entry),
+        Caller::Local => return Ok(local()),
+    };
+    let mut rule = None;
+    let mut decide = |method: &str, target| {
+        let facts = Facts { caller: &proved.policy, method, target };
+        let decision = access::decide(&entry.access, snapshot.default_action(), facts);
+        match decision.allowed {
+            true => {
+                rule = Some(decision.rule_name());
+                Ok(())
+            }
+            false => Err(denied(method, &facts, &decision)),
+        }
+    };
+    for message in call.messages() {
+        match message {
+            Message::Request(request) => decide(&request.method, request.target())?,
+            Message::Notification(note) => decide(&note.method, None)?,
+            // It answers what a permitted call was asked; the session knows whether it was.
+            Message::Response(_) => decide("response", None)?,
+        }
+    }
+    match call.kind {
+        Kind::Listen => decide("GET", None)?,
+        Kind::End => decide("DELETE", None)?,
+        Kind::Message(_) | Kind::Batch(_) => {}
+    }
+    Ok(Permit { rule: rule.map(Into::into), _private: () })
+}
+
+/// The agent beside this sidecar asks in the sidecar's own name; whether that may call is decided where the server is.
+pub const fn local() -> Permit {
+    Permit { rule: None, _private: () }
+}
+
+fn anonymous(snapshot: &Snapshot, entry: &ServerEntry) -> Result<Permit, Refusal> {
+    let open = entry.access.is_empty() && snapshot.default_action() != DefaultAction::Deny;
+    match open {
+        true => Ok(local()),
+        false => Err(Refusal::Denied {
+            target: "a caller without an identity".to_owned(),
+            rule: "the listener has no TLS".to_owned(),
+            explain: true,
+        }),
+    }
+}
