@@ -30,6 +30,6 @@ pub mod pipeline;
 pub mod receive;
 pub mod record;
 pub mod refusal;
-pub mod session_id;
+pub mod sse;
 pub mod state;
 pub mod upstream;

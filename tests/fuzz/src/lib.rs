@@ -7,12 +7,14 @@
 mod csr;
 mod resources;
 mod spiffe;
+mod sse;
 mod wire;
 mod xds;
 
 pub use csr::csr;
 pub use resources::resources;
 pub use spiffe::spiffe;
+pub use sse::sse;
 pub use wire::wire;
 pub use xds::xds;
 
