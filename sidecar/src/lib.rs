@@ -7,6 +7,7 @@
 pub mod body;
 pub mod bootstrap;
 pub mod clock;
+pub mod control;
 pub mod exchange;
 pub mod limits;
 pub mod refusal;
