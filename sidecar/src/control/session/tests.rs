@@ -346,8 +346,8 @@ fn saying() -> impl Strategy<Value = Saying> {
     let name = 0..4_usize;
     prop_oneof![
         4 => (name.clone(), 0..3_usize).prop_map(|(name, version)| Saying::Good(name, version)),
-        1 => name.clone().prop_map(Saying::Bad),
-        1 => name.clone().prop_map(Saying::Renamed),
+        name.clone().prop_map(Saying::Bad),
+        name.clone().prop_map(Saying::Renamed),
         2 => name.prop_map(Saying::Gone),
     ]
 }
