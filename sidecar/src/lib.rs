@@ -11,3 +11,4 @@ pub mod exchange;
 pub mod limits;
 pub mod refusal;
 pub mod state;
+pub mod stdio;

@@ -7,12 +7,14 @@
 mod csr;
 mod resources;
 mod spiffe;
+mod stdio;
 mod wire;
 mod xds;
 
 pub use csr::csr;
 pub use resources::resources;
 pub use spiffe::spiffe;
+pub use stdio::stdio;
 pub use wire::wire;
 pub use xds::xds;
 

@@ -12,10 +12,11 @@ use weft_proto::wire::{self, Endpoint, ResourceType};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 5] = [
+const TARGETS: [(&str, Target); 6] = [
     ("csr", crate::csr),
     ("resources", crate::resources),
     ("spiffe", crate::spiffe),
+    ("stdio", crate::stdio),
     ("wire", crate::wire),
     ("xds", crate::xds),
 ];
@@ -59,6 +60,11 @@ fn the_corpus_of_resources_breaks_nothing() {
 #[test]
 fn the_corpus_of_spiffe_breaks_nothing() {
     replay("spiffe");
+}
+
+#[test]
+fn the_corpus_of_stdio_breaks_nothing() {
+    replay("stdio");
 }
 
 #[test]
