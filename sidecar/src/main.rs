@@ -1,17 +1,8 @@
-//! The sidecar's command.
+//! `weft-sidecar`: the data plane of a Weft mesh as a program of its own.
 
-use std::io::Write;
-use std::process::ExitCode;
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-use weft_sidecar::stdio::launch;
-
-fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1);
-    match args.next() {
-        Some(first) if first == launch::SUBCOMMAND => launch::main(args),
-        _ => {
-            let _ = writeln!(std::io::stderr(), "usage: weft-sidecar launch …");
-            ExitCode::from(2)
-        }
-    }
+fn main() -> std::process::ExitCode {
+    weft_sidecar::cli::main()
 }

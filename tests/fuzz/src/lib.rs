@@ -7,6 +7,7 @@
 mod csr;
 mod resources;
 mod spiffe;
+mod sse;
 mod stdio;
 mod wire;
 mod xds;
@@ -14,6 +15,7 @@ mod xds;
 pub use csr::csr;
 pub use resources::resources;
 pub use spiffe::spiffe;
+pub use sse::sse;
 pub use stdio::stdio;
 pub use wire::wire;
 pub use xds::xds;
