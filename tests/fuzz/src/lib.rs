@@ -8,6 +8,7 @@ mod csr;
 mod resources;
 mod spiffe;
 mod sse;
+mod stdio;
 mod wire;
 mod xds;
 
@@ -15,6 +16,7 @@ pub use csr::csr;
 pub use resources::resources;
 pub use spiffe::spiffe;
 pub use sse::sse;
+pub use stdio::stdio;
 pub use wire::wire;
 pub use xds::xds;
 

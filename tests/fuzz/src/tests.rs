@@ -12,11 +12,12 @@ use weft_proto::wire::{self, Endpoint, ResourceType};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 6] = [
+const TARGETS: [(&str, Target); 7] = [
     ("csr", crate::csr),
     ("resources", crate::resources),
     ("spiffe", crate::spiffe),
     ("sse", crate::sse),
+    ("stdio", crate::stdio),
     ("wire", crate::wire),
     ("xds", crate::xds),
 ];
@@ -60,6 +61,11 @@ fn the_corpus_of_resources_breaks_nothing() {
 #[test]
 fn the_corpus_of_spiffe_breaks_nothing() {
     replay("spiffe");
+}
+
+#[test]
+fn the_corpus_of_stdio_breaks_nothing() {
+    replay("stdio");
 }
 
 #[test]
