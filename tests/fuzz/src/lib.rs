@@ -6,12 +6,14 @@
 
 mod csr;
 mod resources;
+mod snapshot;
 mod spiffe;
 mod wire;
 mod xds;
 
 pub use csr::csr;
 pub use resources::resources;
+pub use snapshot::snapshot;
 pub use spiffe::spiffe;
 pub use wire::wire;
 pub use xds::xds;
