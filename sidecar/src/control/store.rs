@@ -106,13 +106,13 @@ pub fn encode(stored: &Stored) -> Vec<u8> {
         at_secs: at.as_secs(),
         resources: stored.resources.iter().map(entry).collect(),
     };
-    let length = body.encoded_len();
-    let mut file = Vec::with_capacity(HEAD_BYTES + length);
-    file.extend_from_slice(MAGIC);
-    file.extend_from_slice(&FORMAT.to_be_bytes());
-    file.extend_from_slice(&(length as u64).to_be_bytes());
-    file.extend_from_slice(&[0; DIGEST_BYTES]);
-    body.encode(&mut file).expect("a vector has room for everything");
+    seal(&body.encode_to_vec())
+}
+
+/// Puts the head before a body.
+pub fn seal(body: &[u8]) -> Vec<u8> {
+    let length = (body.len() as u64).to_be_bytes();
+    let mut file = [MAGIC, &FORMAT.to_be_bytes()[..], &length, &[0; DIGEST_BYTES], body].concat();
     let digest = digest_of(&file);
     file[HEAD_BYTES - DIGEST_BYTES..HEAD_BYTES].copy_from_slice(&digest);
     file

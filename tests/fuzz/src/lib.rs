@@ -6,6 +6,7 @@
 
 mod csr;
 mod resources;
+mod snapshot;
 mod spiffe;
 mod sse;
 mod stdio;
@@ -14,6 +15,7 @@ mod xds;
 
 pub use csr::csr;
 pub use resources::resources;
+pub use snapshot::snapshot;
 pub use spiffe::spiffe;
 pub use sse::sse;
 pub use stdio::stdio;

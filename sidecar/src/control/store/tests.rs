@@ -77,11 +77,7 @@ fn types_that_are_not_known_are_left_out() {
         resources: vec![entry("type.example/Newer"), entry(ResourceType::Mesh.type_url())],
         ..Body::default()
     };
-    let bytes = body.encode_to_vec();
-    let mut file =
-        [&MAGIC[..], &FORMAT.to_be_bytes(), &(bytes.len() as u64).to_be_bytes(), &[0; 32], &bytes].concat();
-    let digest = digest_of(&file);
-    file[20..52].copy_from_slice(&digest);
+    let file = seal(&body.encode_to_vec());
     let types: Vec<_> = decode(file).unwrap().resources.iter().map(|it| it.ty).collect();
     assert_eq!(types, [ResourceType::Mesh]);
 }
@@ -114,5 +110,6 @@ proptest! {
     fn whatever_is_read_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = decode(bytes.clone());
         let _ = decode([MAGIC, &bytes[..]].concat());
+        let _ = decode(seal(&bytes));
     }
 }
