@@ -15,7 +15,7 @@ use weft_proto::mcp::revision::Revision;
 use crate::limits::Limits;
 use crate::refusal::Refusal;
 
-use super::front::{calls::Calls, client::Client, replay, streams::Streams};
+use super::front::{calls::Calls, client::Client, replay, streams::Streams, topics::Topics};
 use super::{Asker, Peer};
 
 /// Quiet time after which a session may have to make room for another of the same caller.
@@ -113,6 +113,7 @@ impl Sessions {
             revision,
             client,
             calls: Calls::default(),
+            topics: Topics::default(),
             over: CancellationToken::new(),
             users: AtomicUsize::new(0),
             used: Mutex::new(Instant::now()),
@@ -135,7 +136,11 @@ impl Sessions {
         }
         drop(table);
         self.end_all(ended);
-        if opened { Ok(session) } else { Err(Refusal::TooManySessions) }
+        if !opened {
+            self.end_all([session]);
+            return Err(Refusal::TooManySessions);
+        }
+        Ok(session)
     }
 
     /// The caller's own session with this id.
@@ -206,6 +211,7 @@ pub(crate) struct Session {
     pub(crate) client: Client,
     pub(crate) streams: Streams,
     pub(crate) calls: Calls,
+    pub(crate) topics: Topics,
     /// Cancelled when the session has ended.
     pub(crate) over: CancellationToken,
     /// Streams and calls under way.

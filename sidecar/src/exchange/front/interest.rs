@@ -13,7 +13,7 @@ use crate::refusal::Refusal;
 pub(super) const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
 
 /// Resources, and tasks, that one stream tells about.
-const ITEMS_MAX: usize = 256;
+pub(super) const ITEMS_MAX: usize = 256;
 
 /// The part of `subscriptions/listen` that says what to tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -137,7 +137,7 @@ impl Front {
     }
 
     async fn question(
-        &self,
+        self: &Arc<Self>,
         session: &Arc<Session>,
         request: &Request<'_>,
         message: Bytes,
@@ -189,10 +189,11 @@ impl Front {
         }
     }
 
-    fn remember(&self, session: &Session, change: Change) {
+    fn remember(self: &Arc<Self>, session: &Arc<Session>, change: Change) {
         match change {
             Change::LogLevel(level) => session.client.set_log_level(level),
-            Change::Subscribe(_) | Change::Unsubscribe(_) => {}
+            Change::Subscribe(uri) => self.add_topic(session, uri),
+            Change::Unsubscribe(uri) => self.remove_topic(session, &uri),
         }
     }
 
@@ -209,11 +210,11 @@ impl Front {
             .transpose()?;
         let log = match last {
             Some(id) => session.streams.find(id.stream).ok_or_else(unknown)?,
-            None => session.streams.listening().0,
+            None => session.streams.listening(),
         };
         let is_listening = log.stream() == super::streams::LISTENING;
-        if is_listening && let (log, Some(asides)) = session.streams.listening() {
-            tokio::spawn(Arc::clone(self).forward(Arc::clone(&session), log, asides));
+        if is_listening && let Some(asides) = session.streams.take_asides() {
+            tokio::spawn(Arc::clone(self).forward(Arc::clone(&session), Arc::clone(&log), asides));
         }
         let in_use = session.use_it();
         let over = session.over.clone();

@@ -36,6 +36,7 @@ pub(super) mod replay;
 mod events;
 pub(super) mod streams;
 mod subscribe;
+pub(super) mod topics;
 mod translate;
 mod watch;
 

@@ -58,10 +58,14 @@ impl Streams {
         }
     }
 
-    /// The stream on which the server speaks of its own accord, and once the source of what is said there.
-    pub(super) fn listening(&self) -> (Arc<Log>, Option<broadcast::Receiver<Aside>>) {
-        let mut state = self.state();
-        (Arc::clone(&state.listening), state.asides.take())
+    /// The stream on which the server speaks of its own accord.
+    pub(super) fn listening(&self) -> Arc<Log> {
+        Arc::clone(&self.state().listening)
+    }
+
+    /// The source of what is said there; to whoever asks first.
+    pub(super) fn take_asides(&self) -> Option<broadcast::Receiver<Aside>> {
+        self.state().asides.take()
     }
 
     /// Ends a stream that is worth nothing to anyone who comes back.

@@ -131,7 +131,7 @@ impl Source {
 }
 
 /// What the server agrees to tell.
-async fn acknowledged(upstream: &mut Conversation, bounds: mcp::Bounds) -> Option<Interest> {
+pub(super) async fn acknowledged(upstream: &mut Conversation, bounds: mcp::Bounds) -> Option<Interest> {
     loop {
         match upstream.next().await? {
             Heard::Note(note) => {

@@ -70,3 +70,34 @@ async fn a_legacy_caller_is_served_by_a_modern_server() {
     let answer = json(answered(answer).await).await;
     assert!(!answer.contains("resultType"), "{answer}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn resources_that_a_legacy_caller_names_are_heard_of_from_a_modern_server() {
+    let mut stage = modern();
+    let id = stage.open("2025-06-18").await;
+    let about = |method: &str, uri: &str| {
+        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"resources/{method}","params":{{"uri":"{uri}"}}}}"#)
+    };
+    let agreed = r#"{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{"notifications":{"resourceSubscriptions":["a"]}}}"#;
+    let mut listening = stream(answered(stage.get(&id, None)).await);
+    assert_eq!(json(answered(stage.legacy(&id, &about("subscribe", "a"))).await).await, result("1"));
+    let upstream = stage.called().await;
+    assert!(upstream.message.contains(r#""notifications":{"resourceSubscriptions":["a"]}"#), "{}", upstream.message);
+    upstream.note(agreed).await;
+    upstream
+        .note(r#"{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"x"},"uri":"a"}}"#)
+        .await;
+    let updated = r#"{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"a"}}"#;
+    assert_eq!(next(&mut listening).await.unwrap(), event(Some("0-1"), updated));
+
+    answered(stage.legacy(&id, &about("subscribe", "b"))).await;
+    let both = stage.called().await;
+    assert!(both.message.contains(r#"["a","b"]"#), "{}", both.message);
+    assert!(!upstream.reply.is_closed(), "the one before goes on until there is another");
+    both.note(agreed).await;
+    upstream.reply.closed().await;
+
+    answered(stage.legacy(&id, &about("unsubscribe", "a"))).await;
+    answered(stage.legacy(&id, &about("unsubscribe", "b"))).await;
+    both.reply.closed().await;
+}
