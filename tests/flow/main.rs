@@ -7,5 +7,6 @@ mod fake;
 mod link;
 mod mesh;
 mod sidecar;
+mod traffic;
 mod streams;
 mod trust;
