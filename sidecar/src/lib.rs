@@ -9,6 +9,7 @@ pub mod bootstrap;
 pub mod clock;
 pub mod exchange;
 pub mod limits;
+pub mod outbound;
 pub mod refusal;
 pub mod session_id;
 pub mod state;
