@@ -20,6 +20,8 @@ const TARGETS: [(&str, Target); 6] = [
     ("resources", crate::resources),
     ("snapshot", crate::snapshot),
     ("spiffe", crate::spiffe),
+    ("sse", crate::sse),
+    ("stdio", crate::stdio),
     ("wire", crate::wire),
     ("xds", crate::xds),
 ];
@@ -68,6 +70,16 @@ fn the_corpus_of_snapshot_breaks_nothing() {
 #[test]
 fn the_corpus_of_spiffe_breaks_nothing() {
     replay("spiffe");
+}
+
+#[test]
+fn the_corpus_of_stdio_breaks_nothing() {
+    replay("stdio");
+}
+
+#[test]
+fn the_corpus_of_sse_breaks_nothing() {
+    replay("sse");
 }
 
 #[test]
