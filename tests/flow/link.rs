@@ -10,8 +10,8 @@ use weft_proto::wire::ResourceType;
 use weft_sidecar::control::store;
 use weft_sidecar::state::Origin;
 
+use crate::control::{Sidecar, beside};
 use crate::mesh::{Mesh, eventually};
-use crate::sidecar::{Sidecar, beside};
 
 fn server(name: &str) -> String {
     let (namespace, name) = name.split_once('/').unwrap();
