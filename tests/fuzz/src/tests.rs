@@ -15,7 +15,7 @@ use weft_sidecar::control::store::{self, Stored};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 6] = [
+const TARGETS: [(&str, Target); 8] = [
     ("csr", crate::csr),
     ("resources", crate::resources),
     ("snapshot", crate::snapshot),
