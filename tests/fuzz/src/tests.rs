@@ -15,8 +15,7 @@ use weft_sidecar::control::store::{self, Stored};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 7] = [
-    ("classify", crate::classify),
+const TARGETS: [(&str, Target); 8] = [
     ("csr", crate::csr),
     ("headers", crate::headers),
     ("resources", crate::resources),
