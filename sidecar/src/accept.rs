@@ -6,6 +6,8 @@
 
 mod watch;
 
+pub use watch::Busy;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -30,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weft_certs::bundle::{Bundles, TrustStore};
 use weft_certs::{tls, verifier};
+use weft_proto::policy;
 
 use crate::answer::Answer;
 use crate::clock;
@@ -251,7 +254,7 @@ fn identify(stream: &TlsStream<TcpStream>, address: SocketAddr) -> Option<(Ident
         Some(b"h2") => Protocol::Http2,
         _ => Protocol::Http1,
     };
-    let proved = Proved { workload, id: leaf.spiffe_id.as_str().into(), serial: leaf.serial };
+    let proved = Proved { caller: policy::Caller::new(workload), id: leaf.spiffe_id.as_str().into(), serial: leaf.serial };
     Some((Identified { address, caller: Caller::Workload(proved), protocol }, leaf.not_after))
 }
 
@@ -262,7 +265,7 @@ fn revoked(identified: &Arc<Identified>, ends: Option<&Ends>) -> impl Future<Out
     async move {
         let gone = |bundles: &Arc<Bundles>| match &identified.caller {
             Caller::Workload(proved) => bundles
-                .get(&proved.workload.trust_domain)
+                .get(&proved.caller.workload().trust_domain)
                 .is_none_or(|bundle| bundle.roots().is_empty() || bundle.revoked().contains(&proved.serial)),
             Caller::Local | Caller::Anonymous => false,
         };

@@ -3,7 +3,6 @@
 mod shown;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,11 +20,11 @@ use crate::accept::{Listener, Tls};
 use crate::access_log::{AccessLog, Sink};
 use crate::admin::{self, Door};
 use crate::bootstrap::{Bootstrap, Listen, Source};
-use crate::metrics::{Metrics, ServerSeries};
+use crate::metrics::{Metrics, SeriesByServer, ServerSeries};
 use crate::outbound::{self, Outbound};
 use crate::servers::{self, Servers};
 use crate::state::Live;
-use crate::stdio::Launcher;
+use crate::stdio::launch::Launcher;
 use crate::{control, pipeline, session_id};
 use shown::Shown;
 
@@ -59,12 +58,8 @@ pub enum Error {
     NotLoopback { door: &'static str, address: SocketAddr },
     #[error("the access log cannot be opened")]
     AccessLog(#[source] std::io::Error),
-    #[error("the key of sessions in {path} cannot be kept")]
-    SessionKey {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
+    #[error("the key of sessions cannot be kept")]
+    SessionKey(#[source] session_id::FileError),
     #[error("configuration and identity cannot be obtained")]
     Control(#[from] control::Error),
 }
@@ -111,14 +106,14 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
     let sessions = session_key(&bootstrap)?;
 
     let address = reached_at(&bootstrap, sockets.inbound.as_ref());
-    let control = control::start(
-        &bootstrap,
-        live.clone(),
-        identity.clone(),
-        trust.clone(),
+    let deps = control::Deps {
+        live: live.clone(),
+        identity: identity.clone(),
+        trust: trust.clone(),
         address,
-        tokens.stop.clone(),
-    )?;
+        cancel: tokens.stop.clone(),
+    };
+    let control = Box::pin(control::start_with(&bootstrap, deps, control::Settings::default())).await?;
     let servers = Servers::new(servers::Parts {
         node: bootstrap.node.clone(),
         limits: Arc::clone(&limits),
@@ -127,17 +122,15 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
         drain: tokens.drain.clone(),
     });
     let traffic = TaskTracker::new();
-    let to = Outbound::start(outbound::Parts {
-        live: live.clone(),
+    let config = outbound::Config {
         identity: identity.clone(),
         trust: trust.clone(),
-        limits: Arc::clone(&limits),
         key: sessions.clone(),
-        workers: around.workers.clone(),
-        stop: tokens.stop.clone(),
-    });
+        locality: bootstrap.node.locality.as_ref().map(ToString::to_string),
+    };
+    let to = Arc::new(Outbound::new(config, &live.load().snapshot));
     traffic.spawn_on(
-        follow(live.clone(), identity.clone(), servers.clone(), tokens.stop.clone()),
+        follow(live.clone(), identity.clone(), servers.clone(), Arc::clone(&to), tokens.stop.clone()),
         &around.workers,
     );
 
@@ -170,8 +163,8 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
     if let Some(socket) = outbound {
         let service = pipeline::Outbound::new(pipeline::OutboundParts {
             to,
+            series: SeriesByServer::new(&metrics, "outbound"),
             limits: Arc::clone(&limits),
-            metrics: Arc::clone(&metrics),
             log,
             drain: tokens.drain.clone(),
             nowhere: nowhere("outbound"),
@@ -258,11 +251,19 @@ impl Running {
 }
 
 /// Keeps the servers beside this sidecar those of the snapshot.
-async fn follow(live: Live, identity: LiveIdentity, servers: Servers, stop: CancellationToken) {
+async fn follow(
+    live: Live,
+    identity: LiveIdentity,
+    servers: Servers,
+    to: Arc<Outbound>,
+    stop: CancellationToken,
+) {
     let (mut snapshots, mut identities) = (live.watch(), identity.watch());
     loop {
         let workload: Option<Workload> = identity.leaf().and_then(|leaf| leaf.spiffe_id.workload());
-        servers.follow(&live.load(), workload.as_ref());
+        let current = live.load();
+        servers.follow(&current, workload.as_ref());
+        to.update(&current.snapshot);
         tokio::select! {
             () = stop.cancelled() => return,
             changed = snapshots.changed() => if changed.is_err() { return },
@@ -292,7 +293,7 @@ fn reached_at(bootstrap: &Bootstrap, inbound: Option<&TcpListener>) -> Option<Ho
 fn session_key(bootstrap: &Bootstrap) -> Result<session_id::Key, Error> {
     let Some(folder) = &bootstrap.state_dir else { return Ok(session_id::Key::random()) };
     let path = folder.join("session.key");
-    session_id::Key::kept(&path).map_err(|source| Error::SessionKey { path, source })
+    session_id::Key::open_or_create(&path).map_err(Error::SessionKey)
 }
 
 struct Sockets {

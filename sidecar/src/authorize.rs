@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use weft_proto::compile::{ServerEntry, Snapshot};
-use weft_proto::mcp::Message;
-use weft_proto::policy::access::{self, Facts};
+use weft_proto::mcp::{Message, Target};
+use weft_proto::policy::access::{self, Call as Asked, Reason};
 use weft_proto::resource::kinds::DefaultAction;
 
 use crate::classify::{Call, Kind};
@@ -34,15 +34,15 @@ pub fn authorize(
     };
     let mut rule = None;
     let mut decide = |method: &str, target| {
-        let facts = Facts { caller: &proved.policy, method, target };
-        let decision = access::decide(&entry.access, snapshot.default_action(), facts);
-        match decision.allowed {
-            true => {
-                rule = Some(decision.rule_name());
-                Ok(())
-            }
-            false => Err(denied(method, &facts, &decision)),
+        let asked = Asked { method, target };
+        let decision = access::decide(&entry.access, snapshot.default_action(), &proved.caller, asked);
+        match (decision.allowed, decision.reason) {
+            (false, reason) => return Err(denied(asked, reason, decision.explain)),
+            // That nothing forbade it needs no words in every line of the log.
+            (true, Reason::Default) => {}
+            (true, reason) => rule = Some(reason.to_string()),
         }
+        Ok(())
     };
     for message in call.messages() {
         match message {
@@ -58,6 +58,17 @@ pub fn authorize(
         Kind::Message(_) | Kind::Batch(_) => {}
     }
     Ok(Permit { rule: rule.map(Into::into), _private: () })
+}
+
+fn denied(asked: Asked<'_>, reason: Reason<'_>, explain: bool) -> Refusal {
+    let target = match asked.target {
+        Some(Target::Tool(name)) => format!("tool {name:?}"),
+        Some(Target::Prompt(name)) => format!("prompt {name:?}"),
+        Some(Target::Resource(uri)) => format!("resource {uri:?}"),
+        Some(Target::Task(id)) => format!("task {id:?}"),
+        None => format!("{:?}", asked.method),
+    };
+    Refusal::Denied { target, rule: reason.to_string(), explain }
 }
 
 /// The agent beside this sidecar asks in the sidecar's own name; whether that may call is decided where the server is.

@@ -11,8 +11,8 @@ use weft_proto::resource::kinds::{Location, McpServer, Protocol};
 use crate::bootstrap::Upstream;
 use crate::exchange::front::Front;
 use crate::servers::Parts;
-use crate::stdio::StdioPeer;
-use crate::upstream::{Destination, Pool};
+use crate::stdio::{Phase, StdioPeer};
+use crate::upstream::{Destination, Pool, Settings};
 
 /// Time to connect to a server, if nothing else is said.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,6 +37,20 @@ pub enum Error {
 pub enum Backend {
     Http(Http),
     Child(Child),
+}
+
+/// What was seen of a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    pub up: bool,
+    pub child: Option<SeenChild>,
+}
+
+/// What was seen of a child.
+#[derive(Clone, Copy, Debug)]
+pub struct SeenChild {
+    pub restarts: i64,
+    pub garbage_lines: i64,
 }
 
 /// A server that listens beside this sidecar.
@@ -69,13 +83,13 @@ impl Backend {
             Upstream::Address(address) => {
                 // The guards of SDKs against rebound names know a server on loopback by this name.
                 let host = format!("localhost:{}", address.port());
-                (Destination::tcp(&address), host)
+                (Destination::Tcp(address.into()), host)
             }
-            Upstream::Unix(path) => (Destination::Unix(path), "localhost".to_owned()),
+            Upstream::Unix(path) => (Destination::Unix(path.into()), "localhost".to_owned()),
         };
         let connect = spec.timeouts.connect.map_or(CONNECT_TIMEOUT, |span| span.duration());
         let host = HeaderValue::from_str(&host).map_err(|_| Error::Path)?;
-        let pool = Pool::new(destination, crate::upstream::Settings { connect_timeout: connect, ..Default::default() });
+        let pool = Pool::new(destination, Settings { connect_timeout: connect, ..Settings::local() });
         Ok(Self::Http(Http { pool, host, path, protocol: spec.protocol }))
     }
 
@@ -84,6 +98,19 @@ impl Backend {
         if let Self::Child(child) = self {
             let peer = Arc::clone(&child.peer);
             tokio::spawn(async move { peer.stop(CHILD_GRACE).await });
+        }
+    }
+
+    /// How it goes, for metrics.
+    pub fn seen(&self) -> Seen {
+        match self {
+            Self::Http(_) => Seen { up: true, child: None },
+            Self::Child(child) => {
+                let state = child.peer.state();
+                let restarts = i64::try_from(state.restarts).unwrap_or(i64::MAX);
+                let garbage_lines = i64::try_from(state.garbage_lines).unwrap_or(i64::MAX);
+                Seen { up: matches!(state.phase, Phase::Ready { .. }), child: Some(SeenChild { restarts, garbage_lines }) }
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //! by, and the bytes that were read are the bytes that are forwarded.
 
 use http::{HeaderMap, Method};
-use weft_proto::mcp::header::{self, VERSION};
+use weft_proto::mcp::header::{self, PROTOCOL_VERSION as VERSION};
 use weft_proto::mcp::{self, Body, Bounds, Message, Request, Revision, Target};
 use weft_proto::resource::kinds::Era;
 
@@ -48,28 +48,32 @@ pub fn classify<'a>(received: &'a Received, limits: &Limits) -> Result<Call<'a>,
     }
     let bounds = Bounds { depth_max: limits.depth_max, batch_max: limits.batch_max };
     let body = mcp::parse(&received.body, bounds)?;
-    let message = match body {
-        Body::One(message) => message,
-        Body::Batch(messages) => return Ok(batch(messages, named)?),
-    };
-    let Message::Request(request) = &message else {
-        let era = if named.is_some_and(is_modern) { Era::Modern } else { Era::Legacy };
-        return match (&message, era) {
-            (Message::Response(_), Era::Modern) => {
-                Err(Refusal::Invalid("this revision has no responses of callers".to_owned()).into())
-            }
-            _ => Ok(Call { era, kind: Kind::Message(message) }),
-        };
-    };
-    let era = match named.is_some_and(is_modern) || request.params.meta.protocol_version.is_some() {
-        true => {
-            let id = || Some(request.id.raw().into());
-            check_modern(headers, request).map_err(|refusal| Unclear { refusal, id: id() })?;
-            Era::Modern
+    match body {
+        Body::One(message) => {
+            let era = era_of(&message, headers, named)?;
+            Ok(Call { era, kind: Kind::Message(message) })
         }
-        false => Era::Legacy,
-    };
-    Ok(Call { era, kind: Kind::Message(message) })
+        Body::Batch(messages) => {
+            check_batch(&messages, named)?;
+            Ok(Call { era: Era::Legacy, kind: Kind::Batch(messages) })
+        }
+    }
+}
+
+fn era_of(message: &Message<'_>, headers: &HeaderMap, named: Option<&str>) -> Result<Era, Unclear> {
+    let modern = named.is_some_and(is_modern);
+    match message {
+        Message::Request(request) if modern || request.params.meta.protocol_version.is_some() => {
+            let unclear = |refusal| Unclear { refusal, id: Some(request.id.raw().into()) };
+            check_modern(headers, request).map_err(unclear)?;
+            Ok(Era::Modern)
+        }
+        Message::Response(_) if modern => {
+            Err(Refusal::Invalid("this revision has no responses of callers".to_owned()).into())
+        }
+        Message::Notification(_) if modern => Ok(Era::Modern),
+        Message::Request(_) | Message::Notification(_) | Message::Response(_) => Ok(Era::Legacy),
+    }
 }
 
 /// The revision that the headers name, exactly once if at all.
@@ -99,13 +103,13 @@ fn without_message(method: &Method, named: Option<&str>) -> Result<Call<'static>
     Ok(Call { era: Era::Legacy, kind })
 }
 
-fn batch<'a>(messages: Vec<Message<'a>>, named: Option<&str>) -> Result<Call<'a>, Refusal> {
+fn check_batch(messages: &[Message<'_>], named: Option<&str>) -> Result<(), Refusal> {
     // A caller that names no revision is taken for one of the first that has this transport.
     let batches = named.is_none_or(|version| Revision::parse(version) == Some(Revision::V2025_03_26));
     if !batches {
         return Err(Refusal::Invalid("this revision has no batches".to_owned()));
     }
-    for message in &messages {
+    for message in messages {
         if let Message::Request(request) = message {
             if request.method == "initialize" {
                 return Err(Refusal::Invalid("initialize stands in no batch".to_owned()));
@@ -115,7 +119,7 @@ fn batch<'a>(messages: Vec<Message<'a>>, named: Option<&str>) -> Result<Call<'a>
             }
         }
     }
-    Ok(Call { era: Era::Legacy, kind: Kind::Batch(messages) })
+    Ok(())
 }
 
 /// What a modern request must say in its headers and its `_meta`, and that both say the same.
@@ -155,9 +159,7 @@ impl<'a> Call<'a> {
     /// What the call is counted under.
     pub fn method(&self) -> usize {
         match &self.kind {
-            Kind::Message(Message::Request(request)) => method_index(&request.method),
-            Kind::Message(Message::Notification(note)) => method_index(&note.method),
-            Kind::Message(Message::Response(_)) => method_index("response"),
+            Kind::Message(message) => method_index(message.method().unwrap_or("response")),
             Kind::Batch(_) => method_index("batch"),
             Kind::Listen => method_index("GET"),
             Kind::End => method_index("DELETE"),
@@ -166,25 +168,20 @@ impl<'a> Call<'a> {
 
     /// Whether the answer is a stream that only listens, which may last for ever.
     pub fn listens(&self) -> bool {
-        match &self.kind {
-            Kind::Listen => true,
-            Kind::Message(Message::Request(request)) => request.method == "subscriptions/listen",
-            _ => false,
-        }
+        matches!(self.kind, Kind::Listen)
+            || self.request().is_some_and(|request| request.method == "subscriptions/listen")
     }
 
     /// Handshakes and what only listens takes no place among the calls under way: a handshake that is turned away makes
     /// callers fall back to another era.
     pub fn is_exempt(&self) -> bool {
-        self.listens()
-            || match &self.kind {
-                Kind::Message(Message::Request(request)) => {
-                    matches!(&*request.method, "initialize" | "server/discover" | "ping")
-                }
-                Kind::Message(_) | Kind::End => true,
-                Kind::Batch(messages) => !messages.iter().any(|it| matches!(it, Message::Request(_))),
-                Kind::Listen => true,
+        let takes_a_place = |message: &Message<'_>| match message {
+            Message::Request(request) => {
+                !matches!(&*request.method, "initialize" | "server/discover" | "ping" | "subscriptions/listen")
             }
+            Message::Notification(_) | Message::Response(_) => false,
+        };
+        !self.messages().iter().any(takes_a_place)
     }
 
     /// The name that the request acts on.

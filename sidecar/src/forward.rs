@@ -25,6 +25,7 @@ use crate::metrics::Counted;
 use crate::pipeline;
 use crate::receive::Received;
 use crate::refusal::Refusal;
+pub(crate) use crate::relay::READ_ON_SILENCE_MAX;
 use crate::relay::{self, Ending, Relay, WhenLeft};
 use crate::servers::Local;
 use crate::session_id;
@@ -50,8 +51,7 @@ pub async fn inbound(
     match &to.server.backend {
         Backend::Http(http) => to.transparent(http, received, call).await,
         Backend::Child(child) => {
-            let timeout = to.call_timeout();
-            let caller = to.caller.shared_name();
+            let (caller, timeout) = (to.caller.shared_name(), to.call_timeout());
             let response = child.front.serve(&caller, &received.head, call, &received.body, timeout).await?;
             Ok(response.map(Answer::from))
         }
@@ -97,8 +97,8 @@ impl Inbound<'_> {
         }
         let Some(bound) = headers.get(SESSION) else { return Ok(()) };
         let bound = bound.to_str().map_err(|_| Refusal::SessionUnknown)?;
-        let session = session_id::unbind(self.sessions, bound, self.caller.name()).ok_or(Refusal::SessionUnknown)?;
-        let session = HeaderValue::from_str(&session).map_err(|_| Refusal::SessionUnknown)?;
+        let session = self.sessions.unbind(bound, self.caller.name()).ok_or(Refusal::SessionUnknown)?;
+        let session = HeaderValue::from_str(session).map_err(|_| Refusal::SessionUnknown)?;
         headers.insert(SESSION, session);
         Ok(())
     }
@@ -111,18 +111,21 @@ impl Inbound<'_> {
     ) -> Result<Response<UpstreamBody>, Refusal> {
         let after = self.call_timeout();
         let sent = match when_left(call) {
-            WhenLeft::Cut => tokio::time::timeout(after, http.pool.send(request)).await,
-            WhenLeft::ReadOn => {
-                let (pool, idle_max) = (http.pool.clone(), self.idle_max());
-                let sent = apart(async move { pool.send(request).await }, idle_max);
+            WhenLeft::Cut => {
+                let sent = async { http.pool.send(request).await.map_err(refusal) };
                 tokio::time::timeout(after, sent).await
             }
+            WhenLeft::ReadOn => {
+                let pool = http.pool.clone();
+                // Whoever waits for it may leave, but it does not last longer for that.
+                let sent = async move {
+                    let sent = tokio::time::timeout(after, pool.send(request)).await;
+                    sent.map_err(|_| Refusal::TimedOut { after })?.map_err(refusal)
+                };
+                return apart(sent, Response::into_body, self.idle_max()).await;
+            }
         };
-        match sent {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(refusal(error)),
-            Err(_) => Err(Refusal::TimedOut { after }),
-        }
+        sent.unwrap_or(Err(Refusal::TimedOut { after }))
     }
 
     fn idle_max(&self) -> Duration {
@@ -136,7 +139,9 @@ impl Inbound<'_> {
         headers::strip_ours(&mut head.headers);
         if let Some(session) = head.headers.get(SESSION) {
             let session = session.to_str().map_err(|_| broke("the session id is no text"))?;
-            let bound = session_id::bind(self.sessions, session, self.caller.name())
+            let bound = self
+                .sessions
+                .bind(session, self.caller.name())
                 .and_then(|bound| HeaderValue::from_str(&bound).ok())
                 .ok_or_else(|| broke("the session id is too long"))?;
             head.headers.insert(SESSION, bound);
@@ -188,24 +193,36 @@ pub(crate) const fn when_left(call: &Call<'_>) -> WhenLeft {
 
 /// Sends in a task of its own, so that a caller that leaves does not take the request with it. Whoever waits too long
 /// still ends it.
-pub(crate) async fn apart<F>(send: F, silence_max: Duration) -> Result<Response<UpstreamBody>, SendError>
+pub(crate) async fn apart<F, T>(
+    send: F,
+    body: fn(T) -> UpstreamBody,
+    silence_max: Duration,
+) -> Result<T, Refusal>
 where
-    F: Future<Output = Result<Response<UpstreamBody>, SendError>> + Send + 'static,
+    F: Future<Output = Result<T, Refusal>> + Send + 'static,
+    T: Send + 'static,
 {
     let (sender, receiver) = oneshot::channel();
     tokio::spawn(async move {
         if let Err(Ok(unread)) = sender.send(send.await) {
-            relay::read_on(unread.into_body(), silence_max).await;
+            relay::read_on(body(unread), silence_max).await;
         }
     });
-    receiver.await.unwrap_or_else(|_| Err(SendError::MaybeSent("the task that sent it ended".into())))
+    // The task ends without an answer only when the program does.
+    receiver.await.map_err(|_| Refusal::Draining)?
 }
 
 pub(crate) fn refusal(error: SendError) -> Refusal {
     match error {
-        SendError::NeverSent(why) => Refusal::UpstreamUnreachable(why.to_string()),
-        SendError::MaybeSent(why) => Refusal::UpstreamBroke(why.to_string()),
+        SendError::NeverSent { why, .. } => Refusal::UpstreamUnreachable(causes(&why)),
+        SendError::MaybeSent(why) => Refusal::UpstreamBroke(causes(&why)),
     }
+}
+
+/// An error with everything that lies behind it, for the log.
+fn causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn broke(what: &str) -> Refusal {

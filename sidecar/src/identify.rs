@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use weft_certs::svid::Serial;
-use weft_proto::name::Workload;
+use weft_proto::policy;
 
 /// In whose name requests come on a connection.
 #[derive(Debug)]
@@ -29,7 +29,8 @@ pub enum Caller {
 /// An identity that a certificate proved.
 #[derive(Debug)]
 pub struct Proved {
-    pub workload: Workload,
+    /// As policies know it.
+    pub caller: policy::Caller,
     /// The SPIFFE ID, as everything that records it needs it.
     pub id: Arc<str>,
     pub serial: Serial,

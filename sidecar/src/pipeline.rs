@@ -1,5 +1,7 @@
 //! A request's life, on one screen: each stage takes what the one before it proved, and may refuse.
 
+mod outbound;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,13 +21,15 @@ use crate::forward::{self, Inbound as ForwardInbound};
 use crate::headers::{self, REASON};
 use crate::identify::Identified;
 use crate::limits::Limits;
-use crate::metrics::{Counted, Metrics, ServerLabel, ServerSeries};
+use crate::metrics::{Counted, Metrics, ServerLabel, ServerSeries, method_index};
 use crate::receive;
 use crate::record::{Event, Open};
 use crate::refusal::Refusal;
 use crate::servers::Servers;
 use crate::state::Live;
 use crate::{accept, authorize, clock, session_id};
+
+pub use outbound::{Outbound, Parts as OutboundParts};
 
 /// Everything that requests of the inbound listener need.
 #[derive(Clone, Debug)]
@@ -89,33 +93,41 @@ impl Inbound {
         Ok(response.map(|answer| answer.admitted(admitted)))
     }
 
-    fn open(&self, connection: &Identified, request: &Request<Incoming>) -> Open {
-        let event = Event {
-            at: clock::now(),
-            listener: "inbound",
-            caller: connection.caller.shared_name(),
-            server: "".into(),
-            http_method: request.method().clone(),
-            method: 1,
-            target: None,
-            rpc_id: None,
-            era: "unknown",
-            status: 0,
-            reason: "ok",
-            detail: None,
-            rule: None,
-            request_bytes: 0,
-            response_bytes: 0,
-            duration: std::time::Duration::ZERO,
-            listens: false,
-        };
-        Open::new(event, Instant::now(), Arc::clone(&self.0.nowhere), self.0.log.clone())
-    }
+}
+
+/// The record of a request that begins.
+fn opened(
+    listener: &'static str,
+    connection: &Identified,
+    request: &Request<Incoming>,
+    nowhere: &Arc<ServerSeries>,
+    log: &AccessLog,
+) -> Open {
+    let event = Event {
+        at: clock::now(),
+        listener,
+        caller: connection.caller.shared_name(),
+        server: "".into(),
+        http_method: request.method().clone(),
+        method: method_index("none"),
+        target: None,
+        rpc_id: None,
+        era: "unknown",
+        status: 0,
+        reason: "ok",
+        detail: None,
+        rule: None,
+        request_bytes: 0,
+        response_bytes: 0,
+        duration: std::time::Duration::ZERO,
+        listens: false,
+    };
+    Open::new(event, Instant::now(), Arc::clone(nowhere), log.clone())
 }
 
 impl accept::Service for Inbound {
     async fn serve(&self, connection: Arc<Identified>, request: Request<Incoming>) -> Response<Answer> {
-        let mut record = self.open(&connection, &request);
+        let mut record = opened("inbound", &connection, &request, &self.0.nowhere, &self.0.log);
         let outcome = self.run(&connection, request, &mut record).await;
         finish(outcome, record)
     }

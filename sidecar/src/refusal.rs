@@ -169,6 +169,7 @@ impl Refusal {
             Self::TimedOut { after },
             Self::ChildExited(text()),
             Self::ChildBusy(text()),
+            Self::InputNeeded,
             Self::NotReady,
             Self::Draining,
         ]

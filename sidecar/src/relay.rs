@@ -194,7 +194,7 @@ impl Drop for Relay {
 }
 
 /// How long a server may be silent in an answer that nobody reads any more.
-const READ_ON_SILENCE_MAX: Duration = Duration::from_secs(300);
+pub(crate) const READ_ON_SILENCE_MAX: Duration = Duration::from_secs(300);
 
 /// Lets a server finish what it says to a caller that left.
 pub(crate) async fn read_on(mut upstream: UpstreamBody, silence_max: Duration) {

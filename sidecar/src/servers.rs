@@ -19,7 +19,7 @@ use crate::metrics::{Metrics, ServerSeries};
 use crate::refusal::Refusal;
 use crate::receive::Place;
 use crate::state::Current;
-use crate::stdio::Launcher;
+use crate::stdio::launch::Launcher;
 
 /// A server beside this sidecar.
 #[derive(Debug)]
@@ -108,7 +108,10 @@ impl Servers {
     fn stands_beside(&self, name: &ServerName, spec: &McpServer, identity: Option<&Workload>) -> bool {
         let node = &self.0.parts.node;
         match identity {
-            Some(identity) => placement::serves(spec, name, identity, &node.labels, &node.servers),
+            Some(identity) => {
+                let place = placement::Place { identity, labels: &node.labels, claims: &node.servers };
+                placement::serves(spec, name, place)
+            }
             None => node.servers.contains(name),
         }
     }
