@@ -85,6 +85,19 @@ pub(crate) fn machine() -> anyhow::Result<Machine> {
     Ok(Machine { busy: [0, 1, 2, 5, 6].into_iter().map(at).sum(), stolen: at(7) })
 }
 
+/// What machine this is, for the head of a table.
+pub(crate) fn describe() -> String {
+    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let models: Vec<&str> = cpus
+        .lines()
+        .filter(|line| line.starts_with("model name"))
+        .filter_map(|line| line.split(": ").nth(1))
+        .collect();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let model = models.first().copied().unwrap_or("unknown processor");
+    format!("{} × {model}, Linux {}", models.len().max(1), kernel.trim())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

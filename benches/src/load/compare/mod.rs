@@ -18,6 +18,7 @@ use anyhow::Context as _;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::certs::Files;
 use crate::drive::Outcome;
@@ -99,11 +100,18 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
         proxy_core: args.proxy_core,
         load_core: args.load_core,
     };
-    let bench = Bench { args, site, server };
+    let mut bench = Bench { args, site, server };
     let mut book = Book::default();
-    let done = bench.everything(&mut book).await;
+    // Whatever is asked of this process, its children end with it.
+    let mut term = signal(SignalKind::terminate())?;
+    let done = tokio::select! {
+        done = bench.everything(&mut book) => done,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        _ = term.recv() => Err(anyhow::anyhow!("asked to stop")),
+    };
+    bench.server.child.kill().await?;
     book.save(&bench.args.json)?;
-    report::print(&book, &bench.args)?;
+    report::print(&book, &bench.args, &bench.site)?;
     done
 }
 

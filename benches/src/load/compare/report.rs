@@ -6,14 +6,15 @@ use super::Args;
 use super::book::Book;
 use super::rounds::Load;
 use crate::drive::Outcome;
-use crate::systems::System;
+use crate::process;
+use crate::systems::{Site, System};
 
 const KIB: f64 = 1024.0;
 const MIB: f64 = 1024.0 * 1024.0;
 
-pub(super) fn print(book: &Book, args: &Args) -> anyhow::Result<()> {
+pub(super) fn print(book: &Book, args: &Args, site: &Site) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    preamble(&mut out, args)?;
+    preamble(&mut out, args, site)?;
     for load in Load::ALL.into_iter().filter(|load| book.has(*load)) {
         load_table(&mut out, book, load)?;
     }
@@ -31,17 +32,20 @@ pub(super) fn print(book: &Book, args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn preamble(out: &mut impl Write, args: &Args) -> anyhow::Result<()> {
+fn preamble(out: &mut impl Write, args: &Args, site: &Site) -> anyhow::Result<()> {
     writeln!(out, "# Load\n")?;
     writeln!(
         out,
-        "{} rounds, interleaved, {} s each after a warm-up; medians. Each proxy has one core, the generator and the \
+        "{}. {} rounds, interleaved, {} s each after a warm-up; medians. Each proxy has one core, the generator and the \
          server share another. TLS 1.3, HTTP/1.1, one cipher suite for all.\n",
-        args.rounds, args.seconds
+        process::describe(),
+        args.rounds,
+        args.seconds
     )?;
-    writeln!(out, "| system | does |\n|---|---|")?;
+    writeln!(out, "| system | version | does |\n|---|---|---|")?;
     for system in args.systems() {
-        writeln!(out, "| {} | {} |", system.name(), system.does())?;
+        let version = system.version(site).unwrap_or_default();
+        writeln!(out, "| {} | {version} | {} |", system.name(), system.does())?;
     }
     Ok(())
 }

@@ -124,6 +124,7 @@ pub(super) async fn run(bench: &Bench, book: &mut Book) -> anyhow::Result<()> {
             book.footprint(running.system, footprint);
             running.stop().await?;
         }
+        bench.site.forget_access_logs();
         systems.rotate_left(1);
     }
     Ok(())

@@ -2,6 +2,7 @@
 //! verified by the `mcp` filter, RBAC on the caller's identity and the tool's name, a local rate limit, an access log.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -17,18 +18,19 @@ const TOKENS: u32 = 1_000_000_000;
 
 pub(super) fn command(site: &Site, address: SocketAddr) -> anyhow::Result<Command> {
     let path = site.write("envoy.json", &config(site, address).to_string())?;
-    let libraries = site.cache.join("envoy/lib");
-    let python = std::fs::read_dir(&libraries)
-        .with_context(|| format!("no Envoy in {}", libraries.display()))?
-        .flatten()
-        .map(|entry| entry.path().join("site-packages").join(PROGRAM))
-        .find(|program| program.is_file())
-        .context("no Envoy in its environment")?;
-    let mut command = pinned(site.proxy_core, &python);
+    let mut command = pinned(site.proxy_core, &program(site)?);
     command.args(["--concurrency", "1", "--log-level", "warn", "--base-id"]);
     // Several on one machine must differ; the port does.
     command.arg(address.port().to_string()).arg("-c").arg(path);
     Ok(command)
+}
+
+pub(super) fn program(site: &Site) -> anyhow::Result<PathBuf> {
+    let libraries = site.cache.join("envoy/lib");
+    let pythons = std::fs::read_dir(&libraries);
+    let pythons = pythons.with_context(|| format!("no Envoy in {}", libraries.display()))?.flatten();
+    let mut programs = pythons.map(|python| python.path().join("site-packages").join(PROGRAM));
+    programs.find(|program| program.is_file()).context("no Envoy in its environment")
 }
 
 fn typed(name: &str, mut config: Value) -> Value {
@@ -68,7 +70,7 @@ fn config(site: &Site, address: SocketAddr) -> Value {
 }
 
 fn tls(site: &Site) -> Value {
-    let file = |path: std::path::PathBuf| json!({ "filename": path });
+    let file = |path: PathBuf| json!({ "filename": path });
     typed(
         "transport_sockets.tls.v3.DownstreamTlsContext",
         json!({
@@ -86,10 +88,7 @@ fn tls(site: &Site) -> Value {
 }
 
 fn manager(site: &Site) -> Value {
-    let log = typed(
-        "access_loggers.file.v3.FileAccessLog",
-        json!({ "path": site.folder.join("envoy-access.log") }),
-    );
+    let log = typed("access_loggers.file.v3.FileAccessLog", json!({ "path": site.access_log("envoy") }));
     let route = json!({ "match": { "prefix": "/" }, "route": { "cluster": "behind", "timeout": "0s" } });
     typed(
         "filters.network.http_connection_manager.v3.HttpConnectionManager",

@@ -1,15 +1,14 @@
 //! HAProxy: one thread, a client's certificate required, upstream connections shared and kept, nothing logged.
 
 use std::net::SocketAddr;
-use std::path::Path;
 
 use tokio::process::Command;
 
-use super::{Site, pinned};
+use super::{Site, System, pinned};
 
 pub(super) fn command(site: &Site, address: SocketAddr) -> anyhow::Result<Command> {
     let path = site.write("haproxy.cfg", &config(site, address))?;
-    let mut command = pinned(site.proxy_core, Path::new("/usr/sbin/haproxy"));
+    let mut command = pinned(site.proxy_core, &System::Haproxy.program(site)?);
     command.arg("-db").arg("-f").arg(path);
     Ok(command)
 }
@@ -21,7 +20,7 @@ fn config(site: &Site, address: SocketAddr) -> String {
     format!(
         "global
   nbthread 1
-  maxconn 16384
+  maxconn 8192
   ssl-default-bind-options ssl-min-ver TLSv1.3
 defaults
   mode http

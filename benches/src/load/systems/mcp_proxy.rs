@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 
 use tokio::process::Command;
 
-use super::{Site, pinned};
+use super::{Site, System, pinned};
 
 pub(super) fn command(site: &Site, address: SocketAddr) -> anyhow::Result<Command> {
     let path = site.write("mcp-proxy.toml", &config(site, address))?;
-    let mut command = pinned(site.proxy_core, &site.cache.join("mcp-proxy/bin/mcp-proxy"));
+    let mut command = pinned(site.proxy_core, &System::McpProxy.program(site)?);
     command.arg("--config").arg(path);
     Ok(command)
 }

@@ -65,10 +65,36 @@ impl System {
             }
             Self::McpProxy => "**plain HTTP** (it has no mTLS), JSON-RPC parsed and routed by tool",
             Self::Relay => "mTLS relay written by hand for this benchmark; heads parsed, nothing else",
-            Self::Weft => {
-                "mTLS, message parsed and checked, identity × tool policy, metrics, access log as by default"
-            }
+            Self::Weft => "mTLS, message parsed and checked, identity × tool policy, metrics, access log",
         }
+    }
+
+    fn program(self, site: &Site) -> anyhow::Result<PathBuf> {
+        match self {
+            Self::Direct | Self::Relay => Ok(std::env::current_exe()?),
+            Self::Nginx => Ok("/usr/sbin/nginx".into()),
+            Self::Haproxy => Ok("/usr/sbin/haproxy".into()),
+            Self::Envoy => envoy::program(site),
+            Self::McpProxy => Ok(site.cache.join("mcp-proxy/bin/mcp-proxy")),
+            Self::Weft => weft::program(),
+        }
+    }
+
+    /// What the program says of its version; nothing of those that are this program.
+    pub(crate) fn version(self, site: &Site) -> Option<String> {
+        let flag = match self {
+            Self::Direct | Self::Relay => return None,
+            Self::Nginx | Self::Haproxy => "-v",
+            Self::Envoy | Self::McpProxy | Self::Weft => "--version",
+        };
+        let output = std::process::Command::new(self.program(site).ok()?).arg(flag).output().ok()?;
+        let said = [output.stdout, output.stderr].concat();
+        // The first word with a number that has dots in it.
+        let said = String::from_utf8_lossy(&said);
+        let numbers = said.split(|letter: char| letter.is_whitespace() || letter == '/');
+        let mut dotted =
+            numbers.filter(|word| word.contains('.') && word.starts_with(|it: char| it.is_ascii_digit()));
+        dotted.next().map(str::to_owned)
     }
 
     pub(crate) fn encrypted(self) -> bool {
@@ -102,6 +128,8 @@ pub(crate) struct Running {
     pub(crate) address: SocketAddr,
     pub(crate) path: &'static str,
     pub(crate) prefix: &'static str,
+    /// What its log is called.
+    log: &'static str,
     child: Option<Child>,
 }
 
@@ -132,7 +160,7 @@ impl Site {
         };
         let (path, prefix) = if system == System::McpProxy { ("/", "bench/") } else { ("/mcp", "") };
         let child = command.map(|command| self.spawn(system.name(), command)).transpose()?;
-        let mut running = Running { system, address, path, prefix, child };
+        let mut running = Running { system, address, path, prefix, log: system.name(), child };
         running.ready(self).await.with_context(|| format!("{} does not start", system.name()))?;
         Ok(running)
     }
@@ -141,8 +169,9 @@ impl Site {
     pub(crate) async fn start_stdio(&self) -> anyhow::Result<Running> {
         let address = free_port()?;
         let command = weft::command(self, address, &Behind::Stdio { core: self.load_core })?;
-        let child = Some(self.spawn("weft-stdio", command)?);
-        let mut running = Running { system: System::Weft, address, path: "/mcp", prefix: "", child };
+        let log = "weft-stdio";
+        let child = Some(self.spawn(log, command)?);
+        let mut running = Running { system: System::Weft, address, path: "/mcp", prefix: "", log, child };
         running.ready(self).await.context("weft does not start with a stdio server")?;
         Ok(running)
     }
@@ -158,6 +187,18 @@ impl Site {
         let log = std::fs::File::create(self.log(name))?;
         command.stdout(log.try_clone()?).stderr(log);
         command.spawn().with_context(|| format!("{name} cannot be run"))
+    }
+
+    fn access_log(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}-access.log"))
+    }
+
+    /// Frees what access logs hold; those who wrote them have ended.
+    pub(crate) fn forget_access_logs(&self) {
+        for system in System::ALL {
+            // Most have none.
+            let _ = std::fs::remove_file(self.access_log(system.name()));
+        }
     }
 
     fn log(&self, name: &str) -> PathBuf {
@@ -189,14 +230,22 @@ impl Running {
             if let Some(child) = &mut self.child
                 && let Some(status) = child.try_wait()?
             {
-                bail!("it ended with {status}; {}", tail(&site.log(self.system.name())));
+                bail!("it ended with {status}; {}", tail(&site.log(self.log)));
             }
-            if TcpStream::connect(self.address).await.is_ok() {
+            if self.says_so(site) && TcpStream::connect(self.address).await.is_ok() {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        bail!("nothing answers at {}; {}", self.address, tail(&site.log(self.system.name())))
+        bail!("nothing answers at {}; {}", self.address, tail(&site.log(self.log)))
+    }
+
+    /// The sidecar listens before it is ready, and says when it is. The others say nothing.
+    fn says_so(&self, site: &Site) -> bool {
+        let said = || std::fs::read_to_string(site.log(self.log)).unwrap_or_default();
+        // Its line is JSON with its addresses.
+        self.system != System::Weft
+            || said().lines().any(|line| line.starts_with('{') && line.contains("\"inbound\":"))
     }
 
     /// Asks it to end, and ends it if it does not.

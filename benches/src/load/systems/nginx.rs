@@ -1,15 +1,14 @@
 //! nginx: one worker, a client's certificate required, upstream connections kept, nothing logged.
 
 use std::net::SocketAddr;
-use std::path::Path;
 
 use tokio::process::Command;
 
-use super::{Site, pinned};
+use super::{Site, System, pinned};
 
 pub(super) fn command(site: &Site, address: SocketAddr) -> anyhow::Result<Command> {
     let path = site.write("nginx.conf", &config(site, address))?;
-    let mut command = pinned(site.proxy_core, Path::new("/usr/sbin/nginx"));
+    let mut command = pinned(site.proxy_core, &System::Nginx.program(site)?);
     command.arg("-p").arg(&site.folder).arg("-c").arg(path);
     Ok(command)
 }
@@ -19,10 +18,11 @@ fn config(site: &Site, address: SocketAddr) -> String {
     let folder = folder.display();
     let (roots, chain, key) = (certs.roots(), certs.path("server", "crt"), certs.path("server", "key"));
     let (roots, chain, key) = (roots.display(), chain.display(), key.display());
-    // Bodies stay in memory; event streams are passed on at once because the server asks for it.
+    // Without a master, nothing is left over however the run ends. Bodies stay in memory; event streams are passed on at once because the server asks for it.
     format!(
         r#"user root;
 worker_processes 1;
+master_process off;
 daemon off;
 pid {folder}/nginx.pid;
 error_log stderr warn;

@@ -30,6 +30,8 @@ pub(super) fn command(site: &Site, address: SocketAddr, behind: &Behind) -> anyh
     let path = config(site, address, behind)?;
     let mut command = pinned(site.proxy_core, &program()?);
     command.arg("run").arg("--config").arg(path);
+    // As Envoy's: to a file.
+    command.arg("--access-log").arg(site.access_log("weft"));
     Ok(command)
 }
 
