@@ -29,7 +29,7 @@ struct Queue {
 }
 
 pub(super) async fn run(args: &Args, rate: f64) -> anyhow::Result<Outcome> {
-    ensure!(rate >= 1.0 && rate <= 1e6, "a rate of {rate} requests per second is out of range");
+    ensure!((1.0..=1e6).contains(&rate), "a rate of {rate} requests per second is out of range");
     let callers = Dialer::new(args)?.proven(args).await?;
     let window = Rc::new(Window::new(args));
     let queue = Rc::new(Queue::default());

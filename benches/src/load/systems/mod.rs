@@ -76,7 +76,7 @@ impl System {
             Self::Haproxy => Ok("/usr/sbin/haproxy".into()),
             Self::Envoy => envoy::program(site),
             Self::McpProxy => Ok(site.cache.join("mcp-proxy/bin/mcp-proxy")),
-            Self::Weft => weft::program(),
+            Self::Weft => program(),
         }
     }
 
