@@ -164,6 +164,7 @@ const TOOLS = {
         return text(values.text);
     },
     async wait(its, ctx, values) {
+        await progress(ctx, 0, 1);
         try {
             await after(values.secs * 1000, undefined, { signal: ctx.mcpReq.signal });
         } catch {

@@ -195,9 +195,10 @@ async def echo(_, arguments):
     return text(arguments["text"])
 
 
-async def wait(_, arguments):
+async def wait(ctx, arguments):
     global waits_cancelled
     try:
+        await ctx.session.report_progress(0, 1)
         await asyncio.wait_for(asyncio.Event().wait(), arguments["secs"])
     except TimeoutError:
         return text("Waited to the end.")
@@ -320,11 +321,12 @@ async def set_level(*_):
 
 
 def complete_unless_said(handler):
-    """The SDK adds what a result is only to results of its own types."""
+    """The SDK says so only in results of its own types. Results of earlier revisions must not."""
 
     @functools.wraps(handler)
     async def handle(ctx, params):
-        return {"resultType": "complete"} | await handler(ctx, params)
+        result = await handler(ctx, params)
+        return {"resultType": "complete"} | result if ctx.protocol_version == MODERN else result
 
     return handle
 
