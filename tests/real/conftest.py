@@ -17,12 +17,16 @@ FILESYSTEM = MODULES / "@modelcontextprotocol/server-filesystem/dist/index.js"
 HTTP = {
     "python": [sys.executable, HERE / "servers/fixture.py"],
     "typescript": ["node", HERE / "servers/fixture.cjs"],
+    "typescript-legacy": ["node", HERE / "servers/fixture.cjs", "--legacy"],
+    "typescript-modern": ["node", HERE / "servers/fixture.cjs", "--modern"],
     "everything": ["node", "--require", HERE / "servers/say-port.cjs", EVERYTHING, "streamableHttp"],
     "everything-sse": ["node", "--require", HERE / "servers/say-port.cjs", EVERYTHING, "sse"],
 }
 STDIO = {
     "python-stdio": [sys.executable, HERE / "servers/fixture.py", "--stdio"],
     "typescript-stdio": ["node", HERE / "servers/fixture.cjs", "--stdio"],
+    "typescript-legacy-stdio": ["node", HERE / "servers/fixture.cjs", "--stdio", "--legacy"],
+    "typescript-modern-stdio": ["node", HERE / "servers/fixture.cjs", "--stdio", "--modern"],
     "everything-stdio": ["node", EVERYTHING, "stdio"],
     "filesystem": ["node", FILESYSTEM],
     "time": [sys.executable, "-m", "mcp_server_time", "--local-timezone", "UTC"],

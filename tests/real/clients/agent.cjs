@@ -8,7 +8,8 @@ const { Client, SSEClientTransport, StreamableHTTPClientTransport } = require('@
 
 const LOG_LEVEL_KEY = 'io.modelcontextprotocol/logLevel';
 const WATCHED = 'test://watched-resource';
-const PATIENCE_MS = 10_000;
+const PATIENCE_MS = 5_000;
+const STEP_MS_MAX = 10_000;
 
 const heard = { asked: [], logs: [], updates: [], changes: 0 };
 
@@ -39,10 +40,9 @@ function newClient(mode) {
     return client;
 }
 
-function filledIn({ properties }) {
-    const value = ({ type, default: usual, enum: choices }) =>
-        usual ?? choices?.[0] ?? { string: 'ada@mesh.test', boolean: true, integer: 1, number: 1, array: [] }[type];
-    return Object.fromEntries(Object.entries(properties).map(([name, it]) => [name, value(it)]));
+function filledIn({ properties, required = [] }) {
+    const value = { string: 'ada@mesh.test', boolean: true, integer: 1, number: 1 };
+    return Object.fromEntries(required.map((name) => [name, value[properties[name].type]]));
 }
 
 const STEPS = {
@@ -149,12 +149,9 @@ async function main({ url, mode, transport: kind, steps }) {
     await client.connect(transport);
     const answers = [];
     for (const [name, ...values] of steps) {
-        answers.push(
-            await STEPS[name](client, ...values).catch((error) => {
-                if (typeof error.code !== 'number') throw error;
-                return { error: error.code };
-            }),
-        );
+        const late = new Promise((_, fail) => setTimeout(fail, STEP_MS_MAX, new Error('no answer')).unref());
+        const step = Promise.race([STEPS[name](client, ...values), late]);
+        answers.push(await step.catch((error) => ({ error: typeof error.code === 'number' ? error.code : String(error) })));
     }
     const version = client.getNegotiatedProtocolVersion();
     await transport.terminateSession?.();

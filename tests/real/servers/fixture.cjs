@@ -1,9 +1,9 @@
 // A server for tests on the official TypeScript SDK, in both eras: what the conformance suite asks of one, and a few
 // tools of our own. What it says is in `fixture.json`, which the other fixtures say too.
 //
-//     NODE_PATH=<node_modules> node fixture.cjs [--stdio]
+//     NODE_PATH=<node_modules> node fixture.cjs [--stdio] [--legacy | --modern]
 //
-// Over HTTP it listens on a port of the system's choice and prints it.
+// Over HTTP it listens on a port of the system's choice and prints it. `--legacy` and `--modern` leave it one era.
 'use strict';
 
 const { randomUUID } = require('node:crypto');
@@ -19,10 +19,12 @@ const {
     isInitializeRequest,
     isLegacyRequest,
 } = require('@modelcontextprotocol/server');
-const { serveStdio } = require('@modelcontextprotocol/server/stdio');
+const { StdioServerTransport, serveStdio } = require('@modelcontextprotocol/server/stdio');
 const { localhostHostValidation, localhostOriginValidation, toNodeHandler } = require('@modelcontextprotocol/node');
 const FIXTURE = require('./fixture.json');
 
+const IS_STDIO = process.argv.includes('--stdio');
+const ONLY = ['legacy', 'modern'].find((era) => process.argv.includes(`--${era}`));
 const INVALID_PARAMS = -32602;
 const WATCHED = 'test://watched-resource';
 const CAPABILITY_OF = {
@@ -153,11 +155,13 @@ const TOOLS = {
         return text('The client can sample.');
     },
     async test_trigger_tool_change(its) {
-        await changed(its, { kind: 'tools_list_changed' }, (server) => server.sendToolListChanged());
+        notify({ kind: 'tools_list_changed' });
+        if (tellsItself(its)) await its.server.sendToolListChanged();
         return text('The tools changed.');
     },
     async test_trigger_prompt_change(its) {
-        await changed(its, { kind: 'prompts_list_changed' }, (server) => server.sendPromptListChanged());
+        notify({ kind: 'prompts_list_changed' });
+        if (tellsItself(its)) await its.server.sendPromptListChanged();
         return text('The prompts changed.');
     },
     async echo(its, ctx, values) {
@@ -178,9 +182,10 @@ const TOOLS = {
     async headers(its, ctx) {
         return text(JSON.stringify(Object.fromEntries(ctx.http?.req?.headers ?? [])));
     },
-    async touch() {
+    async touch(its) {
         notify({ kind: 'resource_updated', uri: WATCHED });
-        for (const server of subscribers.get(WATCHED) ?? []) await server.sendResourceUpdated({ uri: WATCHED });
+        const servers = its.era === 'modern' && IS_STDIO ? [its.server] : (subscribers.get(WATCHED) ?? []);
+        for (const server of servers) await server.sendResourceUpdated({ uri: WATCHED });
         return text('Touched.');
     },
 };
@@ -191,9 +196,9 @@ async function progress(ctx, done, total) {
     await ctx.mcpReq.notify({ method: 'notifications/progress', params: { progressToken, progress: done, total } });
 }
 
-async function changed(its, event, tell) {
-    notify(event);
-    if (its.era === 'legacy') await tell(its.server);
+// Over HTTP, modern callers are told by the handler that all requests share.
+function tellsItself(its) {
+    return its.era === 'legacy' || IS_STDIO;
 }
 
 // Methods.
@@ -331,8 +336,9 @@ function serveHttp() {
     notify = (event) => modern.bus.publish(event);
     const isOurHost = localhostHostValidation();
     const isOurOrigin = localhostOriginValidation();
+    const isForLegacy = ONLY ? () => ONLY === 'legacy' : isLegacyRequest;
     const handle = toNodeHandler({
-        fetch: async (request) => ((await isLegacyRequest(request)) ? serveLegacy(request) : modern.fetch(request)),
+        fetch: async (request) => ((await isForLegacy(request)) ? serveLegacy(request) : modern.fetch(request)),
     });
     const http = createServer((request, response) => {
         if (isOurHost(request, response) && isOurOrigin(request, response)) void handle(request, response);
@@ -340,8 +346,16 @@ function serveHttp() {
     http.listen(0, '127.0.0.1', () => process.stdout.write(`${JSON.stringify({ port: http.address().port })}\n`));
 }
 
-if (process.argv.includes('--stdio')) {
-    serveStdio(newServer);
+function serveOverStdio() {
+    if (ONLY === 'legacy') {
+        void newServer({ era: 'legacy' }).connect(new StdioServerTransport());
+    } else {
+        serveStdio(newServer, { legacy: ONLY === 'modern' ? 'reject' : 'serve' });
+    }
+}
+
+if (IS_STDIO) {
+    serveOverStdio();
 } else {
     serveHttp();
 }
