@@ -14,6 +14,15 @@ PROGRAM = Path(os.environ["NODE_PATH"]) / "@modelcontextprotocol/conformance/dis
 Results = dict[tuple[str, str], str]
 
 
+def run_client(command: str, scenario: str, version: str, out: Path) -> Results:
+    """What the suite, as a server, finds at a client, check by check."""
+    arguments = ["client", "--command", command, "--scenario", scenario, "--spec-version", version, "-o", out]
+    done = subprocess.run(["node", PROGRAM, *arguments], capture_output=True, text=True, timeout=SECS_MAX)
+    results = read(out)
+    assert results, f"the suite found nothing:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return results
+
+
 def run(url: str, requirements: str, out: Path) -> Results:
     """What the suite finds at a server, check by check."""
     command = ["node", PROGRAM, "server", "--url", url, "--requirements", requirements, "-o", out]
@@ -39,7 +48,7 @@ def read(out: Path) -> Results:
 def why(out: Path, scenario: str) -> str:
     """What the suite says about a scenario's checks that did not go well."""
     said = []
-    for file in out.glob(f"server-{scenario}-[0-9]*/checks.json"):
+    for file in [*out.glob(f"server-{scenario}-[0-9]*/checks.json"), *out.glob(f"{scenario}-[0-9]*/checks.json")]:
         for check in json.loads(file.read_text()):
             if check["status"] not in ("SUCCESS", "INFO"):
                 said.append(f"{check['id']}: {check['status']}: {check.get('errorMessage')}")

@@ -94,7 +94,8 @@ class Recorder:
         match message["method"]:
             case "server/discover" if is_modern:
                 discovered = {"supportedVersions": [MODERN], "capabilities": {"tools": {}}}
-                return discovered | {"serverInfo": SERVER_INFO, "ttlMs": 0, "cacheScope": "private"}, {}
+                info = {"io.modelcontextprotocol/serverInfo": SERVER_INFO}
+                return discovered | {"_meta": info, "ttlMs": 0, "cacheScope": "private"}, {}
             case "initialize" if not is_modern:
                 session = f"session-{len(self.requests)}"
                 known = {"protocolVersion": LEGACY, "capabilities": {"tools": {}}, "serverInfo": SERVER_INFO}
