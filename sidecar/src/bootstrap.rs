@@ -41,12 +41,37 @@ pub struct Node {
     /// Servers that it says it stands beside, where labels do not tell.
     #[serde(default)]
     pub servers: Vec<ServerName>,
+    /// Where servers listen beside this sidecar, where their resources do not say it.
+    #[serde(default)]
+    pub upstreams: BTreeMap<ServerName, Upstream>,
     /// Where it stands, as `region/zone`.
     #[serde(default)]
     pub locality: Option<Text<128>>,
     /// Where other sidecars reach this one; the inbound listener's own address if not given.
     #[serde(default)]
     pub address: Option<HostPort>,
+}
+
+/// Where a server listens: an address, or `unix:` and a path.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Upstream {
+    Address(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl TryFrom<String> for Upstream {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
+            Some(_) => Err("the path of a unix socket starts with a slash".to_owned()),
+            None => text.parse().map(Self::Address).map_err(|_| {
+                format!("{text:?} is neither an address such as 127.0.0.1:9000 nor unix:/path/of/socket")
+            }),
+        }
+    }
 }
 
 /// Where configuration and identity come from. Exactly one.

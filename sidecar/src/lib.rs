@@ -4,10 +4,36 @@
 //! A request's life is [`pipeline`]; everything else exists to serve it. Never here: knowledge of the store, of
 //! Kubernetes, of other sidecars' policies, and code that signs certificates; a test holds it.
 
+pub mod accept;
+pub mod access_log;
+pub mod admin;
+pub mod admit;
+pub mod answer;
+pub mod app;
+pub mod authorize;
+pub mod backend;
 pub mod body;
 pub mod bootstrap;
+pub mod bridge;
+pub mod classify;
+pub mod cli;
 pub mod clock;
+pub mod control;
 pub mod exchange;
+pub mod forward;
+pub mod headers;
+pub mod identify;
 pub mod limits;
+pub mod metrics;
+pub mod outbound;
+pub mod pipeline;
+pub mod receive;
+pub mod record;
 pub mod refusal;
+pub mod relay;
+pub mod servers;
+pub mod session_id;
+pub mod sse;
 pub mod state;
+pub mod stdio;
+pub mod upstream;

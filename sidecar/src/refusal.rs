@@ -132,6 +132,45 @@ impl Refusal {
         }
     }
 
+    /// One of each, for the reference.
+    pub fn every() -> Vec<Self> {
+        let text = || "…".to_owned();
+        let after = Duration::from_secs(60);
+        vec![
+            Self::Parse(text()),
+            Self::Invalid(text()),
+            Self::HeaderMismatch(text()),
+            Self::BadMeta(text()),
+            Self::UnsupportedVersion { requested: text(), supported: vec!["2026-07-28"] },
+            Self::MethodNotFound(text()),
+            Self::MissingCapability(text()),
+            Self::BodyTooLarge { max: 4 << 20 },
+            Self::HeadTooLarge { max: 60 << 10 },
+            Self::BodyTimeout,
+            Self::BodyBroken,
+            Self::HttpMethod { allow: "POST" },
+            Self::MediaType,
+            Self::NotAcceptable,
+            Self::NoSuchPath,
+            Self::ForeignHost,
+            Self::ForeignOrigin,
+            Self::UnknownServer(text()),
+            Self::SessionMissing,
+            Self::SessionUnknown,
+            Self::TooManySessions,
+            Self::Denied { target: text(), rule: text(), explain: false },
+            Self::InFlight { after: Duration::from_secs(1) },
+            Self::UpstreamBroke(text()),
+            Self::UpstreamUnreachable(text()),
+            Self::NoInstance,
+            Self::TimedOut { after },
+            Self::ChildExited(text()),
+            Self::ChildBusy(text()),
+            Self::NotReady,
+            Self::Draining,
+        ]
+    }
+
     /// What the caller is told.
     pub fn message(&self) -> String {
         match self {
@@ -199,3 +238,35 @@ impl std::fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_a_word_and_a_code_of_its_own() {
+        let every = Refusal::every();
+        let words: BTreeSet<_> = every.iter().map(|it| it.told().reason).collect();
+        let codes: BTreeSet<_> = every.iter().map(|it| it.told().code).collect();
+        assert_eq!((words.len(), codes.len()), (every.len(), every.len()));
+    }
+
+    #[test]
+    fn our_codes_are_the_status_and_a_digit_and_lie_outside_the_protocols_range() {
+        for refusal in Refusal::every() {
+            let told = refusal.told();
+            assert!(told.code < 0 || told.code / 10 == i64::from(told.status), "{refusal:?}");
+            assert!(told.code > 0 || (-32768..=-32000).contains(&told.code), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_caller_may_not_know_stays_in_the_log() {
+        let refusal = Refusal::UpstreamBroke("10.0.0.7:9000 reset".to_owned());
+        assert!(!refusal.message().contains("10.0.0.7") && refusal.detail().contains("10.0.0.7"));
+        let denied = |explain| Refusal::Denied { target: "tool x".to_owned(), rule: "research/p#1".to_owned(), explain };
+        assert!(!denied(false).message().contains("research/p") && denied(true).message().contains("research/p"));
+    }
+}

@@ -1,0 +1,134 @@
+//! The body of an answer on its way to the caller, with everything that must last as long as it does: the record of
+//! the request, its place among the calls under way, and the connection's knowledge that it is busy.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use crate::accept::Busy;
+use crate::admit::Admitted;
+use crate::body::Body;
+use crate::metrics::Counted;
+use crate::record::Open;
+use crate::relay::{Broken, Relay};
+
+/// What the caller reads.
+#[derive(Debug)]
+pub struct Answer {
+    body: Inner,
+    busy: Option<Busy>,
+    record: Option<Open>,
+    admitted: Option<Admitted>,
+    stream: Option<Counted>,
+}
+
+#[derive(Debug)]
+enum Inner {
+    Made(Body),
+    Relayed(Box<Relay>),
+}
+
+impl From<Body> for Answer {
+    fn from(body: Body) -> Self {
+        Self { body: Inner::Made(body), busy: None, record: None, admitted: None, stream: None }
+    }
+}
+
+impl From<Relay> for Answer {
+    fn from(relay: Relay) -> Self {
+        Self { body: Inner::Relayed(Box::new(relay)), busy: None, record: None, admitted: None, stream: None }
+    }
+}
+
+impl Answer {
+    pub(crate) fn holding(mut self, busy: Busy) -> Self {
+        self.busy = Some(busy);
+        self
+    }
+
+    pub(crate) fn recorded(mut self, record: Open) -> Self {
+        self.record = Some(record);
+        self
+    }
+
+    pub(crate) fn admitted(mut self, admitted: Admitted) -> Self {
+        self.admitted = Some(admitted);
+        self
+    }
+
+    pub(crate) fn streaming(mut self, stream: Counted) -> Self {
+        self.stream = Some(stream);
+        self
+    }
+
+    /// Everything was said, or nothing more will be: what the body held is let go, and the record is written.
+    fn end(&mut self, failure: Option<(&'static str, String)>) {
+        self.admitted = None;
+        self.stream = None;
+        let Some(mut record) = self.record.take() else { return };
+        if let Some((reason, detail)) = failure {
+            record.event.reason = reason;
+            record.event.detail = Some(detail);
+        }
+        record.finish();
+    }
+
+    fn is_over(&self) -> bool {
+        match &self.body {
+            Inner::Made(body) => http_body::Body::is_end_stream(body),
+            Inner::Relayed(relay) => http_body::Body::is_end_stream(&**relay),
+        }
+    }
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = self.get_mut();
+        let polled = match &mut this.body {
+            Inner::Made(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
+            Inner::Relayed(relay) => Pin::new(&mut **relay).poll_frame(context),
+        };
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
+                    record.event.response_bytes += data.len() as u64;
+                }
+            }
+            Poll::Ready(Some(Err(broken))) => {
+                let broken = (broken.reason(), broken.to_string());
+                this.end(Some(broken));
+            }
+            Poll::Ready(None) => this.end(None),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.body {
+            Inner::Made(body) => body.size_hint(),
+            Inner::Relayed(relay) => relay.size_hint(),
+        }
+    }
+}
+
+impl Drop for Answer {
+    /// That a caller left is known only by this: hyper drops the body. So it also does with one whose last byte was
+    /// taken.
+    fn drop(&mut self) {
+        let left = (!self.is_over()).then(|| ("caller_left", "the caller closed the stream".to_owned()));
+        self.end(left);
+    }
+}

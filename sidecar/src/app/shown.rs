@@ -1,0 +1,112 @@
+//! What a running sidecar shows of itself, and what it can be told, behind the health and admin doors.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use weft_certs::bundle::TrustStore;
+use weft_certs::tls::LiveIdentity;
+
+use super::Tokens;
+use crate::metrics::{Metrics, ServerLabel};
+use crate::servers::Servers;
+use crate::state::{Live, Origin};
+use crate::{admin, clock, control};
+
+pub(super) struct Shown {
+    pub(super) live: Live,
+    pub(super) identity: LiveIdentity,
+    pub(super) trust: TrustStore,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) servers: Servers,
+    pub(super) control: watch::Receiver<control::State>,
+    pub(super) set_logging: Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+    pub(super) tokens: Tokens,
+}
+
+impl Shown {
+    /// Sets what is measured only when somebody looks.
+    fn measure(&self) {
+        let current = self.live.load();
+        let age = clock::now().duration_since(current.since).unwrap_or_default();
+        let metrics = &self.metrics;
+        metrics.snapshot_age_seconds.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+        metrics.snapshot_stored.set((current.origin == Origin::Stored).into());
+        metrics.control_plane_connected.set(self.control.borrow().connected.into());
+        let expiry = self.identity.leaf().map(|leaf| leaf.not_after);
+        let expiry = expiry.and_then(|at| at.duration_since(std::time::SystemTime::UNIX_EPOCH).ok());
+        let expiry = expiry.and_then(|at| i64::try_from(at.as_secs()).ok());
+        metrics.certificate_expiry_timestamp_seconds.set(expiry.unwrap_or_default());
+        for local in self.servers.all() {
+            let label = ServerLabel { server: Arc::clone(&local.label) };
+            let backend = local.backend.seen();
+            metrics.upstream_up.get_or_create(&label).set(backend.up.into());
+            if let Some(child) = backend.child {
+                metrics.child_restarts.get_or_create(&label).set(child.restarts);
+                metrics.child_garbage_lines.get_or_create(&label).set(child.garbage_lines);
+            }
+        }
+    }
+}
+
+impl admin::Shown for Shown {
+    fn ready(&self) -> Result<(), String> {
+        if self.tokens.drain.is_cancelled() {
+            return Err("draining".to_owned());
+        }
+        if !self.live.is_ready() {
+            return Err(match &self.control.borrow().last_error {
+                Some(error) => format!("no configuration yet: {error}"),
+                None => "no configuration yet".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    fn metrics(&self) -> String {
+        self.measure();
+        self.metrics.text()
+    }
+
+    fn config_dump(&self) -> Value {
+        let current = self.live.load();
+        let snapshot = &current.snapshot;
+        let at = |time| jiff::Timestamp::try_from(time).map(|at| at.to_string()).unwrap_or_default();
+        json!({
+            "origin": format!("{:?}", current.origin),
+            "version": &*current.version,
+            "since": at(current.since),
+            "control": self.control.borrow().to_json(),
+            "serving": self.servers.all().iter().map(|local| local.label.to_string()).collect::<Vec<_>>(),
+            "warnings": snapshot.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "snapshot": snapshot.to_string(),
+        })
+    }
+
+    fn certificates(&self) -> Value {
+        let bundles = self.trust.load();
+        let bundles = bundles.iter().map(|bundle| {
+            json!({
+                "trustDomain": bundle.trust_domain().as_str(),
+                "sequence": bundle.sequence(),
+                "roots": bundle.fingerprints().map(|it| it.to_string()).collect::<Vec<_>>(),
+                "revoked": bundle.revoked().len(),
+            })
+        });
+        json!({
+            "identity": self.identity.leaf().as_ref().map(admin::certificate),
+            "bundles": bundles.collect::<Vec<_>>(),
+        })
+    }
+
+    fn set_logging(&self, filter: &str) -> Result<(), String> {
+        (self.set_logging)(filter)
+    }
+
+    fn drain(&self, quit: bool) {
+        self.tokens.drain.cancel();
+        if quit {
+            self.tokens.quit.cancel();
+        }
+    }
+}

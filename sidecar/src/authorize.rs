@@ -1,0 +1,89 @@
+//! Whether a caller may make a call: the policies of the snapshot decide, and only here are permits made.
+
+use std::sync::Arc;
+
+use weft_proto::compile::{ServerEntry, Snapshot};
+use weft_proto::mcp::{Message, Target};
+use weft_proto::policy::access::{self, Call as Asked, Reason};
+use weft_proto::resource::kinds::DefaultAction;
+
+use crate::classify::{Call, Kind};
+use crate::identify::Caller;
+use crate::refusal::Refusal;
+
+/// Leave to forward one request. Only this module makes one.
+#[derive(Debug)]
+pub struct Permit {
+    /// The rule that let it pass, for the record.
+    pub rule: Option<Arc<str>>,
+    _private: (),
+}
+
+/// Decides about everything that a request says. Each message of a batch must be allowed.
+pub fn authorize(
+    snapshot: &Snapshot,
+    entry: &ServerEntry,
+    caller: &Caller,
+    call: &Call<'_>,
+) -> Result<Permit, Refusal> {
+    let proved = match caller {
+        Caller::Workload(proved) => proved,
+        // A listener without TLS proves nothing, so only what is open to everyone is open here.
+        Caller::Anonymous => return anonymous(snapshot, entry),
+        Caller::Local => return Ok(local()),
+    };
+    let mut rule = None;
+    let mut decide = |method: &str, target| {
+        let asked = Asked { method, target };
+        let decision = access::decide(&entry.access, snapshot.default_action(), &proved.caller, asked);
+        match (decision.allowed, decision.reason) {
+            (false, reason) => return Err(denied(asked, reason, decision.explain)),
+            // That nothing forbade it needs no words in every line of the log.
+            (true, Reason::Default) => {}
+            (true, reason) => rule = Some(reason.to_string()),
+        }
+        Ok(())
+    };
+    for message in call.messages() {
+        match message {
+            Message::Request(request) => decide(&request.method, request.target())?,
+            Message::Notification(note) => decide(&note.method, None)?,
+            // It answers what a permitted call was asked; the session knows whether it was.
+            Message::Response(_) => decide("response", None)?,
+        }
+    }
+    match call.kind {
+        Kind::Listen => decide("GET", None)?,
+        Kind::End => decide("DELETE", None)?,
+        Kind::Posted(_) => {}
+    }
+    Ok(Permit { rule: rule.map(Into::into), _private: () })
+}
+
+fn denied(asked: Asked<'_>, reason: Reason<'_>, explain: bool) -> Refusal {
+    let target = match asked.target {
+        Some(Target::Tool(name)) => format!("tool {name:?}"),
+        Some(Target::Prompt(name)) => format!("prompt {name:?}"),
+        Some(Target::Resource(uri)) => format!("resource {uri:?}"),
+        Some(Target::Task(id)) => format!("task {id:?}"),
+        None => format!("{:?}", asked.method),
+    };
+    Refusal::Denied { target, rule: reason.to_string(), explain }
+}
+
+/// The agent beside this sidecar asks in the sidecar's own name; whether that may call is decided where the server is.
+pub const fn local() -> Permit {
+    Permit { rule: None, _private: () }
+}
+
+fn anonymous(snapshot: &Snapshot, entry: &ServerEntry) -> Result<Permit, Refusal> {
+    let open = entry.access.is_empty() && snapshot.default_action() != DefaultAction::Deny;
+    match open {
+        true => Ok(local()),
+        false => Err(Refusal::Denied {
+            target: "a caller without an identity".to_owned(),
+            rule: "the listener has no TLS".to_owned(),
+            explain: true,
+        }),
+    }
+}

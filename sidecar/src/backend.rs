@@ -1,0 +1,135 @@
+//! How a server beside this sidecar is spoken to: over HTTP, where its own answers pass through, or as a child.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use http::uri::PathAndQuery;
+use weft_proto::name::ServerName;
+use weft_proto::resource::kinds::{Location, McpServer, Protocol};
+
+use crate::bootstrap::Upstream;
+use crate::exchange::front::Front;
+use crate::servers::Parts;
+use crate::stdio::StdioPeer;
+use crate::upstream::{Destination, Pool, Settings};
+
+/// Time to connect to a server, if nothing else is said.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time to the first byte of an answer, if nothing else is said.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Silence in an answer, if nothing else is said.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// What a child may take to end when it is asked to.
+const CHILD_GRACE: Duration = Duration::from_secs(5);
+
+/// Why a server cannot be spoken to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("nothing says where it listens: its workload has neither port nor unixSocket, and the bootstrap file no upstream for it")]
+    NoAddress,
+    #[error("its path is no path")]
+    Path,
+}
+
+/// The way to a server.
+#[derive(Debug)]
+pub enum Backend {
+    Http(Http),
+    Child(Child),
+}
+
+/// What was seen of a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    pub up: bool,
+    pub child: Option<SeenChild>,
+}
+
+/// What was seen of a child.
+#[derive(Clone, Copy, Debug)]
+pub struct SeenChild {
+    pub restarts: i64,
+    pub garbage_lines: i64,
+}
+
+/// A server that listens beside this sidecar.
+#[derive(Debug)]
+pub struct Http {
+    pub pool: Pool,
+    pub host: HeaderValue,
+    pub path: PathAndQuery,
+    pub protocol: Protocol,
+}
+
+/// A server that is a child of this sidecar.
+#[derive(Debug)]
+pub struct Child {
+    pub peer: Arc<StdioPeer>,
+    pub front: Arc<Front>,
+}
+
+impl Backend {
+    pub fn new(name: &ServerName, spec: &McpServer, parts: &Parts) -> Result<Self, Error> {
+        if let Location::Stdio(stdio) = &spec.location {
+            let peer = StdioPeer::start(stdio, name.clone(), &parts.limits, parts.launcher.clone());
+            let front = Front::new(Arc::<StdioPeer>::clone(&peer), &parts.limits, parts.drain.clone());
+            return Ok(Self::Child(Child { peer, front }));
+        }
+        let path = spec.path.as_ref().map_or("/mcp", |path| path.as_str());
+        let path = PathAndQuery::try_from(path).map_err(|_| Error::Path)?;
+        let upstream = parts.node.upstreams.get(name).cloned().or_else(|| said_by(&spec.location));
+        let (destination, host) = match upstream.ok_or(Error::NoAddress)? {
+            Upstream::Address(address) => {
+                // The guards of SDKs against rebound names know a server on loopback by this name.
+                let host = format!("localhost:{}", address.port());
+                (Destination::Tcp(address.into()), host)
+            }
+            Upstream::Unix(path) => (Destination::Unix(path.into()), "localhost".to_owned()),
+        };
+        let connect = spec.timeouts.connect.map_or(CONNECT_TIMEOUT, |span| span.duration());
+        let host = HeaderValue::from_str(&host).map_err(|_| Error::Path)?;
+        let pool = Pool::new(destination, Settings { connect_timeout: connect, ..Settings::local() });
+        Ok(Self::Http(Http { pool, host, path, protocol: spec.protocol }))
+    }
+
+    /// Nothing new goes this way; what is under way ends by itself.
+    pub fn retire(&self) {
+        if let Self::Child(child) = self {
+            let peer = Arc::clone(&child.peer);
+            tokio::spawn(async move { peer.stop(CHILD_GRACE).await });
+        }
+    }
+
+    /// How it goes, for metrics.
+    pub fn seen(&self) -> Seen {
+        match self {
+            Self::Http(_) => Seen { up: true, child: None },
+            Self::Child(child) => {
+                let state = child.peer.state();
+                let restarts = i64::try_from(state.restarts).unwrap_or(i64::MAX);
+                let garbage_lines = i64::try_from(state.garbage_lines).unwrap_or(i64::MAX);
+                Seen { up: state.phase.is_ready(), child: Some(SeenChild { restarts, garbage_lines }) }
+            }
+        }
+    }
+
+    pub async fn stop(&self) {
+        if let Self::Child(child) = self {
+            child.peer.stop(CHILD_GRACE).await;
+        }
+    }
+}
+
+/// Where the resource says that the server listens.
+fn said_by(location: &Location) -> Option<Upstream> {
+    let Location::Workload(workload) = location else { return None };
+    match (&workload.port, &workload.unix_socket) {
+        (Some(port), _) => {
+            let address = std::net::SocketAddr::from(([127, 0, 0, 1], u16::try_from(port.get()).ok()?));
+            Some(Upstream::Address(address))
+        }
+        (None, Some(path)) => Some(Upstream::Unix(path.as_str().into())),
+        (None, None) => None,
+    }
+}

@@ -1,0 +1,196 @@
+//! The sidecar's command line: `weft-sidecar run` and, under it, `weft sidecar`.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, reload};
+
+use crate::access_log::Sink;
+use crate::app::{self, Running, Surroundings};
+use crate::bootstrap::{Bootstrap, FILE_BYTES_MAX};
+use crate::stdio::Launcher;
+
+const EXAMPLES: &str = "\
+Examples:
+  weft-sidecar run --config /etc/weft/sidecar.yaml
+  weft-sidecar run --config sidecar.yaml --access-log off --log-level debug
+  weft-sidecar check --config sidecar.yaml";
+
+/// The sidecar of a Weft mesh: stands next to an MCP server or an agent
+#[derive(Debug, Parser)]
+#[command(name = "weft-sidecar", version, after_help = EXAMPLES, max_term_width = 110)]
+#[command(arg_required_else_help = true, subcommand_required = true, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs a sidecar until it is asked to stop
+    ///
+    /// Prints one line of JSON with its addresses when it is ready. SIGTERM and SIGINT drain it: no new connections,
+    /// what is in flight finishes, streams end properly, and what is left after the drain timeout is cut.
+    Run(RunArgs),
+    /// Says whether a file could be run
+    Check(FileArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct FileArgs {
+    /// The sidecar's file, in YAML
+    #[arg(long, short, value_name = "FILE", env = "WEFT_SIDECAR_CONFIG")]
+    pub config: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub file: FileArgs,
+    /// Where the access log goes: stdout, off, or a file
+    #[arg(long, value_name = "WHERE", default_value = "stdout", env = "WEFT_ACCESS_LOG")]
+    pub access_log: String,
+    /// What is logged: error, warn, info, debug or trace, also per module as in info,weft_sidecar::control=debug
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "WEFT_LOG")]
+    pub log_level: String,
+    /// Write the log as JSON, an object per line
+    #[arg(long)]
+    pub log_json: bool,
+    /// Threads for traffic; as many as there are processors if not given
+    #[arg(long, value_name = "N", env = "WEFT_WORKERS")]
+    pub workers: Option<usize>,
+}
+
+/// From the command line to the exit code.
+pub fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    if words.nth(1).is_some_and(|word| word == "launch") {
+        return crate::stdio::launch::main(words);
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help that nobody reads is no error.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    run(cli.command, Launcher::own())
+}
+
+/// Runs a command and says why, if it fails.
+pub fn run(command: Command, launcher: Launcher) -> ExitCode {
+    let outcome = match command {
+        Command::Run(args) => run_until_stopped(&args, launcher),
+        Command::Check(args) => read(&args.config).map(|_| say("the file can be run")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_until_stopped(args: &RunArgs, launcher: Launcher) -> anyhow::Result<()> {
+    let bootstrap = read(&args.file.config)?;
+    let set_logging = start_log(args)?;
+    let workers = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(args.workers.unwrap_or_else(processors).max(1))
+        .thread_name("traffic")
+        .enable_all()
+        .build()
+        .context("the threads for traffic cannot be started")?;
+    let rest = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the thread for everything else cannot be started")?;
+    let access_log = match args.access_log.as_str() {
+        "off" => Sink::Off,
+        "stdout" => Sink::Stdout,
+        path => Sink::File(path.into()),
+    };
+    let around = Surroundings { workers: workers.handle().clone(), launcher, access_log, set_logging };
+    rest.block_on(async {
+        let running = Box::pin(app::start(bootstrap, around)).await?;
+        let asked = until_asked_to_stop(&running);
+        tokio::pin!(asked);
+        tokio::select! {
+            () = running.ready() => {
+                say(&addresses(&running));
+                asked.await?;
+            }
+            stopped = &mut asked => stopped?,
+        }
+        running.stop().await;
+        anyhow::Ok(())
+    })?;
+    workers.shutdown_timeout(std::time::Duration::from_secs(1));
+    Ok(())
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn addresses(running: &Running) -> String {
+    json!({
+        "inbound": running.inbound,
+        "outbound": running.outbound,
+        "health": running.health,
+        "admin": running.admin,
+    })
+    .to_string()
+}
+
+/// The one line for whatever started the sidecar. A reader that left is no reason to end.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Reads a sidecar's file.
+pub fn read(path: &Path) -> anyhow::Result<Bootstrap> {
+    let shown = path.display();
+    let size = std::fs::metadata(path).with_context(|| format!("{shown} cannot be read"))?.len();
+    anyhow::ensure!(size <= FILE_BYTES_MAX, "{shown} is larger than {FILE_BYTES_MAX} bytes");
+    let text = std::fs::read_to_string(path).with_context(|| format!("{shown} cannot be read"))?;
+    serde_saphyr::from_str(&text).with_context(|| format!("{shown} is not a sidecar's file"))
+}
+
+type SetLogging = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+fn start_log(args: &RunArgs) -> anyhow::Result<SetLogging> {
+    let filter = EnvFilter::try_new(&args.log_level).context("--log-level")?;
+    let (filter, handle) = reload::Layer::new(filter);
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    match args.log_json {
+        true => registry.with(lines.json().flatten_event(true)).try_init(),
+        false => registry.with(lines.with_ansi(false)).try_init(),
+    }
+    .context("the log cannot be started")?;
+    Ok(Arc::new(move |level: &str| {
+        let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
+        handle.reload(filter).map_err(|error| error.to_string())
+    }))
+}
+
+async fn until_asked_to_stop(running: &Running) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("signals cannot be waited for")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be waited for")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = running.asked_to_quit() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,252 @@
+//! From the permit to the server and back. Where caller and server speak the same, the bytes that were judged are the
+//! bytes that leave, and the answer streams back untouched; elsewhere the exchange carries message by message.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Request, Response, Uri};
+use http_body_util::Full;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use weft_proto::mcp::{Body, Message};
+use weft_proto::resource::kinds::Era;
+
+use crate::answer::Answer;
+use crate::authorize::Permit;
+use crate::backend::{Backend, CALL_TIMEOUT, Http, IDLE_TIMEOUT};
+use crate::classify::{Call, Kind};
+use crate::exchange::front;
+use crate::headers::{self, CALLER, SERVER, SESSION};
+use crate::identify::Caller;
+use crate::limits::Limits;
+use crate::metrics::Counted;
+use crate::pipeline;
+use crate::receive::Received;
+use crate::refusal::Refusal;
+pub(crate) use crate::relay::READ_ON_SILENCE_MAX;
+use crate::relay::{self, Ending, Relay, WhenLeft};
+use crate::servers::Local;
+use crate::session_id;
+use crate::upstream::{SendError, UpstreamBody};
+
+/// What forwarding to a server beside this sidecar needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Inbound<'a> {
+    pub server: &'a Arc<Local>,
+    pub caller: &'a Caller,
+    pub limits: &'a Limits,
+    pub sessions: &'a session_id::Key,
+    pub drain: &'a CancellationToken,
+}
+
+/// Forwards what was permitted to the server beside this sidecar.
+pub async fn inbound(
+    to: Inbound<'_>,
+    received: &Received,
+    call: &Call<'_>,
+    _permit: Permit,
+) -> Result<Response<Answer>, Refusal> {
+    match &to.server.backend {
+        Backend::Http(http) => to.transparent(http, received, call).await,
+        Backend::Child(child) => {
+            let posted = match &call.kind {
+                Kind::Posted(parsed) => Some(front::Posted { parsed, bytes: received.body.clone() }),
+                Kind::Listen | Kind::End => None,
+            };
+            let incoming = front::Incoming {
+                caller: &to.caller.shared_name(),
+                era: call.era,
+                head: &received.head,
+                posted,
+                call_timeout: to.call_timeout(),
+            };
+            let response = child.front.serve(incoming).await?;
+            Ok(response.map(Answer::from))
+        }
+    }
+}
+
+impl Inbound<'_> {
+    fn call_timeout(&self) -> Duration {
+        self.server.spec.timeouts.call.map_or(CALL_TIMEOUT, |span| span.duration())
+    }
+
+    async fn transparent(
+        &self,
+        http: &Http,
+        received: &Received,
+        call: &Call<'_>,
+    ) -> Result<Response<Answer>, Refusal> {
+        let mut headers = received.head.headers.clone();
+        headers::toward_server(&mut headers, &http.host);
+        self.sign(&mut headers)?;
+        self.unbind_session(&mut headers, call.era)?;
+        let mut request = Request::new(Full::new(received.body.clone()));
+        *request.method_mut() = received.head.method.clone();
+        *request.uri_mut() = uri(&http.path, received.head.uri.query())?;
+        *request.headers_mut() = headers;
+        let response = self.send(http, request, call).await?;
+        self.relayed(response, call)
+    }
+
+    /// Who calls, in headers that only we can set.
+    fn sign(&self, headers: &mut HeaderMap) -> Result<(), Refusal> {
+        let caller = HeaderValue::from_str(self.caller.name());
+        headers.insert(CALLER, caller.map_err(|_| Refusal::Invalid("the identity is no header".to_owned()))?);
+        headers.insert(SERVER, self.server.header.clone());
+        Ok(())
+    }
+
+    /// A session belongs to whoever opened it: to anyone else it is unknown. The modern era has none.
+    fn unbind_session(&self, headers: &mut HeaderMap, era: Era) -> Result<(), Refusal> {
+        if era == Era::Modern {
+            headers.remove(SESSION);
+            return Ok(());
+        }
+        let Some(bound) = headers.get(SESSION) else { return Ok(()) };
+        let bound = bound.to_str().map_err(|_| Refusal::SessionUnknown)?;
+        let session = self.sessions.unbind(bound, self.caller.name()).ok_or(Refusal::SessionUnknown)?;
+        let session = HeaderValue::from_str(session).map_err(|_| Refusal::SessionUnknown)?;
+        headers.insert(SESSION, session);
+        Ok(())
+    }
+
+    async fn send(
+        &self,
+        http: &Http,
+        request: Request<Full<Bytes>>,
+        call: &Call<'_>,
+    ) -> Result<Response<UpstreamBody>, Refusal> {
+        let after = self.call_timeout();
+        let sent = match when_left(call) {
+            WhenLeft::Cut => {
+                let sent = async { http.pool.send(request).await.map_err(refusal) };
+                tokio::time::timeout(after, sent).await
+            }
+            WhenLeft::ReadOn => {
+                let pool = http.pool.clone();
+                // Whoever waits for it may leave, but it does not last longer for that.
+                let sent = async move {
+                    let sent = tokio::time::timeout(after, pool.send(request)).await;
+                    sent.map_err(|_| Refusal::TimedOut { after })?.map_err(refusal)
+                };
+                return apart(sent, Response::into_body, self.idle_max()).await;
+            }
+        };
+        sent.unwrap_or(Err(Refusal::TimedOut { after }))
+    }
+
+    fn idle_max(&self) -> Duration {
+        self.server.spec.timeouts.idle.map_or(IDLE_TIMEOUT, |span| span.duration())
+    }
+
+    /// The server's answer on its way back.
+    fn relayed(&self, response: Response<UpstreamBody>, call: &Call<'_>) -> Result<Response<Answer>, Refusal> {
+        let (mut head, body) = response.into_parts();
+        pipeline::clean(&mut head.headers);
+        headers::strip_ours(&mut head.headers);
+        if let Some(session) = head.headers.get(SESSION) {
+            let session = session.to_str().map_err(|_| broke("the session id is no text"))?;
+            let bound = self
+                .sessions
+                .bind(session, self.caller.name())
+                .and_then(|bound| HeaderValue::from_str(&bound).ok())
+                .ok_or_else(|| broke("the session id is too long"))?;
+            head.headers.insert(SESSION, bound);
+        }
+        let when_left = when_left(call);
+        let answer = match is_event_stream(&head.headers) {
+            true => {
+                // A stream whose end nobody announced must not be taken for whole.
+                head.headers.remove(http::header::CONTENT_LENGTH);
+                let idle_max = (!call.listens()).then(|| self.idle_max());
+                let every = *self.limits.keep_alive_comment_every;
+                let relay = Relay::events(body, when_left, every, idle_max, self.ending(call));
+                let stream = Counted::new(self.server.series.streams.clone());
+                Answer::from(relay).streaming(stream)
+            }
+            false => Answer::from(Relay::whole(body, when_left)),
+        };
+        Ok(Response::from_parts(head, answer))
+    }
+
+    /// How a stream that only listens ends when the sidecar is about to stop.
+    fn ending(&self, call: &Call<'_>) -> Option<Ending> {
+        ending(call, self.drain)
+    }
+}
+
+pub(crate) fn ending(call: &Call<'_>, drain: &CancellationToken) -> Option<Ending> {
+    if !call.listens() {
+        return None;
+    }
+    let last = call.request().map_or_else(Bytes::new, |request| {
+        let id = request.id.raw();
+        format!(
+            "event: message\ndata: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{\"resultType\":\"complete\",\
+             \"_meta\":{{\"io.modelcontextprotocol/subscriptionId\":{id}}}}}}}\n\n"
+        )
+        .into()
+    });
+    Some(Ending { when: Box::pin(drain.clone().cancelled_owned()), last })
+}
+
+/// A legacy call goes on when its caller leaves; everything else ends with the caller's connection.
+pub(crate) const fn when_left(call: &Call<'_>) -> WhenLeft {
+    match (call.era, &call.kind) {
+        (Era::Legacy, Kind::Posted(Body::One(Message::Request(_)) | Body::Batch(_))) => WhenLeft::ReadOn,
+        _ => WhenLeft::Cut,
+    }
+}
+
+/// Sends in a task of its own, so that a caller that leaves does not take the request with it. Whoever waits too long
+/// still ends it.
+pub(crate) async fn apart<F, T>(
+    send: F,
+    body: fn(T) -> UpstreamBody,
+    silence_max: Duration,
+) -> Result<T, Refusal>
+where
+    F: Future<Output = Result<T, Refusal>> + Send + 'static,
+    T: Send + 'static,
+{
+    let (sender, receiver) = oneshot::channel();
+    tokio::spawn(async move {
+        if let Err(Ok(unread)) = sender.send(send.await) {
+            relay::read_on(body(unread), silence_max).await;
+        }
+    });
+    // The task ends without an answer only when the program does.
+    receiver.await.map_err(|_| Refusal::Draining)?
+}
+
+pub(crate) fn refusal(error: SendError) -> Refusal {
+    match error {
+        SendError::NeverSent { why, .. } => Refusal::UpstreamUnreachable(causes(&why)),
+        SendError::MaybeSent(why) => Refusal::UpstreamBroke(causes(&why)),
+    }
+}
+
+/// An error with everything that lies behind it, for the log.
+fn causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+fn broke(what: &str) -> Refusal {
+    Refusal::UpstreamBroke(what.to_owned())
+}
+
+pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    kind.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream"))
+}
+
+fn uri(path: &PathAndQuery, query: Option<&str>) -> Result<Uri, Refusal> {
+    let Some(query) = query else { return Ok(Uri::from(path.clone())) };
+    let joined = format!("{}{}{query}", path.as_str(), if path.query().is_some() { '&' } else { '?' });
+    Uri::try_from(joined).map_err(|_| Refusal::NoSuchPath)
+}

@@ -1,0 +1,244 @@
+//! What the sidecar counts, in one place. Labels take few values by construction: listeners, servers of this sidecar,
+//! methods of the protocol, reasons.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ListenerLabel {
+    pub listener: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RefusedLabel {
+    pub listener: &'static str,
+    pub reason: &'static str,
+}
+
+/// What a request was about. Never a tool's name: callers choose it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    pub listener: &'static str,
+    pub server: Arc<str>,
+    pub method: &'static str,
+    pub reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DurationLabels {
+    pub listener: &'static str,
+    pub server: Arc<str>,
+    pub method: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ServerLabel {
+    pub server: Arc<str>,
+}
+
+/// Declares the metrics: each is registered under the name of its field.
+macro_rules! metrics {
+    ($($field:ident: $kind:ty = $new:expr, $help:literal;)*) => {
+        /// Every metric of a sidecar.
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            $(pub $field: $kind,)*
+        }
+
+        impl Metrics {
+            pub fn new() -> Self {
+                let mut registry = Registry::with_prefix("weft_sidecar");
+                $(let $field: $kind = $new;
+                registry.register(stringify!($field), $help, $field.clone());)*
+                Self { registry, $($field,)* }
+            }
+        }
+    };
+}
+
+/// The buckets that the semantic conventions of MCP advise, with finer ones below: most calls of a sidecar are short.
+fn duration() -> Histogram {
+    const BUCKETS: [f64; 18] = [
+        0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+    ];
+    Histogram::new(BUCKETS)
+}
+
+metrics! {
+    connections: Family<ListenerLabel, Gauge> = Family::default(), "Connections open";
+    connections_refused: Family<RefusedLabel, Counter> = Family::default(), "Connections that were not taken";
+    requests: Family<RequestLabels, Counter> = Family::default(), "Requests that ended, by what became of them";
+    request_seconds: Family<DurationLabels, Histogram> = Family::new_with_constructor(duration), "From a request's head to the end of its answer; event streams that only listen are left out";
+    request_bytes: Family<ListenerLabel, Counter> = Family::default(), "Bytes of bodies of requests";
+    response_bytes: Family<ListenerLabel, Counter> = Family::default(), "Bytes of bodies of answers";
+    streams: Family<ListenerLabel, Gauge> = Family::default(), "Event streams open";
+    in_flight: Family<ServerLabel, Gauge> = Family::default(), "Calls under way at a server";
+    upstream_up: Family<ServerLabel, Gauge> = Family::default(), "Whether a server beside this sidecar answers: 1, or 0";
+    child_restarts: Family<ServerLabel, Gauge> = Family::default(), "Starts of a stdio server after its first";
+    child_garbage_lines: Family<ServerLabel, Gauge> = Family::default(), "Lines of a stdio server that were no messages";
+    certificate_expiry_timestamp_seconds: Gauge = Gauge::default(), "When this sidecar's certificate expires";
+    snapshot_age_seconds: Gauge = Gauge::default(), "Since when nothing was heard of the configuration in force";
+    snapshot_stored: Gauge = Gauge::default(), "Whether the configuration in force is one kept from an earlier run: 1, or 0";
+    control_plane_connected: Gauge = Gauge::default(), "Whether the control plane is connected: 1, or 0";
+    access_log_dropped: Counter = Counter::default(), "Events that the access log had no room for";
+    panics: Counter = Counter::default(), "Requests that ended in a panic";
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// The Prometheus text form.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a text cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
+    pub fn connection_refused(&self, listener: &'static str, reason: &'static str) {
+        self.connections_refused.get_or_create(&RefusedLabel { listener, reason }).inc();
+    }
+
+    /// Counts a connection until the guard is dropped.
+    pub fn connection_opened(&self, listener: &'static str) -> Counted {
+        Counted::new(self.connections.get_or_create_owned(&ListenerLabel { listener }))
+    }
+}
+
+/// One more of something, until it is dropped.
+#[derive(Debug)]
+pub struct Counted(Gauge<i64, AtomicI64>);
+
+impl Counted {
+    pub fn new(gauge: Gauge<i64, AtomicI64>) -> Self {
+        gauge.inner().fetch_add(1, Ordering::Relaxed);
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.inner().fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Methods of the protocol, by which requests are counted. Whatever else a caller names is `other`.
+pub const METHODS: [&str; 32] = [
+    "other", "none", "tools/call", "tools/list", "initialize", "server/discover", "ping", "prompts/get",
+    "prompts/list", "resources/read", "resources/list", "resources/templates/list", "resources/subscribe",
+    "resources/unsubscribe", "completion/complete", "logging/setLevel", "subscriptions/listen", "tasks/get",
+    "tasks/update", "tasks/cancel", "tasks/result", "tasks/list", "notifications/initialized",
+    "notifications/cancelled", "notifications/progress", "notifications/roots/list_changed", "response", "batch",
+    "GET", "DELETE", "skills/list", "skills/get",
+];
+
+/// Where a method stands in [`METHODS`].
+pub fn method_index(method: &str) -> usize {
+    METHODS.iter().position(|known| *known == method).unwrap_or(0)
+}
+
+/// The series of one server behind one listener, found once.
+#[derive(Debug)]
+pub struct ServerSeries {
+    metrics: Arc<Metrics>,
+    listener: &'static str,
+    server: Arc<str>,
+    served: [std::sync::OnceLock<(Counter, Histogram)>; METHODS.len()],
+    request_bytes: Counter,
+    response_bytes: Counter,
+    pub streams: Gauge,
+}
+
+impl ServerSeries {
+    pub fn new(metrics: &Arc<Metrics>, listener: &'static str, server: Arc<str>) -> Self {
+        let label = ListenerLabel { listener };
+        Self {
+            request_bytes: metrics.request_bytes.get_or_create_owned(&label),
+            response_bytes: metrics.response_bytes.get_or_create_owned(&label),
+            streams: metrics.streams.get_or_create_owned(&label),
+            metrics: Arc::clone(metrics),
+            listener,
+            server,
+            served: Default::default(),
+        }
+    }
+
+    /// Counts a request that ended. Without `seconds` its duration says nothing, as with streams that only listen.
+    pub fn ended(&self, method: usize, reason: &'static str, seconds: Option<f64>, bytes: (u64, u64)) {
+        self.request_bytes.inc_by(bytes.0);
+        self.response_bytes.inc_by(bytes.1);
+        let (served, histogram) = self.served[method].get_or_init(|| self.series(method));
+        match reason {
+            "ok" => _ = served.inc(),
+            _ => _ = self.metrics.requests.get_or_create(&self.labels(method, reason)).inc(),
+        }
+        if let Some(seconds) = seconds {
+            histogram.observe(seconds);
+        }
+    }
+
+    fn series(&self, method: usize) -> (Counter, Histogram) {
+        let labels =
+            DurationLabels { listener: self.listener, server: Arc::clone(&self.server), method: METHODS[method] };
+        let served = self.metrics.requests.get_or_create_owned(&self.labels(method, "ok"));
+        (served, self.metrics.request_seconds.get_or_create_owned(&labels))
+    }
+
+    fn labels(&self, method: usize, reason: &'static str) -> RequestLabels {
+        let server = Arc::clone(&self.server);
+        RequestLabels { listener: self.listener, server, method: METHODS[method], reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_counted_under_what_became_of_it() {
+        let metrics = Arc::new(Metrics::new());
+        let series = ServerSeries::new(&metrics, "inbound", "research/files".into());
+        series.ended(method_index("tools/call"), "ok", Some(0.01), (10, 20));
+        series.ended(method_index("tools/call"), "denied", Some(0.01), (10, 20));
+        series.ended(method_index("no/such"), "ok", None, (0, 0));
+        let text = metrics.text();
+        for line in [
+            "weft_sidecar_requests_total{listener=\"inbound\",server=\"research/files\",method=\"tools/call\",reason=\"ok\"} 1",
+            "weft_sidecar_requests_total{listener=\"inbound\",server=\"research/files\",method=\"tools/call\",reason=\"denied\"} 1",
+            "weft_sidecar_requests_total{listener=\"inbound\",server=\"research/files\",method=\"other\",reason=\"ok\"} 1",
+            "weft_sidecar_request_bytes_total{listener=\"inbound\"} 20",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_counted_while_it_lasts_goes_back_when_it_ends() {
+        let metrics = Metrics::new();
+        let open = metrics.connection_opened("inbound");
+        assert!(metrics.text().contains("connections{listener=\"inbound\"} 1"));
+        drop(open);
+        assert!(metrics.text().contains("connections{listener=\"inbound\"} 0"));
+    }
+
+    #[test]
+    fn no_method_stands_twice() {
+        let mut names = METHODS.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), METHODS.len());
+    }
+}

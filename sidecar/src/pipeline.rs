@@ -1,0 +1,239 @@
+//! A request's life, on one screen: each stage takes what the one before it proved, and may refuse.
+
+mod outbound;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+use weft_proto::resource::kinds::Era;
+
+use crate::access_log::AccessLog;
+use crate::admit::Places;
+use crate::answer::Answer;
+use crate::body::Body;
+use crate::classify::{self, Call};
+use crate::forward::{self, Inbound as ForwardInbound};
+use crate::headers::{self, REASON};
+use crate::identify::Identified;
+use crate::limits::Limits;
+use crate::metrics::{Counted, Metrics, ServerLabel, ServerSeries, method_index};
+use crate::receive;
+use crate::record::{Event, Open};
+use crate::refusal::Refusal;
+use crate::servers::Servers;
+use crate::state::Live;
+use crate::{accept, authorize, clock, session_id};
+
+pub use outbound::{Outbound, Parts as OutboundParts};
+
+/// Everything that requests of the inbound listener need.
+#[derive(Clone, Debug)]
+pub struct Inbound(Arc<Parts>);
+
+/// What an inbound listener is made of.
+#[derive(Debug)]
+pub struct Parts {
+    pub live: Live,
+    pub servers: Servers,
+    pub limits: Arc<Limits>,
+    pub metrics: Arc<Metrics>,
+    pub log: AccessLog,
+    pub sessions: session_id::Key,
+    /// Ends what merely listens.
+    pub drain: CancellationToken,
+    /// For requests about no server.
+    pub nowhere: Arc<ServerSeries>,
+}
+
+impl Inbound {
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    async fn run(
+        &self,
+        connection: &Identified,
+        request: Request<Incoming>,
+        record: &mut Open,
+    ) -> Result<Response<Answer>, Refusal> {
+        let parts = &*self.0;
+        let current = parts.live.load();
+        let received = receive::receive(request, connection, &parts.limits).await?;
+        record.event.request_bytes = received.body.len() as u64;
+        let call = classify::classify(&received, &parts.limits).map_err(|unclear| {
+            record.event.rpc_id = unclear.id;
+            unclear.refusal
+        })?;
+        note(&call, record);
+        let server = parts.servers.find(&received.place, &current)?;
+        record.about(Arc::clone(&server.series), Arc::clone(&server.label));
+        let entry = current.snapshot.server(&server.name).ok_or(Refusal::NotReady)?;
+        let permit = authorize::authorize(&current.snapshot, entry, &connection.caller, &call)?;
+        record.event.rule.clone_from(&permit.rule);
+        let admitted = match call.is_exempt() {
+            true => Places::exempt(),
+            false => {
+                let label = ServerLabel { server: Arc::clone(&server.label) };
+                server.places.admit(Counted::new(parts.metrics.in_flight.get_or_create_owned(&label))).await?
+            }
+        };
+        let inbound = ForwardInbound {
+            server: &server,
+            caller: &connection.caller,
+            limits: &parts.limits,
+            sessions: &parts.sessions,
+            drain: &parts.drain,
+        };
+        let response = forward::inbound(inbound, &received, &call, permit).await?;
+        Ok(response.map(|answer| answer.admitted(admitted)))
+    }
+
+}
+
+/// The record of a request that begins.
+fn opened(
+    listener: &'static str,
+    connection: &Identified,
+    request: &Request<Incoming>,
+    nowhere: &Arc<ServerSeries>,
+    log: &AccessLog,
+) -> Open {
+    let event = Event {
+        at: clock::now(),
+        listener,
+        caller: connection.caller.shared_name(),
+        server: "".into(),
+        http_method: request.method().clone(),
+        method: method_index("none"),
+        target: None,
+        rpc_id: None,
+        era: "unknown",
+        status: 0,
+        reason: "ok",
+        detail: None,
+        rule: None,
+        request_bytes: 0,
+        response_bytes: 0,
+        duration: std::time::Duration::ZERO,
+        listens: false,
+    };
+    Open::new(event, Instant::now(), Arc::clone(nowhere), log.clone())
+}
+
+impl accept::Service for Inbound {
+    async fn serve(&self, connection: Arc<Identified>, request: Request<Incoming>) -> Response<Answer> {
+        let mut record = opened("inbound", &connection, &request, &self.0.nowhere, &self.0.log);
+        let outcome = self.run(&connection, request, &mut record).await;
+        finish(outcome, record)
+    }
+}
+
+/// Writes down what the record needs of a call, while the message is there to borrow from.
+pub(crate) fn note(call: &Call<'_>, record: &mut Open) {
+    let event = &mut record.event;
+    event.era = era_name(call.era);
+    event.method = call.method();
+    event.listens = call.listens();
+    event.target = call.target().map(Into::into);
+    event.rpc_id = call.request().map(|request| request.id.raw().into());
+}
+
+pub(crate) const fn era_name(era: Era) -> &'static str {
+    match era {
+        Era::Legacy => "legacy",
+        Era::Modern => "modern",
+    }
+}
+
+/// The answer, with its record: it is written when the answer's last byte is taken.
+pub(crate) fn finish(outcome: Result<Response<Answer>, Refusal>, mut record: Open) -> Response<Answer> {
+    let response = match outcome {
+        Ok(response) => {
+            let status = response.status();
+            record.event.reason = match status.as_u16() {
+                500.. => "server_error",
+                400.. => "client_error",
+                _ => "ok",
+            };
+            response
+        }
+        Err(refusal) => {
+            record.event.reason = refusal.told().reason;
+            record.event.detail = Some(refusal.detail());
+            let legacy = record.event.era == "legacy" && record.event.rpc_id.is_some();
+            refused(&refusal, record.event.rpc_id.as_deref(), legacy)
+        }
+    };
+    record.event.status = response.status().as_u16();
+    response.map(|answer| answer.recorded(record))
+}
+
+/// A refusal as the caller reads it. Callers of the legacy era take a status other than 200 for a failure of the
+/// connection, not of the call; so what failed after a request was understood is told as its response.
+pub(crate) fn refused(refusal: &Refusal, id: Option<&str>, legacy: bool) -> Response<Answer> {
+    let told = refusal.told();
+    let as_response = legacy && told.code > 0 && !refusal.is_about_transport();
+    let status = if as_response { 200 } else { told.status };
+    let mut response = Response::new(Answer::from(Body::full(refusal.body(id))));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(REASON, HeaderValue::from_static(told.reason));
+    if let Some(after) = refusal.retry_after() {
+        headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+    }
+    if let Refusal::HttpMethod { allow } = refusal {
+        headers.insert(http::header::ALLOW, HeaderValue::from_static(allow));
+    }
+    response
+}
+
+impl Refusal {
+    /// The refusal as a JSON-RPC error, with the id if one was read.
+    pub fn body(&self, id: Option<&str>) -> Bytes {
+        let told = self.told();
+        let mut data = serde_json::json!({ "reason": told.reason });
+        match self {
+            Self::UnsupportedVersion { requested, supported } => {
+                data = serde_json::json!({ "requested": requested, "supported": supported });
+            }
+            Self::BodyTooLarge { max } | Self::HeadTooLarge { max } => data["bytesMax"] = (*max).into(),
+            _ => {}
+        }
+        let error = serde_json::json!({ "code": told.code, "message": self.message(), "data": data });
+        // The id goes back as it came: a number beyond what this program's numbers hold keeps its digits.
+        let id = id.map_or_else(String::new, |id| format!("\"id\":{id},"));
+        format!("{{\"jsonrpc\":\"2.0\",{id}\"error\":{error}}}").into()
+    }
+
+    /// Whether it concerns the way a request came rather than what was asked.
+    const fn is_about_transport(&self) -> bool {
+        matches!(
+            self,
+            Self::BodyTooLarge { .. }
+                | Self::HeadTooLarge { .. }
+                | Self::BodyTimeout
+                | Self::BodyBroken
+                | Self::HttpMethod { .. }
+                | Self::MediaType
+                | Self::NotAcceptable
+                | Self::NoSuchPath
+                | Self::ForeignHost
+                | Self::ForeignOrigin
+                | Self::UnknownServer(_)
+                | Self::SessionMissing
+                | Self::SessionUnknown
+                | Self::TooManySessions
+        )
+    }
+}
+
+/// What a relayed answer keeps of its headers.
+pub(crate) fn clean(headers: &mut http::HeaderMap) {
+    headers::toward_caller(headers);
+}

@@ -1,0 +1,174 @@
+//! The same life for a request of the agent beside this sidecar: it leaves for the sidecar of the server that it names,
+//! in this sidecar's own name. Whether it may call is decided there.
+
+use std::sync::Arc;
+
+use http::header::{HOST, HeaderValue};
+use http::{HeaderMap, Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+use weft_proto::mcp::Target;
+use weft_proto::name::ServerName;
+use weft_proto::resource::kinds::Era;
+
+use crate::access_log::AccessLog;
+use crate::answer::Answer;
+use crate::classify::{self, Call};
+use crate::forward::{self, apart, ending, is_event_stream, when_left};
+use crate::headers::{self, SESSION};
+use crate::identify::Identified;
+use crate::limits::Limits;
+use crate::metrics::{Counted, Metrics, ServerSeries};
+use crate::outbound::{self as to, Affinity};
+use crate::receive::{self, Place, Received};
+use crate::record::Open;
+use crate::refusal::Refusal;
+use crate::relay::{Relay, WhenLeft};
+use crate::{accept, authorize};
+
+use super::{finish, note, opened};
+
+/// Everything that requests of the outbound listener need.
+#[derive(Clone)]
+pub struct Outbound(Arc<Parts>);
+
+/// What an outbound listener is made of.
+pub struct Parts {
+    pub to: Arc<to::Outbound>,
+    pub limits: Arc<Limits>,
+    pub metrics: Arc<Metrics>,
+    pub log: AccessLog,
+    /// Ends what merely listens.
+    pub drain: CancellationToken,
+    /// For requests about no server.
+    pub nowhere: Arc<ServerSeries>,
+}
+
+impl Outbound {
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    async fn run(
+        &self,
+        connection: &Identified,
+        request: Request<Incoming>,
+        record: &mut Open,
+    ) -> Result<Response<Answer>, Refusal> {
+        let parts = &*self.0;
+        let received = receive::receive(request, connection, &parts.limits).await?;
+        record.event.request_bytes = received.body.len() as u64;
+        let call = classify::classify(&received, &parts.limits).map_err(|unclear| {
+            record.event.rpc_id = unclear.id;
+            unclear.refusal
+        })?;
+        note(&call, record);
+        let Place::Server(server) = &received.place else { return Err(Refusal::NoSuchPath) };
+        let series = parts.to.series(server, &parts.metrics)?;
+        record.about(Arc::clone(&series), server.to_string().into());
+        let _permit = authorize::local();
+        let answer = self.send(server, &received, &call).await?;
+        self.relayed(server, answer, &call, &series)
+    }
+
+    async fn send(
+        &self,
+        server: &ServerName,
+        received: &Received,
+        call: &Call<'_>,
+    ) -> Result<to::Answer, Refusal> {
+        let mut headers = received.head.headers.clone();
+        headers::toward_server(&mut headers, &HeaderValue::from_static("peer"));
+        // The pool names whoever it connects to.
+        headers.remove(HOST);
+        let bound = self.unstick(server, &mut headers, call.era)?;
+        let mut request = Request::new(Full::new(received.body.clone()));
+        *request.method_mut() = received.head.method.clone();
+        *request.headers_mut() = headers;
+        let task = call.request().and_then(|request| request.target()).and_then(|target| match target {
+            Target::Task(id) => Some(id.to_owned()),
+            Target::Tool(_) | Target::Prompt(_) | Target::Resource(_) => None,
+        });
+        let repeatable = call.request().is_some_and(|request| is_harmless(&request.method));
+        let (to, server) = (Arc::clone(&self.0.to), server.clone());
+        let sending = async move {
+            let affinity = match (bound, &task) {
+                (Some(instance), _) => Affinity::Instance(instance),
+                (None, Some(task)) => Affinity::Key(task),
+                (None, None) => Affinity::Any,
+            };
+            to.forward(&server, to::Call { repeatable, ..to::Call::new(request, affinity) }).await
+        };
+        match when_left(call) {
+            WhenLeft::Cut => sending.await,
+            WhenLeft::ReadOn => {
+                apart(sending, |answer| answer.response.into_body(), forward::READ_ON_SILENCE_MAX).await
+            }
+        }
+    }
+
+    /// Takes from a session's id where it was opened.
+    fn unstick(
+        &self,
+        server: &ServerName,
+        headers: &mut HeaderMap,
+        era: Era,
+    ) -> Result<Option<crate::session_id::Tag>, Refusal> {
+        if era == Era::Modern {
+            headers.remove(SESSION);
+            return Ok(None);
+        }
+        let Some(stuck) = headers.get(SESSION) else { return Ok(None) };
+        let stuck = stuck.to_str().map_err(|_| Refusal::SessionUnknown)?;
+        let (instance, session) = self.0.to.unstick(server, stuck)?;
+        let session = HeaderValue::from_str(session).map_err(|_| Refusal::SessionUnknown)?;
+        headers.insert(SESSION, session);
+        Ok(Some(instance))
+    }
+
+    fn relayed(
+        &self,
+        server: &ServerName,
+        answer: to::Answer,
+        call: &Call<'_>,
+        series: &ServerSeries,
+    ) -> Result<Response<Answer>, Refusal> {
+        let parts = &*self.0;
+        let (mut head, body) = answer.response.into_parts();
+        headers::toward_caller(&mut head.headers);
+        head.version = http::Version::HTTP_11;
+        if let Some(session) = head.headers.get(SESSION) {
+            let broke = || Refusal::UpstreamBroke("the session id is no text".to_owned());
+            let session = session.to_str().map_err(|_| broke())?;
+            let stuck = parts.to.stick(server, answer.instance, session)?;
+            head.headers.insert(SESSION, HeaderValue::from_str(&stuck).map_err(|_| broke())?);
+        }
+        let answer = match is_event_stream(&head.headers) {
+            true => {
+                head.headers.remove(http::header::CONTENT_LENGTH);
+                let every = *parts.limits.keep_alive_comment_every;
+                let relay = Relay::events(body, when_left(call), every, None, ending(call, &parts.drain));
+                Answer::from(relay).streaming(Counted::new(series.streams.clone()))
+            }
+            false => Answer::from(Relay::whole(body, when_left(call))),
+        };
+        Ok(Response::from_parts(head, answer))
+    }
+}
+
+/// Methods that may be asked of two instances without harm.
+fn is_harmless(method: &str) -> bool {
+    matches!(
+        method,
+        "server/discover" | "ping" | "tools/list" | "prompts/list" | "resources/list" | "resources/templates/list"
+    )
+}
+
+impl accept::Service for Outbound {
+    async fn serve(&self, connection: Arc<Identified>, request: Request<Incoming>) -> Response<Answer> {
+        let mut record = opened("outbound", &connection, &request, &self.0.nowhere, &self.0.log);
+        let outcome = self.run(&connection, request, &mut record).await;
+        finish(outcome, record)
+    }
+}

@@ -1,0 +1,231 @@
+//! The head and the body of a request, within their limits, and the place that it asks for.
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, HOST, ORIGIN};
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Version};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::time::timeout;
+use weft_proto::name::{Namespace, ObjectName, ServerName};
+
+use crate::identify::{Caller, Identified};
+use crate::limits::Limits;
+use crate::refusal::Refusal;
+
+/// Methods that the endpoints have.
+const ALLOW: &str = "POST, GET, DELETE";
+/// Longest path and query.
+const TARGET_BYTES_MAX: usize = 4096;
+
+/// A request whose head may be read on and whose body is whole.
+#[derive(Debug)]
+pub struct Received {
+    pub head: Parts,
+    pub body: Bytes,
+    pub place: Place,
+}
+
+/// What a path leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The one server behind this listener.
+    Only,
+    Server(ServerName),
+}
+
+/// Takes a request in.
+pub async fn receive(
+    request: Request<Incoming>,
+    connection: &Identified,
+    limits: &Limits,
+) -> Result<Received, Refusal> {
+    let (head, body) = request.into_parts();
+    let place = place(&head)?;
+    check_hosts(&head, &connection.caller)?;
+    check_head(&head, limits)?;
+    let body = match head.method {
+        Method::POST => collect(body, declared_length(&head.headers)?, limits).await?,
+        Method::GET | Method::DELETE => Bytes::new(),
+        _ => return Err(Refusal::HttpMethod { allow: ALLOW }),
+    };
+    Ok(Received { head, body, place })
+}
+
+/// Paths are compared as they are written: whatever is not plainly one of ours leads nowhere, so that no other spelling
+/// of a path means the same as one that is checked.
+fn place(head: &Parts) -> Result<Place, Refusal> {
+    let target = head.uri.path_and_query().map_or(0, |it| it.as_str().len());
+    if target > TARGET_BYTES_MAX {
+        return Err(Refusal::HeadTooLarge { max: TARGET_BYTES_MAX });
+    }
+    let path = head.uri.path();
+    if path == "/mcp" {
+        return Ok(Place::Only);
+    }
+    let server = path.strip_prefix("/servers/").and_then(|rest| rest.strip_suffix("/mcp"));
+    let (namespace, name) = server.and_then(|it| it.split_once('/')).ok_or(Refusal::NoSuchPath)?;
+    let parsed = Namespace::parse(namespace).ok().zip(ObjectName::parse(name).ok());
+    let (namespace, name) = parsed.ok_or(Refusal::NoSuchPath)?;
+    Ok(Place::Server(ServerName { namespace, name }))
+}
+
+/// A page in a browser must not reach a listener on loopback through a name that resolves there, and no page at all has
+/// business with the others.
+fn check_hosts(head: &Parts, caller: &Caller) -> Result<(), Refusal> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let host = hosts.next().map(|value| value.to_str().map_err(|_| Refusal::ForeignHost)).transpose()?;
+    if hosts.next().is_some() {
+        return Err(Refusal::Invalid("there are several Host headers".to_owned()));
+    }
+    let authority = head.uri.authority().map(http::uri::Authority::as_str);
+    if let (Some(host), Some(authority)) = (host, authority)
+        && !host.eq_ignore_ascii_case(authority)
+    {
+        return Err(Refusal::Invalid("the Host header is not the authority that was asked for".to_owned()));
+    }
+    let named = host.or(authority);
+    if named.is_none() && head.version >= Version::HTTP_11 {
+        return Err(Refusal::Invalid("the Host header is missing".to_owned()));
+    }
+    let on_loopback = !matches!(caller, Caller::Workload(_));
+    if on_loopback && named.is_some_and(|host| !is_loopback(host)) {
+        return Err(Refusal::ForeignHost);
+    }
+    for origin in head.headers.get_all(ORIGIN) {
+        let origin = origin.to_str().ok().and_then(|it| it.split_once("://")).map(|(_, host)| host);
+        if !origin.is_some_and(is_loopback) {
+            return Err(Refusal::ForeignOrigin);
+        }
+    }
+    Ok(())
+}
+
+/// Whether `host`, with or without a port, is this machine to itself.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(v6) => v6.split_once(']').map_or(v6, |(address, _)| address),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn check_head(head: &Parts, limits: &Limits) -> Result<(), Refusal> {
+    let bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if bytes > limits.header_bytes_max || head.headers.len() > limits.headers_max {
+        return Err(Refusal::HeadTooLarge { max: limits.header_bytes_max });
+    }
+    Ok(())
+}
+
+fn declared_length(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
+    let Some(value) = headers.get(CONTENT_LENGTH) else { return Ok(None) };
+    let length = value.to_str().ok().and_then(|text| text.parse().ok());
+    length.map(Some).ok_or_else(|| Refusal::Invalid("Content-Length is no length".to_owned()))
+}
+
+/// Reads a body to its end. The usual small body comes in one piece and is not copied.
+async fn collect(mut body: Incoming, declared: Option<usize>, limits: &Limits) -> Result<Bytes, Refusal> {
+    let too_large = Refusal::BodyTooLarge { max: limits.body_bytes_max };
+    if declared.is_some_and(|length| length > limits.body_bytes_max) {
+        return Err(too_large);
+    }
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while !body.is_end_stream() {
+        let frame = timeout(*limits.body_idle_timeout, body.frame()).await.map_err(|_| Refusal::BodyTimeout)?;
+        let Some(frame) = frame else { break };
+        let Ok(data) = frame.map_err(|_| Refusal::BodyBroken)?.into_data() else { continue };
+        if first.len() + rest.len() + data.len() > limits.body_bytes_max {
+            return Err(too_large);
+        }
+        if first.is_empty() {
+            first = data;
+            continue;
+        }
+        if rest.is_empty() {
+            rest.reserve(declared.unwrap_or(first.len() * 2).min(limits.body_bytes_max));
+            rest.extend_from_slice(&first);
+            first = Bytes::new();
+        }
+        rest.extend_from_slice(&data);
+    }
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(path: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().method("POST").uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn only_plain_paths_lead_somewhere() {
+        let server = |namespace: &str, name: &str| {
+            Place::Server(ServerName { namespace: namespace.parse().unwrap(), name: name.parse().unwrap() })
+        };
+        let check = |path: &str, expected| assert_eq!(place(&head(path, &[])), expected, "{path}");
+        check("/mcp", Ok(Place::Only));
+        check("/mcp?x=1", Ok(Place::Only));
+        check("/servers/research/files/mcp", Ok(server("research", "files")));
+        check("http://h:1/servers/research/files/mcp", Ok(server("research", "files")));
+        for path in [
+            "/", "//mcp", "/mcp/", "/MCP", "/%6dcp", "/mcp;x", "/mcp/..", "/./mcp", "/servers/a/b", "/servers/a/b/c/mcp",
+            "/servers//b/mcp", "/servers/a%2fb/mcp", "/servers/../b/mcp", "/servers/a/b/mcp/", "/servers/A/b/mcp", "/mcp%00",
+        ] {
+            check(path, Err(Refusal::NoSuchPath));
+        }
+    }
+
+    #[test]
+    fn a_listener_on_loopback_answers_only_to_loopback_names() {
+        let check = |host: &str, expected| {
+            assert_eq!(check_hosts(&head("/mcp", &[("host", host)]), &Caller::Local), expected, "{host}");
+        };
+        for host in ["localhost", "LOCALHOST:7400", "127.0.0.1:1", "127.9.9.9", "[::1]:7400", "[::1]"] {
+            check(host, Ok(()));
+        }
+        for host in ["example.com", "localhost.example.com:80", "10.0.0.1", "[::2]:1", "", "localhost:1:2"] {
+            check(host, Err(Refusal::ForeignHost));
+        }
+    }
+
+    #[test]
+    fn foreign_origins_and_contradicting_hosts_are_refused() {
+        let check = |path: &str, headers: &[(&str, &str)], expected| {
+            assert_eq!(check_hosts(&head(path, headers), &Caller::Local), expected, "{headers:?}");
+        };
+        let host = ("host", "localhost");
+        check("/mcp", &[host, ("origin", "http://localhost:3000")], Ok(()));
+        check("/mcp", &[host, ("origin", "https://evil.example")], Err(Refusal::ForeignOrigin));
+        check("/mcp", &[host, ("origin", "null")], Err(Refusal::ForeignOrigin));
+        check(
+            "/mcp",
+            &[host, ("origin", "http://localhost"), ("origin", "http://evil.example")],
+            Err(Refusal::ForeignOrigin),
+        );
+        let invalid = |result: Result<(), Refusal>| assert!(matches!(result, Err(Refusal::Invalid(_))));
+        invalid(check_hosts(&head("http://localhost:1/mcp", &[host]), &Caller::Local));
+        invalid(check_hosts(&head("/mcp", &[host, host]), &Caller::Local));
+        invalid(check_hosts(&head("/mcp", &[]), &Caller::Local));
+    }
+
+    #[test]
+    fn a_head_past_its_limits_is_refused() {
+        let limits = Limits { header_bytes_max: 64, headers_max: 2, ..Limits::default() };
+        let large = Err(Refusal::HeadTooLarge { max: 64 });
+        assert_eq!(check_head(&head("/mcp", &[("a", "b")]), &limits), Ok(()));
+        assert_eq!(check_head(&head("/mcp", &[("a", &"b".repeat(64))]), &limits), large);
+        assert_eq!(check_head(&head("/mcp", &[("a", "b"), ("c", "d"), ("e", "f")]), &limits), large);
+        let long = format!("/mcp?{}", "x".repeat(TARGET_BYTES_MAX));
+        assert!(matches!(place(&head(&long, &[])), Err(Refusal::HeadTooLarge { .. })));
+    }
+}

@@ -1,0 +1,65 @@
+//! What is kept of a request: one event, built as a value while the request runs, written once when it ended.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::access_log::AccessLog;
+use crate::metrics::ServerSeries;
+
+/// What there is to say of a request. Texts that callers choose are clipped when the event is written.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub at: SystemTime,
+    pub listener: &'static str,
+    pub caller: Arc<str>,
+    pub server: Arc<str>,
+    pub http_method: http::Method,
+    /// Index in [`crate::metrics::METHODS`].
+    pub method: usize,
+    /// The tool, prompt, resource or task, if the request names one.
+    pub target: Option<Box<str>>,
+    pub rpc_id: Option<Box<str>>,
+    pub era: &'static str,
+    pub status: u16,
+    /// `ok`, or why not.
+    pub reason: &'static str,
+    /// What the log may say besides, and the caller may not hear.
+    pub detail: Option<String>,
+    /// The rule that let the request pass or refused it.
+    pub rule: Option<Arc<str>>,
+    pub request_bytes: u64,
+    pub response_bytes: u64,
+    pub duration: Duration,
+    /// An event stream that only listens, whose duration says nothing.
+    pub listens: bool,
+}
+
+/// An event whose request still runs.
+#[derive(Debug)]
+pub struct Open {
+    pub event: Event,
+    began: Instant,
+    series: Arc<ServerSeries>,
+    log: AccessLog,
+}
+
+impl Open {
+    pub fn new(event: Event, began: Instant, series: Arc<ServerSeries>, log: AccessLog) -> Self {
+        Self { event, began, series, log }
+    }
+
+    /// The request is about this server after all.
+    pub fn about(&mut self, series: Arc<ServerSeries>, server: Arc<str>) {
+        self.series = series;
+        self.event.server = server;
+    }
+
+    /// The request ended.
+    pub fn finish(mut self) {
+        self.event.duration = self.began.elapsed();
+        let Event { method, reason, listens, duration, request_bytes, response_bytes, .. } = self.event;
+        let seconds = (!listens).then_some(duration.as_secs_f64());
+        self.series.ended(method, reason, seconds, (request_bytes, response_bytes));
+        self.log.write(&self.event);
+    }
+}

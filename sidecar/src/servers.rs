@@ -1,0 +1,151 @@
+//! The servers beside this sidecar, as they are spoken to. They are made from the snapshot and kept across changes of
+//! it: whoever merely gets another policy keeps its connections, its child and its sessions.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use tokio_util::sync::CancellationToken;
+use weft_proto::name::{ServerName, Workload};
+use weft_proto::policy::placement;
+use weft_proto::resource::kinds::{Location, McpServer};
+
+use crate::admit::Places;
+use crate::backend::Backend;
+use crate::bootstrap::Node;
+use crate::limits::Limits;
+use crate::metrics::{Metrics, ServerSeries};
+use crate::refusal::Refusal;
+use crate::receive::Place;
+use crate::state::Current;
+use crate::stdio::Launcher;
+
+/// A server beside this sidecar.
+#[derive(Debug)]
+pub struct Local {
+    pub name: ServerName,
+    pub label: Arc<str>,
+    /// The same, as a header.
+    pub header: HeaderValue,
+    pub spec: McpServer,
+    pub places: Places,
+    pub series: Arc<ServerSeries>,
+    pub backend: Backend,
+}
+
+/// The servers beside this sidecar now. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Servers(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    table: ArcSwap<HashMap<ServerName, Arc<Local>>>,
+    parts: Parts,
+}
+
+/// What servers are made with.
+#[derive(Debug)]
+pub struct Parts {
+    pub node: Node,
+    pub limits: Arc<Limits>,
+    pub metrics: Arc<Metrics>,
+    pub launcher: Launcher,
+    pub drain: CancellationToken,
+}
+
+impl Servers {
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(Shared { table: ArcSwap::default(), parts }))
+    }
+
+    /// Finds the server that a path leads to.
+    pub fn find(&self, place: &Place, current: &Current) -> Result<Arc<Local>, Refusal> {
+        let table = self.0.table.load();
+        let found = match place {
+            Place::Only => table.values().next().filter(|_| table.len() == 1),
+            Place::Server(name) => {
+                table.get(name).or_else(|| table.get(current.snapshot.aliases.get(name)?))
+            }
+        };
+        found.cloned().ok_or_else(|| match (place, current.origin) {
+            (_, crate::state::Origin::Nothing) => Refusal::NotReady,
+            (Place::Only, _) => Refusal::UnknownServer("the only one".to_owned()),
+            (Place::Server(name), _) => Refusal::UnknownServer(name.to_string()),
+        })
+    }
+
+    pub fn all(&self) -> Vec<Arc<Local>> {
+        self.0.table.load().values().cloned().collect()
+    }
+
+    /// Makes the table that of a snapshot. What is spoken to in the same way stays as it is.
+    pub fn follow(&self, current: &Current, identity: Option<&Workload>) {
+        let before = self.0.table.load_full();
+        let mut table = HashMap::new();
+        for (name, entry) in &current.snapshot.servers {
+            let spec = &entry.server.spec;
+            if !self.stands_beside(name, spec, identity) {
+                continue;
+            }
+            let kept = before.get(name).filter(|local| local.spec == *spec).cloned();
+            if let Some(local) = kept.or_else(|| self.make(name, spec)) {
+                table.insert(name.clone(), local);
+            }
+        }
+        let gone: BTreeMap<_, _> = before
+            .iter()
+            .filter(|(name, local)| !table.get(*name).is_some_and(|now| Arc::ptr_eq(now, local)))
+            .collect();
+        self.0.table.store(Arc::new(table));
+        for (name, local) in gone {
+            tracing::info!(server = %name, "the server is spoken to in this way no more");
+            local.backend.retire();
+        }
+    }
+
+    /// Without an identity (a local file and no certificates) the node's own word is all there is.
+    fn stands_beside(&self, name: &ServerName, spec: &McpServer, identity: Option<&Workload>) -> bool {
+        let node = &self.0.parts.node;
+        match identity {
+            Some(identity) => {
+                let place = placement::Place { identity, labels: &node.labels, claims: &node.servers };
+                placement::serves(spec, name, place)
+            }
+            None => node.servers.contains(name),
+        }
+    }
+
+    fn make(&self, name: &ServerName, spec: &McpServer) -> Option<Arc<Local>> {
+        let parts = &self.0.parts;
+        if matches!(spec.location, Location::External(_)) {
+            return None;
+        }
+        let backend = match Backend::new(name, spec, parts) {
+            Ok(backend) => backend,
+            Err(error) => {
+                tracing::error!(server = %name, %error, "the server cannot be spoken to");
+                return None;
+            }
+        };
+        let label: Arc<str> = name.to_string().into();
+        tracing::info!(server = %name, "standing beside the server");
+        Some(Arc::new(Local {
+            name: name.clone(),
+            header: HeaderValue::from_str(&label).ok()?,
+            spec: spec.clone(),
+            places: Places::new(&spec.in_flight),
+            series: Arc::new(ServerSeries::new(&parts.metrics, "inbound", Arc::clone(&label))),
+            backend,
+            label,
+        }))
+    }
+
+    /// Ends every child and forgets every connection.
+    pub async fn stop(&self) {
+        let table = self.0.table.swap(Arc::default());
+        for local in table.values() {
+            local.backend.stop().await;
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The reference of the sidecar is made from the code: limits, refusals, metrics and the fields of its file.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use weft_sidecar::limits::Limits;
+use weft_sidecar::metrics::Metrics;
+use weft_sidecar::refusal::Refusal;
+
+const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference.md");
+/// What stands before the tables, by hand.
+const BEGINNING: &str = include_str!("reference/beginning.md");
+
+#[test]
+fn the_reference_is_as_the_code_has_it() {
+    let mut made = BEGINNING.to_owned();
+    limits(&mut made);
+    refusals(&mut made);
+    metrics(&mut made);
+    if std::env::var_os("WEFT_BLESS").is_some() {
+        std::fs::write(PATH, &made).unwrap();
+    }
+    let found = std::fs::read_to_string(PATH).unwrap_or_default();
+    assert_eq!(found, made, "{PATH} is stale: run this test with WEFT_BLESS=1");
+}
+
+fn limits(made: &mut String) {
+    made.push_str("\n## Limits\n\nIn the section `limits` of the file; each in camelCase, as `bodyBytesMax`. Durations are written as `30s` or `5m`.\n\n| limit | default | bounds |\n|---|---|---|\n");
+    for (name, default, meaning) in Limits::described() {
+        writeln!(made, "| `{}` | {default} | {} |", camel(name), meaning.replace('\n', " ")).unwrap();
+    }
+}
+
+fn refusals(made: &mut String) {
+    made.push_str("\n## Refusals\n\nThe word stands in the header `weft-reason`, in the error's `data.reason`, in the access log and in the metrics. Codes below zero are the protocol's own.\n\n| word | status | code | again? | message |\n|---|---|---|---|---|\n");
+    for refusal in Refusal::every() {
+        let told = refusal.told();
+        let again = if told.again { "yes" } else { "no" };
+        let message = refusal.message();
+        writeln!(made, "| `{}` | {} | {} | {again} | {message} |", told.reason, told.status, told.code).unwrap();
+    }
+}
+
+fn metrics(made: &mut String) {
+    made.push_str("\n## Metrics\n\nOn the health port, at `/metrics`. Times are in seconds, sizes in bytes.\n\n| metric | kind | says |\n|---|---|---|\n");
+    let text = Arc::new(Metrics::new()).text();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("# ")).collect::<Vec<_>>();
+    lines.sort_by_key(|line| line.split_once(' ').map(|(_, rest)| rest.to_owned()));
+    let find = |kind: &str, name: &str| {
+        let prefix = format!("{kind} {name} ");
+        lines.iter().find_map(|line| line.strip_prefix(prefix.as_str())).unwrap_or_default().trim_end_matches('.')
+    };
+    let names = lines.iter().filter_map(|line| line.strip_prefix("HELP ")?.split_once(' '));
+    for (name, _) in names {
+        let kind = find("TYPE", name);
+        let suffix = if kind == "counter" { "_total" } else { "" };
+        writeln!(made, "| `{name}{suffix}` | {kind} | {} |", find("HELP", name)).unwrap();
+    }
+}
+
+fn camel(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |made, word| {
+        let (head, tail) = word.split_at(1);
+        made + &head.to_uppercase() + tail
+    })
+}
