@@ -20,9 +20,9 @@ from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 AGENT = Path(__file__).parent / "clients/agent.cjs"
 MODERN = "2026-07-28"
 WATCHED = "test://watched-resource"
-PATIENCE_SECS = 5
-STEP_SECS_MAX = 10
-SECS_MAX = 60
+PATIENCE_SECS = 15
+STEP_SECS_MAX = 30
+SECS_MAX = 100
 # The era that each agent speaks where both are offered.
 ERA_OF = {
     "python-auto": "modern",

@@ -157,7 +157,7 @@ def test_a_server_asks_the_agent_while_a_call_is_under_way(parts, agent, server)
 
 @pytest.mark.parametrize("server", BOTH_ERAS + ONE_ERA)
 def test_agents_of_all_kinds_at_once_get_their_own_answers(parts, server):
-    many = 50
+    many = 25
     with ThreadPoolExecutor(len(AGENTS)) as pool:
         talks = list(pool.map(lambda agent: through(parts, agent, server, ("crowd", many)), AGENTS))
     assert [it.answers for it in talks] == [[many]] * len(AGENTS)

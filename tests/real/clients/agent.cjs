@@ -4,12 +4,13 @@
 //     NODE_PATH=<node_modules> node agent.cjs '{"url": …, "mode": "legacy" | "auto", "transport": "http" | "sse", "steps": […]}'
 'use strict';
 
+const { writeSync } = require('node:fs');
 const { Client, SSEClientTransport, StreamableHTTPClientTransport } = require('@modelcontextprotocol/client');
 
 const LOG_LEVEL_KEY = 'io.modelcontextprotocol/logLevel';
 const WATCHED = 'test://watched-resource';
-const PATIENCE_MS = 5_000;
-const STEP_MS_MAX = 10_000;
+const PATIENCE_MS = 15_000;
+const STEP_MS_MAX = 30_000;
 
 const heard = { asked: [], logs: [], updates: [], changes: 0 };
 
@@ -156,10 +157,13 @@ async function main({ url, mode, transport: kind, steps }) {
     const version = client.getNegotiatedProtocolVersion();
     await transport.terminateSession?.();
     await client.close();
-    process.stdout.write(JSON.stringify({ version, answers, ...heard }));
+    writeSync(1, JSON.stringify({ version, answers, ...heard }));
 }
 
-main(JSON.parse(process.argv[2])).catch((error) => {
-    process.stderr.write(`${error.stack}\n${JSON.stringify(error)}\n`);
-    process.exitCode = 1;
-});
+main(JSON.parse(process.argv[2]))
+    .catch((error) => {
+        process.stderr.write(`${error.stack}\n`);
+        process.exitCode = 1;
+    })
+    // Without waiting for the connections that the SDK keeps for later.
+    .finally(() => process.exit());

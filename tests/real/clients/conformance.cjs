@@ -43,7 +43,10 @@ async function found(client) {
     };
 }
 
-main(process.argv.at(-1)).catch((error) => {
-    process.stderr.write(`${error.stack}\n`);
-    process.exitCode = 1;
-});
+main(process.argv.at(-1))
+    .catch((error) => {
+        process.stderr.write(`${error.stack}\n`);
+        process.exitCode = 1;
+    })
+    // Without waiting for the connections that the SDK keeps for later.
+    .finally(() => process.exit());
