@@ -2,7 +2,8 @@
 //!
 //! The key is made inside aws-lc and stays there: it is never serialized, so it reaches neither a file nor a log nor
 //! any buffer of ours, and aws-lc clears its memory when the last handle goes. The request carries the public key and
-//! nothing else, because whoever signs decides the name.
+//! nothing else, because whoever signs decides the name. Where something else keeps a workload's certificate, its key
+//! is read from a file instead ([`Key::from_pem`]), and stays here from then on.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,15 +12,19 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use rcgen::{CertificateParams, DistinguishedName, PublicKeyData};
 use rustls::SignatureScheme;
-use rustls_pki_types::SubjectPublicKeyInfoDer;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer};
+use zeroize::Zeroizing;
 
-/// Why no request was made. Both are failures of this machine, not of anyone's input.
+/// Why there is no key, or no request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("no key could be generated")]
     Generate,
     #[error("the signing request could not be built")]
     Build(#[source] rcgen::Error),
+    #[error("the text does not hold an ECDSA P-256 private key in PEM")]
+    Load,
 }
 
 /// A fresh key and the request to certify it.
@@ -56,6 +61,18 @@ impl Key {
     pub fn generate() -> Result<Self, Error> {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(|_| Error::Generate)?;
         Ok(Self(Arc::new(pair)))
+    }
+
+    /// Reads a key that something else made: PKCS#8 (`PRIVATE KEY`) or SEC 1 (`EC PRIVATE KEY`).
+    pub fn from_pem(text: &[u8]) -> Result<Self, Error> {
+        let der = PrivateKeyDer::from_pem_slice(text).map(Zeroizing::new).map_err(|_| Error::Load)?;
+        let algorithm = &ECDSA_P256_SHA256_ASN1_SIGNING;
+        let pair = match &*der {
+            PrivateKeyDer::Pkcs8(der) => EcdsaKeyPair::from_pkcs8(algorithm, der.secret_pkcs8_der()),
+            PrivateKeyDer::Sec1(der) => EcdsaKeyPair::from_private_key_der(algorithm, der.secret_sec1_der()),
+            _ => return Err(Error::Load),
+        };
+        pair.map(|pair| Self(Arc::new(pair))).map_err(|_| Error::Load)
     }
 
     fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
@@ -134,6 +151,29 @@ mod tests {
     fn every_request_has_a_new_key() {
         let public = || Request::generate().unwrap().into_key().subject_public_key_info();
         assert_ne!(public(), public());
+    }
+
+    #[test]
+    fn a_key_that_something_else_made_is_read_in_either_form() {
+        let made = rcgen::KeyPair::generate().unwrap();
+        let key = Key::from_pem(made.serialize_pem().as_bytes()).unwrap();
+        assert_eq!(key.der_bytes(), made.der_bytes());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        std::fs::write(&path, made.serialize_pem()).unwrap();
+        let mut openssl = std::process::Command::new("openssl");
+        let sec1 = openssl.args(["pkey", "-traditional", "-in"]).arg(&path).output().unwrap();
+        assert!(sec1.stdout.starts_with(b"-----BEGIN EC PRIVATE KEY"), "{sec1:?}");
+        assert_eq!(Key::from_pem(&sec1.stdout).unwrap().der_bytes(), made.der_bytes());
+    }
+
+    #[test]
+    fn other_keys_and_other_texts_are_refused() {
+        let p384 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap().serialize_pem();
+        let cut = rcgen::KeyPair::generate().unwrap().serialize_pem().replace("END", "FIN");
+        for text in ["", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", &p384, &cut] {
+            assert!(matches!(Key::from_pem(text.as_bytes()), Err(Error::Load)), "{text}");
+        }
     }
 
     #[test]

@@ -129,8 +129,33 @@ pub(crate) fn metadata() -> BoxedStrategy<Metadata> {
 
 fn stdio() -> BoxedStrategy<Stdio> {
     let env = map(parsed("[A-D]{1,2}"), parsed("[ -~\n]{0,3}"));
-    (text(), list(text()), env, option::of(text()))
-        .prop_map(|(command, args, env, working_directory)| Stdio { command, args, env, working_directory })
+    let sharing = prop_oneof![Just(Sharing::Shared), Just(Sharing::PerSession)];
+    (text(), list(text()), env, option::of(text()), sharing, sandbox())
+        .prop_map(|(command, args, env, working_directory, sharing, sandbox)| Stdio {
+            command,
+            args,
+            env,
+            working_directory,
+            sharing,
+            sandbox,
+        })
+        .boxed()
+}
+
+fn sandbox() -> BoxedStrategy<Sandbox> {
+    let counts = (count(), count(), count());
+    let bytes = prop_oneof![Just(0), Just(ByteSize::BYTES_MAX), 0..=ByteSize::BYTES_MAX];
+    let memory = option::of(bytes.prop_map(ByteSize::new));
+    (any::<bool>(), memory, counts, list(parsed("/[a-c]{0,3}")), list(parsed("/[a-c]{0,3}")))
+        .prop_map(|(allow_new_privileges, memory_max, counts, read_only_paths, read_write_paths)| Sandbox {
+            allow_new_privileges,
+            memory_max,
+            processes_max: counts.0,
+            open_files_max: counts.1,
+            cpu_seconds_max: counts.2,
+            read_only_paths,
+            read_write_paths,
+        })
         .boxed()
 }
 

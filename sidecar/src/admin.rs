@@ -2,7 +2,6 @@
 //! administration, on loopback only. Small enough for hyper alone.
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 

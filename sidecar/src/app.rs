@@ -20,11 +20,11 @@ use crate::accept::{Listener, Tls};
 use crate::access_log::{AccessLog, Sink};
 use crate::admin::{self, Door};
 use crate::bootstrap::{Bootstrap, Listen, Source};
-use crate::metrics::{Metrics, ServerSeries};
+use crate::metrics::{Metrics, SeriesByServer, ServerSeries};
 use crate::outbound::{self, Outbound};
 use crate::servers::{self, Servers};
 use crate::state::Live;
-use crate::stdio::Launcher;
+use crate::stdio::launch::Launcher;
 use crate::{control, pipeline, session_id};
 use shown::Shown;
 
@@ -163,8 +163,8 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
     if let Some(socket) = outbound {
         let service = pipeline::Outbound::new(pipeline::OutboundParts {
             to,
+            series: SeriesByServer::new(&metrics, "outbound"),
             limits: Arc::clone(&limits),
-            metrics: Arc::clone(&metrics),
             log,
             drain: tokens.drain.clone(),
             nowhere: nowhere("outbound"),

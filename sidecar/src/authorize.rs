@@ -55,7 +55,7 @@ pub fn authorize(
     match call.kind {
         Kind::Listen => decide("GET", None)?,
         Kind::End => decide("DELETE", None)?,
-        Kind::Posted(_) => {}
+        Kind::Message(_) | Kind::Batch(_) => {}
     }
     Ok(Permit { rule: rule.map(Into::into), _private: () })
 }

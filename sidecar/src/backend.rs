@@ -11,7 +11,7 @@ use weft_proto::resource::kinds::{Location, McpServer, Protocol};
 use crate::bootstrap::Upstream;
 use crate::exchange::front::Front;
 use crate::servers::Parts;
-use crate::stdio::StdioPeer;
+use crate::stdio::{Phase, StdioPeer};
 use crate::upstream::{Destination, Pool, Settings};
 
 /// Time to connect to a server, if nothing else is said.
@@ -109,7 +109,7 @@ impl Backend {
                 let state = child.peer.state();
                 let restarts = i64::try_from(state.restarts).unwrap_or(i64::MAX);
                 let garbage_lines = i64::try_from(state.garbage_lines).unwrap_or(i64::MAX);
-                Seen { up: state.phase.is_ready(), child: Some(SeenChild { restarts, garbage_lines }) }
+                Seen { up: matches!(state.phase, Phase::Ready { .. }), child: Some(SeenChild { restarts, garbage_lines }) }
             }
         }
     }

@@ -30,8 +30,9 @@ pub struct Call<'a> {
 
 #[derive(Debug)]
 pub enum Kind<'a> {
-    /// One message, or several in the one revision that has batches.
-    Posted(Body<'a>),
+    Message(Message<'a>),
+    /// Several messages at once, in the one revision that has them.
+    Batch(Vec<Message<'a>>),
     /// A legacy caller listens.
     Listen,
     /// A legacy caller ends its session.
@@ -47,14 +48,16 @@ pub fn classify<'a>(received: &'a Received, limits: &Limits) -> Result<Call<'a>,
     }
     let bounds = Bounds { depth_max: limits.depth_max, batch_max: limits.batch_max };
     let body = mcp::parse(&received.body, bounds)?;
-    let era = match &body {
-        Body::One(message) => era_of(message, headers, named)?,
-        Body::Batch(messages) => {
-            check_batch(messages, named)?;
-            Era::Legacy
+    match body {
+        Body::One(message) => {
+            let era = era_of(&message, headers, named)?;
+            Ok(Call { era, kind: Kind::Message(message) })
         }
-    };
-    Ok(Call { era, kind: Kind::Posted(body) })
+        Body::Batch(messages) => {
+            check_batch(&messages, named)?;
+            Ok(Call { era: Era::Legacy, kind: Kind::Batch(messages) })
+        }
+    }
 }
 
 fn era_of(message: &Message<'_>, headers: &HeaderMap, named: Option<&str>) -> Result<Era, Unclear> {
@@ -139,8 +142,8 @@ impl<'a> Call<'a> {
     /// The messages, if any.
     pub fn messages(&self) -> &[Message<'a>] {
         match &self.kind {
-            Kind::Posted(Body::One(message)) => std::slice::from_ref(message),
-            Kind::Posted(Body::Batch(messages)) => messages,
+            Kind::Message(message) => std::slice::from_ref(message),
+            Kind::Batch(messages) => messages,
             Kind::Listen | Kind::End => &[],
         }
     }
@@ -148,7 +151,7 @@ impl<'a> Call<'a> {
     /// The one request, if it is one.
     pub const fn request(&self) -> Option<&Request<'a>> {
         match &self.kind {
-            Kind::Posted(Body::One(Message::Request(request))) => Some(request),
+            Kind::Message(Message::Request(request)) => Some(request),
             _ => None,
         }
     }
@@ -156,8 +159,8 @@ impl<'a> Call<'a> {
     /// What the call is counted under.
     pub fn method(&self) -> usize {
         match &self.kind {
-            Kind::Posted(Body::One(message)) => method_index(message.method().unwrap_or("response")),
-            Kind::Posted(Body::Batch(_)) => method_index("batch"),
+            Kind::Message(message) => method_index(message.method().unwrap_or("response")),
+            Kind::Batch(_) => method_index("batch"),
             Kind::Listen => method_index("GET"),
             Kind::End => method_index("DELETE"),
         }

@@ -11,14 +11,13 @@ use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use http_body_util::Full;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use weft_proto::mcp::{Body, Message};
+use weft_proto::mcp::Message;
 use weft_proto::resource::kinds::Era;
 
 use crate::answer::Answer;
 use crate::authorize::Permit;
 use crate::backend::{Backend, CALL_TIMEOUT, Http, IDLE_TIMEOUT};
 use crate::classify::{Call, Kind};
-use crate::exchange::front;
 use crate::headers::{self, CALLER, SERVER, SESSION};
 use crate::identify::Caller;
 use crate::limits::Limits;
@@ -52,18 +51,8 @@ pub async fn inbound(
     match &to.server.backend {
         Backend::Http(http) => to.transparent(http, received, call).await,
         Backend::Child(child) => {
-            let posted = match &call.kind {
-                Kind::Posted(parsed) => Some(front::Posted { parsed, bytes: received.body.clone() }),
-                Kind::Listen | Kind::End => None,
-            };
-            let incoming = front::Incoming {
-                caller: &to.caller.shared_name(),
-                era: call.era,
-                head: &received.head,
-                posted,
-                call_timeout: to.call_timeout(),
-            };
-            let response = child.front.serve(incoming).await?;
+            let (caller, timeout) = (to.caller.shared_name(), to.call_timeout());
+            let response = child.front.serve(&caller, &received.head, call, &received.body, timeout).await?;
             Ok(response.map(Answer::from))
         }
     }
@@ -197,7 +186,7 @@ pub(crate) fn ending(call: &Call<'_>, drain: &CancellationToken) -> Option<Endin
 /// A legacy call goes on when its caller leaves; everything else ends with the caller's connection.
 pub(crate) const fn when_left(call: &Call<'_>) -> WhenLeft {
     match (call.era, &call.kind) {
-        (Era::Legacy, Kind::Posted(Body::One(Message::Request(_)) | Body::Batch(_))) => WhenLeft::ReadOn,
+        (Era::Legacy, Kind::Message(Message::Request(_)) | Kind::Batch(_)) => WhenLeft::ReadOn,
         _ => WhenLeft::Cut,
     }
 }

@@ -1,8 +1,9 @@
 //! What the sidecar counts, in one place. Labels take few values by construction: listeners, servers of this sidecar,
 //! methods of the protocol, reasons.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -11,6 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use weft_proto::name::ServerName;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ListenerLabel {
@@ -200,6 +202,35 @@ impl ServerSeries {
     fn labels(&self, method: usize, reason: &'static str) -> RequestLabels {
         let server = Arc::clone(&self.server);
         RequestLabels { listener: self.listener, server, method: METHODS[method], reason }
+    }
+}
+
+/// Most servers whose series are kept apart. A name that is not known is no server, so this many are called by one
+/// agent.
+const SERVERS_MAX: usize = 4096;
+
+/// The series of the servers that an agent calls, found by name.
+#[derive(Debug)]
+pub struct SeriesByServer {
+    metrics: Arc<Metrics>,
+    listener: &'static str,
+    found: RwLock<HashMap<ServerName, Arc<ServerSeries>>>,
+}
+
+impl SeriesByServer {
+    pub fn new(metrics: &Arc<Metrics>, listener: &'static str) -> Self {
+        Self { metrics: Arc::clone(metrics), listener, found: RwLock::default() }
+    }
+
+    /// The series of a server that is known to exist.
+    pub fn of(&self, server: &ServerName) -> Arc<ServerSeries> {
+        if let Some(series) = self.found.read().unwrap_or_else(PoisonError::into_inner).get(server) {
+            return Arc::clone(series);
+        }
+        let mut found = self.found.write().unwrap_or_else(PoisonError::into_inner);
+        let name = if found.len() < SERVERS_MAX { server.to_string() } else { "other".to_owned() };
+        let make = || Arc::new(ServerSeries::new(&self.metrics, self.listener, name.into()));
+        Arc::clone(found.entry(server.clone()).or_insert_with(make))
     }
 }
 

@@ -56,6 +56,8 @@ pub enum Refusal {
         rule: String,
         explain: bool,
     },
+    /// The server asks for input that the caller's era has no way to give.
+    InputNeeded,
     /// As many calls are under way as the server takes.
     InFlight {
         after: Duration,
@@ -123,6 +125,7 @@ impl Refusal {
             Self::InFlight { .. } => told(429, 4292, "in_flight", true),
             Self::UpstreamBroke(_) => told(502, 5020, "upstream_broke", false),
             Self::UpstreamUnreachable(_) => told(503, 5034, "upstream_unreachable", true),
+            Self::InputNeeded => told(502, 5022, "input_needed", false),
             Self::NoInstance => told(503, 5030, "no_instance", true),
             Self::TimedOut { .. } => told(504, 5040, "timed_out", false),
             Self::ChildExited(_) => told(502, 5021, "child_exited", false),
@@ -166,6 +169,7 @@ impl Refusal {
             Self::TimedOut { after },
             Self::ChildExited(text()),
             Self::ChildBusy(text()),
+            Self::InputNeeded,
             Self::NotReady,
             Self::Draining,
         ]
@@ -197,6 +201,9 @@ impl Refusal {
             Self::TooManySessions => "too many sessions are open".to_owned(),
             Self::Denied { target, rule, explain: true } => format!("{target} is refused by {rule}"),
             Self::Denied { target, .. } => format!("{target} is unknown or not permitted"),
+            Self::InputNeeded => {
+                "the server asks for input that a client of this protocol version cannot give".to_owned()
+            }
             Self::InFlight { .. } => "too many calls are under way".to_owned(),
             Self::UpstreamBroke(_) => "the server's answer broke off or cannot be read".to_owned(),
             Self::UpstreamUnreachable(_) => "the server cannot be reached".to_owned(),

@@ -19,7 +19,7 @@ use crate::metrics::{Metrics, ServerSeries};
 use crate::refusal::Refusal;
 use crate::receive::Place;
 use crate::state::Current;
-use crate::stdio::Launcher;
+use crate::stdio::launch::Launcher;
 
 /// A server beside this sidecar.
 #[derive(Debug)]

@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a story that cannot go on says so best where it stops")]
 
+mod broken;
+mod fake;
+mod link;
 mod mesh;
+mod sidecar;
 mod streams;
 mod trust;

@@ -49,6 +49,39 @@ impl Shown {
     }
 }
 
+/// How the source of configuration stands.
+fn control(state: &control::State) -> Value {
+    let problem = |it: &Option<control::Problem>| {
+        it.as_ref().map(|it| json!({ "at": at(it.at), "message": it.message }))
+    };
+    let types = state.types.iter().map(|(ty, it)| {
+        let of_type = json!({
+            "resources": it.resources,
+            "acknowledged": it.acknowledged,
+            "rejected": it.rejected,
+            "revision": it.revision,
+            "nack": problem(&it.nack),
+        });
+        (ty.name().to_owned(), of_type)
+    });
+    json!({
+        "connected": state.connected,
+        "complete": state.complete,
+        "since": state.since.map(at),
+        "controlPlane": state.control_plane,
+        "streams": state.streams,
+        "lastError": problem(&state.last_error),
+        "heldBack": state.held_back,
+        "storedAt": state.store.stored_at.map(at),
+        "storeError": problem(&state.store.error),
+        "types": types.collect::<serde_json::Map<_, _>>(),
+    })
+}
+
+fn at(time: std::time::SystemTime) -> String {
+    jiff::Timestamp::try_from(time).map(|at| at.to_string()).unwrap_or_default()
+}
+
 impl admin::Shown for Shown {
     fn ready(&self) -> Result<(), String> {
         if self.tokens.drain.is_cancelled() {
@@ -56,7 +89,7 @@ impl admin::Shown for Shown {
         }
         if !self.live.is_ready() {
             return Err(match &self.control.borrow().last_error {
-                Some(error) => format!("no configuration yet: {error}"),
+                Some(error) => format!("no configuration yet: {}", error.message),
                 None => "no configuration yet".to_owned(),
             });
         }
@@ -71,12 +104,11 @@ impl admin::Shown for Shown {
     fn config_dump(&self) -> Value {
         let current = self.live.load();
         let snapshot = &current.snapshot;
-        let at = |time| jiff::Timestamp::try_from(time).map(|at| at.to_string()).unwrap_or_default();
         json!({
             "origin": format!("{:?}", current.origin),
             "version": &*current.version,
             "since": at(current.since),
-            "control": self.control.borrow().to_json(),
+            "control": control(&self.control.borrow()),
             "serving": self.servers.all().iter().map(|local| local.label.to_string()).collect::<Vec<_>>(),
             "warnings": snapshot.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "snapshot": snapshot.to_string(),

@@ -6,6 +6,12 @@
 //! message as the bytes of one JSON-RPC object. Messages are always in the peer's own era; translating them is the
 //! bridge's business, and so is everything about the caller's transport.
 
+pub mod front;
+pub mod http;
+pub mod probe;
+mod sessions;
+pub mod sse_server;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,6 +21,7 @@ use tokio::sync::{broadcast, mpsc};
 use weft_proto::resource::kinds::Era;
 
 use crate::refusal::Refusal;
+
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 

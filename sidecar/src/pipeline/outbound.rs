@@ -19,7 +19,7 @@ use crate::forward::{self, apart, ending, is_event_stream, when_left};
 use crate::headers::{self, SESSION};
 use crate::identify::Identified;
 use crate::limits::Limits;
-use crate::metrics::{Counted, Metrics, ServerSeries};
+use crate::metrics::{Counted, SeriesByServer, ServerSeries};
 use crate::outbound::{self as to, Affinity};
 use crate::receive::{self, Place, Received};
 use crate::record::Open;
@@ -37,12 +37,12 @@ pub struct Outbound(Arc<Parts>);
 pub struct Parts {
     pub to: Arc<to::Outbound>,
     pub limits: Arc<Limits>,
-    pub metrics: Arc<Metrics>,
     pub log: AccessLog,
     /// Ends what merely listens.
     pub drain: CancellationToken,
     /// For requests about no server.
     pub nowhere: Arc<ServerSeries>,
+    pub series: SeriesByServer,
 }
 
 impl Outbound {
@@ -65,7 +65,7 @@ impl Outbound {
         })?;
         note(&call, record);
         let Place::Server(server) = &received.place else { return Err(Refusal::NoSuchPath) };
-        let series = parts.to.series(server, &parts.metrics)?;
+        let series = parts.series.of(server);
         record.about(Arc::clone(&series), server.to_string().into());
         let _permit = authorize::local();
         let answer = self.send(server, &received, &call).await?;

@@ -15,19 +15,32 @@ use super::lease::Lease;
 pub struct UpstreamBody {
     incoming: Incoming,
     lease: Option<Lease>,
+    held: Option<Box<dyn Send + Sync>>,
 }
 
 impl UpstreamBody {
     pub(super) fn new(incoming: Incoming, lease: Lease) -> Self {
-        let mut body = Self { incoming, lease: Some(lease) };
+        let mut body = Self { incoming, lease: Some(lease), held: None };
         body.finish_if_ended();
         body
     }
 
+    /// Keeps something until the answer was read to its end or is dropped.
+    #[must_use]
+    pub fn hold(mut self, what: impl Send + Sync + 'static) -> Self {
+        self.held = self.lease.is_some().then(|| Box::new(what) as Box<dyn Send + Sync>);
+        self
+    }
+
     fn finish_if_ended(&mut self) {
-        if self.incoming.is_end_stream()
-            && let Some(lease) = self.lease.take()
-        {
+        if self.incoming.is_end_stream() {
+            self.finish();
+        }
+    }
+
+    fn finish(&mut self) {
+        self.held = None;
+        if let Some(lease) = self.lease.take() {
             lease.finish();
         }
     }
@@ -45,12 +58,8 @@ impl Body for UpstreamBody {
         let frame = ready!(Pin::new(&mut this.incoming).poll_frame(context));
         match &frame {
             Some(Ok(_)) => this.finish_if_ended(),
-            Some(Err(_)) => this.lease = None,
-            None => {
-                if let Some(lease) = this.lease.take() {
-                    lease.finish();
-                }
-            }
+            Some(Err(_)) => (this.lease, this.held) = (None, None),
+            None => this.finish(),
         }
         Poll::Ready(frame)
     }

@@ -80,7 +80,8 @@ impl Connector {
             Address::Name { host, port } => (host, *port),
         };
         let addresses = self.resolve(host, port).await?;
-        let connected = first_of(&addresses).await.unwrap_or_else(|| Err(Error::NoAddress { host: host.clone() }));
+        let connected =
+            first_of(&addresses).await.unwrap_or_else(|| Err(Error::NoAddress { host: host.clone() }));
         if connected.is_err() {
             // They may be the old ones.
             *self.resolved.lock().unwrap_or_else(PoisonError::into_inner) = None;

@@ -43,6 +43,8 @@ pub(super) struct Multiplexed {
     pub(super) peer_max: Arc<AtomicUsize>,
     pub(super) streams: AtomicUsize,
     pub(super) requests: AtomicUsize,
+    /// The requests that the last sweep saw: as many at the next one say that nobody used it in between.
+    pub(super) swept_at: AtomicUsize,
     pub(super) retired: AtomicBool,
 }
 
@@ -100,7 +102,9 @@ impl Lease {
                 let sent = sender.try_send_request(request).await;
                 sent.map_err(|error| never_processed(error, spare, connection))
             }
-            Held::Nothing => return Err(SendError::NeverSent { request: Box::new(request), why: Unsent::Closed }),
+            Held::Nothing => {
+                return Err(SendError::NeverSent { request: Box::new(request), why: Unsent::Closed });
+            }
         };
         Ok(sent?.map(|incoming: Incoming| UpstreamBody::new(incoming, self)))
     }
@@ -212,8 +216,7 @@ impl Shared {
         parts.scheme = Some(self.scheme.clone());
         parts.authority = Some(self.authority.clone());
         parts.path_and_query = request.uri().path_and_query().cloned();
-        let path = parts.path_and_query.get_or_insert(uri::PathAndQuery::from_static("/"));
-        debug_assert!(!path.as_str().is_empty());
+        parts.path_and_query.get_or_insert(uri::PathAndQuery::from_static("/"));
         if let Ok(uri) = Uri::from_parts(parts) {
             *request.uri_mut() = uri;
         }

@@ -57,4 +57,6 @@ pub enum Unsent {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 //! awaited or dropped that could want it again.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use http::uri::{Authority, Scheme};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rand::Rng;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -181,7 +183,8 @@ impl Shared {
         state.multiplexed.retain(|connection| connection.is_usable(now, self.settings.requests_max));
         let room = |connection: &&Arc<Multiplexed>| {
             let peer_max = connection.peer_max.load(Ordering::Relaxed);
-            connection.streams.load(Ordering::Relaxed) < self.settings.streams_per_connection_max.min(peer_max)
+            connection.streams.load(Ordering::Relaxed)
+                < self.settings.streams_per_connection_max.min(peer_max)
         };
         state.multiplexed.iter().find(room).cloned()
     }
@@ -248,15 +251,15 @@ impl Shared {
 
     /// Sees to it that connections that nobody uses are closed. The task ends when there are none.
     fn sweep(&self, state: &mut State) {
-        if std::mem::replace(&mut state.swept, true) {
-            return;
-        }
+        // Whatever is given back after the runtime has ended goes with the pool.
+        let (false, Ok(runtime)) = (state.swept, Handle::try_current()) else { return };
+        state.swept = true;
         let (me, every) = (self.me.clone(), self.settings.idle_timeout / 2);
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             loop {
                 sleep(every.max(Duration::from_millis(1))).await;
                 let Some(shared) = me.upgrade() else { break };
-                if !shared.sweep_once(every) {
+                if !shared.sweep_once() {
                     break;
                 }
             }
@@ -264,7 +267,7 @@ impl Shared {
     }
 
     /// Whether anything is left that may be swept later.
-    fn sweep_once(&self, every: Duration) -> bool {
+    fn sweep_once(&self) -> bool {
         let now = Instant::now();
         let mut state = self.lock();
         let State { idle, multiplexed, .. } = &mut *state;
@@ -276,7 +279,6 @@ impl Shared {
             quiet || !connection.is_usable(now, self.settings.requests_max)
         });
         let unused: Vec<_> = unused.collect();
-        let _ = every;
         state.swept = !(state.idle.is_empty() && state.multiplexed.is_empty());
         let again = state.swept;
         drop(state);
@@ -403,6 +405,7 @@ impl Dial {
             drop(waiting.send(Turn::Refused(why.clone())));
         }
         self.place = None;
+        self.shared.settle(self.shared.lock());
         why
     }
 }
@@ -410,8 +413,9 @@ impl Dial {
 impl Drop for Dial {
     fn drop(&mut self) {
         if !self.done {
-            self.shared.lock().dialing -= 1;
+            let mut state = self.shared.lock();
+            state.dialing -= 1;
+            self.shared.settle(state);
         }
-        // The place goes after this, and lets those who wait try.
     }
 }

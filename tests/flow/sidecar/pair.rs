@@ -19,7 +19,7 @@ use weft_certs::verifier::Expect;
 use weft_sidecar::access_log::Sink;
 use weft_sidecar::app::{self, Running, Surroundings};
 use weft_sidecar::bootstrap::Bootstrap;
-use weft_sidecar::stdio::Launcher;
+use weft_sidecar::stdio::launch::Launcher;
 use weft_tests::link::Workload;
 
 use super::upstream::Upstream;
@@ -98,7 +98,7 @@ pub(crate) async fn start(bootstrap: Value) -> Running {
     let bootstrap: Bootstrap = serde_json::from_value(bootstrap).unwrap();
     let around = Surroundings {
         workers: tokio::runtime::Handle::current(),
-        launcher: Launcher::own(),
+        launcher: Launcher::default(),
         access_log: Sink::Off,
         set_logging: Arc::new(|_| Ok(())),
     };

@@ -6,13 +6,19 @@
 
 mod csr;
 mod resources;
+mod snapshot;
 mod spiffe;
+mod sse;
+mod stdio;
 mod wire;
 mod xds;
 
 pub use csr::csr;
 pub use resources::resources;
+pub use snapshot::snapshot;
 pub use spiffe::spiffe;
+pub use sse::sse;
+pub use stdio::stdio;
 pub use wire::wire;
 pub use xds::xds;
 

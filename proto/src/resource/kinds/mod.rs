@@ -7,6 +7,7 @@ mod quota;
 mod route;
 mod selector;
 mod server;
+mod stdio;
 mod telemetry;
 mod tool;
 mod trust;
@@ -19,8 +20,9 @@ pub use route::{Mirror, Route, RouteMatch, RouteRule, WeightedServer};
 pub use selector::ServerSelector;
 pub use server::{
     Balancer, CircuitBreaker, Era, External, HealthCheck, InFlight, LoadBalancing, Location, McpServer,
-    OutlierEjection, Protocol, Retries, StaticEndpoint, Stdio, Timeouts, WorkloadInstances,
+    OutlierEjection, Protocol, Retries, StaticEndpoint, Timeouts, WorkloadInstances,
 };
+pub use stdio::{Sandbox, Sharing, Stdio};
 pub use telemetry::{AccessLog, AuditDetail, LogFormat, OtlpProtocol, Telemetry, Tracing};
 pub use tool::{CacheScope, ResponseCache, RetryClass, Strictness, ToolPolicy};
 pub use trust::{DefaultAction, FederatedDomain, Trust};

@@ -3,9 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::stdio::Stdio;
 use super::{Labels, is_default};
-use crate::name::{EnvName, EnvValue, HostPort, ObjectName, ServiceAccount, WebUrl};
-use crate::resource::bounded::{Count, List, Map, Text};
+use crate::name::{HostPort, ObjectName, ServiceAccount, WebUrl};
+use crate::resource::bounded::{Count, List, Text};
 use crate::resource::units::Span;
 
 /// A logical MCP server: where its instances are and how to speak with them. Exactly one of `workload`, `endpoints`,
@@ -111,6 +112,9 @@ impl TryFrom<Raw> for McpServer {
         if matches!(location, Location::Stdio(_)) && (raw.path.is_some() || raw.protocol != Protocol::Auto) {
             return Err("path and protocol say nothing about a stdio server; leave them out");
         }
+        if let Location::Stdio(stdio) = &location {
+            stdio.sandbox.paths_are_absolute()?;
+        }
         Ok(Self {
             location,
             service_account: raw.service_account,
@@ -206,23 +210,6 @@ pub struct StaticEndpoint {
 pub struct External {
     /// Where its MCP endpoint is.
     pub url: WebUrl,
-}
-
-/// A command that speaks MCP over stdin and stdout.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Stdio {
-    /// The program, found through `PATH` if it has no slash.
-    pub command: Text<4096>,
-    /// Its arguments.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub args: List<Text<8192>, 256>,
-    /// Its environment, besides what the sidecar passes on.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub env: Map<EnvName, EnvValue, 128>,
-    /// The folder it starts in.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub working_directory: Option<Text<4096>>,
 }
 
 /// How a server is spoken to.

@@ -130,6 +130,15 @@ fn mistakes_are_told_with_line_column_field_and_expectation() {
     check(&server("stdio: &a { command: npx }"), "anchor");
     check(&server("stdio: { command: npx"), ":");
     check(&server("stdio: npx"), "spec.stdio");
+    check(&server("stdio: { command: npx, sharing: some }"), "spec.stdio.sharing");
+    check(
+        &server("stdio: { command: npx, sandbox: { openFilesMax: 3 } }"),
+        "spec.stdio.sandbox.openFilesMax",
+    );
+    check(
+        &server("stdio: { command: npx, sandbox: { readWritePaths: [data] } }"),
+        "the paths of a sandbox must start with a slash",
+    );
     check(
         &server("stdio: { command: npx }").replace("name: a", "name: A"),
         "metadata.name: name contains 'A' at byte 0",

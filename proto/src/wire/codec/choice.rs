@@ -35,6 +35,7 @@ choices! {
     balancer: kinds::Balancer = pb::Balancer {
         LeastRequest = LeastRequest, RoundRobin = RoundRobin, Random = Random, ConsistentHash = ConsistentHash
     }
+    sharing: kinds::Sharing = pb::Sharing { Shared = Shared, PerSession = PerSession }
     action: kinds::Action = pb::AccessAction { Allow = Allow, Deny = Deny, Audit = Audit }
     calendar_window: units::CalendarWindow = pb::CalendarWindow { Day = Day, Month = Month }
     limit_scope: kinds::LimitScope = pb::LimitScope { Instance = Instance, Mesh = Mesh }

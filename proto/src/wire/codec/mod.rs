@@ -13,6 +13,7 @@ mod mesh;
 mod quota;
 mod read;
 mod server;
+mod stdio;
 mod telemetry;
 mod tool;
 mod write;

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use prost_types::Duration;
 
 use crate::resource::bounded::{Count, List, Map};
-use crate::resource::units::Span;
+use crate::resource::units::{ByteSize, Span};
 
 /// What is wrong, and where, as a path that grows outwards.
 #[derive(Debug)]
@@ -129,6 +129,13 @@ pub(super) fn optional_count<const MIN: u32, const MAX: u32>(
     number: Option<impl Into<u64>>,
 ) -> Read<Option<Count<MIN, MAX>>> {
     number.map(count).transpose()
+}
+
+pub(super) fn size(bytes: u64) -> Read<ByteSize> {
+    match bytes <= ByteSize::BYTES_MAX {
+        true => Ok(ByteSize::new(bytes)),
+        false => Err(Wrong::new(format_args!("{bytes} is out of range; expected at most 1 TiB"))),
+    }
 }
 
 pub(super) fn span(duration: Duration) -> Read<Span> {

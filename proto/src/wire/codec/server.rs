@@ -1,17 +1,16 @@
 //! `Server` and `Endpoints`.
 
-use super::choice;
 use super::read::{
     Read, at, list, map, nonzero, optional_count, optional_list, optional_span, optional_text, required,
     rule, text, texts,
 };
 use super::write::{self, optional_duration, string, string_map, strings, unless_default};
-use super::{decode_meta, pb};
+use super::{choice, decode_meta, pb, stdio};
 use crate::name::ServerName;
 use crate::resource::kinds::raw::{RawServer, some_labels};
 use crate::resource::kinds::{
     CircuitBreaker, External, HealthCheck, InFlight, LoadBalancing, Location, McpServer, OutlierEjection,
-    Retries, StaticEndpoint, Stdio, Timeouts, WorkloadInstances,
+    Retries, StaticEndpoint, Timeouts, WorkloadInstances,
 };
 use crate::wire::{Endpoint, Endpoints, Object};
 
@@ -77,7 +76,7 @@ pub(super) fn decode(message: pb::Server) -> Read<Object<McpServer>> {
         pb::server::Location::External(pb::ExternalLocation { url }) => {
             external = Some(External { url: at("external.url", text(&url))? });
         }
-        pb::server::Location::Stdio(it) => stdio = Some(at("stdio", decode_stdio(it))?),
+        pb::server::Location::Stdio(it) => stdio = Some(at("stdio", stdio::decode(it))?),
     }
     let spec = RawServer {
         workload,
@@ -115,14 +114,7 @@ fn encode_location(location: &Location) -> pb::server::Location {
         Location::External(External { url }) => {
             pb::server::Location::External(pb::ExternalLocation { url: url.to_string() })
         }
-        Location::Stdio(Stdio { command, args, env, working_directory }) => {
-            pb::server::Location::Stdio(pb::StdioLocation {
-                command: command.to_string(),
-                args: strings(args),
-                env: string_map(env),
-                working_directory: string(working_directory),
-            })
-        }
+        Location::Stdio(it) => pb::server::Location::Stdio(stdio::encode(it)),
     }
 }
 
@@ -151,16 +143,6 @@ fn decode_static_endpoint(message: pb::StaticEndpoint) -> Read<StaticEndpoint> {
         address: at("address", text(&address))?,
         weight: at("weight", nonzero(weight))?,
         locality: at("locality", optional_text(&locality))?,
-    })
-}
-
-fn decode_stdio(message: pb::StdioLocation) -> Read<Stdio> {
-    let pb::StdioLocation { command, args, env, working_directory } = message;
-    Ok(Stdio {
-        command: at("command", text(&command))?,
-        args: at("args", texts(args))?,
-        env: at("env", map(env, |value| text(&value)))?,
-        working_directory: at("working_directory", optional_text(&working_directory))?,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use super::access::{decode_selector, encode_selector};
 use super::choice;
-use super::read::{Read, Wrong, at, map, optional_span, optional_texts, required, span, text, texts};
+use super::read::{Read, at, map, optional_span, optional_texts, required, size, span, text, texts};
 use super::write::{duration, optional_duration, optional_strings, string_map, strings};
 use super::{decode_meta, pb};
 use crate::resource::kinds::{ResponseCache, ToolPolicy};
@@ -85,11 +85,4 @@ fn decode_cache(message: pb::ResponseCache) -> Read<ResponseCache> {
         ttl: at("ttl", required(ttl).and_then(span))?,
         scope: at("scope", choice::cache_scope::decode(scope))?,
     })
-}
-
-fn size(bytes: u64) -> Read<ByteSize> {
-    match bytes <= ByteSize::BYTES_MAX {
-        true => Ok(ByteSize::new(bytes)),
-        false => Err(Wrong::new(format_args!("{bytes} is out of range; expected at most 1 TiB"))),
-    }
 }

@@ -1,0 +1,454 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use weft_proto::mcp::{Request, Revision};
+use weft_proto::resource::kinds::Era;
+
+use super::*;
+use crate::exchange::Introduction;
+
+const BOUNDS: Bounds = Bounds { depth_max: 64, batch_max: 1 };
+
+fn legacy_server() -> ToLegacy {
+    let result = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{"listChanged":true},"tasks":{"list":{}},"resources":{"subscribe":true},"logging":{}},"serverInfo":{"name":"files","version":"1.0"},"instructions":"Be \"nice\"."}"#;
+    let introduction =
+        Introduction { era: Era::Legacy, revision: "2025-11-25".to_owned(), result: result.into() };
+    ToLegacy::new(&introduction, BOUNDS).unwrap()
+}
+
+fn modern_server() -> ToModern {
+    let result = r#"{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{"listChanged":true},"extensions":{"io.modelcontextprotocol/tasks":{},"io.modelcontextprotocol/ui":{"x":1.0}},"logging":{}},"instructions":"Hi","ttlMs":5,"cacheScope":"public","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"new","version":"2"}}}"#;
+    let introduction =
+        Introduction { era: Era::Modern, revision: "2026-07-28".to_owned(), result: result.into() };
+    ToModern::new(&introduction, BOUNDS).unwrap()
+}
+
+fn with_request<T>(message: &str, then: impl FnOnce(&Bytes, &Request<'_>) -> T) -> T {
+    let bytes = Bytes::copy_from_slice(message.as_bytes());
+    match mcp::parse(&bytes, BOUNDS).unwrap() {
+        mcp::Body::One(Message::Request(request)) => then(&bytes, &request),
+        other => panic!("{other:?} is no request"),
+    }
+}
+
+fn asked(method: &str) -> Asked {
+    let message =
+        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{"name":"x","uri":"x"}}}}"#);
+    with_request(&message, |_, request| Asked::of(request))
+}
+
+fn to_legacy(message: &str) -> Result<Outgoing, Refusal> {
+    with_request(message, |bytes, request| legacy_server().request(bytes, request))
+}
+
+fn to_modern(caller: Caller<'_>, message: &str) -> Result<Outgoing, Refusal> {
+    with_request(message, |bytes, request| modern_server().request(caller, bytes, request))
+}
+
+fn text(bytes: &Bytes) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn value(bytes: &Bytes) -> Value {
+    serde_json::from_slice(bytes).unwrap()
+}
+
+#[track_caller]
+fn forwarded(outgoing: Result<Outgoing, Refusal>) -> String {
+    match outgoing.unwrap() {
+        Outgoing::Forward(message) => text(&message).to_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn answered(outgoing: Result<Outgoing, Refusal>) -> Value {
+    match outgoing.unwrap() {
+        Outgoing::Answer(message) => value(&message),
+        other => panic!("{other:?}"),
+    }
+}
+
+mod a_modern_caller_at_a_legacy_server {
+    use super::*;
+
+    #[track_caller]
+    fn check_request(params: &str, expected: &str) {
+        let request = |params| {
+            format!(r#"{{"jsonrpc": "2.0", "id": "a", "method": "tools/call", "params": {params}}}"#)
+        };
+        assert_eq!(forwarded(to_legacy(&request(params))), request(expected));
+    }
+
+    #[test]
+    fn requests_lose_only_what_their_era_added() {
+        let modern = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{"roots":{}},"io.modelcontextprotocol/clientInfo":{"name":"c"},"io.modelcontextprotocol/logLevel":"info""#;
+        check_request(&format!(r#"{{"_meta":{{{modern}}},"name":"t"}}"#), r#"{"name":"t"}"#);
+        check_request(
+            &format!(r#"{{ "name":"t", "arguments": {{"a": 1.10}}, "_meta":{{{modern}}} }}"#),
+            r#"{ "name":"t", "arguments": {"a": 1.10} }"#,
+        );
+        check_request(
+            &format!(
+                r#"{{"name":"t","_meta":{{"progressToken": 7,{modern},"traceparent":"00","com.example/x": [1]}}}}"#
+            ),
+            r#"{"name":"t","_meta":{"progressToken": 7,"traceparent":"00","com.example/x": [1]}}"#,
+        );
+        check_request(
+            &format!(r#"{{"inputResponses":{{}},"name":"t","requestState":"s","_meta":{{{modern}}}}}"#),
+            r#"{"name":"t"}"#,
+        );
+        check_request(r#"{"name":"t"}"#, r#"{"name":"t"}"#);
+    }
+
+    #[test]
+    fn discovery_is_answered_from_the_handshake() {
+        let answer = answered(to_legacy(r#"{"jsonrpc":"2.0","id":3,"method":"server/discover"}"#));
+        let expected = json!({"jsonrpc": "2.0", "id": 3, "result": {
+            "resultType": "complete",
+            "supportedVersions": ["2026-07-28"],
+            "capabilities": {"tools": {"listChanged": true}, "resources": {"subscribe": true}, "logging": {}},
+            "instructions": "Be \"nice\".",
+            "ttlMs": 0,
+            "cacheScope": "private",
+            "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "files", "version": "1.0"}},
+        }});
+        assert_eq!(answer, expected);
+    }
+
+    #[test]
+    fn listening_is_not_the_servers_to_answer() {
+        let message =
+            r#"{"jsonrpc":"2.0","id":3,"method":"subscriptions/listen","params":{"notifications":{}}}"#;
+        assert_eq!(to_legacy(message), Ok(Outgoing::Listen));
+    }
+
+    #[test]
+    fn methods_of_the_other_era_do_not_exist() {
+        for method in
+            ["initialize", "ping", "logging/setLevel", "resources/subscribe", "tasks/get", "tasks/list"]
+        {
+            let message = format!(
+                r#"{{"jsonrpc":"2.0","id":3,"method":"{method}","params":{{"uri":"a","taskId":"b","level":"info"}}}}"#
+            );
+            assert_eq!(to_legacy(&message), Err(Refusal::MethodNotFound(method.to_owned())));
+        }
+        let unknown = r#"{"jsonrpc":"2.0","id":3,"method":"skills/list"}"#;
+        assert_eq!(forwarded(to_legacy(unknown)), unknown, "what nobody knows may be an extension's");
+    }
+
+    #[track_caller]
+    fn check_response(method: &str, response: &str, expected: &str) {
+        let response = Bytes::copy_from_slice(response.as_bytes());
+        let translated = legacy_server().response(asked(method), &response).unwrap();
+        assert_eq!(text(&translated), expected);
+    }
+
+    const INFO: &str = r#""io.modelcontextprotocol/serverInfo":{"name":"files","version":"1.0"}"#;
+
+    #[test]
+    fn results_gain_what_their_era_needs() {
+        check_response(
+            "tools/call",
+            r#"{"jsonrpc":"2.0","id":1,"result":{ "content":[{"type":"text","text":"1.0"}]}}"#,
+            &format!(
+                r#"{{"jsonrpc":"2.0","id":1,"result":{{"_meta":{{{INFO}}},"resultType":"complete", "content":[{{"type":"text","text":"1.0"}}]}}}}"#
+            ),
+        );
+        check_response(
+            "tools/list",
+            r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[],"_meta":{"a":1}}}"#,
+            &format!(
+                r#"{{"jsonrpc":"2.0","id":1,"result":{{"resultType":"complete","ttlMs":0,"cacheScope":"private","tools":[],"_meta":{{{INFO},"a":1}}}}}}"#
+            ),
+        );
+        check_response(
+            "resources/read",
+            r#"{"jsonrpc":"2.0","id":1,"result":{"contents":[],"ttlMs":9,"resultType":"x","_meta":null}}"#,
+            &format!(
+                r#"{{"jsonrpc":"2.0","id":1,"result":{{"_meta":{{{INFO}}},"resultType":"complete","ttlMs":0,"cacheScope":"private","contents":[]}}}}"#
+            ),
+        );
+        check_response(
+            "completion/complete",
+            r#"{"jsonrpc":"2.0","id":1,"result":{}}"#,
+            &format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"_meta":{{{INFO}}},"resultType":"complete"}}}}"#),
+        );
+    }
+
+    #[test]
+    fn errors_get_the_codes_of_their_era() {
+        let error = |code: i64| {
+            format!(
+                r#"{{"jsonrpc":"2.0","id":1,"error":{{"message":"m","code":{code},"data":{{"a":1.0}}}}}}"#
+            )
+        };
+        for (code, expected) in
+            [(-32002, -32602), (-32602, -32602), (-32601, -32601), (-32020, -32603), (7, 7)]
+        {
+            check_response("tools/call", &error(code), &error(expected));
+        }
+        let response = Bytes::from(error(-32042));
+        let translated = value(&legacy_server().response(asked("tools/call"), &response).unwrap());
+        assert_eq!(translated["error"]["code"], 5022);
+        assert_eq!(translated["id"], 1);
+    }
+
+    #[test]
+    fn what_is_no_response_breaks_the_exchange() {
+        for message in ["{}", "[", r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#] {
+            let refusal = legacy_server().response(asked("ping"), &Bytes::from(message)).unwrap_err();
+            assert!(matches!(refusal, Refusal::UpstreamBroke(_)), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn log_messages_come_from_the_asked_level_on() {
+        let asked = |level: &str| {
+            let message = format!(
+                r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"x","_meta":{{{level}}}}}}}"#
+            );
+            with_request(&message, |_, request| Asked::of(request))
+        };
+        let note = |level: &str| {
+            Bytes::from(format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"{level}","data":1}}}}"#
+            ))
+        };
+        let server = legacy_server();
+        let warned = asked(r#""io.modelcontextprotocol/logLevel":"warning""#);
+        for (level, is_told) in
+            [("debug", false), ("notice", false), ("warning", true), ("emergency", true), ("?", false)]
+        {
+            assert_eq!(server.note(warned, note(level)).is_some(), is_told, "{level}");
+            assert_eq!(server.note(asked(""), note(level)), None);
+        }
+    }
+
+    #[test]
+    fn only_notifications_of_the_request_are_told_with_it() {
+        let note = |method: &str| {
+            let message = format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/{method}","params":{{"uri":"a","requestId":1}}}}"#
+            );
+            legacy_server().note(asked("tools/call"), Bytes::from(message)).is_some()
+        };
+        assert!(note("progress") && note("something/new"));
+        for method in ["tools/list_changed", "resources/updated", "cancelled", "tasks/status"] {
+            assert!(!note(method), "{method}");
+        }
+        assert!(legacy_server().note(asked("tools/call"), Bytes::from_static(b"no")).is_none());
+    }
+
+    #[test]
+    fn a_server_that_asks_is_told_that_there_is_nobody() {
+        let request = |method: &str| format!(r#"{{"jsonrpc":"2.0","id":"s-1","method":"{method}"}}"#);
+        let decline = |method: &str| value(&legacy_server().decline(request(method).as_bytes()).unwrap());
+        assert_eq!(decline("ping"), json!({"jsonrpc": "2.0", "id": "s-1", "result": {}}));
+        assert_eq!(decline("roots/list")["error"]["code"], -32601);
+        assert_eq!(legacy_server().decline(br#"{"jsonrpc":"2.0","method":"x"}"#), None);
+    }
+
+    #[test]
+    fn a_handshake_that_says_nothing_usable_is_refused() {
+        for result in ["", "[]", "{}", r#"{"capabilities":[],"serverInfo":{}}"#] {
+            let introduction =
+                Introduction { era: Era::Legacy, revision: "2025-11-25".to_owned(), result: result.into() };
+            assert!(
+                matches!(ToLegacy::new(&introduction, BOUNDS), Err(Refusal::UpstreamBroke(_))),
+                "{result}"
+            );
+        }
+    }
+}
+
+mod a_legacy_caller_at_a_modern_server {
+    use super::*;
+
+    const CALLER: Caller<'static> = Caller { client_info: Some(r#"{"name":"c","n":1.0}"#), log_level: None };
+
+    #[test]
+    fn the_handshake_is_answered_from_discovery() {
+        let initialize = |version: &str| {
+            let message = format!(
+                r#"{{"jsonrpc":"2.0","id":0,"method":"initialize","params":{{"protocolVersion":"{version}","capabilities":{{}},"clientInfo":{{"name":"c"}}}}}}"#
+            );
+            answered(to_modern(CALLER, &message))
+        };
+        let expected = json!({"jsonrpc": "2.0", "id": 0, "result": {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {
+                "tools": {"listChanged": true},
+                "extensions": {"io.modelcontextprotocol/ui": {"x": 1.0}},
+                "logging": {},
+            },
+            "serverInfo": {"name": "new", "version": "2"},
+            "instructions": "Hi",
+        }});
+        assert_eq!(initialize("2025-06-18"), expected);
+        for (asked, given) in
+            [("2024-11-05", "2024-11-05"), ("2026-07-28", "2025-11-25"), ("2099-01-01", "2025-11-25")]
+        {
+            assert_eq!(initialize(asked)["result"]["protocolVersion"], given);
+        }
+        assert_eq!(agreed(None), Revision::LATEST_LEGACY);
+    }
+
+    #[test]
+    fn requests_gain_what_their_era_needs() {
+        let message = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{ "name":"t","_meta":{"progressToken":"p"}}}"#;
+        let expected = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{ "name":"t","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"c","n":1.0},"progressToken":"p"}}}"#;
+        assert_eq!(forwarded(to_modern(CALLER, message)), expected);
+        let bare = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+        let caller = Caller { client_info: None, log_level: Some(Level::Error) };
+        let expected = r#"{"jsonrpc":"2.0","id":1,"params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/logLevel":"error"}},"method":"tools/list"}"#;
+        assert_eq!(forwarded(to_modern(caller, bare)), expected);
+    }
+
+    #[test]
+    fn what_belongs_to_the_session_stays_here() {
+        let ask = |method: &str, params: &str| {
+            to_modern(CALLER, &format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#))
+        };
+        let done = Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"result":{}}"#);
+        assert_eq!(ask("ping", "{}"), Ok(Outgoing::Answer(done.clone())));
+        for (method, params, change) in [
+            ("logging/setLevel", r#"{"level":"alert"}"#, Change::LogLevel(Level::Alert)),
+            ("resources/subscribe", r#"{"uri":"a:b"}"#, Change::Subscribe("a:b".to_owned())),
+            ("resources/unsubscribe", r#"{"uri":"a:b"}"#, Change::Unsubscribe("a:b".to_owned())),
+        ] {
+            assert_eq!(ask(method, params), Ok(Outgoing::Remember(change, done.clone())));
+        }
+        assert_eq!(answered(ask("logging/setLevel", r#"{"level":"loud"}"#))["error"]["code"], -32602);
+        for method in ["server/discover", "subscriptions/listen", "tasks/list"] {
+            assert_eq!(ask(method, "{}"), Err(Refusal::MethodNotFound(method.to_owned())));
+        }
+    }
+
+    #[test]
+    fn notifications_of_the_handshake_are_kept_back() {
+        let tell = |method: &str| {
+            let message = Bytes::from(format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#));
+            match mcp::parse(&message, BOUNDS).unwrap() {
+                mcp::Body::One(Message::Notification(it)) => {
+                    modern_server().notification(&message, &it).is_some()
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(!tell("notifications/initialized") && !tell("notifications/roots/list_changed"));
+        assert!(tell("notifications/com.example/x"));
+    }
+
+    #[track_caller]
+    fn check_response(method: &str, response: &str, expected: &str) {
+        let response = Bytes::copy_from_slice(response.as_bytes());
+        let translated = modern_server().response(asked(method), &response).unwrap();
+        assert_eq!(text(&translated), expected);
+    }
+
+    #[test]
+    fn results_lose_only_what_their_era_added() {
+        check_response(
+            "tools/list",
+            r#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete","tools":[], "ttlMs":1,"cacheScope":"public","_meta":{"io.modelcontextprotocol/serverInfo":{}}}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[]}}"#,
+        );
+        check_response(
+            "tools/call",
+            r#"{"jsonrpc":"2.0","id":1,"result":{"content":[],"ttlMs":1,"_meta":{"a":1}}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"result":{"content":[],"ttlMs":1,"_meta":{"a":1}}}"#,
+        );
+    }
+
+    #[test]
+    fn a_server_that_asks_for_input_is_told_as_an_error() {
+        for response in [
+            r#"{"jsonrpc":"2.0","id":"x","result":{"resultType":"input_required","requestState":"s"}}"#,
+            r#"{"jsonrpc":"2.0","id":"x","result":{"resultType":"task","taskId":"s"}}"#,
+            r#"{"jsonrpc":"2.0","id":"x","result":{"resultType":5}}"#,
+            r#"{"jsonrpc":"2.0","id":"x","error":{"code":-32021,"message":"m","data":{"requiredCapabilities":{}}}}"#,
+        ] {
+            let translated =
+                value(&modern_server().response(asked("tools/call"), &Bytes::from(response)).unwrap());
+            assert_eq!(translated["id"], "x");
+            assert_eq!(translated["error"]["code"], 5022);
+            assert_eq!(translated["error"]["data"]["reason"], "input_needed");
+        }
+    }
+
+    #[test]
+    fn errors_about_headers_are_ours_and_the_others_stay() {
+        let error =
+            |code: i64| format!(r#"{{"jsonrpc":"2.0","id":1,"error":{{"code":{code},"message":"m"}}}}"#);
+        for (code, expected) in [(-32020, -32603), (-32022, -32603), (-32602, -32602), (-32601, -32601)] {
+            check_response("tools/call", &error(code), &error(expected));
+        }
+    }
+
+    #[test]
+    fn notifications_lose_the_name_of_their_stream() {
+        let note = |message: &str| {
+            modern_server().note(Bytes::copy_from_slice(message.as_bytes())).map(|it| text(&it).to_owned())
+        };
+        let id = r#""io.modelcontextprotocol/subscriptionId":"l""#;
+        let updated = |meta: &str| {
+            format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{{"uri":"a"{meta}}}}}"#
+            )
+        };
+        assert_eq!(note(&updated(&format!(r#","_meta":{{{id}}}"#))), Some(updated("")));
+        assert_eq!(
+            note(&updated(&format!(r#","_meta":{{"a":1,{id}}}"#))),
+            Some(updated(r#","_meta":{"a":1}"#))
+        );
+        assert_eq!(note(&updated("")), Some(updated("")));
+        let acknowledged = format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"_meta":{{{id}}}}}}}"#
+        );
+        assert_eq!(note(&acknowledged), None);
+    }
+}
+
+/// JSON as others write it: any key order, blanks, numbers of any precision, escapes.
+fn json_text() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("1.10".to_owned()),
+        Just("123456789012345678901234567890".to_owned()),
+        Just("-0.0e+5".to_owned()),
+        Just("null".to_owned()),
+        Just(r#""\u00e9\/ü""#.to_owned()),
+        "[a-z]{0,5}".prop_map(|text| format!("\"{text}\"")),
+    ];
+    leaf.prop_recursive(3, 16, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[ {}]", items.join(", "))),
+            prop::collection::btree_map("[a-z]{1,6}", inner, 0..4).prop_map(|members| {
+                let members: Vec<_> =
+                    members.iter().rev().map(|(key, value)| format!("\"{key}\" :{value}")).collect();
+                format!("{{{} }}", members.join(","))
+            }),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn an_ordinary_call_comes_through_both_translations_byte_by_byte(
+        arguments in json_text(), extra in json_text(), token in 0..9_u32, blank in "[ \n]{0,2}", has_meta: bool,
+    ) {
+        let meta = if has_meta { format!(r#","_meta":{{"progressToken":{token}}}"#) } else { String::new() };
+        let request = format!(
+            r#"{{"jsonrpc":"2.0","id":{token},"method":"tools/call","params":{{{blank}"name":"t","arguments":{{"a":{arguments}}},"zz":{extra}{meta}}}}}"#
+        );
+        let caller = Caller { client_info: Some("{}"), log_level: Some(Level::Info) };
+        let there = forwarded(to_modern(caller, &request));
+        prop_assert_eq!(forwarded(to_legacy(&there)), request);
+
+        let response = format!(
+            r#"{{"jsonrpc":"2.0","id":{token},"result":{{{blank}"content":[{arguments}],"structuredContent":{extra}{meta}}}}}"#
+        );
+        let there = legacy_server().response(asked("tools/call"), &response.clone().into()).unwrap();
+        let back = modern_server().response(asked("tools/call"), &there).unwrap();
+        prop_assert_eq!(text(&back), response);
+    }
+}

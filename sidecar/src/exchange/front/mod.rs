@@ -1,0 +1,171 @@
+//! The caller's half of speaking to a server message by message: both eras of Streamable HTTP towards the caller, a
+//! [`Peer`] towards the server.
+//!
+//! Whoever comes here was let in: nothing is decided here about who may do what. What the two eras call by different
+//! names is translated by the bridge.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http::request::Parts;
+use tokio::time::interval;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use weft_proto::mcp;
+use weft_proto::resource::kinds::Era;
+
+use crate::body::Body;
+use crate::classify::Call;
+use crate::limits::Limits;
+use crate::refusal::Refusal;
+
+use super::Peer;
+use super::sessions::Sessions;
+
+mod answer;
+pub(super) mod calls;
+pub(super) mod client;
+mod conversation;
+mod discover;
+mod interest;
+mod legacy;
+mod modern;
+mod pump;
+pub(super) mod replay;
+mod events;
+pub(super) mod streams;
+mod subscribe;
+pub(super) mod topics;
+mod translate;
+mod watch;
+
+/// How often sessions are looked through for those that were idle for too long.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+
+/// The part of the time to drain in which calls that are still under way are told that they will not be answered.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A request that was let in.
+#[derive(Clone, Copy, Debug)]
+struct Incoming<'a> {
+    caller: &'a Arc<str>,
+    head: &'a Parts,
+    /// Where the message was read from.
+    body: &'a Bytes,
+    call_timeout: Duration,
+}
+
+/// One server, as callers see it.
+#[derive(Debug)]
+pub struct Front {
+    peer: Arc<dyn Peer>,
+    known: translate::Known,
+    sessions: Sessions,
+    /// The calls of those who have no session.
+    modern_calls: calls::Calls,
+    discovered: discover::Discovered,
+    watched: watch::Watched,
+    settings: Settings,
+    /// What has no end of its own ends now.
+    drain: CancellationToken,
+    /// Everything ends now.
+    stop: CancellationToken,
+    _background: DropGuard,
+}
+
+#[derive(Clone, Debug)]
+struct Settings {
+    comment_every: Duration,
+    unread_max: usize,
+    calls_per_session_max: usize,
+    bounds: mcp::Bounds,
+}
+
+impl Front {
+    /// When `drain` is cancelled, streams that have no end of their own end, and calls under way have a while left.
+    pub fn new(peer: Arc<dyn Peer>, limits: &Limits, drain: CancellationToken) -> Arc<Self> {
+        let settings = Settings {
+            comment_every: *limits.keep_alive_comment_every,
+            unread_max: limits.stream_queue_max,
+            calls_per_session_max: limits.calls_per_session_max,
+            bounds: mcp::Bounds { depth_max: limits.depth_max, batch_max: limits.batch_max },
+        };
+        let background = CancellationToken::new();
+        let stop = CancellationToken::new();
+        let front = Arc::new(Self {
+            sessions: Sessions::new(Arc::clone(&peer), limits),
+            peer,
+            known: translate::Known::default(),
+            modern_calls: calls::Calls::default(),
+            discovered: discover::Discovered::default(),
+            watched: watch::Watched::default(),
+            settings,
+            drain: drain.clone(),
+            stop: stop.clone(),
+            _background: background.clone().drop_guard(),
+        });
+        let left = limits.drain_timeout.saturating_sub(LAST_WORDS);
+        let stopping = background.clone();
+        tokio::spawn(stopping.run_until_cancelled_owned(async move {
+            drain.cancelled().await;
+            tokio::time::sleep(left).await;
+            stop.cancel();
+        }));
+        let swept = Arc::downgrade(&front);
+        tokio::spawn(background.run_until_cancelled_owned(async move {
+            let mut ticks = interval(SWEEP_EVERY);
+            loop {
+                ticks.tick().await;
+                let Some(front) = swept.upgrade() else { return };
+                front.sessions.sweep();
+            }
+        }));
+        front
+    }
+
+    /// Serves a request that was let in, and is to be answered in the era that it was taken for. Whoever has the same
+    /// name is the same caller. The server has until `call_timeout` to say something.
+    pub async fn serve(
+        self: &Arc<Self>,
+        caller: &Arc<str>,
+        head: &Parts,
+        call: &Call<'_>,
+        body: &Bytes,
+        call_timeout: Duration,
+    ) -> Result<Response<Body>, Refusal> {
+        let incoming = Incoming { caller, head, body, call_timeout };
+        match call.era {
+            Era::Modern => self.modern(incoming, &call.kind).await,
+            Era::Legacy => self.legacy(incoming, &call.kind).await,
+        }
+    }
+
+    /// Sessions that are open.
+    pub fn sessions(&self) -> usize {
+        self.sessions.count()
+    }
+
+    /// The server as it introduces itself; waits for it to be ready.
+    async fn server(&self) -> Result<Arc<translate::Server>, Refusal> {
+        self.known.ask(&*self.peer, self.settings.bounds).await
+    }
+
+    fn conversation(
+        &self,
+        question: conversation::Question,
+        call_timeout: Duration,
+    ) -> conversation::Conversation {
+        let cancelled = question.under_way.as_ref().map(|call| call.cancelled.clone()).unwrap_or_default();
+        let rules = conversation::Rules {
+            call_timeout,
+            cancelled,
+            stop: self.stop.clone(),
+            bounds: self.settings.bounds,
+        };
+        conversation::Conversation::begin(&self.peer, question, rules)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! Servers that are spoken to over HTTP, message by message: Streamable HTTP of the legacy era with its sessions
+//! ([`LegacyHttp`]), and of the modern one without ([`ModernHttp`]).
+//!
+//! The way to the server is behind [`Http`]. There is no limit here on how long an answer may take: whoever asks knows
+//! how long it will wait, and drops what it no longer wants. Nothing that may have reached a server is ever sent twice.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HOST};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use weft_proto::mcp::{Bounds, Revision};
+
+use crate::limits::Limits;
+use crate::refusal::Refusal;
+use crate::sse;
+
+use super::BoxFuture;
+
+pub(super) mod answer;
+mod client;
+pub(super) mod legacy;
+pub(super) mod modern;
+pub(super) mod sessions;
+pub(super) mod sort;
+
+pub use client::{Address, Direct};
+pub use legacy::LegacyHttp;
+pub use modern::ModernHttp;
+
+/// The body of a server's answer. Dropping it before its end gives the connection up.
+pub type AnswerBody = UnsyncBoxBody<Bytes, Refusal>;
+
+/// The way to one server.
+///
+/// A failure before anything was sent is [`Refusal::UpstreamUnreachable`], every other one [`Refusal::UpstreamBroke`].
+/// Dropping the future gives the request up, and the connection that it went over.
+pub trait Http: Send + Sync + std::fmt::Debug + 'static {
+    fn send(&self, request: Request<Full<Bytes>>) -> BoxFuture<'_, Result<Response<AnswerBody>, Refusal>>;
+}
+
+/// Where at a server its endpoint is, and what every request to it has.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Path and query.
+    pub path: String,
+    /// What `Host` says. Servers that guard against rebinding want their own name, and often their port.
+    pub host: HeaderValue,
+    /// Headers of each request besides those that the protocol needs.
+    pub headers: HeaderMap,
+}
+
+impl Target {
+    pub(super) fn request(
+        &self,
+        method: Method,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, Refusal> {
+        self.request_at(&self.path, method, headers, body)
+    }
+
+    /// A request to another place at the same server.
+    pub(super) fn request_at(
+        &self,
+        path: &str,
+        method: Method,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, Refusal> {
+        let invalid =
+            |error| Refusal::UpstreamUnreachable(format!("the path {path:?} cannot be asked for: {error}"));
+        let mut request =
+            Request::builder().method(method).uri(path).body(Full::new(body)).map_err(invalid)?;
+        let all = request.headers_mut();
+        all.extend(self.headers.clone());
+        all.extend(headers);
+        all.insert(HOST, self.host.clone());
+        Ok(request)
+    }
+}
+
+/// What bounds an exchange.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub bounds: Bounds,
+    pub answer_bytes_max: usize,
+    pub event_bytes_max: usize,
+    /// Messages that wait for an asker.
+    pub queue_max: usize,
+    pub sessions_max: usize,
+    pub session_idle_timeout: Duration,
+    /// Time for what introduces two to each other, where nobody else sets a limit.
+    pub handshake_timeout: Duration,
+}
+
+impl Settings {
+    pub fn of(limits: &Limits) -> Self {
+        Self {
+            bounds: Bounds { depth_max: limits.depth_max, batch_max: limits.batch_max },
+            answer_bytes_max: limits.answer_bytes_max,
+            event_bytes_max: limits.event_bytes_max,
+            queue_max: limits.stream_queue_max,
+            sessions_max: limits.sessions_max,
+            session_idle_timeout: *limits.session_idle_timeout,
+            handshake_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Headers with which a message is posted.
+pub(super) fn posting() -> HeaderMap {
+    HeaderMap::from_iter([
+        (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (ACCEPT, HeaderValue::from_static("application/json, text/event-stream")),
+    ])
+}
+
+/// Headers with which a stream is asked for.
+pub(super) fn listening() -> HeaderMap {
+    HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(sse::MEDIA_TYPE))])
+}
+
+/// The parameters of our own `initialize`. Servers get to ask nothing of us.
+pub(super) fn initialize(id: &str, revision: Revision) -> Bytes {
+    let version = env!("CARGO_PKG_VERSION");
+    format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"initialize\",\"params\":{{\"protocolVersion\":\"{revision}\",\
+         \"capabilities\":{{}},\"clientInfo\":{{\"name\":\"weft\",\"version\":\"{version}\"}}}}}}"
+    )
+    .into()
+}
+
+/// A request of our own in the modern era; `more` are further members of its parameters.
+pub(super) fn modern_request(id: &str, method: &str, more: &str) -> Bytes {
+    let (version, revision) = (env!("CARGO_PKG_VERSION"), Revision::LATEST);
+    format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"{method}\",\"params\":{{\"_meta\":{{\
+         \"io.modelcontextprotocol/protocolVersion\":\"{revision}\",\
+         \"io.modelcontextprotocol/clientCapabilities\":{{}},\
+         \"io.modelcontextprotocol/clientInfo\":{{\"name\":\"weft\",\"version\":\"{version}\"}}}}{more}}}}}"
+    )
+    .into()
+}
+
+#[cfg(test)]
+pub(super) mod fake;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! The sessions that are kept at one server of the legacy era: one for each asker, made when it is first needed.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::HeaderValue;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+
+use crate::exchange::{Aside, Asker};
+use crate::refusal::Refusal;
+
+/// One asker's session.
+#[derive(Debug)]
+pub(crate) struct Session<E = Established> {
+    /// What the server agreed to; none until the first handshake is done. Locked while one is under way.
+    pub(crate) established: tokio::sync::Mutex<Option<Arc<E>>>,
+    pub(crate) asides: broadcast::Sender<Aside>,
+    /// Whether someone listens for what the server says outside of requests.
+    pub(crate) is_listening: AtomicBool,
+    used: Mutex<Instant>,
+}
+
+/// What a handshake came to.
+#[derive(Debug)]
+pub(crate) struct Established {
+    /// Servers without state have none.
+    pub(crate) id: Option<HeaderValue>,
+    pub(crate) revision: HeaderValue,
+}
+
+impl<E> Session<E> {
+    fn new(asides_max: usize) -> Self {
+        Self {
+            established: tokio::sync::Mutex::new(None),
+            asides: broadcast::Sender::new(asides_max),
+            is_listening: AtomicBool::new(false),
+            used: Mutex::new(Instant::now()),
+        }
+    }
+
+    fn touch(&self) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn quiet_for(&self) -> Duration {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
+/// All sessions at one server. A session is in use as long as anyone else holds it or hears its asides.
+#[derive(Debug)]
+pub(crate) struct Sessions<E = Established> {
+    sessions_max: usize,
+    idle_timeout: Duration,
+    asides_max: usize,
+    table: Mutex<HashMap<Asker, Arc<Session<E>>>>,
+}
+
+/// A session, and those that had to go for it.
+#[derive(Debug)]
+pub(crate) struct Opened<E> {
+    pub(crate) session: Arc<Session<E>>,
+    pub(crate) gone: Vec<Arc<Session<E>>>,
+}
+
+impl<E> Sessions<E> {
+    pub(crate) fn new(sessions_max: usize, idle_timeout: Duration, asides_max: usize) -> Self {
+        Self { sessions_max, idle_timeout, asides_max, table: Mutex::default() }
+    }
+
+    /// The asker's session. Where there are as many as allowed, the one that was quiet the longest makes room.
+    pub(crate) fn open(&self, asker: &Asker) -> Result<Opened<E>, Refusal> {
+        let mut table = self.table();
+        if let Some(session) = table.get(asker) {
+            session.touch();
+            return Ok(Opened { session: Arc::clone(session), gone: Vec::new() });
+        }
+        let mut gone = Vec::new();
+        if table.len() >= self.sessions_max {
+            gone = take_where(&mut table, |session| session.quiet_for() >= self.idle_timeout);
+        }
+        if table.len() >= self.sessions_max {
+            let unused = table.iter().filter(|(_, session)| is_unused(session));
+            let quietest = unused.max_by_key(|(_, session)| session.quiet_for());
+            let quietest = quietest.map(|(asker, _)| asker.clone()).ok_or(Refusal::TooManySessions)?;
+            gone.extend(table.remove(&quietest));
+        }
+        let session = Arc::new(Session::new(self.asides_max));
+        table.insert(asker.clone(), Arc::clone(&session));
+        Ok(Opened { session, gone })
+    }
+
+    pub(crate) fn close(&self, asker: &Asker) -> Option<Arc<Session<E>>> {
+        self.table().remove(asker)
+    }
+
+    /// Takes out those that were quiet for too long.
+    pub(crate) fn take_idle(&self) -> Vec<Arc<Session<E>>> {
+        take_where(&mut self.table(), |session| session.quiet_for() >= self.idle_timeout)
+    }
+
+    pub(crate) fn take_all(&self) -> Vec<Arc<Session<E>>> {
+        self.table().drain().map(|(_, session)| session).collect()
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<Asker, Arc<Session<E>>>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_unused<E>(session: &Arc<Session<E>>) -> bool {
+    Arc::strong_count(session) == 1 && session.asides.receiver_count() == 0
+}
+
+/// Takes out the unused ones of which something holds.
+fn take_where<E>(
+    table: &mut HashMap<Asker, Arc<Session<E>>>,
+    holds: impl Fn(&Session<E>) -> bool,
+) -> Vec<Arc<Session<E>>> {
+    let mut gone = Vec::new();
+    table.retain(|_, session| {
+        let goes = is_unused(session) && holds(session);
+        if goes {
+            gone.push(Arc::clone(session));
+        }
+        !goes
+    });
+    gone
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asker(name: &str) -> Asker {
+        Asker { caller: name.into(), session: None }
+    }
+
+    const IDLE: Duration = Duration::from_secs(60);
+
+    #[tokio::test(start_paused = true)]
+    async fn the_quietest_session_makes_room_unless_all_are_in_use() {
+        let sessions: Sessions = Sessions::new(2, IDLE, 1);
+        let a = sessions.open(&asker("a")).unwrap().session;
+        drop(sessions.open(&asker("b")).unwrap());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(Arc::ptr_eq(&sessions.open(&asker("a")).unwrap().session, &a));
+        let opened = sessions.open(&asker("c")).unwrap();
+        assert_eq!(opened.gone.len(), 1, "b was quiet");
+        assert_eq!(sessions.open(&asker("d")).unwrap_err(), Refusal::TooManySessions);
+        drop(a);
+        assert_eq!(sessions.open(&asker("d")).unwrap().gone.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_is_forgotten_when_it_was_idle_for_too_long() {
+        let sessions: Sessions = Sessions::new(8, IDLE, 1);
+        drop(sessions.open(&asker("a")).unwrap());
+        let heard = sessions.open(&asker("b")).unwrap().session.asides.subscribe();
+        let used = sessions.open(&asker("c")).unwrap().session;
+        assert!(sessions.take_idle().is_empty());
+        tokio::time::advance(IDLE).await;
+        assert_eq!(sessions.take_idle().len(), 1);
+        drop((heard, used));
+        assert_eq!(sessions.take_idle().len(), 2);
+        assert!(sessions.take_all().is_empty());
+    }
+}

@@ -1,0 +1,258 @@
+//! The sessions that the sidecar keeps for callers of the legacy era, so that no server has to be found again by one.
+//!
+//! A session belongs to the caller who opened it. Its id is no secret that opens anything: to anyone else the session
+//! does not exist. Not here: what is done with a session; that is the front's business.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use weft_proto::mcp::revision::Revision;
+
+use crate::limits::Limits;
+use crate::refusal::Refusal;
+
+use super::front::{calls::Calls, client::Client, replay, streams::Streams, topics::Topics};
+use super::{Asker, Peer};
+
+/// Quiet time after which a session may have to make room for another of the same caller.
+const QUIET_MIN: Duration = Duration::from_secs(60);
+
+/// All sessions at one server.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    peer: Arc<dyn Peer>,
+    bounds: Bounds,
+    /// Bytes that all sessions together keep for resumption.
+    kept_bytes: Arc<AtomicUsize>,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug)]
+struct Bounds {
+    sessions_max: usize,
+    per_caller_max: usize,
+    idle_timeout: Duration,
+    kept: replay::Bounds,
+    kept_for: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    by_id: HashMap<Arc<str>, Arc<Session>>,
+    /// How many each caller has.
+    callers: HashMap<Arc<str>, usize>,
+}
+
+impl Table {
+    fn insert(&mut self, id: &Arc<str>, session: &Arc<Session>) {
+        self.by_id.insert(Arc::clone(id), Arc::clone(session));
+        *self.callers.entry(Arc::clone(&session.asker.caller)).or_default() += 1;
+    }
+
+    fn remove(&mut self, id: &str) -> Option<Arc<Session>> {
+        let session = self.by_id.remove(id)?;
+        match self.callers.get_mut(&session.asker.caller) {
+            Some(count) if *count > 1 => *count -= 1,
+            // Forgotten, so that the map never outgrows the sessions.
+            _ => drop(self.callers.remove(&session.asker.caller)),
+        }
+        Some(session)
+    }
+
+    fn remove_where(&mut self, over: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
+        let ids: Vec<_> =
+            self.by_id.iter().filter(|(_, session)| over(session)).map(|(id, _)| Arc::clone(id)).collect();
+        ids.iter().filter_map(|id| self.remove(id)).collect()
+    }
+
+    fn longest_quiet(&self, caller: &str) -> Option<Arc<str>> {
+        self.by_id
+            .iter()
+            .filter(|(_, session)| &*session.asker.caller == caller)
+            .filter_map(|(id, session)| Some((session.quiet_for()?, id)))
+            .filter(|(quiet, _)| *quiet >= QUIET_MIN)
+            .max_by_key(|(quiet, _)| *quiet)
+            .map(|(_, id)| Arc::clone(id))
+    }
+}
+
+impl Sessions {
+    pub(crate) fn new(peer: Arc<dyn Peer>, limits: &Limits) -> Self {
+        let bounds = Bounds {
+            sessions_max: limits.sessions_max,
+            per_caller_max: limits.sessions_per_caller_max,
+            idle_timeout: *limits.session_idle_timeout,
+            kept: replay::Bounds {
+                events_max: limits.replay_events_max,
+                bytes_max: limits.replay_bytes_max,
+                total_bytes_max: limits.replay_total_bytes_max,
+            },
+            kept_for: *limits.replay_timeout,
+        };
+        Self { peer, bounds, kept_bytes: Arc::default(), table: Mutex::default() }
+    }
+
+    /// Opens a session. A caller who has as many as allowed loses the one that was quiet the longest; others' are
+    /// never ended for its sake.
+    pub(crate) fn open(
+        &self,
+        caller: &Arc<str>,
+        revision: Revision,
+        client: Client,
+    ) -> Result<Arc<Session>, Refusal> {
+        let id: Arc<str> = format!("{:032x}", rand::random::<u128>()).into();
+        let asker = Asker { caller: Arc::clone(caller), session: Some(Arc::clone(&id)) };
+        let kept = Arc::new(replay::Kept::new(self.bounds.kept, Arc::clone(&self.kept_bytes)));
+        let session = Arc::new(Session {
+            streams: Streams::new(kept, self.peer.asides(&asker)),
+            asker,
+            revision,
+            client,
+            calls: Calls::default(),
+            topics: Topics::default(),
+            over: CancellationToken::new(),
+            users: AtomicUsize::new(0),
+            used: Mutex::new(Instant::now()),
+        });
+        let mut table = self.table();
+        let has_room = |table: &Table| {
+            table.by_id.len() < self.bounds.sessions_max
+                && table.callers.get(caller).is_none_or(|count| *count < self.bounds.per_caller_max)
+        };
+        let mut ended = Vec::new();
+        if !has_room(&table) {
+            ended = table.remove_where(|session| session.is_expired(self.bounds.idle_timeout));
+        }
+        if !has_room(&table) {
+            ended.extend(table.longest_quiet(caller).and_then(|id| table.remove(&id)));
+        }
+        let opened = has_room(&table);
+        if opened {
+            table.insert(&id, &session);
+        }
+        drop(table);
+        self.end_all(ended);
+        if !opened {
+            self.end_all([session]);
+            return Err(Refusal::TooManySessions);
+        }
+        Ok(session)
+    }
+
+    /// The caller's own session with this id.
+    pub(crate) fn find(&self, caller: &str, id: &str) -> Result<Arc<Session>, Refusal> {
+        let mut table = self.table();
+        let found = table.by_id.get(id).filter(|session| &*session.asker.caller == caller);
+        let session = Arc::clone(found.ok_or(Refusal::SessionUnknown)?);
+        if session.is_expired(self.bounds.idle_timeout) {
+            table.remove(id);
+            drop(table);
+            self.end_all([session]);
+            return Err(Refusal::SessionUnknown);
+        }
+        session.touch();
+        Ok(session)
+    }
+
+    /// Ends the caller's own session with this id.
+    pub(crate) fn close(&self, caller: &str, id: &str) -> Result<(), Refusal> {
+        let session = self.find(caller, id)?;
+        // Two may close it at once; one of them finds it gone.
+        self.table().remove(id).ok_or(Refusal::SessionUnknown)?;
+        self.end_all([session]);
+        Ok(())
+    }
+
+    /// Ends what was idle for too long, and forgets what nobody came back for.
+    pub(crate) fn sweep(&self) {
+        let mut table = self.table();
+        let ended = table.remove_where(|session| session.is_expired(self.bounds.idle_timeout));
+        for session in table.by_id.values() {
+            session.streams.forget_older_than(self.bounds.kept_for);
+        }
+        drop(table);
+        self.end_all(ended);
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.table().by_id.len()
+    }
+
+    fn end_all(&self, sessions: impl IntoIterator<Item = Arc<Session>>) {
+        for session in sessions {
+            session.over.cancel();
+            self.peer.end(&session.asker);
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Sessions {
+    fn drop(&mut self) {
+        let ended = self.table().remove_where(|_| true);
+        self.end_all(ended);
+    }
+}
+
+/// One session of one caller.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) asker: Asker,
+    /// The revision agreed on with the caller.
+    pub(crate) revision: Revision,
+    pub(crate) client: Client,
+    pub(crate) streams: Streams,
+    pub(crate) calls: Calls,
+    pub(crate) topics: Topics,
+    /// Cancelled when the session has ended.
+    pub(crate) over: CancellationToken,
+    /// Streams and calls under way.
+    users: AtomicUsize,
+    used: Mutex<Instant>,
+}
+
+impl Session {
+    /// The id, as the caller knows it.
+    pub(crate) fn id(&self) -> &str {
+        self.asker.session.as_deref().unwrap_or_default()
+    }
+
+    /// Keeps the session from being idle until dropped.
+    pub(crate) fn use_it(self: &Arc<Self>) -> InUse {
+        self.users.fetch_add(1, Ordering::AcqRel);
+        InUse(Arc::clone(self))
+    }
+
+    fn touch(&self) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// For how long nothing was done with it; nothing while something is.
+    fn quiet_for(&self) -> Option<Duration> {
+        let used = *self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.users.load(Ordering::Acquire) == 0).then(|| used.elapsed())
+    }
+
+    fn is_expired(&self, idle_timeout: Duration) -> bool {
+        self.quiet_for().is_some_and(|quiet| quiet >= idle_timeout)
+    }
+}
+
+/// A stream or a call of a session.
+#[derive(Debug)]
+pub(crate) struct InUse(Arc<Session>);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.touch();
+        self.0.users.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,241 @@
+//! What is known of each server: its instances, with a pool of connections for each, and how to choose among them. Made
+//! anew from each configuration; what stays the same is taken over, with its connections and all that was learnt.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::uri::PathAndQuery;
+use weft_certs::tls;
+use weft_certs::verifier::Expect;
+use weft_proto::compile::{ServerEntry, Snapshot};
+use weft_proto::name::{HostPort, ServerName, SpiffeId};
+use weft_proto::resource::kinds::{self, McpServer};
+use weft_proto::wire::Endpoint;
+
+use super::Config;
+use super::affinity::Affinity;
+use super::balance::{Balancer, Ejection, Load, Member, stable_hash};
+use super::budget::Budget;
+use crate::refusal::Refusal;
+use crate::session_id::Tag;
+use crate::upstream::{Address, Destination, Pool, Settings};
+
+/// Either is fine; the peer chooses.
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+const RETRIES: u32 = 1;
+const BUDGET_PERCENT: u32 = 20;
+
+/// All servers that this sidecar may reach.
+#[derive(Debug, Default)]
+pub(super) struct Servers(HashMap<ServerName, Arc<Reach>>);
+
+/// One server.
+#[derive(Debug)]
+pub(super) struct Reach {
+    pub(super) server: ServerName,
+    /// What all of this was made of.
+    entry: Arc<ServerEntry>,
+    pub(super) path: PathAndQuery,
+    pub(super) instances: Vec<Arc<Instance>>,
+    by_tag: HashMap<Tag, usize>,
+    pub(super) balancer: Balancer,
+    pub(super) call_timeout: Duration,
+    pub(super) try_timeout: Option<Duration>,
+    pub(super) retries: u32,
+    pub(super) budget_percent: u32,
+    pub(super) budget: Arc<Budget>,
+}
+
+/// One instance of a server.
+#[derive(Debug)]
+pub(super) struct Instance {
+    pub(super) address: HostPort,
+    identity: SpiffeId,
+    limits: Limits,
+    tls: Arc<rustls::ClientConfig>,
+    pub(super) tag: Tag,
+    pub(super) pool: Pool,
+    pub(super) load: Arc<Load>,
+}
+
+/// What a server's configuration says of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limits {
+    connect_timeout: Duration,
+    connections_max: usize,
+    pending_max: usize,
+}
+
+impl Limits {
+    fn of(server: &McpServer) -> Self {
+        let default = Settings::peer();
+        let breaker = server.circuit_breaker.unwrap_or_default();
+        Self {
+            connect_timeout: server.timeouts.connect.map_or(default.connect_timeout, |span| span.duration()),
+            connections_max: breaker.connections_max.map_or(default.connections_max, |it| it.get() as usize),
+            pending_max: breaker.pending_max.map_or(default.pending_max, |it| it.get() as usize),
+        }
+    }
+
+    const fn settings(self) -> Settings {
+        let Self { connect_timeout, connections_max, pending_max } = self;
+        Settings { connect_timeout, connections_max, pending_max, ..Settings::peer() }
+    }
+}
+
+impl Servers {
+    pub(super) fn reach(&self, server: &ServerName) -> Option<&Arc<Reach>> {
+        self.0.get(server)
+    }
+
+    /// The servers of a configuration, with all that these have in common with it.
+    pub(super) fn next(&self, snapshot: &Snapshot, config: &Config, now: Instant) -> Self {
+        let reach = |(name, entry): (&ServerName, &Arc<ServerEntry>)| {
+            let former = self.0.get(name);
+            let reach = match former.filter(|former| former.is_of(entry)) {
+                Some(former) => Arc::clone(former),
+                None => Arc::new(Reach::new(name, entry, former.map(|former| &**former), config, now)),
+            };
+            (name.clone(), reach)
+        };
+        Self(snapshot.servers.iter().map(reach).collect())
+    }
+
+    /// Instances that are no longer there take no more requests.
+    pub(super) fn retire_all_but(&self, present: &Self) {
+        for (name, former) in &self.0 {
+            let kept = present.0.get(name).map_or(&[][..], |reach| &reach.instances);
+            let gone = former.instances.iter().filter(|it| !kept.iter().any(|kept| Arc::ptr_eq(kept, it)));
+            gone.for_each(|instance| instance.pool.retire());
+        }
+    }
+}
+
+impl Reach {
+    fn new(
+        name: &ServerName,
+        entry: &Arc<ServerEntry>,
+        former: Option<&Self>,
+        config: &Config,
+        now: Instant,
+    ) -> Self {
+        let server = &entry.server.spec;
+        let mut making = Making::new(former, Limits::of(server), config, now);
+        let mut members = Vec::new();
+        let mut instances = Vec::new();
+        for endpoint in entry.endpoints.iter() {
+            let Some(identity) = &endpoint.identity else {
+                tracing::warn!(server = %name, address = %endpoint.address, "instance without identity left out");
+                continue;
+            };
+            let instance = making.instance(endpoint, identity);
+            members.push(member(endpoint, &instance, server.load_balancing, config));
+            instances.push(instance);
+        }
+        let retries = server.retries.unwrap_or_default();
+        let ejection = Ejection::from(server.outlier_ejection.as_ref());
+        Self {
+            path: path(name),
+            by_tag: instances.iter().enumerate().map(|(at, instance)| (instance.tag, at)).collect(),
+            balancer: Balancer::new(server.load_balancing.policy, ejection, members, now),
+            instances,
+            call_timeout: server.timeouts.call.map_or(CALL_TIMEOUT, |span| span.duration()),
+            try_timeout: retries.per_try_timeout.map(|span| span.duration()),
+            retries: retries.attempts.map_or(RETRIES, |count| count.get()),
+            budget_percent: retries.budget_percent.map_or(BUDGET_PERCENT, |count| count.get()),
+            budget: former.map(|former| Arc::clone(&former.budget)).unwrap_or_default(),
+            server: name.clone(),
+            entry: Arc::clone(entry),
+        }
+    }
+
+    /// Whether a configuration says the same of the server, as far as reaching it goes.
+    fn is_of(&self, entry: &ServerEntry) -> bool {
+        self.entry.server.spec == entry.server.spec && self.entry.endpoints == entry.endpoints
+    }
+
+    /// The instance that a request goes to; none if none is left to try.
+    pub(super) fn choose(&self, affinity: Affinity<'_>, tried: &[usize]) -> Result<Option<usize>, Refusal> {
+        let key = match affinity {
+            Affinity::Instance(tag) => {
+                let at = self.by_tag.get(&tag).copied();
+                return at.map(Some).ok_or(Refusal::SessionUnknown);
+            }
+            Affinity::Key(key) => Some(stable_hash(key)),
+            Affinity::Any => None,
+        };
+        let now = tokio::time::Instant::now().into_std();
+        Ok(self.balancer.pick(key, tried, now, &mut rand::rng()))
+    }
+}
+
+fn member(
+    endpoint: &Endpoint,
+    instance: &Instance,
+    balancing: kinds::LoadBalancing,
+    config: &Config,
+) -> Member {
+    let zone = endpoint.locality.as_ref().map(|zone| zone.as_str());
+    Member {
+        load: Arc::clone(&instance.load),
+        weight: endpoint.weight.map_or(1, |weight| weight.get()),
+        hash: stable_hash(endpoint.address.as_str()),
+        local: balancing.prefer_local && zone.is_some() && zone == config.locality.as_deref(),
+    }
+}
+
+/// Where a sidecar serves the servers that it stands beside.
+fn path(server: &ServerName) -> PathAndQuery {
+    let path = format!("/servers/{}/{}/mcp", server.namespace, server.name);
+    path.parse().expect("names are of characters that may stand in a path")
+}
+
+/// The making of a server's instances, out of the former ones where they stay.
+struct Making<'a> {
+    former: HashMap<(&'a HostPort, &'a SpiffeId), &'a Arc<Instance>>,
+    tls: HashMap<SpiffeId, Arc<rustls::ClientConfig>>,
+    limits: Limits,
+    config: &'a Config,
+    now: Instant,
+}
+
+impl<'a> Making<'a> {
+    fn new(former: Option<&'a Reach>, limits: Limits, config: &'a Config, now: Instant) -> Self {
+        let instances = || former.into_iter().flat_map(|former| &former.instances);
+        Self {
+            former: instances().map(|it| ((&it.address, &it.identity), it)).collect(),
+            tls: instances().map(|it| (it.identity.clone(), Arc::clone(&it.tls))).collect(),
+            limits,
+            config,
+            now,
+        }
+    }
+
+    fn instance(&mut self, endpoint: &Endpoint, identity: &SpiffeId) -> Arc<Instance> {
+        let former = self.former.get(&(&endpoint.address, identity)).copied();
+        if let Some(same) = former.filter(|former| former.limits == self.limits) {
+            return Arc::clone(same);
+        }
+        let tls = self.tls(identity);
+        let destination =
+            Destination::Tls { address: Address::from(&endpoint.address), config: Arc::clone(&tls) };
+        Arc::new(Instance {
+            address: endpoint.address.clone(),
+            identity: identity.clone(),
+            limits: self.limits,
+            tls,
+            tag: self.config.key.tag(&format!("{} {identity}", endpoint.address)),
+            pool: Pool::new(destination, self.limits.settings()),
+            load: former.map_or_else(|| Load::new(self.now), |former| Arc::clone(&former.load)),
+        })
+    }
+
+    fn tls(&mut self, identity: &SpiffeId) -> Arc<rustls::ClientConfig> {
+        let Config { identity: own, trust, .. } = self.config;
+        let make = || Arc::new(tls::client_config(own, trust, Expect::Exactly(identity.clone()), &ALPN));
+        Arc::clone(self.tls.entry(identity.clone()).or_insert_with(make))
+    }
+}
