@@ -60,8 +60,14 @@ pub struct Listener {
     pub stop: CancellationToken,
 }
 
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listener").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 /// mTLS: the configuration, and whom certificates are checked against while a connection lives.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Tls {
     pub config: Arc<rustls::ServerConfig>,
     pub trust: TrustStore,

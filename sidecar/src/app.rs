@@ -44,6 +44,12 @@ pub struct Surroundings {
     pub set_logging: Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
 }
 
+impl std::fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surroundings").finish_non_exhaustive()
+    }
+}
+
 /// Why a sidecar does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -80,6 +86,12 @@ pub struct Running {
     traffic: TaskTracker,
     workers: Handle,
     drain_timeout: Duration,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").finish_non_exhaustive()
+    }
 }
 
 /// What ends what.

@@ -83,7 +83,7 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
-    run(cli.command, Launcher::own())
+    run(cli.command, Launcher::default())
 }
 
 /// Runs a command and says why, if it fails.
@@ -122,14 +122,17 @@ fn run_until_stopped(args: &RunArgs, launcher: Launcher) -> anyhow::Result<()> {
     let around = Surroundings { workers: workers.handle().clone(), launcher, access_log, set_logging };
     rest.block_on(async {
         let running = Box::pin(app::start(bootstrap, around)).await?;
-        let asked = until_asked_to_stop(&running);
-        tokio::pin!(asked);
-        tokio::select! {
-            () = running.ready() => {
+        {
+            let asked = std::pin::pin!(until_asked_to_stop(&running));
+            let told = async {
+                running.ready().await;
                 say(&addresses(&running));
-                asked.await?;
+                std::future::pending().await
+            };
+            tokio::select! {
+                stopped = asked => stopped?,
+                () = told => {}
             }
-            stopped = &mut asked => stopped?,
         }
         running.stop().await;
         anyhow::Ok(())

@@ -104,6 +104,12 @@ limits! {
     line_bytes_max: usize = 16 << 20;
     /// Messages waiting to be written to one stdio server.
     child_queue_max: usize = 1024;
+    /// Time that a message waits for room among those.
+    child_queue_timeout: Limited = secs(5);
+    /// Calls at once at one stdio server.
+    child_in_flight_max: usize = 4096;
+    /// Time for a stdio server to start, and that a call waits for one that starts.
+    child_ready_timeout: Limited = secs(60);
     /// Calls of one session at once, where the sidecar keeps them.
     calls_per_session_max: usize = 256;
     /// Events of one stream of a session that are kept for a caller who lost the connection.
@@ -114,12 +120,6 @@ limits! {
     replay_total_bytes_max: usize = 256 << 20;
     /// Time for which the end of a stream is kept.
     replay_timeout: Limited = secs(300);
-    /// Time that a message waits for room among those.
-    child_queue_timeout: Limited = secs(5);
-    /// Calls at once at one stdio server.
-    child_in_flight_max: usize = 4096;
-    /// Time for a stdio server to start, and that a call waits for one that starts.
-    child_ready_timeout: Limited = secs(60);
     /// Lines of a stdio server's standard error that are logged each second.
     stderr_lines_per_second_max: u32 = 50;
     /// Bytes of one line of standard error that are logged.

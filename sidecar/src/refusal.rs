@@ -75,8 +75,6 @@ pub enum Refusal {
     ChildExited(String),
     /// The stdio server is not ready, or its queue is full.
     ChildBusy(String),
-    /// The server asks for input that the caller's era has no way to give.
-    InputNeeded,
     /// The sidecar has no configuration yet.
     NotReady,
     Draining,
@@ -132,7 +130,6 @@ impl Refusal {
             Self::TimedOut { .. } => told(504, 5040, "timed_out", false),
             Self::ChildExited(_) => told(502, 5021, "child_exited", false),
             Self::ChildBusy(_) => told(503, 5035, "child_busy", true),
-            Self::InputNeeded => told(502, 5022, "input_needed", false),
             Self::NotReady => told(503, 5032, "not_ready", true),
             Self::Draining => told(503, 5031, "draining", true),
         }
@@ -214,9 +211,6 @@ impl Refusal {
             Self::TimedOut { after } => format!("the server did not answer within {} s", after.as_secs_f64()),
             Self::ChildExited(_) => "the server ended while the call was under way".to_owned(),
             Self::ChildBusy(_) => "the server is not ready".to_owned(),
-            Self::InputNeeded => {
-                "the server asks for input that a client of this protocol version cannot give".to_owned()
-            }
             Self::NotReady => "the sidecar is not ready yet".to_owned(),
             Self::Draining => "the sidecar is about to stop".to_owned(),
         }

@@ -2,6 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a story that cannot go on says so best where it stops")]
 
+mod broken;
+mod control;
+mod fake;
+mod link;
 mod mesh;
+mod sidecar;
+mod traffic;
 mod streams;
 mod trust;

@@ -22,9 +22,6 @@ use weft_proto::resource::kinds::Era;
 
 use crate::refusal::Refusal;
 
-pub mod http;
-pub mod probe;
-pub mod sse_server;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 

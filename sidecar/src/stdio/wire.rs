@@ -52,7 +52,12 @@ pub(super) struct Wire {
     said_max: usize,
 }
 
-#[derive(Debug)]
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").finish_non_exhaustive()
+    }
+}
+
 struct Inner {
     mux: Mux,
     calls: HashMap<u64, Waiting>,

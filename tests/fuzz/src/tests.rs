@@ -4,19 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use prost::Message;
 use weft_proto::name::{Namespace, NodeId, ServerName, SpiffeId, TrustDomain};
 use weft_proto::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use weft_proto::resource::{Kind, ROOT_NAMESPACE, parse};
 use weft_proto::wire::{self, Endpoint, ResourceType};
+use weft_sidecar::control::session::Accepted;
+use weft_sidecar::control::store::{self, Stored};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 6] = [
+const TARGETS: [(&str, Target); 8] = [
     ("csr", crate::csr),
+    ("headers", crate::headers),
     ("resources", crate::resources),
+    ("snapshot", crate::snapshot),
     ("spiffe", crate::spiffe),
     ("sse", crate::sse),
+    ("stdio", crate::stdio),
     ("wire", crate::wire),
     ("xds", crate::xds),
 ];
@@ -48,8 +54,18 @@ fn replay(target: &str) {
 }
 
 #[test]
+fn the_corpus_of_classify_breaks_nothing() {
+    replay("classify");
+}
+
+#[test]
 fn the_corpus_of_csr_breaks_nothing() {
     replay("csr");
+}
+
+#[test]
+fn the_corpus_of_headers_breaks_nothing() {
+    replay("headers");
 }
 
 #[test]
@@ -58,8 +74,18 @@ fn the_corpus_of_resources_breaks_nothing() {
 }
 
 #[test]
+fn the_corpus_of_snapshot_breaks_nothing() {
+    replay("snapshot");
+}
+
+#[test]
 fn the_corpus_of_spiffe_breaks_nothing() {
     replay("spiffe");
+}
+
+#[test]
+fn the_corpus_of_stdio_breaks_nothing() {
+    replay("stdio");
 }
 
 #[test]
@@ -189,4 +215,32 @@ fn the_messages_of_the_corpus_are_what_its_documents_encode_to() {
 #[test]
 fn the_conversations_of_the_corpus_are_as_they_travel() {
     agrees_with_the_tree("xds", conversations());
+}
+
+/// A stored configuration with a message of every type, and the body of one.
+fn snapshots() -> BTreeMap<String, Vec<u8>> {
+    let resources = messages().into_values().filter_map(|bytes| {
+        let (ty, bytes) = (ResourceType::ALL[usize::from(*bytes.first()?)], bytes.get(1..)?.to_vec());
+        let name = wire::decode(ty, &bytes).ok()?.name();
+        Some(Accepted { ty, name: name.into(), version: "1".into(), bytes: Bytes::from(bytes) })
+    });
+    let stored = Stored {
+        node: "research/files-1".to_owned(),
+        identity: "spiffe://mesh.test/ns/research/sa/files".to_owned(),
+        at: std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000),
+        resources: resources.collect(),
+    };
+    let file = store::encode(&stored);
+    let body = file[file.len() - body_length(&file)..].to_vec();
+    BTreeMap::from([(format!("{MADE}file"), file), (format!("{MADE}body"), body)])
+}
+
+/// The length of the body, as the head states it.
+fn body_length(file: &[u8]) -> usize {
+    usize::try_from(u64::from_be_bytes(file[12..20].try_into().unwrap())).unwrap()
+}
+
+#[test]
+fn the_stored_configurations_of_the_corpus_are_as_a_sidecar_stores_them() {
+    agrees_with_the_tree("snapshot", snapshots());
 }

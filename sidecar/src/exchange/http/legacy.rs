@@ -145,7 +145,7 @@ impl Peer for LegacyHttp {
 }
 
 /// The id of a request, as JSON text.
-pub(super) fn request_id(message: &Bytes, settings: &Settings) -> Result<String, Refusal> {
+pub(crate) fn request_id(message: &Bytes, settings: &Settings) -> Result<String, Refusal> {
     match mcp::parse(message, settings.bounds) {
         Ok(mcp::Body::One(Message::Request(request))) => Ok(request.id.raw().to_owned()),
         Ok(_) => Err(Refusal::Invalid("the message is no request".to_owned())),
