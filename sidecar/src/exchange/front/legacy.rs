@@ -223,12 +223,15 @@ impl Front {
         }
         let in_use = session.use_it();
         let over = session.over.clone();
-        // Calls may end before the sidecar does; listening has no end of its own.
-        let drain = if is_listening { self.drain.clone() } else { self.stop.clone() };
+        // A call has an end of its own, which is still told; listening has none.
+        let drain = is_listening.then(|| self.drain.clone());
         let body = log.read(last.map(|id| id.number), self.manner(&session), async move {
-            tokio::select! {
-                () = over.cancelled() => {}
-                () = drain.cancelled() => {}
+            match drain {
+                None => over.cancelled().await,
+                Some(drain) => tokio::select! {
+                    () = over.cancelled() => {}
+                    () = drain.cancelled() => {}
+                },
             }
             drop(in_use);
         });
