@@ -196,8 +196,12 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
     // Readiness stays with the traffic, so that a starved data plane says so itself.
     for (door, socket) in [(Door::Health, health), (Door::Admin, admin)] {
         let Some(socket) = socket else { continue };
-        let serving =
-            admin::serve(door, socket, Arc::<Shown>::clone(&shown) as Arc<dyn admin::Shown>, tokens.stop.clone());
+        let serving = admin::serve(
+            door,
+            socket,
+            Arc::<Shown>::clone(&shown) as Arc<dyn admin::Shown>,
+            tokens.stop.clone(),
+        );
         around.workers.spawn(serving);
     }
     Ok(Running {
@@ -298,7 +302,11 @@ fn tls_of(bootstrap: &Bootstrap, identity: &LiveIdentity, trust: &TrustStore) ->
 fn reached_at(bootstrap: &Bootstrap, inbound: Option<&TcpListener>) -> Option<HostPort> {
     let bound = inbound.and_then(|socket| socket.local_addr().ok());
     let bound = bound.filter(|address| !address.ip().is_unspecified());
-    bootstrap.node.address.clone().or_else(|| bound.and_then(|address| HostPort::parse(&address.to_string()).ok()))
+    bootstrap
+        .node
+        .address
+        .clone()
+        .or_else(|| bound.and_then(|address| HostPort::parse(&address.to_string()).ok()))
 }
 
 /// Sessions outlive a restart of the sidecar where its key does.

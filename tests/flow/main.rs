@@ -7,7 +7,6 @@ mod control;
 mod fake;
 mod link;
 mod mesh;
-mod sidecar;
-mod traffic;
 mod streams;
+mod traffic;
 mod trust;

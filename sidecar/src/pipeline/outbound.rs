@@ -162,7 +162,12 @@ impl Outbound {
 fn is_harmless(method: &str) -> bool {
     matches!(
         method,
-        "server/discover" | "ping" | "tools/list" | "prompts/list" | "resources/list" | "resources/templates/list"
+        "server/discover"
+            | "ping"
+            | "tools/list"
+            | "prompts/list"
+            | "resources/list"
+            | "resources/templates/list"
     )
 }
 
