@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use weft_proto::compile::{ServerEntry, Snapshot};
-use weft_proto::mcp::{Message, Target};
+use weft_proto::mcp::{Message, Target, method};
 use weft_proto::policy::access::{self, Call as Asked, Reason};
 use weft_proto::resource::kinds::DefaultAction;
 
@@ -46,7 +46,13 @@ pub fn authorize(
     };
     for message in call.messages() {
         match message {
-            Message::Request(request) => decide(&request.method, request.target())?,
+            Message::Request(request) => {
+                decide(&request.method, request.target())?;
+                // A stream that listens is no way around the rules about what it listens to.
+                for uri in &request.params.subscribed_uris {
+                    decide(method::RESOURCES_SUBSCRIBE, Some(Target::Resource(uri)))?;
+                }
+            }
             Message::Notification(note) => decide(&note.method, None)?,
             // It answers what a permitted call was asked; the session knows whether it was.
             Message::Response(_) => decide("response", None)?,

@@ -24,6 +24,12 @@ examples![
 /// The line by which the examples name the trust domain of a mesh that was made without further flags.
 const TRUST_DOMAIN_LINE: &str = "trustDomain: weft.local";
 
+/// What a mesh begins with that is given nothing else.
+pub(crate) fn quickstart() -> Vec<File> {
+    let text = include_str!("../../../deploy/quickstart/quickstart.yaml");
+    vec![File { name: "quickstart.yaml".to_owned(), text: text.to_owned() }]
+}
+
 /// The examples, for a mesh of this trust domain.
 pub(crate) fn files(trust_domain: &TrustDomain) -> Vec<File> {
     let line = format!("trustDomain: {trust_domain}");
