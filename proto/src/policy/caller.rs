@@ -12,17 +12,26 @@ pub(super) enum Likeness {
     Yes,
 }
 
-/// A caller of this mesh, taken apart once for many matches.
-pub(super) struct Caller<'a> {
-    workload: &'a Workload,
+/// A caller of this mesh, taken apart once for many matches: kept as long as the connection that proved it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    workload: Workload,
     id: SpiffeId,
     qualified_account: String,
 }
 
-impl<'a> Caller<'a> {
-    pub(super) fn new(workload: &'a Workload) -> Self {
+impl Caller {
+    pub fn new(workload: Workload) -> Self {
         let qualified_account = format!("{}/{}", workload.namespace, workload.account);
-        Self { workload, id: workload.id(), qualified_account }
+        Self { id: workload.id(), workload, qualified_account }
+    }
+
+    pub fn workload(&self) -> &Workload {
+        &self.workload
+    }
+
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
     }
 
     /// How the caller is like any one of several; everyone where none are given.

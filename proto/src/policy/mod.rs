@@ -3,7 +3,10 @@
 //!
 //! Not here: counters, clocks and everything else that a decision leaves behind.
 
+pub mod access;
 mod caller;
+pub mod placement;
 mod reach;
 
+pub use caller::Caller;
 pub use reach::{may_reach, may_use};

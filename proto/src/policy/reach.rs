@@ -22,7 +22,7 @@ pub fn may_reach<'a>(
     policies: impl IntoIterator<Item = &'a AccessPolicy>,
     default_action: DefaultAction,
 ) -> bool {
-    let caller = Caller::new(caller);
+    let caller = Caller::new(caller.clone());
     let (mut an_allow_exists, mut allowed) = (false, false);
     let enforced = policies.into_iter().filter(|policy| !policy.shadow);
     for rule in enforced.flat_map(|policy| &policy.rules) {
@@ -45,7 +45,7 @@ pub fn may_reach<'a>(
 
 /// Whether a workload of this mesh could be among those that a virtual server is for.
 pub fn may_use(caller: &Workload, virtual_server: &VirtualServer) -> bool {
-    Caller::new(caller).is_like_any(virtual_server.audience.as_ref()) != Likeness::No
+    Caller::new(caller.clone()).is_like_any(virtual_server.audience.as_ref()) != Likeness::No
 }
 
 #[cfg(test)]

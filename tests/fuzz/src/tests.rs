@@ -12,8 +12,10 @@ use weft_proto::wire::{self, Endpoint, ResourceType};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 6] = [
+const TARGETS: [(&str, Target); 8] = [
+    ("classify", crate::classify),
     ("csr", crate::csr),
+    ("headers", crate::headers),
     ("resources", crate::resources),
     ("spiffe", crate::spiffe),
     ("stdio", crate::stdio),
@@ -48,8 +50,18 @@ fn replay(target: &str) {
 }
 
 #[test]
+fn the_corpus_of_classify_breaks_nothing() {
+    replay("classify");
+}
+
+#[test]
 fn the_corpus_of_csr_breaks_nothing() {
     replay("csr");
+}
+
+#[test]
+fn the_corpus_of_headers_breaks_nothing() {
+    replay("headers");
 }
 
 #[test]

@@ -42,9 +42,8 @@ pub struct Launcher {
 }
 
 impl Default for Launcher {
-    /// This very program, even if its file was replaced meanwhile: the two must agree on the arguments.
     fn default() -> Self {
-        Self { program: PathBuf::from(ITSELF), args: vec![SUBCOMMAND.to_owned()] }
+        Self::own()
     }
 }
 
@@ -62,6 +61,11 @@ struct Plan {
 }
 
 impl Launcher {
+    /// This very program, even if its file was replaced meanwhile: the two must agree on the arguments.
+    pub fn own() -> Self {
+        Self { program: PathBuf::from(ITSELF), args: vec![SUBCOMMAND.to_owned()] }
+    }
+
     /// The command that starts the launcher for `stdio`, with this environment for what it starts.
     pub(super) fn command<'a>(
         &self,

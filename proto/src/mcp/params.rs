@@ -1,0 +1,311 @@
+//! The parameters of requests and notifications, as far as a proxy looks at them.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use super::fields::{fields, is_null, is_object, text};
+use super::method::{self, Subject};
+use super::read::Source;
+use super::{Id, Target};
+
+pub(super) const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+pub(super) const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
+const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
+const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
+pub(super) const PROGRESS_TOKEN: &str = "progressToken";
+
+/// What of the parameters is looked at; everything else is in `raw`. A member of another method than the one that uses
+/// it is there if its type happens to fit. `null` is as good as absent.
+#[derive(Clone, Debug, Default)]
+pub struct Params<'a> {
+    /// The whole object.
+    pub raw: Option<&'a RawValue>,
+    pub meta: Meta<'a>,
+    /// Of a tool or a prompt.
+    pub name: Option<Cow<'a, str>>,
+    /// Of a resource.
+    pub uri: Option<Cow<'a, str>>,
+    pub task_id: Option<Cow<'a, str>>,
+    /// Of `completion/complete`: the prompt.
+    pub ref_name: Option<Cow<'a, str>>,
+    /// Of `completion/complete`: the resource.
+    pub ref_uri: Option<Cow<'a, str>>,
+    pub cursor: Option<Cow<'a, str>>,
+    pub arguments: Option<&'a RawValue>,
+    pub input_responses: Option<&'a RawValue>,
+    pub request_state: Option<&'a RawValue>,
+    /// Of `initialize`.
+    pub protocol_version: Option<Cow<'a, str>>,
+    /// Of `initialize`.
+    pub capabilities: Option<&'a RawValue>,
+    /// Of `initialize`.
+    pub client_info: Option<&'a RawValue>,
+    /// Of `logging/setLevel` and of `notifications/message`.
+    pub level: Option<Cow<'a, str>>,
+    /// Of `notifications/cancelled`.
+    pub request_id: Option<Id<'a>>,
+    /// Of `notifications/progress`.
+    pub progress_token: Option<&'a RawValue>,
+    /// Of `subscriptions/listen`.
+    pub notifications: Option<&'a RawValue>,
+    /// Of `subscriptions/listen`: the resources that are subscribed to, each as by `resources/subscribe`.
+    pub subscribed_uris: Vec<Cow<'a, str>>,
+}
+
+/// What of `_meta` is looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Meta<'a> {
+    /// The whole object.
+    pub raw: Option<&'a RawValue>,
+    pub protocol_version: Option<Cow<'a, str>>,
+    pub client_capabilities: Option<&'a RawValue>,
+    pub client_info: Option<&'a RawValue>,
+    pub log_level: Option<Cow<'a, str>>,
+    /// A string or an integer.
+    pub progress_token: Option<&'a RawValue>,
+    pub subscription_id: Option<&'a RawValue>,
+    pub traceparent: Option<Cow<'a, str>>,
+    pub tracestate: Option<Cow<'a, str>>,
+}
+
+/// What is wrong with parameters.
+pub(super) struct Bad<'a> {
+    pub(super) at: &'a str,
+    pub(super) what: Cow<'static, str>,
+}
+
+impl<'a> Bad<'a> {
+    fn new(at: &'a RawValue, what: impl Into<Cow<'static, str>>) -> Self {
+        Self { at: at.get(), what: what.into() }
+    }
+}
+
+impl<'a> Params<'a> {
+    /// Refuses what the method needs and lacks, and what it uses and is of the wrong type.
+    pub(super) fn read(
+        source: Source<'a>,
+        method: &str,
+        message: &'a RawValue,
+        raw: Option<&'a RawValue>,
+    ) -> Result<Self, Bad<'a>> {
+        let Some(raw) = raw else {
+            return match method::subject(method) {
+                Some(_) => Err(Bad::new(message, "the method needs `params`")),
+                None => Ok(Self::default()),
+            };
+        };
+        if !is_object(raw) {
+            return Err(Bad::new(raw, "`params` is not an object"));
+        }
+        let params = Self::members(source, method, raw)?;
+        match method::subject(method) {
+            Some(subject) if params.target(method).is_none() => Err(Bad::new(raw, lacking(subject))),
+            _ => Ok(params),
+        }
+    }
+
+    fn members(source: Source<'a>, method: &str, raw: &'a RawValue) -> Result<Self, Bad<'a>> {
+        let members = fields(raw, &KNOWN).map_err(|what| Bad::new(raw, what))?;
+        let [
+            meta,
+            name,
+            uri,
+            task_id,
+            reference,
+            cursor,
+            arguments,
+            input_responses,
+            request_state,
+            version,
+            capabilities,
+            client_info,
+            level,
+            request_id,
+            progress_token,
+            notifications,
+        ] = members.map(|member| member.filter(|it| !is_null(it)));
+        let text = |key: &'static str, value: Option<&'a RawValue>| match value {
+            None => Ok(None),
+            Some(value) => match source.name(value) {
+                None if uses(method, key) => Err(Bad::new(value, format!("`{key}` is not a string"))),
+                found => Ok(found),
+            },
+        };
+        let (ref_name, ref_uri) = match reference {
+            Some(reference) if method == method::COMPLETION_COMPLETE => of_reference(source, reference)?,
+            _ => (None, None),
+        };
+        Ok(Self {
+            raw: Some(raw),
+            meta: meta.map(|meta| Meta::read(source, meta)).transpose()?.unwrap_or_default(),
+            name: text("name", name)?,
+            uri: text("uri", uri)?,
+            task_id: text("taskId", task_id)?,
+            ref_name,
+            ref_uri,
+            cursor: text("cursor", cursor)?,
+            arguments: an_object("arguments", arguments, uses(method, "arguments"))?,
+            input_responses,
+            request_state,
+            protocol_version: text("protocolVersion", version)?,
+            capabilities: an_object("capabilities", capabilities, uses(method, "capabilities"))?,
+            client_info,
+            level: text("level", level)?,
+            request_id: match request_id.map(|it| (it, Id::from_raw(it))) {
+                Some((at, None)) if method == method::CANCELLED => {
+                    return Err(Bad::new(at, "`requestId` is neither a string nor an integer"));
+                }
+                found => found.and_then(|(_, id)| id),
+            },
+            progress_token,
+            notifications,
+            subscribed_uris: match notifications {
+                Some(wanted) if method == method::SUBSCRIPTIONS_LISTEN => subscribed_uris(source, wanted)?,
+                _ => Vec::new(),
+            },
+        })
+    }
+
+    /// What a request of this method with these parameters is about.
+    pub fn target(&self, method: &str) -> Option<Target<'_>> {
+        match method::subject(method)? {
+            Subject::Tool => self.name.as_deref().map(Target::Tool),
+            Subject::Prompt => self.name.as_deref().map(Target::Prompt),
+            Subject::Resource => self.uri.as_deref().map(Target::Resource),
+            Subject::Task => self.task_id.as_deref().map(Target::Task),
+            Subject::Reference => {
+                let prompt = self.ref_name.as_deref().map(Target::Prompt);
+                prompt.or_else(|| self.ref_uri.as_deref().map(Target::Resource))
+            }
+        }
+    }
+}
+
+const KNOWN: [&str; 16] = [
+    "_meta",
+    "name",
+    "uri",
+    "taskId",
+    "ref",
+    "cursor",
+    "arguments",
+    "inputResponses",
+    "requestState",
+    "protocolVersion",
+    "capabilities",
+    "clientInfo",
+    "level",
+    "requestId",
+    "progressToken",
+    "notifications",
+];
+
+/// Whether a method uses a member of its parameters, and so tells its type.
+fn uses(method: &str, key: &str) -> bool {
+    match key {
+        "name" => matches!(method, method::TOOLS_CALL | method::PROMPTS_GET),
+        "arguments" => matches!(method, method::TOOLS_CALL | method::PROMPTS_GET),
+        "uri" => method == method::RESOURCES_UPDATED || method::subject(method) == Some(Subject::Resource),
+        "taskId" => method::subject(method) == Some(Subject::Task),
+        "cursor" => method.ends_with("/list"),
+        "protocolVersion" | "capabilities" => method == method::INITIALIZE,
+        "level" => method == method::LOGGING_SET_LEVEL,
+        _ => false,
+    }
+}
+
+fn lacking(subject: Subject) -> &'static str {
+    match subject {
+        Subject::Tool | Subject::Prompt => "`params` lacks `name`",
+        Subject::Resource => "`params` lacks `uri`",
+        Subject::Task => "`params` lacks `taskId`",
+        Subject::Reference => "`params` lacks `ref`",
+    }
+}
+
+type Texts<'a> = (Option<Cow<'a, str>>, Option<Cow<'a, str>>);
+
+/// The name of a prompt or the URI of a resource.
+fn of_reference<'a>(source: Source<'a>, raw: &'a RawValue) -> Result<Texts<'a>, Bad<'a>> {
+    if !is_object(raw) {
+        return Err(Bad::new(raw, "`ref` is not an object"));
+    }
+    let [kind, name, uri] = fields(raw, &["type", "name", "uri"]).map_err(|what| Bad::new(raw, what))?;
+    let found = match kind.and_then(text).as_deref() {
+        Some("ref/prompt") => (name.and_then(|it| source.name(it)), None),
+        Some("ref/resource") => (None, uri.and_then(|it| source.name(it))),
+        _ => (None, None),
+    };
+    match found {
+        (None, None) => Err(Bad::new(raw, "`ref` is neither a prompt nor a resource")),
+        found => Ok(found),
+    }
+}
+
+fn subscribed_uris<'a>(source: Source<'a>, wanted: &'a RawValue) -> Result<Vec<Cow<'a, str>>, Bad<'a>> {
+    if !is_object(wanted) {
+        return Err(Bad::new(wanted, "`notifications` is not an object"));
+    }
+    let [uris] = fields(wanted, &["resourceSubscriptions"]).map_err(|what| Bad::new(wanted, what))?;
+    let Some(uris) = uris.filter(|it| !is_null(it)) else { return Ok(Vec::new()) };
+    let no_list = || Bad::new(uris, "`resourceSubscriptions` is not a list of strings");
+    let items: Vec<&'a RawValue> = serde_json::from_str(uris.get()).map_err(|_| no_list())?;
+    items.into_iter().map(|uri| source.name(uri).ok_or_else(no_list)).collect()
+}
+
+fn an_object<'a>(
+    key: &'static str,
+    value: Option<&'a RawValue>,
+    is_used: bool,
+) -> Result<Option<&'a RawValue>, Bad<'a>> {
+    match value {
+        Some(value) if is_used && !is_object(value) => {
+            Err(Bad::new(value, format!("`{key}` is not an object")))
+        }
+        value => Ok(value),
+    }
+}
+
+impl<'a> Meta<'a> {
+    fn read(source: Source<'a>, raw: &'a RawValue) -> Result<Self, Bad<'a>> {
+        if !is_object(raw) {
+            return Err(Bad::new(raw, "`_meta` is not an object"));
+        }
+        let known = [
+            PROTOCOL_VERSION,
+            CLIENT_CAPABILITIES,
+            CLIENT_INFO,
+            LOG_LEVEL,
+            PROGRESS_TOKEN,
+            SUBSCRIPTION_ID,
+            "traceparent",
+            "tracestate",
+        ];
+        let members = fields(raw, &known).map_err(|what| Bad::new(raw, what))?;
+        let [version, capabilities, client_info, log_level, token, subscription_id, parent, state] =
+            members.map(|member| member.filter(|it| !is_null(it)));
+        let text = |key: &'static str, value: Option<&'a RawValue>| match value {
+            Some(value) => match source.name(value) {
+                None => Err(Bad::new(value, format!("`{key}` is not a string"))),
+                found => Ok(found),
+            },
+            None => Ok(None),
+        };
+        if let Some(bad) = token.filter(|it| Id::from_raw(it).is_none()) {
+            return Err(Bad::new(bad, "`progressToken` is neither a string nor an integer"));
+        }
+        Ok(Self {
+            raw: Some(raw),
+            protocol_version: text(PROTOCOL_VERSION, version)?,
+            client_capabilities: an_object(CLIENT_CAPABILITIES, capabilities, true)?,
+            client_info,
+            log_level: text(LOG_LEVEL, log_level)?,
+            progress_token: token,
+            subscription_id,
+            traceparent: parent.and_then(|it| source.name(it)),
+            tracestate: state.and_then(|it| source.name(it)),
+        })
+    }
+}

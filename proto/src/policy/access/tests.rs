@@ -1,0 +1,362 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::name::{SpiffeId, Workload};
+use crate::policy::may_reach;
+use crate::resource::{Spec, parse_one};
+use crate::testing;
+use crate::wire::Meta;
+
+fn policy(name: &str, spec: &str) -> Arc<Object<AccessPolicy>> {
+    let text = format!(
+        "{{apiVersion: weft.dev/v1alpha1, kind: AccessPolicy, metadata: {{namespace: a, name: {name}}}, spec: {spec}}}"
+    );
+    let resource = parse_one("f", &text).unwrap();
+    let Spec::AccessPolicy(spec) = resource.spec else { panic!("{text} is an access policy") };
+    Arc::new(Object { meta: Meta::new(&resource.metadata, 1), spec })
+}
+
+/// Named `p0`, `p1`, ….
+fn policies(specs: &[&str]) -> Vec<Arc<Object<AccessPolicy>>> {
+    specs.iter().enumerate().map(|(n, spec)| policy(&format!("p{n}"), spec)).collect()
+}
+
+fn workload() -> Workload {
+    SpiffeId::parse("spiffe://d/ns/agents/sa/reviewer").unwrap().workload().unwrap()
+}
+
+fn caller() -> Caller {
+    Caller::new(workload())
+}
+
+/// `tools/call read`: a method and what it names.
+fn call(text: &str) -> Call<'_> {
+    let (method, name) = text.split_once(' ').map_or((text, None), |(method, name)| (method, Some(name)));
+    let target = name.map(|name| match method {
+        "tools/call" => Target::Tool(name),
+        "prompts/get" => Target::Prompt(name),
+        "completion/complete" if !name.contains(':') => Target::Prompt(name),
+        method if method.starts_with("tasks/") => Target::Task(name),
+        _ => Target::Resource(name),
+    });
+    Call { method, target }
+}
+
+/// By default everything is allowed, to see what policies close.
+#[track_caller]
+fn check(specs: &[&str], calls: &[(&str, bool, &str)]) {
+    check_with(DefaultAction::Allow, specs, calls);
+}
+
+#[track_caller]
+fn check_with(default_action: DefaultAction, specs: &[&str], calls: &[(&str, bool, &str)]) {
+    let policies = policies(specs);
+    for (text, allowed, reason) in calls {
+        let decision = decide(&policies, default_action, &caller(), call(text));
+        assert_eq!((decision.allowed, decision.reason.to_string().as_str()), (*allowed, *reason), "{text}");
+    }
+}
+
+#[test]
+fn without_rules_the_default_of_the_mesh_holds() {
+    let calls = ["initialize", "tools/call x", "skills/get"];
+    for (default_action, allowed, audit) in [
+        (DefaultAction::Allow, true, false),
+        (DefaultAction::Audit, true, true),
+        (DefaultAction::Deny, false, false),
+    ] {
+        for text in calls {
+            let decision = decide(&[], default_action, &caller(), call(text));
+            assert_eq!(
+                (decision.allowed, decision.audit, decision.explain),
+                (allowed, audit, false),
+                "{text}"
+            );
+            assert_eq!(decision.reason, Reason::Default);
+        }
+    }
+}
+
+#[test]
+fn once_a_rule_allows_what_none_allows_is_refused() {
+    let readers = "{rules: [{name: readers, action: allow, from: [{namespaces: [agents]}], to: [{tools: ['read_*', list]}]}]}";
+    let calls = [
+        ("tools/call read_file", true, "a/p0#readers"),
+        ("tools/call list", true, "a/p0#readers"),
+        ("tools/call lists", false, "no-rule"),
+        ("tools/call Read_file", false, "no-rule"),
+        ("prompts/get list", false, "no-rule"),
+        ("resources/read list", false, "no-rule"),
+        ("completion/complete list", false, "no-rule"),
+        ("skills/get", false, "no-rule"),
+        ("tools/list", true, "a/p0#readers"),
+        ("initialize", true, "a/p0#readers"),
+        ("notifications/initialized", true, "a/p0#readers"),
+        ("subscriptions/listen", true, "a/p0#readers"),
+        ("tasks/get t", true, "a/p0#readers"),
+    ];
+    check(&[readers], &calls);
+    check_with(DefaultAction::Deny, &[readers], &calls);
+    let others = "{rules: [{action: allow, from: [{namespaces: [b]}]}]}";
+    check(
+        &[others],
+        &[
+            ("tools/call read_file", false, "no-rule"),
+            ("initialize", false, "no-rule"),
+            ("ping", false, "no-rule"),
+        ],
+    );
+    check(
+        &[others, readers],
+        &[("tools/call read_file", true, "a/p1#readers"), ("ping", true, "a/p1#readers")],
+    );
+}
+
+#[test]
+fn a_deny_wins_wherever_it_stands() {
+    let allow = "{rules: [{action: allow}]}";
+    let deny = "{rules: [{action: audit}, {action: deny, to: [{tools: ['rm*']}, {methods: [tools/list, 'prompts/*']}]}]}";
+    for order in [[allow, deny], [deny, allow]] {
+        let reason = if order[0] == deny { "a/p0#1" } else { "a/p1#1" };
+        let allowing = if order[0] == allow { "a/p0#0" } else { "a/p1#0" };
+        check(
+            &order,
+            &[
+                ("tools/call rm_all", false, reason),
+                ("tools/list", false, reason),
+                ("prompts/get x", false, reason),
+                ("prompts/list", false, reason),
+                ("tools/call ls", true, allowing),
+                ("resources/list", true, allowing),
+                ("skills/get", true, allowing),
+            ],
+        );
+    }
+}
+
+#[test]
+fn a_deny_without_targets_refuses_everything() {
+    let deny = "{rules: [{action: deny, from: [{serviceAccounts: [reviewer]}]}]}";
+    for text in ["initialize", "notifications/x", "tools/call x", "tasks/cancel t", "skills/get"] {
+        check(&["{rules: [{action: allow}]}", deny], &[(text, false, "a/p1#0")]);
+    }
+}
+
+#[test]
+fn methods_and_names_must_both_match() {
+    let rule = "{rules: [{action: allow, to: [{methods: [resources/read], resources: ['file:///a/*'], tools: [x]}]}]}";
+    check(
+        &[rule],
+        &[
+            ("resources/read file:///a/b", true, "a/p0#0"),
+            ("resources/subscribe file:///a/b", false, "no-rule"),
+            ("completion/complete file:///a/b", false, "no-rule"),
+            ("resources/read file:///b", false, "no-rule"),
+            ("tools/call x", false, "no-rule"),
+        ],
+    );
+    let kinds = "{rules: [{action: allow, to: [{prompts: [p], resources: ['file:*']}]}]}";
+    check(
+        &[kinds],
+        &[
+            ("prompts/get p", true, "a/p0#0"),
+            ("completion/complete p", true, "a/p0#0"),
+            ("completion/complete file:x", true, "a/p0#0"),
+            ("resources/unsubscribe file:x", true, "a/p0#0"),
+            ("tools/call p", false, "no-rule"),
+        ],
+    );
+    check(&["{rules: [{action: allow, to: [{methods: ['skills/*']}]}]}"], &[("skills/get", true, "a/p0#0")]);
+}
+
+#[test]
+fn what_cannot_be_judged_yet_never_allows_and_always_denies() {
+    for part in ["claims: {groups: [x]}", "tenants: [x]"] {
+        let allow = format!("{{rules: [{{action: allow, from: [{{{part}}}]}}]}}");
+        let deny = format!("{{rules: [{{action: deny, from: [{{{part}}}], to: [{{tools: [x]}}]}}]}}");
+        let elsewhere = format!("{{rules: [{{action: deny, from: [{{namespaces: [b], {part}}}]}}]}}");
+        check(&[&allow], &[("tools/call x", false, "no-rule"), ("tools/list", false, "no-rule")]);
+        check(&[&deny], &[("tools/call x", false, "a/p0#0"), ("tools/call y", true, "default")]);
+        check(&[&elsewhere], &[("tools/call x", true, "default")]);
+    }
+    let allow = "{rules: [{action: allow, when: 'true'}]}";
+    check(&[allow], &[("tools/call x", false, "no-rule"), ("skills/get", false, "no-rule")]);
+    check(&["{rules: [{action: deny, when: 'false'}]}"], &[("tools/call x", false, "a/p0#0")]);
+}
+
+#[test]
+fn a_rule_with_a_condition_counts_as_callable_for_lists() {
+    let allow = "{rules: [{action: allow, to: [{tools: [x]}], when: 'true'}]}";
+    check(&[allow], &[("tools/list", true, "a/p0#0"), ("initialize", true, "a/p0#0")]);
+}
+
+#[test]
+fn a_call_that_does_not_say_what_it_is_about_is_refused() {
+    for text in ["tools/call", "prompts/get", "resources/read", "completion/complete", "tasks/get"] {
+        check(&[], &[(text, false, "unnamed")]);
+        check(&["{rules: [{action: allow}]}"], &[(text, false, "unnamed")]);
+    }
+}
+
+#[test]
+fn an_audit_rule_records_and_allows_nothing() {
+    let audit = "{rules: [{action: audit, to: [{tools: [x]}]}]}";
+    let check = |specs: &[&str], default_action, text, expected| {
+        let policies = policies(specs);
+        let decision = decide(&policies, default_action, &caller(), call(text));
+        assert_eq!((decision.allowed, decision.audit), expected, "{text}");
+    };
+    check(&[audit], DefaultAction::Allow, "tools/call x", (true, true));
+    check(&[audit], DefaultAction::Allow, "tools/call y", (true, false));
+    check(&[audit], DefaultAction::Deny, "tools/call x", (false, true));
+    let other = "{rules: [{action: allow, to: [{tools: [y]}]}]}";
+    check(&[audit, other], DefaultAction::Allow, "tools/call x", (false, true));
+    check(&[audit, other], DefaultAction::Audit, "tools/call y", (true, false));
+    check(&["{rules: [{action: audit, when: 'false'}]}"], DefaultAction::Allow, "tools/call x", (true, true));
+}
+
+#[test]
+fn a_refusal_is_explained_only_by_policies_that_want_it() {
+    let explains = |specs: &[&str]| {
+        let policies = policies(specs);
+        let decision = decide(&policies, DefaultAction::Allow, &caller(), call("tools/call x"));
+        assert!(!decision.allowed);
+        decision.explain
+    };
+    let open = "{explain: true, rules: [{action: allow, to: [{tools: [y]}]}]}";
+    let quiet = "{rules: [{action: allow, to: [{tools: [y]}]}]}";
+    assert!(explains(&[open]));
+    assert!(!explains(&[open, quiet]));
+    assert!(!explains(&[quiet]));
+    assert!(explains(&[quiet, "{explain: true, rules: [{action: deny}]}"]));
+    assert!(!explains(&[open, "{rules: [{action: deny}]}"]));
+    assert!(!explains(&[quiet, "{explain: true, shadow: true, rules: [{action: deny}]}"]));
+}
+
+#[test]
+fn a_policy_in_shadow_says_what_it_would_do_and_does_nothing() {
+    let shadows = |specs: &[&str], text| {
+        let policies = policies(specs);
+        let decision = decide(&policies, DefaultAction::Allow, &caller(), call(text));
+        let shadows = decision.shadow.iter();
+        let shadows: Vec<_> =
+            shadows.map(|it| (it.policy.meta.name.to_string(), it.allowed, it.reason.to_string())).collect();
+        (decision.allowed, shadows)
+    };
+    let would = |name: &str, allowed, reason: &str| (name.to_owned(), allowed, reason.to_owned());
+    let deny = "{shadow: true, rules: [{action: deny, to: [{tools: [x]}]}]}";
+    let allow_y = "{shadow: true, rules: [{action: allow, to: [{tools: [y]}]}]}";
+    let enforced = "{rules: [{action: allow, to: [{tools: [x]}]}]}";
+    let both = [would("p0", false, "a/p0#0"), would("p1", false, "no-rule")];
+    assert_eq!(shadows(&[deny, allow_y], "tools/call x"), (true, both.to_vec()));
+    let both = [would("p0", true, "default"), would("p1", true, "a/p1#0")];
+    assert_eq!(shadows(&[deny, allow_y], "tools/call y"), (true, both.to_vec()));
+    assert_eq!(shadows(&[enforced, allow_y], "tools/call y"), (false, vec![would("p1", true, "a/p1#0")]));
+    assert_eq!(shadows(&[enforced], "tools/call x"), (true, vec![]));
+}
+
+fn some_policies() -> impl Strategy<Value = Vec<Arc<Object<AccessPolicy>>>> {
+    let object = (testing::metadata(), testing::access_policy(), any::<bool>());
+    let object = object.prop_map(|(metadata, mut spec, enforced)| {
+        spec.shadow &= !enforced;
+        Arc::new(Object { meta: Meta::new(&metadata, 1), spec })
+    });
+    proptest::collection::vec(object, 0..4)
+}
+
+fn some_call() -> impl Strategy<Value = String> {
+    let name = "[a-d]{1,2}";
+    prop_oneof![
+        name.prop_map(|name| format!("tools/call {name}")),
+        name.prop_map(|name| format!("prompts/get {name}")),
+        name.prop_map(|name| format!("resources/read {name}:")),
+        name.prop_map(|name| format!("completion/complete {name}")),
+        name.prop_map(|name| format!("tasks/get {name}")),
+        Just("initialize".to_owned()),
+        Just("tools/list".to_owned()),
+        Just("tools/call".to_owned()),
+        name,
+    ]
+}
+
+/// Callers that the arbitrary policies speak of now and then.
+fn some_workload() -> impl Strategy<Value = Workload> {
+    "spiffe://[a-d]\\.example/ns/[a-d]/sa/[a-d]"
+        .prop_map(|id| SpiffeId::parse(&id).unwrap().workload().unwrap())
+}
+
+fn some_default() -> impl Strategy<Value = DefaultAction> {
+    prop_oneof![Just(DefaultAction::Allow), Just(DefaultAction::Audit), Just(DefaultAction::Deny)]
+}
+
+proptest! {
+    #[test]
+    fn whoever_is_allowed_a_call_may_reach_the_server(
+        policies in some_policies(), text in some_call(), workload in some_workload(), default_action in some_default(),
+    ) {
+        let caller = Caller::new(workload.clone());
+        let decision = decide(&policies, default_action, &caller, call(&text));
+        let reach = may_reach(&workload, policies.iter().map(|it| &it.spec), default_action);
+        prop_assert!(decision.allowed <= reach);
+        let general = decide(&policies, default_action, &caller, call("ping")).allowed;
+        prop_assert!(general <= reach);
+    }
+
+    #[test]
+    fn another_deny_never_opens_and_another_allow_for_all_never_closes(
+        policies in some_policies(), text in some_call(), workload in some_workload(), default_action in some_default(),
+        more in testing::access_policy(),
+    ) {
+        let caller = Caller::new(workload);
+        let allowed = |policies: &[_]| decide(policies, default_action, &caller, call(&text)).allowed;
+        let before = allowed(&policies);
+        let deny_only = more.rules.iter().all(|rule| rule.action != Action::Allow);
+        let with = |spec| {
+            let mut all = policies.clone();
+            all.push(spec);
+            allowed(&all)
+        };
+        let denied = with(policy("p", "{rules: [{action: deny}]}"));
+        let opened = with(policy("p", "{rules: [{action: allow}]}"));
+        prop_assert!(!denied && before <= opened);
+        if deny_only {
+            let mut object = Object::clone(&policy("p", "{rules: [{action: deny}]}"));
+            object.spec = more;
+            prop_assert!(with(Arc::new(object)) <= before);
+        }
+    }
+
+    #[test]
+    fn the_order_of_policies_names_the_reason_and_nothing_else(
+        policies in some_policies(), text in some_call(), workload in some_workload(), default_action in some_default(),
+        turn in 0..4_usize,
+    ) {
+        let caller = Caller::new(workload);
+        let first = decide(&policies, default_action, &caller, call(&text));
+        let mut turned = policies.clone();
+        turned.reverse();
+        let by = turn.min(turned.len());
+        turned.rotate_left(by);
+        let second = decide(&turned, default_action, &caller, call(&text));
+        prop_assert_eq!((first.allowed, first.audit), (second.allowed, second.audit));
+        prop_assert_eq!(first.shadow.len(), second.shadow.len());
+    }
+
+    /// The law that `Shadow` promises.
+    #[test]
+    fn a_shadow_foretells_what_enforcing_does(
+        policies in some_policies(), text in some_call(), workload in some_workload(), default_action in some_default(),
+    ) {
+        let caller = Caller::new(workload);
+        let decision = decide(&policies, default_action, &caller, call(&text));
+        for shadow in decision.shadow {
+            let enforced = policies.iter().map(|it| {
+                let mut object = Object::clone(it);
+                object.spec.shadow &= !std::ptr::eq(&**it, shadow.policy);
+                Arc::new(object)
+            });
+            let enforced: Vec<_> = enforced.collect();
+            prop_assert_eq!(decide(&enforced, default_action, &caller, call(&text)).allowed, shadow.allowed);
+        }
+    }
+}
