@@ -7,6 +7,6 @@ mod control;
 mod fake;
 mod link;
 mod mesh;
-mod sidecar;
 mod streams;
+mod traffic;
 mod trust;
