@@ -44,6 +44,12 @@ pub struct Surroundings {
     pub set_logging: Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
 }
 
+impl std::fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surroundings").finish_non_exhaustive()
+    }
+}
+
 /// Why a sidecar does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -80,6 +86,12 @@ pub struct Running {
     traffic: TaskTracker,
     workers: Handle,
     drain_timeout: Duration,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").finish_non_exhaustive()
+    }
 }
 
 /// What ends what.
@@ -184,8 +196,12 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
     // Readiness stays with the traffic, so that a starved data plane says so itself.
     for (door, socket) in [(Door::Health, health), (Door::Admin, admin)] {
         let Some(socket) = socket else { continue };
-        let serving =
-            admin::serve(door, socket, Arc::<Shown>::clone(&shown) as Arc<dyn admin::Shown>, tokens.stop.clone());
+        let serving = admin::serve(
+            door,
+            socket,
+            Arc::<Shown>::clone(&shown) as Arc<dyn admin::Shown>,
+            tokens.stop.clone(),
+        );
         around.workers.spawn(serving);
     }
     Ok(Running {
@@ -286,7 +302,11 @@ fn tls_of(bootstrap: &Bootstrap, identity: &LiveIdentity, trust: &TrustStore) ->
 fn reached_at(bootstrap: &Bootstrap, inbound: Option<&TcpListener>) -> Option<HostPort> {
     let bound = inbound.and_then(|socket| socket.local_addr().ok());
     let bound = bound.filter(|address| !address.ip().is_unspecified());
-    bootstrap.node.address.clone().or_else(|| bound.and_then(|address| HostPort::parse(&address.to_string()).ok()))
+    bootstrap
+        .node
+        .address
+        .clone()
+        .or_else(|| bound.and_then(|address| HostPort::parse(&address.to_string()).ok()))
 }
 
 /// Sessions outlive a restart of the sidecar where its key does.

@@ -16,8 +16,10 @@ use weft_proto::resource::kinds::Era;
 
 use crate::answer::Answer;
 use crate::authorize::Permit;
+use crate::backend::way::Way;
 use crate::backend::{Backend, CALL_TIMEOUT, Http, IDLE_TIMEOUT};
 use crate::classify::{Call, Kind};
+use crate::exchange::front::Front;
 use crate::headers::{self, CALLER, SERVER, SESSION};
 use crate::identify::Caller;
 use crate::limits::Limits;
@@ -49,16 +51,40 @@ pub async fn inbound(
     _permit: Permit,
 ) -> Result<Response<Answer>, Refusal> {
     match &to.server.backend {
-        Backend::Http(http) => to.transparent(http, received, call).await,
-        Backend::Child(child) => {
-            let (caller, timeout) = (to.caller.shared_name(), to.call_timeout());
-            let response = child.front.serve(&caller, &received.head, call, &received.body, timeout).await?;
-            Ok(response.map(Answer::from))
-        }
+        Backend::Http(http) => match http.ways.of(call.era, to.is_oldest(received, call)).await? {
+            Way::Through | Way::ThroughSse => to.transparent(http, received, call).await,
+            Way::Exchange(front) => to.exchanged(&front, received, call).await,
+        },
+        Backend::Child(child) => to.exchanged(&child.front, received, call).await,
     }
 }
 
 impl Inbound<'_> {
+    /// Whether the request came by the transport of 2024-11-05: its stream has no session yet, and its messages name
+    /// theirs in the query.
+    fn is_oldest(&self, received: &Received, call: &Call<'_>) -> bool {
+        match call.kind {
+            Kind::Listen => !received.head.headers.contains_key(SESSION),
+            _ => received.head.uri.query().is_some(),
+        }
+    }
+
+    async fn exchanged(
+        &self,
+        front: &Arc<Front>,
+        received: &Received,
+        call: &Call<'_>,
+    ) -> Result<Response<Answer>, Refusal> {
+        let (caller, timeout) = (self.caller.shared_name(), self.call_timeout());
+        let response = front.serve(&caller, &received.head, call, &received.body, timeout).await?;
+        let is_stream = is_event_stream(response.headers());
+        let answer = response.map(Answer::from);
+        Ok(match is_stream {
+            true => answer.map(|answer| answer.streaming(Counted::new(self.server.series.streams.clone()))),
+            false => answer,
+        })
+    }
+
     fn call_timeout(&self) -> Duration {
         self.server.spec.timeouts.call.map_or(CALL_TIMEOUT, |span| span.duration())
     }
@@ -77,8 +103,15 @@ impl Inbound<'_> {
         *request.method_mut() = received.head.method.clone();
         *request.uri_mut() = uri(&http.path, received.head.uri.query())?;
         *request.headers_mut() = headers;
-        let response = self.send(http, request, call).await?;
-        self.relayed(response, call)
+        match self.send(http, request, call).await {
+            Ok(response) => self.relayed(response, call),
+            Err(refusal) => {
+                if matches!(refusal, Refusal::UpstreamUnreachable(_)) {
+                    http.ways.doubt();
+                }
+                Err(refusal)
+            }
+        }
     }
 
     /// Who calls, in headers that only we can set.
@@ -133,7 +166,11 @@ impl Inbound<'_> {
     }
 
     /// The server's answer on its way back.
-    fn relayed(&self, response: Response<UpstreamBody>, call: &Call<'_>) -> Result<Response<Answer>, Refusal> {
+    fn relayed(
+        &self,
+        response: Response<UpstreamBody>,
+        call: &Call<'_>,
+    ) -> Result<Response<Answer>, Refusal> {
         let (mut head, body) = response.into_parts();
         pipeline::clean(&mut head.headers);
         headers::strip_ours(&mut head.headers);

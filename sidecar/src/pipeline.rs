@@ -92,7 +92,6 @@ impl Inbound {
         let response = forward::inbound(inbound, &received, &call, permit).await?;
         Ok(response.map(|answer| answer.admitted(admitted)))
     }
-
 }
 
 /// The record of a request that begins.

@@ -89,7 +89,13 @@ impl fmt::Debug for Relay {
 impl Relay {
     /// An answer in one piece.
     pub fn whole(upstream: UpstreamBody, when_left: WhenLeft) -> Self {
-        Self { over: upstream.is_end_stream(), upstream: Some(upstream), when_left, idle_max: None, events: None }
+        Self {
+            over: upstream.is_end_stream(),
+            upstream: Some(upstream),
+            when_left,
+            idle_max: None,
+            events: None,
+        }
     }
 
     /// An event stream. Without `idle_max` the server may be silent for ever.
@@ -101,7 +107,8 @@ impl Relay {
         ending: Option<Ending>,
     ) -> Self {
         let timer = Box::pin(tokio::time::sleep(comment_every));
-        let events = Events { comment_every, timer, last_byte: Instant::now(), tail: Tail::default(), ending };
+        let events =
+            Events { comment_every, timer, last_byte: Instant::now(), tail: Tail::default(), ending };
         Self { upstream: Some(upstream), when_left, idle_max, events: Some(events), over: false }
     }
 

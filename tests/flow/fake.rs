@@ -35,7 +35,7 @@ use weft_proto::wire::{self, ResourceType};
 use weft_sidecar::body::Body;
 use weft_sidecar::control::Settings;
 
-use crate::sidecar::{Sidecar, beside, settings};
+use crate::control::{Sidecar, beside, settings};
 
 /// What a fake serves a connection with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -191,7 +191,7 @@ impl Outbound {
             }
             Err(_) => {
                 judge(true);
-                let after = after.min(try_until - began);
+                let after = if try_until == until { after } else { try_until - began };
                 Err(Failure::of(Refusal::TimedOut { after }))
             }
         }

@@ -30,10 +30,11 @@ use crate::{accept, authorize};
 use super::{finish, note, opened};
 
 /// Everything that requests of the outbound listener need.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Outbound(Arc<Parts>);
 
 /// What an outbound listener is made of.
+#[derive(Debug)]
 pub struct Parts {
     pub to: Arc<to::Outbound>,
     pub limits: Arc<Limits>,
@@ -161,7 +162,12 @@ impl Outbound {
 fn is_harmless(method: &str) -> bool {
     matches!(
         method,
-        "server/discover" | "ping" | "tools/list" | "prompts/list" | "resources/list" | "resources/templates/list"
+        "server/discover"
+            | "ping"
+            | "tools/list"
+            | "prompts/list"
+            | "resources/list"
+            | "resources/templates/list"
     )
 }
 

@@ -22,9 +22,9 @@ use crate::refusal::Refusal;
 
 use super::client::Client;
 use super::conversation::{Asked, Question};
+use super::events::{self, EventId};
 use super::pump::{Begun, Pump};
 use super::replay::{Log, Manner};
-use super::events::{self, EventId};
 use super::translate::Fate;
 use super::{Front, Incoming, answer};
 
@@ -95,7 +95,9 @@ impl Front {
             // Not with the code that the modern era has for it: that would prove what this session is not.
             Some((version, _)) => {
                 let version: String = version.chars().take(32).collect();
-                Err(Refusal::Invalid(format!("protocol version {version:?} is not supported in this session")))
+                Err(Refusal::Invalid(format!(
+                    "protocol version {version:?} is not supported in this session"
+                )))
             }
         }
     }
@@ -114,7 +116,10 @@ impl Front {
             match message {
                 Message::Request(request) => {
                     let question = match self.question(&session, request, bytes.clone()).await {
-                        Err(refusal) if is_batch => Question::refused(&session.asker, request, &refusal),
+                        // The status of the second would say that the session is gone.
+                        Err(refusal) if is_batch || matches!(refusal, Refusal::MethodNotFound(_)) => {
+                            Question::refused(&session.asker, request, &refusal)
+                        }
                         question => question?,
                     };
                     conversations.push(self.conversation(question, incoming.call_timeout));
@@ -218,12 +223,15 @@ impl Front {
         }
         let in_use = session.use_it();
         let over = session.over.clone();
-        // Calls may end before the sidecar does; listening has no end of its own.
-        let drain = if is_listening { self.drain.clone() } else { self.stop.clone() };
+        // A call has an end of its own, which is still told; listening has none.
+        let drain = is_listening.then(|| self.drain.clone());
         let body = log.read(last.map(|id| id.number), self.manner(&session), async move {
-            tokio::select! {
-                () = over.cancelled() => {}
-                () = drain.cancelled() => {}
+            match drain {
+                None => over.cancelled().await,
+                Some(drain) => tokio::select! {
+                    () = over.cancelled() => {}
+                    () = drain.cancelled() => {}
+                },
             }
             drop(in_use);
         });

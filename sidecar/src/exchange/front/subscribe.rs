@@ -13,7 +13,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use weft_proto::mcp::{self, Message, Notification, Request, edit, method};
+use weft_proto::mcp::{self, Message, Notification, Request, method};
 use weft_proto::resource::kinds::Era;
 
 use crate::body::Body;
@@ -85,7 +85,7 @@ impl Front {
             let watching = Watching::start(self, asker, items.resource_subscriptions, AGREE_TIMEOUT).await;
             let honoured =
                 Interest { resource_subscriptions: watching.uris().to_vec(), ..Interest::default() };
-            return Source { honoured, watching: Some(watching), upstream: None };
+            return Source { honoured, _watching: Some(watching), upstream: None };
         }
         let id = format!("\"weft-{:032x}\"", rand::random::<u128>());
         let (Some(old), Ok(new)) = (request.params.notifications, serde_json::to_vec(&items)) else {
@@ -101,7 +101,7 @@ impl Front {
         let mut upstream = self.conversation(question, incoming.call_timeout);
         let honoured = timeout(AGREE_TIMEOUT, acknowledged(&mut upstream, self.settings.bounds)).await;
         match honoured.ok().flatten() {
-            Some(honoured) => Source { honoured, watching: None, upstream: Some(upstream) },
+            Some(honoured) => Source { honoured, _watching: None, upstream: Some(upstream) },
             None => Source::default(),
         }
     }
@@ -112,7 +112,7 @@ impl Front {
 struct Source {
     honoured: Interest,
     /// Kept for as long as the stream goes.
-    watching: Option<Watching>,
+    _watching: Option<Watching>,
     upstream: Option<Conversation>,
 }
 
@@ -123,7 +123,9 @@ impl Source {
             match upstream.next().await {
                 Some(Heard::Note(note)) => return note,
                 Some(Heard::Request(_)) => {}
-                Some(Heard::Response(_) | Heard::Refused(_) | Heard::Cancelled) | None => self.upstream = None,
+                Some(Heard::Response(_) | Heard::Refused(_) | Heard::Cancelled) | None => {
+                    self.upstream = None
+                }
             }
         }
         std::future::pending().await
@@ -245,9 +247,7 @@ impl Subscription {
             self.wait(format!("{list} "), interest::list_changed(&self.id, list).into());
         }
         for uri in self.interest.resource_subscriptions.clone() {
-            let params = serde_json::json!({ "_meta": { interest::SUBSCRIPTION_ID: &*self.id }, "uri": uri });
-            let params = serde_json::value::to_raw_value(&params).ok();
-            let message = edit::notification(method::RESOURCES_UPDATED, params.as_deref());
+            let message = interest::updated(&self.id, &uri);
             self.wait(format!("{} {uri}", method::RESOURCES_UPDATED), message.into());
         }
     }

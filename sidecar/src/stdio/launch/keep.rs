@@ -92,6 +92,7 @@ fn start(plan: Plan, command: &OsString, args: &[OsString]) -> io::Result<Pid> {
 }
 
 /// Returns once the sidecar is gone.
+#[allow(deprecated, reason = "what replaces it is unsafe, and the descriptor is owned by what is registered")]
 async fn orphaned(parent: i32) {
     let is_orphan = || process::getppid().is_none_or(|pid| pid.as_raw_nonzero().get() != parent);
     let watched = process::getppid()

@@ -27,9 +27,12 @@ async fn what_the_server_says_of_its_own_accord_is_told_in_order() {
 async fn who_does_not_take_event_streams_gets_none() {
     let stage = legacy();
     let id = stage.open("2025-06-18").await;
-    for (accept, is_right) in
-        [("text/event-stream", true), ("application/json, Text/Event-Stream;q=0.5", true), ("*/*", true), ("application/json", false)]
-    {
+    for (accept, is_right) in [
+        ("text/event-stream", true),
+        ("application/json, Text/Event-Stream;q=0.5", true),
+        ("*/*", true),
+        ("application/json", false),
+    ] {
         let headers = [("mcp-session-id", &*id), ("accept", accept)];
         let outcome = stage.send("caller", Era::Legacy, "GET", &headers, "").await.unwrap();
         assert_eq!(outcome.err(), (!is_right).then_some(Refusal::NotAcceptable), "{accept}");

@@ -1,0 +1,78 @@
+//! The sidecar, standing alone: its resources in a file, its identity in files, everything on that is on by default.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde_json::json;
+use tokio::process::Command;
+
+use super::{Site, pinned};
+use crate::certs;
+
+/// What stands behind the sidecar.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Behind {
+    Http(SocketAddr),
+    /// A child that it starts, on this core.
+    Stdio {
+        core: usize,
+    },
+}
+
+/// The sidecar beside this program.
+pub(crate) fn program() -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe()?.with_file_name("weft-sidecar");
+    program.is_file().then_some(program).context("there is no weft-sidecar beside weft-load")
+}
+
+pub(super) fn command(site: &Site, address: SocketAddr, behind: &Behind) -> anyhow::Result<Command> {
+    let path = config(site, address, behind)?;
+    let mut command = pinned(site.proxy_core, &program()?);
+    command.arg("run").arg("--config").arg(path);
+    // As Envoy's: to a file.
+    command.arg("--access-log").arg(site.access_log("weft"));
+    Ok(command)
+}
+
+/// Writes the files that it starts from and says where the first is.
+pub(crate) fn config(site: &Site, address: SocketAddr, behind: &Behind) -> anyhow::Result<PathBuf> {
+    let name = match behind {
+        Behind::Http(_) => "weft",
+        Behind::Stdio { .. } => "weft-stdio",
+    };
+    let resources = site.write(&format!("{name}-resources.yaml"), &resources(behind)?)?;
+    let identity = json!({
+        "certificate": site.certs.path("server", "crt"),
+        "key": site.certs.path("server", "key"),
+        "roots": site.certs.roots(),
+    });
+    // JSON is YAML.
+    let bootstrap = json!({
+        "node": { "id": "bench/server-0", "labels": { "app": "server" } },
+        "source": { "file": { "resources": resources, "identity": identity } },
+        "listen": { "inbound": address, "outbound": null, "health": "127.0.0.1:0", "admin": "127.0.0.1:0" },
+    });
+    site.write(&format!("{name}.yaml"), &bootstrap.to_string())
+}
+
+fn resources(behind: &Behind) -> anyhow::Result<String> {
+    let object = |kind: &str, name: &str, spec: serde_json::Value| {
+        let metadata = json!({ "namespace": "bench", "name": name });
+        json!({ "apiVersion": "weft.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec })
+    };
+    let location = match behind {
+        Behind::Http(upstream) => {
+            json!({ "workload": { "labels": { "app": "server" }, "port": upstream.port() } })
+        }
+        Behind::Stdio { core } => {
+            let program: &Path = &std::env::current_exe()?;
+            json!({ "stdio": { "command": "taskset", "args": ["-c", core.to_string(), program, "stdio-echo"] } })
+        }
+    };
+    let allowed = json!([{ "tools": ["echo", "stream"] }, { "methods": ["subscriptions/listen"] }]);
+    let rules = json!([{ "action": "allow", "from": [{ "identities": [certs::CLIENT] }], "to": allowed }]);
+    let server = object("McpServer", "server", location);
+    let policy = object("AccessPolicy", "callers", json!({ "rules": rules }));
+    Ok(format!("{server}\n---\n{policy}\n"))
+}
