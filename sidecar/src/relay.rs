@@ -80,6 +80,12 @@ pub struct Ending {
     pub last: Bytes,
 }
 
+impl fmt::Debug for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ending").field("last", &self.last).finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for Relay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Relay").field("events", &self.events.is_some()).finish_non_exhaustive()

@@ -19,9 +19,9 @@ mod running;
 mod serve;
 mod table;
 mod terminal;
-mod up;
 #[cfg(test)]
 mod tests;
+mod up;
 
 fn main() -> std::process::ExitCode {
     let mut words = std::env::args_os().skip(1);

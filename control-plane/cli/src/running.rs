@@ -67,16 +67,16 @@ pub(crate) async fn up(args: UpArgs, resources: Vec<File>, context: &Context) ->
 async fn introduce(terminal: &Terminal, sides: &Sides) -> Result<(), Failure> {
     let Some(agent) = sides.address() else { return Ok(()) };
     let urls = sides.servers.iter().map(|(name, _)| (name, format!("http://{agent}/servers/{name}/mcp")));
-    let mut said = String::from("\nServers, each with a sidecar beside it and mutual TLS on the way there:\n");
+    let mut said =
+        String::from("\nServers, each with a sidecar beside it and mutual TLS on the way there:\n");
     for (name, url) in urls.clone() {
         said += &format!("  {name:<24} {url}\n");
     }
     for (name, why) in &sides.left_out {
         said += &format!("  {:<24} not here: {why}\n", name.to_string());
     }
-    let clients: serde_json::Map<_, _> = urls
-        .map(|(name, url)| (name.name.to_string(), json!({ "type": "http", "url": url })))
-        .collect();
+    let clients: serde_json::Map<_, _> =
+        urls.map(|(name, url)| (name.name.to_string(), json!({ "type": "http", "url": url }))).collect();
     said += &format!("For your client:\n{:#}\n", json!({ "mcpServers": clients }));
     if sides.servers.iter().any(|(name, _)| name.to_string() == tour::SERVER)
         && let Some(shown) = tour::take(agent).await

@@ -149,7 +149,8 @@ fn from_desktop(file: File) -> Result<File, Failure> {
     if !is_one {
         return Ok(file);
     }
-    let found = desktop::read(&file.text).map_err(|error| Failure::failed(format!("{}: {error}", file.name)))?;
+    let found =
+        desktop::read(&file.text).map_err(|error| Failure::failed(format!("{}: {error}", file.name)))?;
     for why in &found.left_out {
         tracing::warn!(file = file.name, "left out: {why}");
     }
@@ -160,7 +161,11 @@ fn from_desktop(file: File) -> Result<File, Failure> {
 /// What to apply at start: what was named, or the examples.
 fn up_resources(args: &UpArgs, context: &Context) -> Result<Vec<File>, Failure> {
     match args.files.is_empty() {
-        true => Ok(examples::quickstart()),
+        true => {
+            let program = std::env::current_exe()
+                .map_err(|error| Failure::failed(format!("where this program lies is not known: {error}")))?;
+            Ok(examples::quickstart(&program))
+        }
         false => files::gather(&args.files, &context.terminal)?.into_iter().map(from_desktop).collect(),
     }
 }

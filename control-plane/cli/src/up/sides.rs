@@ -81,14 +81,17 @@ pub(crate) async fn start(
 
 /// Every server that the control plane knows.
 async fn stored(control_plane: &ControlPlane) -> Result<Vec<(ServerName, McpServer)>, Failure> {
-    let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("the servers cannot be read: {error}"));
+    let failed =
+        |error: &dyn std::fmt::Display| Failure::failed(format!("the servers cannot be read: {error}"));
     let prefix = Prefix::new(format!("{}mcpservers/", desired::PREFIX)).map_err(|error| failed(&error))?;
     let (_, entries) =
         store::list_all(&*control_plane.store, &prefix, None).await.map_err(|error| failed(&error))?;
     let mut servers = Vec::new();
     for entry in entries {
         let text = String::from_utf8_lossy(&entry.value);
-        let object = resource::parse_one("store", &text).map_err(|error| failed(&error))?;
+        let object = resource::parse_one("store", &text);
+        let object =
+            object.map_err(|errors| failed(&errors.first().map_or_else(String::new, ToString::to_string)))?;
         if let Spec::McpServer(spec) = object.spec {
             let name = ServerName { namespace: object.metadata.namespace, name: object.metadata.name };
             servers.push((name, spec));
@@ -141,7 +144,8 @@ async fn sidecar(
     node: Value,
     listen: Value,
 ) -> Result<Running, Failure> {
-    let failed = |what: String| Failure::failed(format!("the sidecar {namespace}/{account} does not start: {what}"));
+    let failed =
+        |what: String| Failure::failed(format!("the sidecar {namespace}/{account} does not start: {what}"));
     let wanted = tokens::Wanted {
         namespace: namespace.parse().map_err(|error| failed(format!("{error}")))?,
         account: account.parse().map_err(|error| failed(format!("{error}")))?,
