@@ -407,12 +407,11 @@ impl Call<'_> {
         let said = match sort(&message, Some(&self.request.id), self.server.settings.bounds)? {
             Sorted::Response(response) => {
                 let is_list = self.request.method == method::TOOLS_LIST;
-                match is_list.then(|| self.server.learn(&response)).flatten() {
-                    Some((result, broken)) if !broken.is_empty() => {
-                        Said::Response(without_tools(&response, result, &broken))
-                    }
-                    _ => Said::Response(response),
-                }
+                let learnt = is_list.then(|| self.server.learn(&response)).flatten();
+                let fewer = learnt
+                    .filter(|(_, broken)| !broken.is_empty())
+                    .map(|(result, broken)| without_tools(&response, result, &broken));
+                Said::Response(fewer.unwrap_or(response))
             }
             // A stream of changes is a request as well, so that changes belong to it.
             Sorted::Note(note) | Sorted::Aside(note) => Said::Note(note),
