@@ -438,6 +438,7 @@ def test_the_media_type_may_be_written_in_other_ways(door, mark, media_type):
 def ambiguous(mark: str) -> dict[str, bytes]:
     """Requests of which two readers might disagree where they end or what they say."""
     body = json.dumps(modern_call(mark)).encode()
+    length = ("content-length", str(len(body)))
     chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
     plain = request(body, modern_headers())
 
