@@ -5,7 +5,9 @@ use std::path::Path;
 
 use weft_sidecar::cli;
 use weft_sidecar::limits::Limits;
-use weft_sidecar::metrics::{DurationLabels, ListenerLabel, Metrics, RefusedLabel, RequestLabels, ServerLabel};
+use weft_sidecar::metrics::{
+    DurationLabels, ListenerLabel, Metrics, RefusedLabel, RequestLabels, ServerLabel,
+};
 use weft_sidecar::refusal::Refusal;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference.md");
