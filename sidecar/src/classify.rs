@@ -29,6 +29,7 @@ pub struct Call<'a> {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "the large variant is the usual one")]
 pub enum Kind<'a> {
     Message(Message<'a>),
     /// Several messages at once, in the one revision that has them.

@@ -24,6 +24,7 @@ use crate::headers::{self, CALLER, SERVER, SESSION};
 use crate::identify::Caller;
 use crate::limits::Limits;
 use crate::metrics::Counted;
+use crate::oldest;
 use crate::pipeline;
 use crate::receive::Received;
 use crate::refusal::Refusal;
@@ -52,7 +53,8 @@ pub async fn inbound(
 ) -> Result<Response<Answer>, Refusal> {
     match &to.server.backend {
         Backend::Http(http) => match http.ways.of(call.era, to.is_oldest(received, call)).await? {
-            Way::Through | Way::ThroughSse => to.transparent(http, received, call).await,
+            Way::Through => to.transparent(http, received, call, false).await,
+            Way::ThroughSse => to.transparent(http, received, call, true).await,
             Way::Exchange(front) => to.exchanged(&front, received, call).await,
         },
         Backend::Child(child) => to.exchanged(&child.front, received, call).await,
@@ -94,6 +96,7 @@ impl Inbound<'_> {
         http: &Http,
         received: &Received,
         call: &Call<'_>,
+        oldest: bool,
     ) -> Result<Response<Answer>, Refusal> {
         let mut headers = received.head.headers.clone();
         headers::toward_server(&mut headers, &http.host);
@@ -101,10 +104,26 @@ impl Inbound<'_> {
         self.unbind_session(&mut headers, call.era)?;
         let mut request = Request::new(Full::new(received.body.clone()));
         *request.method_mut() = received.head.method.clone();
-        *request.uri_mut() = uri(&http.path, received.head.uri.query())?;
+        let query = received.head.uri.query();
+        *request.uri_mut() = match (oldest, &call.kind) {
+            (false, _) | (true, Kind::Listen) => uri(&http.path, query)?,
+            (true, _) => {
+                let named = oldest::unbind(self.sessions, self.caller.name(), query.unwrap_or_default());
+                Uri::from(named.ok_or(Refusal::SessionUnknown)?)
+            }
+        };
         *request.headers_mut() = headers;
         match self.send(http, request, call).await {
-            Ok(response) => self.relayed(response, call),
+            Ok(response) if oldest && call.listens() && response.status().is_success() => {
+                let (head, mut body) = response.into_parts();
+                let own = received.head.uri.path();
+                let begins = oldest::exchange_endpoint(&mut body, self.call_timeout(), |named| {
+                    oldest::bind(self.sessions, self.caller.name(), own, &named)
+                });
+                let begins = begins.await?;
+                self.relayed(Response::from_parts(head, body), call, Some(begins))
+            }
+            Ok(response) => self.relayed(response, call, None),
             Err(refusal) => {
                 if matches!(refusal, Refusal::UpstreamUnreachable(_)) {
                     http.ways.doubt();
@@ -170,6 +189,7 @@ impl Inbound<'_> {
         &self,
         response: Response<UpstreamBody>,
         call: &Call<'_>,
+        begins: Option<Bytes>,
     ) -> Result<Response<Answer>, Refusal> {
         let (mut head, body) = response.into_parts();
         pipeline::clean(&mut head.headers);
@@ -191,6 +211,7 @@ impl Inbound<'_> {
                 let idle_max = (!call.listens()).then(|| self.idle_max());
                 let every = *self.limits.keep_alive_comment_every;
                 let relay = Relay::events(body, when_left, every, idle_max, self.ending(call));
+                let relay = begins.into_iter().fold(relay, Relay::after);
                 let stream = Counted::new(self.server.series.streams.clone());
                 Answer::from(relay).streaming(stream)
             }

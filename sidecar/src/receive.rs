@@ -142,7 +142,7 @@ async fn collect(mut body: Incoming, declared: Option<usize>, limits: &Limits) -
         if first.len() + rest.len() + data.len() > limits.body_bytes_max {
             return Err(too_large);
         }
-        if first.is_empty() {
+        if first.is_empty() && rest.is_empty() {
             first = data;
             continue;
         }

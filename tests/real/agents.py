@@ -8,7 +8,7 @@ import json
 import subprocess
 import time
 import warnings
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -233,4 +233,5 @@ class Steps:
         async with asyncio.timeout(PATIENCE_SECS):
             while not seen():
                 await self._client.call_tool(tool, {})
-                await asyncio.wait([asyncio.create_task(asyncio.Event().wait())], timeout=0.02)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(asyncio.Event().wait(), 0.02)

@@ -225,14 +225,15 @@ const fn is_failure(status: StatusCode) -> bool {
 
 impl From<SendError> for Failure {
     fn from(error: SendError) -> Self {
+        let failure = Self::of(error.refusal());
         match error {
             SendError::NeverSent { request, why } => Self {
                 retired: matches!(why, Unsent::Retired),
                 ours: matches!(why, Unsent::Retired | Unsent::Full { .. }),
-                refusal: Refusal::UpstreamUnreachable(why.to_string()),
                 request: Some(request),
+                ..failure
             },
-            SendError::MaybeSent(error) => Self::of(Refusal::UpstreamBroke(error.to_string())),
+            SendError::MaybeSent(_) => failure,
         }
     }
 }

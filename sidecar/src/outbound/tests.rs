@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use weft_proto::compile::{Parts, compile};
 use weft_proto::name::HostPort;
+use weft_proto::resource::bounded::Text;
 use weft_proto::resource::{Spec, parse_one};
 use weft_proto::wire::{Endpoint, Endpoints, Meta, Object, Part};
 
@@ -57,11 +58,15 @@ impl Mesh {
     }
 
     fn outbound(&self, endpoints: impl IntoIterator<Item = Endpoint>) -> Outbound {
+        self.outbound_at(None, endpoints)
+    }
+
+    fn outbound_at(&self, zone: Option<&str>, endpoints: impl IntoIterator<Item = Endpoint>) -> Outbound {
         let config = Config {
             identity: self.authority.identity(&id("caller")),
             trust: self.authority.trust(),
             key: Key::random(),
-            locality: None,
+            locality: zone.map(str::to_owned),
         };
         Outbound::new(config, &self.snapshot(endpoints))
     }
@@ -291,6 +296,21 @@ async fn a_key_goes_to_the_same_instance() {
         for _ in 0..5 {
             assert_eq!(ask(&outbound, Call::new(post("/", "{}"), Affinity::Key(key))).await.unwrap(), first);
         }
+    }
+}
+
+#[tokio::test]
+async fn the_own_zone_is_preferred_where_that_is_wanted() {
+    for (spec, here) in [("loadBalancing: {preferLocal: true}", 12), ("", 0)] {
+        let mesh = Mesh::new(spec);
+        let (near, far) = (mesh.instance(named("near")).await, mesh.instance(named("far")).await);
+        let at = |server, zone| Endpoint { locality: Text::parse(zone).ok(), ..Endpoint::from(server) };
+        let outbound = mesh.outbound_at(Some("eu/a"), [at(&near, "eu/a"), at(&far, "eu/b")]);
+        let mut served_near = 0;
+        for _ in 0..12 {
+            served_near += usize::from(ask(&outbound, call("{}")).await.unwrap() == "near");
+        }
+        assert!(served_near == 12 || (here == 0 && far.accepted() > 0), "{spec}: {served_near}");
     }
 }
 

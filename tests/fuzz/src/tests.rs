@@ -15,7 +15,8 @@ use weft_sidecar::control::store::{self, Stored};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 8] = [
+const TARGETS: [(&str, Target); 10] = [
+    ("classify", crate::classify),
     ("csr", crate::csr),
     ("headers", crate::headers),
     ("resources", crate::resources),

@@ -156,12 +156,12 @@ const TOOLS = {
     },
     async test_trigger_tool_change(its) {
         notify({ kind: 'tools_list_changed' });
-        if (tellsItself(its)) await its.server.sendToolListChanged();
+        for (const server of told(its)) await server.sendToolListChanged();
         return text('The tools changed.');
     },
     async test_trigger_prompt_change(its) {
         notify({ kind: 'prompts_list_changed' });
-        if (tellsItself(its)) await its.server.sendPromptListChanged();
+        for (const server of told(its)) await server.sendPromptListChanged();
         return text('The prompts changed.');
     },
     async echo(its, ctx, values) {
@@ -196,9 +196,9 @@ async function progress(ctx, done, total) {
     await ctx.mcpReq.notify({ method: 'notifications/progress', params: { progressToken, progress: done, total } });
 }
 
-// Over HTTP, modern callers are told by the handler that all requests share.
-function tellsItself(its) {
-    return its.era === 'legacy' || IS_STDIO;
+// Who is told of a change besides those that the handler of modern callers tells.
+function told(its) {
+    return IS_STDIO ? [its.server] : [...sessions.values()].map(({ server }) => server);
 }
 
 // Methods.
@@ -313,21 +313,22 @@ class Events {
 // Legacy requests belong to a session.
 async function serveLegacy(request) {
     const known = sessions.get(request.headers.get('mcp-session-id'));
-    if (known) return known.handleRequest(request);
+    if (known) return known.transport.handleRequest(request);
     const opens = request.method === 'POST' && isInitializeRequest(await request.clone().json().catch(() => null));
     if (!opens) {
         const status = request.headers.has('mcp-session-id') ? 404 : 400;
         const error = { code: -32001, message: 'there is no such session' };
         return Response.json({ jsonrpc: '2.0', id: null, error }, { status });
     }
+    const server = newServer({ era: 'legacy' });
     const transport = new WebStandardStreamableHTTPServerTransport({
         sessionIdGenerator: randomUUID,
-        onsessioninitialized: (id) => void sessions.set(id, transport),
+        onsessioninitialized: (id) => void sessions.set(id, { server, transport }),
         onsessionclosed: (id) => void sessions.delete(id),
         eventStore: new Events(),
         retryInterval: 100,
     });
-    await newServer({ era: 'legacy' }).connect(transport);
+    await server.connect(transport);
     return transport.handleRequest(request);
 }
 

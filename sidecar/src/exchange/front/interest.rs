@@ -58,6 +58,15 @@ struct Capability {
 }
 
 impl Interest {
+    pub(super) fn every_list() -> Self {
+        Self {
+            tools_list_changed: true,
+            prompts_list_changed: true,
+            resources_list_changed: true,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn parse(params: &Params<'_>) -> Result<Self, Refusal> {
         let raw = params.notifications.ok_or_else(|| bad("is missing"))?;
         serde_json::from_str(raw.get()).map_err(|_| bad("is malformed"))

@@ -23,9 +23,10 @@ use crate::refusal::Refusal;
 use super::client::Client;
 use super::conversation::{Asked, Question};
 use super::events::{self, EventId};
+use super::interest::Interest;
 use super::pump::{Begun, Pump};
 use super::replay::{Log, Manner};
-use super::translate::Fate;
+use super::translate::{Fate, Way};
 use super::{Front, Incoming, answer};
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -155,12 +156,13 @@ impl Front {
         let under_way = session.calls.begin(None, &request.id);
         let taken = || Refusal::Invalid("a request with this id is under way".to_owned());
         let under_way = Some(under_way.ok_or_else(taken)?);
+        let asker = session.asker.clone();
+        if request.method == method::PING {
+            let asked = Asked::Nobody(answer::result(&id, "{}")?);
+            return Ok(Question { asker, asked, id, renamed: false, way: Way::Same, under_way });
+        }
         let way = self.server().await?.way(Era::Legacy, request)?;
-        let fate = match &*request.method {
-            method::PING => Fate::Answer(answer::result(&id, "{}")?),
-            _ => way.request(session.client.as_caller(), message, request)?,
-        };
-        let asked = match fate {
+        let asked = match way.request(session.client.as_caller(), message, request)? {
             Fate::Ask(message) => Asked::Server(message),
             Fate::Answer(response) => Asked::Nobody(response),
             Fate::Remember(change, response) => {
@@ -168,7 +170,6 @@ impl Front {
                 Asked::Nobody(response)
             }
         };
-        let asker = session.asker.clone();
         Ok(Question { asker, asked, id, renamed: false, way, under_way })
     }
 
@@ -258,6 +259,7 @@ impl Front {
                 Ok(Aside::Request(request)) => Some(request),
                 Err(RecvError::Lagged(missed)) => {
                     tracing::warn!(missed, "messages outside of calls were missed");
+                    self.say_all_changed(&log).await;
                     None
                 }
                 Err(RecvError::Closed) => return,
@@ -265,6 +267,14 @@ impl Front {
             if let Some(message) = message {
                 log.say_now(&message, self.settings.unread_max);
             }
+        }
+    }
+
+    /// Something was missed, and it may have been anything.
+    async fn say_all_changed(&self, log: &Log) {
+        let Ok(server) = self.server().await else { return };
+        for list in Interest::every_list().within(&server.introduction).lists() {
+            log.say_now(&edit::notification(list, None), self.settings.unread_max);
         }
     }
 

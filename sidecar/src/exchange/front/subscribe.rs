@@ -117,18 +117,16 @@ struct Source {
 }
 
 impl Source {
-    /// The next notification of an upstream stream of its own; never without one.
-    async fn next(&mut self) -> Bytes {
-        while let Some(upstream) = &mut self.upstream {
+    /// The next notification of a stream of its own; never without one, and nothing once it has ended.
+    async fn next(&mut self) -> Option<Bytes> {
+        let Some(upstream) = &mut self.upstream else { return std::future::pending().await };
+        loop {
             match upstream.next().await {
-                Some(Heard::Note(note)) => return note,
+                Some(Heard::Note(note)) => return Some(note),
                 Some(Heard::Request(_)) => {}
-                Some(Heard::Response(_) | Heard::Refused(_) | Heard::Cancelled) | None => {
-                    self.upstream = None
-                }
+                Some(Heard::Response(_) | Heard::Refused(_) | Heard::Cancelled) | None => return None,
             }
         }
-        std::future::pending().await
     }
 }
 
@@ -192,7 +190,11 @@ impl Subscription {
                     Err(RecvError::Lagged(_)) => self.all_changed(),
                     Err(RecvError::Closed) => break,
                 },
-                note = source.next() => self.hear(&note, false),
+                note = source.next() => match note {
+                    Some(note) => self.hear(&note, false),
+                    // Who asks again is told again what will be told.
+                    None => break,
+                },
                 () = sleep_until(due), if self.due.is_some() && !is_due => {}
                 () = sleep_until(comment_at) => {
                     // Where there is no room, the stream is not idle.

@@ -33,6 +33,7 @@ async fn what_is_no_call_is_accepted() {
     }
     assert_eq!(stage.told.recv().await.unwrap(), Told::Notified(asker(&id), changed.to_owned()));
     assert_eq!(stage.told.recv().await.unwrap(), Told::Answered(asker(&id), result("5")));
+    *stage.peer.introduction.lock().unwrap() = Err(Refusal::NotReady);
     let ping = stage.legacy(&id, r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#);
     assert_eq!(json(answered(ping).await).await, result("1"));
     assert!(stage.calls.try_recv().is_err());

@@ -99,3 +99,17 @@ async fn who_does_not_read_is_sent_away_and_may_come_back() {
     let mut again = stream(answered(stage.get(&id, Some(&format!("0-{told}")))).await);
     assert_eq!(next(&mut again).await.unwrap(), event(Some("0-37"), &note(36)), "the last are kept");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_missed_something_is_told_that_everything_changed() {
+    let stage = legacy();
+    let id = stage.open("2025-06-18").await;
+    // Nobody listens yet, and no more than so much waits.
+    for n in 0..100 {
+        say(&stage, &note(n));
+    }
+    let mut body = stream(answered(stage.get(&id, None)).await);
+    assert_eq!(next(&mut body).await.unwrap(), event(Some("0-1"), &changed("tools")));
+    assert_eq!(next(&mut body).await.unwrap(), event(Some("0-2"), &changed("resources")));
+    assert_eq!(next(&mut body).await.unwrap(), event(Some("0-3"), &note(36)));
+}
