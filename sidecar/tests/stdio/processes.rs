@@ -67,6 +67,7 @@ async fn a_killed_launcher_takes_the_command_with_it() {
     let command = pids(&call(&peer, "pid", json!({})).await)[0];
     kill(peer.state().pids[0]);
     until("the command is gone", || !is_alive(command)).await;
+    until("it is started again", || peer.state().restarts == 1).await;
     assert_eq!(call(&peer, "echo", json!({"n": 1})).await["arguments"]["n"], 1);
 }
 
