@@ -36,7 +36,7 @@ use weft_proto::policy;
 
 use crate::answer::Answer;
 use crate::clock;
-use crate::identify::{Caller, Identified, Proved, Protocol};
+use crate::identify::{Caller, Identified, Protocol, Proved};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use watch::{Activity, Watched};
@@ -60,8 +60,14 @@ pub struct Listener {
     pub stop: CancellationToken,
 }
 
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listener").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 /// mTLS: the configuration, and whom certificates are checked against while a connection lives.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Tls {
     pub config: Arc<rustls::ServerConfig>,
     pub trust: TrustStore,
@@ -246,7 +252,10 @@ struct Ends {
 }
 
 /// Who a completed handshake proved, and until when.
-fn identify(stream: &TlsStream<TcpStream>, address: SocketAddr) -> Option<(Identified, std::time::SystemTime)> {
+fn identify(
+    stream: &TlsStream<TcpStream>,
+    address: SocketAddr,
+) -> Option<(Identified, std::time::SystemTime)> {
     let connection = stream.get_ref().1;
     let leaf = tls::peer(connection)?;
     let workload = leaf.spiffe_id.workload()?;
@@ -254,7 +263,11 @@ fn identify(stream: &TlsStream<TcpStream>, address: SocketAddr) -> Option<(Ident
         Some(b"h2") => Protocol::Http2,
         _ => Protocol::Http1,
     };
-    let proved = Proved { caller: policy::Caller::new(workload), id: leaf.spiffe_id.as_str().into(), serial: leaf.serial };
+    let proved = Proved {
+        caller: policy::Caller::new(workload),
+        id: leaf.spiffe_id.as_str().into(),
+        serial: leaf.serial,
+    };
     Some((Identified { address, caller: Caller::Workload(proved), protocol }, leaf.not_after))
 }
 

@@ -20,6 +20,7 @@ use crate::accept::{Listener, Tls};
 use crate::access_log::{AccessLog, Sink};
 use crate::admin::{self, Door};
 use crate::bootstrap::{Bootstrap, Listen, Source};
+use crate::limits::Limits;
 use crate::metrics::{Metrics, SeriesByServer, ServerSeries};
 use crate::outbound::{self, Outbound};
 use crate::servers::{self, Servers};
@@ -41,7 +42,16 @@ pub struct Surroundings {
     pub launcher: Launcher,
     pub access_log: Sink,
     /// Changes what is logged.
-    pub set_logging: Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+    pub set_logging: SetLogging,
+}
+
+/// Changes what is logged, or says why not.
+pub type SetLogging = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+impl std::fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surroundings").finish_non_exhaustive()
+    }
 }
 
 /// Why a sidecar does not start.
@@ -82,6 +92,12 @@ pub struct Running {
     drain_timeout: Duration,
 }
 
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").finish_non_exhaustive()
+    }
+}
+
 /// What ends what.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tokens {
@@ -95,115 +111,183 @@ pub(crate) struct Tokens {
 
 /// Starts a sidecar. It is ready when [`Running::ready`] returns.
 pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running, Error> {
-    let bootstrap = Arc::new(bootstrap);
-    let limits = Arc::new(bootstrap.limits.clone());
-    let metrics = Arc::new(Metrics::new());
-    let log = AccessLog::start(&around.access_log, &metrics).map_err(Error::AccessLog)?;
-    let tokens = Tokens::default();
-    let (live, identity) = (Live::empty(), LiveIdentity::empty());
-    let trust = TrustStore::new(Bundles::default());
-    let sockets = Sockets::open(&bootstrap, &around.workers)?;
-    let sessions = session_key(&bootstrap)?;
-
-    let address = reached_at(&bootstrap, sockets.inbound.as_ref());
+    let Surroundings { workers, launcher, access_log, set_logging } = around;
+    let sockets = Sockets::open(&bootstrap, &workers)?;
+    let core = Core::new(bootstrap, launcher, &access_log)?;
     let deps = control::Deps {
-        live: live.clone(),
-        identity: identity.clone(),
-        trust: trust.clone(),
-        address,
-        cancel: tokens.stop.clone(),
+        live: core.live.clone(),
+        identity: core.identity.clone(),
+        trust: core.trust.clone(),
+        address: reached_at(&core.bootstrap, sockets.inbound.as_ref()),
+        cancel: core.tokens.stop.clone(),
     };
-    let control = Box::pin(control::start_with(&bootstrap, deps, control::Settings::default())).await?;
-    let servers = Servers::new(servers::Parts {
-        node: bootstrap.node.clone(),
-        limits: Arc::clone(&limits),
-        metrics: Arc::clone(&metrics),
-        launcher: around.launcher,
-        drain: tokens.drain.clone(),
-    });
+    let control = Box::pin(control::start_with(&core.bootstrap, deps, control::Settings::default())).await?;
     let traffic = TaskTracker::new();
-    let config = outbound::Config {
-        identity: identity.clone(),
-        trust: trust.clone(),
-        key: sessions.clone(),
-        locality: bootstrap.node.locality.as_ref().map(ToString::to_string),
-    };
-    let to = Arc::new(Outbound::new(config, &live.load().snapshot));
-    traffic.spawn_on(
-        follow(live.clone(), identity.clone(), servers.clone(), Arc::clone(&to), tokens.stop.clone()),
-        &around.workers,
-    );
-
-    let listener = |name, socket, tls| Listener {
-        name,
-        socket,
-        tls,
-        limits: Arc::clone(&limits),
-        metrics: Arc::clone(&metrics),
-        drain: tokens.drain.clone(),
-        stop: tokens.stop.clone(),
-    };
-    let nowhere = |listener| Arc::new(ServerSeries::new(&metrics, listener, "".into()));
+    traffic.spawn_on(core.follow(), &workers);
     let addresses = sockets.addresses();
-    let Sockets { inbound, outbound, health, admin } = sockets;
-    if let Some(socket) = inbound {
-        let service = pipeline::Inbound::new(pipeline::Parts {
-            live: live.clone(),
-            servers: servers.clone(),
-            limits: Arc::clone(&limits),
-            metrics: Arc::clone(&metrics),
-            log: log.clone(),
-            sessions: sessions.clone(),
-            drain: tokens.drain.clone(),
-            nowhere: nowhere("inbound"),
-        });
-        let tls = tls_of(&bootstrap, &identity, &trust);
-        traffic.spawn_on(listener("inbound", socket, tls).serve(service), &around.workers);
+    if let Some(socket) = sockets.inbound {
+        traffic.spawn_on(core.inbound(socket), &workers);
     }
-    if let Some(socket) = outbound {
-        let service = pipeline::Outbound::new(pipeline::OutboundParts {
-            to,
-            series: SeriesByServer::new(&metrics, "outbound"),
-            limits: Arc::clone(&limits),
-            log,
-            drain: tokens.drain.clone(),
-            nowhere: nowhere("outbound"),
-        });
-        traffic.spawn_on(listener("outbound", socket, None).serve(service), &around.workers);
+    if let Some(socket) = sockets.outbound {
+        traffic.spawn_on(core.outbound(socket), &workers);
     }
-    let shown = Arc::new(Shown {
-        live: live.clone(),
-        identity: identity.clone(),
-        trust,
-        metrics: Arc::clone(&metrics),
-        servers: servers.clone(),
-        control: control.state.clone(),
-        set_logging: around.set_logging,
-        tokens: tokens.clone(),
-    });
+    let shown = Arc::new(core.shown(control.state.clone(), set_logging));
     // Readiness stays with the traffic, so that a starved data plane says so itself.
-    for (door, socket) in [(Door::Health, health), (Door::Admin, admin)] {
+    for (door, socket) in [(Door::Health, sockets.health), (Door::Admin, sockets.admin)] {
         let Some(socket) = socket else { continue };
-        let serving =
-            admin::serve(door, socket, Arc::<Shown>::clone(&shown) as Arc<dyn admin::Shown>, tokens.stop.clone());
-        around.workers.spawn(serving);
+        let shown: Arc<dyn admin::Shown> = Arc::<Shown>::clone(&shown);
+        workers.spawn(admin::serve(door, socket, shown, core.tokens.stop.clone()));
     }
+    let [inbound, outbound, health, admin] = addresses;
     Ok(Running {
-        inbound: addresses[0],
-        outbound: addresses[1],
-        health: addresses[2],
-        admin: addresses[3],
-        live,
-        metrics,
-        servers,
-        identity,
+        inbound,
+        outbound,
+        health,
+        admin,
+        drain_timeout: *core.limits.drain_timeout,
+        live: core.live,
+        metrics: core.metrics,
+        servers: core.servers,
+        identity: core.identity,
+        tokens: core.tokens,
         control,
         shown,
-        tokens,
         traffic,
-        workers: around.workers,
-        drain_timeout: *limits.drain_timeout,
+        workers,
     })
+}
+
+/// What the parts of a sidecar share.
+struct Core {
+    bootstrap: Bootstrap,
+    limits: Arc<Limits>,
+    metrics: Arc<Metrics>,
+    log: AccessLog,
+    sessions: session_id::Key,
+    live: Live,
+    identity: LiveIdentity,
+    trust: TrustStore,
+    servers: Servers,
+    to: Arc<Outbound>,
+    tokens: Tokens,
+}
+
+impl Core {
+    fn new(bootstrap: Bootstrap, launcher: Launcher, access_log: &Sink) -> Result<Self, Error> {
+        let limits = Arc::new(bootstrap.limits.clone());
+        let metrics = Arc::new(Metrics::new());
+        let log = AccessLog::start(access_log, &metrics).map_err(Error::AccessLog)?;
+        let sessions = session_key(&bootstrap)?;
+        let tokens = Tokens::default();
+        let (live, identity) = (Live::empty(), LiveIdentity::empty());
+        let trust = TrustStore::new(Bundles::default());
+        let servers = Servers::new(servers::Parts {
+            node: bootstrap.node.clone(),
+            limits: Arc::clone(&limits),
+            metrics: Arc::clone(&metrics),
+            launcher,
+            drain: tokens.drain.clone(),
+        });
+        let config = outbound::Config {
+            identity: identity.clone(),
+            trust: trust.clone(),
+            key: sessions.clone(),
+            locality: bootstrap.node.locality.as_ref().map(ToString::to_string),
+        };
+        let to = Arc::new(Outbound::new(config, &live.load().snapshot));
+        Ok(Self { bootstrap, limits, metrics, log, sessions, live, identity, trust, servers, to, tokens })
+    }
+
+    /// Keeps what is made from the snapshot that of the one in force.
+    fn follow(&self) -> impl Future<Output = ()> + use<> {
+        let (live, identity) = (self.live.clone(), self.identity.clone());
+        let (servers, to) = (self.servers.clone(), Arc::clone(&self.to));
+        let stop = self.tokens.stop.clone();
+        async move {
+            let (mut snapshots, mut identities) = (live.watch(), identity.watch());
+            loop {
+                let workload: Option<Workload> = identity.leaf().and_then(|leaf| leaf.spiffe_id.workload());
+                let current = live.load();
+                servers.follow(&current, workload.as_ref());
+                to.update(&current.snapshot);
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    changed = snapshots.changed() => if changed.is_err() { return },
+                    changed = identities.changed() => if changed.is_err() { return },
+                }
+            }
+        }
+    }
+
+    fn inbound(&self, socket: TcpListener) -> impl Future<Output = ()> + use<> {
+        let service = pipeline::Inbound::new(pipeline::Parts {
+            live: self.live.clone(),
+            servers: self.servers.clone(),
+            limits: Arc::clone(&self.limits),
+            metrics: Arc::clone(&self.metrics),
+            log: self.log.clone(),
+            sessions: self.sessions.clone(),
+            drain: self.tokens.drain.clone(),
+            nowhere: self.nowhere("inbound"),
+        });
+        self.listener("inbound", socket, self.tls()).serve(service)
+    }
+
+    fn outbound(&self, socket: TcpListener) -> impl Future<Output = ()> + use<> {
+        let service = pipeline::Outbound::new(pipeline::OutboundParts {
+            to: Arc::clone(&self.to),
+            series: SeriesByServer::new(&self.metrics, "outbound"),
+            limits: Arc::clone(&self.limits),
+            log: self.log.clone(),
+            drain: self.tokens.drain.clone(),
+            nowhere: self.nowhere("outbound"),
+        });
+        self.listener("outbound", socket, None).serve(service)
+    }
+
+    fn listener(&self, name: &'static str, socket: TcpListener, tls: Option<Tls>) -> Listener {
+        Listener {
+            name,
+            socket,
+            tls,
+            limits: Arc::clone(&self.limits),
+            metrics: Arc::clone(&self.metrics),
+            drain: self.tokens.drain.clone(),
+            stop: self.tokens.stop.clone(),
+        }
+    }
+
+    fn nowhere(&self, listener: &'static str) -> Arc<ServerSeries> {
+        Arc::new(ServerSeries::new(&self.metrics, listener, "".into()))
+    }
+
+    /// A sidecar that knows no certificates listens without TLS; its address was checked to be on loopback.
+    fn tls(&self) -> Option<Tls> {
+        if is_plain(&self.bootstrap) {
+            return None;
+        }
+        let auth = ClientAuth::Required(Expect::AnyInMesh);
+        let config = Arc::new(tls::server_config(&self.identity, &self.trust, auth, &ALPN));
+        Some(Tls { config, trust: self.trust.clone() })
+    }
+
+    fn shown(&self, control: watch::Receiver<control::State>, set_logging: SetLogging) -> Shown {
+        Shown {
+            live: self.live.clone(),
+            identity: self.identity.clone(),
+            trust: self.trust.clone(),
+            metrics: Arc::clone(&self.metrics),
+            servers: self.servers.clone(),
+            control,
+            set_logging,
+            tokens: self.tokens.clone(),
+        }
+    }
+}
+
+/// Whether a sidecar has neither a control plane nor certificates.
+fn is_plain(bootstrap: &Bootstrap) -> bool {
+    matches!(&bootstrap.source, Source::File(file) if file.identity.is_none())
 }
 
 impl Running {
@@ -250,43 +334,15 @@ impl Running {
     }
 }
 
-/// Keeps the servers beside this sidecar those of the snapshot.
-async fn follow(
-    live: Live,
-    identity: LiveIdentity,
-    servers: Servers,
-    to: Arc<Outbound>,
-    stop: CancellationToken,
-) {
-    let (mut snapshots, mut identities) = (live.watch(), identity.watch());
-    loop {
-        let workload: Option<Workload> = identity.leaf().and_then(|leaf| leaf.spiffe_id.workload());
-        let current = live.load();
-        servers.follow(&current, workload.as_ref());
-        to.update(&current.snapshot);
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = snapshots.changed() => if changed.is_err() { return },
-            changed = identities.changed() => if changed.is_err() { return },
-        }
-    }
-}
-
-/// A sidecar that knows no certificates listens without TLS; its file was checked to keep it on loopback.
-fn tls_of(bootstrap: &Bootstrap, identity: &LiveIdentity, trust: &TrustStore) -> Option<Tls> {
-    if matches!(&bootstrap.source, Source::File(file) if file.identity.is_none()) {
-        return None;
-    }
-    let auth = ClientAuth::Required(Expect::AnyInMesh);
-    let config = Arc::new(tls::server_config(identity, trust, auth, &ALPN));
-    Some(Tls { config, trust: trust.clone() })
-}
-
 /// Where other sidecars reach this one.
 fn reached_at(bootstrap: &Bootstrap, inbound: Option<&TcpListener>) -> Option<HostPort> {
     let bound = inbound.and_then(|socket| socket.local_addr().ok());
     let bound = bound.filter(|address| !address.ip().is_unspecified());
-    bootstrap.node.address.clone().or_else(|| bound.and_then(|address| HostPort::parse(&address.to_string()).ok()))
+    bootstrap
+        .node
+        .address
+        .clone()
+        .or_else(|| bound.and_then(|address| HostPort::parse(&address.to_string()).ok()))
 }
 
 /// Sessions outlive a restart of the sidecar where its key does.
@@ -308,8 +364,8 @@ impl Sockets {
     fn open(bootstrap: &Bootstrap, workers: &Handle) -> Result<Self, Error> {
         let _in_workers = workers.enter();
         let Listen { inbound, outbound, health, admin } = bootstrap.listen;
-        let plain = matches!(&bootstrap.source, Source::File(file) if file.identity.is_none());
-        let inbound = if plain { loopback("inbound", inbound)? } else { open("inbound", inbound)? };
+        let inbound =
+            if is_plain(bootstrap) { loopback("inbound", inbound)? } else { open("inbound", inbound)? };
         Ok(Self {
             inbound,
             outbound: loopback("outbound", outbound)?,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use weft_proto::compile::{ServerEntry, Snapshot};
-use weft_proto::mcp::{Message, Target};
+use weft_proto::mcp::{Message, Target, method};
 use weft_proto::policy::access::{self, Call as Asked, Reason};
 use weft_proto::resource::kinds::DefaultAction;
 
@@ -14,9 +14,14 @@ use crate::refusal::Refusal;
 /// Leave to forward one request. Only this module makes one.
 #[derive(Debug)]
 pub struct Permit {
-    /// The rule that let it pass, for the record.
-    pub rule: Option<Arc<str>>,
-    _private: (),
+    rule: Option<Arc<str>>,
+}
+
+impl Permit {
+    /// The rule that let the request pass, for the record.
+    pub fn rule(&self) -> Option<Arc<str>> {
+        self.rule.clone()
+    }
 }
 
 /// Decides about everything that a request says. Each message of a batch must be allowed.
@@ -46,7 +51,13 @@ pub fn authorize(
     };
     for message in call.messages() {
         match message {
-            Message::Request(request) => decide(&request.method, request.target())?,
+            Message::Request(request) => {
+                decide(&request.method, request.target())?;
+                // A stream that listens is no way around the rules about what it listens to.
+                for uri in &request.params.subscribed_uris {
+                    decide(method::RESOURCES_SUBSCRIBE, Some(Target::Resource(uri)))?;
+                }
+            }
             Message::Notification(note) => decide(&note.method, None)?,
             // It answers what a permitted call was asked; the session knows whether it was.
             Message::Response(_) => decide("response", None)?,
@@ -57,7 +68,7 @@ pub fn authorize(
         Kind::End => decide("DELETE", None)?,
         Kind::Message(_) | Kind::Batch(_) => {}
     }
-    Ok(Permit { rule: rule.map(Into::into), _private: () })
+    Ok(Permit { rule: rule.map(Into::into) })
 }
 
 fn denied(asked: Asked<'_>, reason: Reason<'_>, explain: bool) -> Refusal {
@@ -73,7 +84,7 @@ fn denied(asked: Asked<'_>, reason: Reason<'_>, explain: bool) -> Refusal {
 
 /// The agent beside this sidecar asks in the sidecar's own name; whether that may call is decided where the server is.
 pub const fn local() -> Permit {
-    Permit { rule: None, _private: () }
+    Permit { rule: None }
 }
 
 fn anonymous(snapshot: &Snapshot, entry: &ServerEntry) -> Result<Permit, Refusal> {

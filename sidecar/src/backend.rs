@@ -1,18 +1,21 @@
 //! How a server beside this sidecar is spoken to: over HTTP, where its own answers pass through, or as a child.
 
+pub mod way;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
 use http::uri::PathAndQuery;
 use weft_proto::name::ServerName;
-use weft_proto::resource::kinds::{Location, McpServer, Protocol};
+use weft_proto::resource::kinds::{Location, McpServer};
 
 use crate::bootstrap::Upstream;
 use crate::exchange::front::Front;
 use crate::servers::Parts;
 use crate::stdio::{Phase, StdioPeer};
 use crate::upstream::{Destination, Pool, Settings};
+use way::Ways;
 
 /// Time to connect to a server, if nothing else is said.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,7 +29,9 @@ const CHILD_GRACE: Duration = Duration::from_secs(5);
 /// Why a server cannot be spoken to.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("nothing says where it listens: its workload has neither port nor unixSocket, and the bootstrap file no upstream for it")]
+    #[error(
+        "nothing says where it listens: its workload has neither port nor unixSocket, and the bootstrap file no upstream for it"
+    )]
     NoAddress,
     #[error("its path is no path")]
     Path,
@@ -59,7 +64,7 @@ pub struct Http {
     pub pool: Pool,
     pub host: HeaderValue,
     pub path: PathAndQuery,
-    pub protocol: Protocol,
+    pub ways: Arc<Ways>,
 }
 
 /// A server that is a child of this sidecar.
@@ -90,7 +95,10 @@ impl Backend {
         let connect = spec.timeouts.connect.map_or(CONNECT_TIMEOUT, |span| span.duration());
         let host = HeaderValue::from_str(&host).map_err(|_| Error::Path)?;
         let pool = Pool::new(destination, Settings { connect_timeout: connect, ..Settings::local() });
-        Ok(Self::Http(Http { pool, host, path, protocol: spec.protocol }))
+        let server = HeaderValue::from_str(&name.to_string()).map_err(|_| Error::Path)?;
+        let target = way::target(path.as_str(), &host, &server);
+        let ways = Ways::new(&pool, target, spec.protocol, &parts.limits, &parts.drain);
+        Ok(Self::Http(Http { pool, host, path, ways }))
     }
 
     /// Nothing new goes this way; what is under way ends by itself.
@@ -104,12 +112,15 @@ impl Backend {
     /// How it goes, for metrics.
     pub fn seen(&self) -> Seen {
         match self {
-            Self::Http(_) => Seen { up: true, child: None },
+            Self::Http(http) => Seen { up: http.ways.spoke().is_some(), child: None },
             Self::Child(child) => {
                 let state = child.peer.state();
                 let restarts = i64::try_from(state.restarts).unwrap_or(i64::MAX);
                 let garbage_lines = i64::try_from(state.garbage_lines).unwrap_or(i64::MAX);
-                Seen { up: matches!(state.phase, Phase::Ready { .. }), child: Some(SeenChild { restarts, garbage_lines }) }
+                Seen {
+                    up: matches!(state.phase, Phase::Ready { .. }),
+                    child: Some(SeenChild { restarts, garbage_lines }),
+                }
             }
         }
     }

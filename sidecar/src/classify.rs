@@ -29,6 +29,7 @@ pub struct Call<'a> {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "the large variant is the usual one")]
 pub enum Kind<'a> {
     Message(Message<'a>),
     /// Several messages at once, in the one revision that has them.
@@ -176,9 +177,10 @@ impl<'a> Call<'a> {
     /// callers fall back to another era.
     pub fn is_exempt(&self) -> bool {
         let takes_a_place = |message: &Message<'_>| match message {
-            Message::Request(request) => {
-                !matches!(&*request.method, "initialize" | "server/discover" | "ping" | "subscriptions/listen")
-            }
+            Message::Request(request) => !matches!(
+                &*request.method,
+                "initialize" | "server/discover" | "ping" | "subscriptions/listen"
+            ),
             Message::Notification(_) | Message::Response(_) => false,
         };
         !self.messages().iter().any(takes_a_place)
@@ -188,7 +190,9 @@ impl<'a> Call<'a> {
     pub fn target(&self) -> Option<String> {
         let target = self.request()?.target()?;
         Some(match target {
-            Target::Tool(name) | Target::Prompt(name) | Target::Resource(name) | Target::Task(name) => name.to_owned(),
+            Target::Tool(name) | Target::Prompt(name) | Target::Resource(name) | Target::Task(name) => {
+                name.to_owned()
+            }
         })
     }
 }

@@ -14,7 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, reload};
 
 use crate::access_log::Sink;
-use crate::app::{self, Running, Surroundings};
+use crate::app::{self, Running, SetLogging, Surroundings};
 use crate::bootstrap::{Bootstrap, FILE_BYTES_MAX};
 use crate::stdio::launch::Launcher;
 
@@ -168,8 +168,6 @@ pub fn read(path: &Path) -> anyhow::Result<Bootstrap> {
     let text = std::fs::read_to_string(path).with_context(|| format!("{shown} cannot be read"))?;
     serde_saphyr::from_str(&text).with_context(|| format!("{shown} is not a sidecar's file"))
 }
-
-type SetLogging = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
 fn start_log(args: &RunArgs) -> anyhow::Result<SetLogging> {
     let filter = EnvFilter::try_new(&args.log_level).context("--log-level")?;

@@ -16,12 +16,15 @@ use weft_proto::resource::kinds::Era;
 
 use crate::answer::Answer;
 use crate::authorize::Permit;
+use crate::backend::way::Way;
 use crate::backend::{Backend, CALL_TIMEOUT, Http, IDLE_TIMEOUT};
 use crate::classify::{Call, Kind};
+use crate::exchange::front::Front;
 use crate::headers::{self, CALLER, SERVER, SESSION};
 use crate::identify::Caller;
 use crate::limits::Limits;
 use crate::metrics::Counted;
+use crate::oldest;
 use crate::pipeline;
 use crate::receive::Received;
 use crate::refusal::Refusal;
@@ -49,16 +52,41 @@ pub async fn inbound(
     _permit: Permit,
 ) -> Result<Response<Answer>, Refusal> {
     match &to.server.backend {
-        Backend::Http(http) => to.transparent(http, received, call).await,
-        Backend::Child(child) => {
-            let (caller, timeout) = (to.caller.shared_name(), to.call_timeout());
-            let response = child.front.serve(&caller, &received.head, call, &received.body, timeout).await?;
-            Ok(response.map(Answer::from))
-        }
+        Backend::Http(http) => match http.ways.of(call.era, to.is_oldest(received, call)).await? {
+            Way::Through => to.transparent(http, received, call, false).await,
+            Way::ThroughSse => to.transparent(http, received, call, true).await,
+            Way::Exchange(front) => to.exchanged(&front, received, call).await,
+        },
+        Backend::Child(child) => to.exchanged(&child.front, received, call).await,
     }
 }
 
 impl Inbound<'_> {
+    /// Whether the request came by the transport of 2024-11-05: its stream has no session yet, and its messages name
+    /// theirs in the query.
+    fn is_oldest(&self, received: &Received, call: &Call<'_>) -> bool {
+        match call.kind {
+            Kind::Listen => !received.head.headers.contains_key(SESSION),
+            _ => received.head.uri.query().is_some(),
+        }
+    }
+
+    async fn exchanged(
+        &self,
+        front: &Arc<Front>,
+        received: &Received,
+        call: &Call<'_>,
+    ) -> Result<Response<Answer>, Refusal> {
+        let (caller, timeout) = (self.caller.shared_name(), self.call_timeout());
+        let response = front.serve(&caller, &received.head, call, &received.body, timeout).await?;
+        let is_stream = is_event_stream(response.headers());
+        let answer = response.map(Answer::from);
+        Ok(match is_stream {
+            true => answer.map(|answer| answer.streaming(Counted::new(self.server.series.streams.clone()))),
+            false => answer,
+        })
+    }
+
     fn call_timeout(&self) -> Duration {
         self.server.spec.timeouts.call.map_or(CALL_TIMEOUT, |span| span.duration())
     }
@@ -68,6 +96,7 @@ impl Inbound<'_> {
         http: &Http,
         received: &Received,
         call: &Call<'_>,
+        oldest: bool,
     ) -> Result<Response<Answer>, Refusal> {
         let mut headers = received.head.headers.clone();
         headers::toward_server(&mut headers, &http.host);
@@ -75,10 +104,33 @@ impl Inbound<'_> {
         self.unbind_session(&mut headers, call.era)?;
         let mut request = Request::new(Full::new(received.body.clone()));
         *request.method_mut() = received.head.method.clone();
-        *request.uri_mut() = uri(&http.path, received.head.uri.query())?;
+        let query = received.head.uri.query();
+        *request.uri_mut() = match (oldest, &call.kind) {
+            (false, _) | (true, Kind::Listen) => uri(&http.path, query)?,
+            (true, _) => {
+                let named = oldest::unbind(self.sessions, self.caller.name(), query.unwrap_or_default());
+                Uri::from(named.ok_or(Refusal::SessionUnknown)?)
+            }
+        };
         *request.headers_mut() = headers;
-        let response = self.send(http, request, call).await?;
-        self.relayed(response, call)
+        match self.send(http, request, call).await {
+            Ok(response) if oldest && call.listens() && response.status().is_success() => {
+                let (head, mut body) = response.into_parts();
+                let own = received.head.uri.path();
+                let begins = oldest::exchange_endpoint(&mut body, self.call_timeout(), |named| {
+                    oldest::bind(self.sessions, self.caller.name(), own, &named)
+                });
+                let begins = begins.await?;
+                self.relayed(Response::from_parts(head, body), call, Some(begins))
+            }
+            Ok(response) => self.relayed(response, call, None),
+            Err(refusal) => {
+                if matches!(refusal, Refusal::UpstreamUnreachable(_)) {
+                    http.ways.doubt();
+                }
+                Err(refusal)
+            }
+        }
     }
 
     /// Who calls, in headers that only we can set.
@@ -133,7 +185,12 @@ impl Inbound<'_> {
     }
 
     /// The server's answer on its way back.
-    fn relayed(&self, response: Response<UpstreamBody>, call: &Call<'_>) -> Result<Response<Answer>, Refusal> {
+    fn relayed(
+        &self,
+        response: Response<UpstreamBody>,
+        call: &Call<'_>,
+        begins: Option<Bytes>,
+    ) -> Result<Response<Answer>, Refusal> {
         let (mut head, body) = response.into_parts();
         pipeline::clean(&mut head.headers);
         headers::strip_ours(&mut head.headers);
@@ -154,6 +211,7 @@ impl Inbound<'_> {
                 let idle_max = (!call.listens()).then(|| self.idle_max());
                 let every = *self.limits.keep_alive_comment_every;
                 let relay = Relay::events(body, when_left, every, idle_max, self.ending(call));
+                let relay = begins.into_iter().fold(relay, Relay::after);
                 let stream = Counted::new(self.server.series.streams.clone());
                 Answer::from(relay).streaming(stream)
             }

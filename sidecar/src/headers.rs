@@ -4,11 +4,11 @@
 //! The headers that a server may believe, because nobody else can set them: `weft-caller` (the SPIFFE ID of the
 //! caller), `weft-server` (the server's name in the mesh).
 
-use http::header::{
-    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderName, HeaderValue, ORIGIN, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
-};
 use http::HeaderMap;
+use http::header::{
+    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderName, HeaderValue, ORIGIN, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
 
 /// Everything with this prefix is ours.
 pub const OURS: &str = "weft-";
@@ -28,8 +28,15 @@ const PROXY_AUTHORIZATION: HeaderName = HeaderName::from_static("proxy-authoriza
 
 /// Headers that say where a request came from, which only a proxy may say.
 const SPOOFABLE: [&str; 9] = [
-    "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "x-forwarded-client-cert",
-    "x-real-ip", "x-client-cert", "x-original-url", "x-rewrite-url",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-port",
+    "x-forwarded-client-cert",
+    "x-real-ip",
+    "x-client-cert",
+    "x-original-url",
+    "x-rewrite-url",
 ];
 
 /// Takes away what speaks of this hop only.
@@ -44,7 +51,8 @@ pub fn strip_hop(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
-    let ours = [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER];
+    let ours =
+        [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER];
     for name in ours.into_iter().chain([TRANSFER_ENCODING, UPGRADE]) {
         headers.remove(name);
     }
@@ -72,7 +80,8 @@ pub fn toward_caller(headers: &mut HeaderMap) {
 
 /// Takes away what only we may say.
 pub fn strip_ours(headers: &mut HeaderMap) {
-    let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
+    let ours: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
     for name in ours {
         headers.remove(name);
     }
@@ -108,8 +117,12 @@ mod tests {
             ("mcp-name", "echo"),
         ]);
         toward_server(&mut found, &HeaderValue::from_static("localhost:9000"));
-        let expected =
-            headers(&[("x-two", "2"), ("mcp-param-region", "eu"), ("mcp-name", "echo"), ("host", "localhost:9000")]);
+        let expected = headers(&[
+            ("x-two", "2"),
+            ("mcp-param-region", "eu"),
+            ("mcp-name", "echo"),
+            ("host", "localhost:9000"),
+        ]);
         assert_eq!(found, expected);
     }
 }

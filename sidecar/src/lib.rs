@@ -25,6 +25,7 @@ pub mod headers;
 pub mod identify;
 pub mod limits;
 pub mod metrics;
+mod oldest;
 pub mod outbound;
 pub mod pipeline;
 pub mod receive;

@@ -70,7 +70,8 @@ macro_rules! metrics {
 /// The buckets that the semantic conventions of MCP advise, with finer ones below: most calls of a sidecar are short.
 fn duration() -> Histogram {
     const BUCKETS: [f64; 18] = [
-        0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+        0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0,
+        120.0, 300.0,
     ];
     Histogram::new(BUCKETS)
 }
@@ -139,12 +140,38 @@ impl Drop for Counted {
 
 /// Methods of the protocol, by which requests are counted. Whatever else a caller names is `other`.
 pub const METHODS: [&str; 32] = [
-    "other", "none", "tools/call", "tools/list", "initialize", "server/discover", "ping", "prompts/get",
-    "prompts/list", "resources/read", "resources/list", "resources/templates/list", "resources/subscribe",
-    "resources/unsubscribe", "completion/complete", "logging/setLevel", "subscriptions/listen", "tasks/get",
-    "tasks/update", "tasks/cancel", "tasks/result", "tasks/list", "notifications/initialized",
-    "notifications/cancelled", "notifications/progress", "notifications/roots/list_changed", "response", "batch",
-    "GET", "DELETE", "skills/list", "skills/get",
+    "other",
+    "none",
+    "tools/call",
+    "tools/list",
+    "initialize",
+    "server/discover",
+    "ping",
+    "prompts/get",
+    "prompts/list",
+    "resources/read",
+    "resources/list",
+    "resources/templates/list",
+    "resources/subscribe",
+    "resources/unsubscribe",
+    "completion/complete",
+    "logging/setLevel",
+    "subscriptions/listen",
+    "tasks/get",
+    "tasks/update",
+    "tasks/cancel",
+    "tasks/result",
+    "tasks/list",
+    "notifications/initialized",
+    "notifications/cancelled",
+    "notifications/progress",
+    "notifications/roots/list_changed",
+    "response",
+    "batch",
+    "GET",
+    "DELETE",
+    "skills/list",
+    "skills/get",
 ];
 
 /// Where a method stands in [`METHODS`].
@@ -193,8 +220,11 @@ impl ServerSeries {
     }
 
     fn series(&self, method: usize) -> (Counter, Histogram) {
-        let labels =
-            DurationLabels { listener: self.listener, server: Arc::clone(&self.server), method: METHODS[method] };
+        let labels = DurationLabels {
+            listener: self.listener,
+            server: Arc::clone(&self.server),
+            method: METHODS[method],
+        };
         let served = self.metrics.requests.get_or_create_owned(&self.labels(method, "ok"));
         (served, self.metrics.request_seconds.get_or_create_owned(&labels))
     }

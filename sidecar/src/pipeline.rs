@@ -74,7 +74,7 @@ impl Inbound {
         record.about(Arc::clone(&server.series), Arc::clone(&server.label));
         let entry = current.snapshot.server(&server.name).ok_or(Refusal::NotReady)?;
         let permit = authorize::authorize(&current.snapshot, entry, &connection.caller, &call)?;
-        record.event.rule.clone_from(&permit.rule);
+        record.event.rule = permit.rule();
         let admitted = match call.is_exempt() {
             true => Places::exempt(),
             false => {
@@ -92,7 +92,6 @@ impl Inbound {
         let response = forward::inbound(inbound, &received, &call, permit).await?;
         Ok(response.map(|answer| answer.admitted(admitted)))
     }
-
 }
 
 /// The record of a request that begins.

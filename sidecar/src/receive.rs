@@ -135,13 +135,14 @@ async fn collect(mut body: Incoming, declared: Option<usize>, limits: &Limits) -
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while !body.is_end_stream() {
-        let frame = timeout(*limits.body_idle_timeout, body.frame()).await.map_err(|_| Refusal::BodyTimeout)?;
+        let frame =
+            timeout(*limits.body_idle_timeout, body.frame()).await.map_err(|_| Refusal::BodyTimeout)?;
         let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(|_| Refusal::BodyBroken)?.into_data() else { continue };
         if first.len() + rest.len() + data.len() > limits.body_bytes_max {
             return Err(too_large);
         }
-        if first.is_empty() {
+        if first.is_empty() && rest.is_empty() {
             first = data;
             continue;
         }
@@ -178,8 +179,22 @@ mod tests {
         check("/servers/research/files/mcp", Ok(server("research", "files")));
         check("http://h:1/servers/research/files/mcp", Ok(server("research", "files")));
         for path in [
-            "/", "//mcp", "/mcp/", "/MCP", "/%6dcp", "/mcp;x", "/mcp/..", "/./mcp", "/servers/a/b", "/servers/a/b/c/mcp",
-            "/servers//b/mcp", "/servers/a%2fb/mcp", "/servers/../b/mcp", "/servers/a/b/mcp/", "/servers/A/b/mcp", "/mcp%00",
+            "/",
+            "//mcp",
+            "/mcp/",
+            "/MCP",
+            "/%6dcp",
+            "/mcp;x",
+            "/mcp/..",
+            "/./mcp",
+            "/servers/a/b",
+            "/servers/a/b/c/mcp",
+            "/servers//b/mcp",
+            "/servers/a%2fb/mcp",
+            "/servers/../b/mcp",
+            "/servers/a/b/mcp/",
+            "/servers/A/b/mcp",
+            "/mcp%00",
         ] {
             check(path, Err(Refusal::NoSuchPath));
         }

@@ -273,7 +273,13 @@ mod tests {
     fn what_a_caller_may_not_know_stays_in_the_log() {
         let refusal = Refusal::UpstreamBroke("10.0.0.7:9000 reset".to_owned());
         assert!(!refusal.message().contains("10.0.0.7") && refusal.detail().contains("10.0.0.7"));
-        let denied = |explain| Refusal::Denied { target: "tool x".to_owned(), rule: "research/p#1".to_owned(), explain };
-        assert!(!denied(false).message().contains("research/p") && denied(true).message().contains("research/p"));
+        let denied = |explain| Refusal::Denied {
+            target: "tool x".to_owned(),
+            rule: "research/p#1".to_owned(),
+            explain,
+        };
+        assert!(
+            !denied(false).message().contains("research/p") && denied(true).message().contains("research/p")
+        );
     }
 }

@@ -60,6 +60,8 @@ pub struct Relay {
     when_left: WhenLeft,
     idle_max: Option<Duration>,
     events: Option<Events>,
+    /// What is said before anything of the server's.
+    before: Option<Bytes>,
     over: bool,
 }
 
@@ -80,6 +82,12 @@ pub struct Ending {
     pub last: Bytes,
 }
 
+impl fmt::Debug for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ending").field("last", &self.last).finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for Relay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Relay").field("events", &self.events.is_some()).finish_non_exhaustive()
@@ -89,7 +97,14 @@ impl fmt::Debug for Relay {
 impl Relay {
     /// An answer in one piece.
     pub fn whole(upstream: UpstreamBody, when_left: WhenLeft) -> Self {
-        Self { over: upstream.is_end_stream(), upstream: Some(upstream), when_left, idle_max: None, events: None }
+        Self {
+            over: upstream.is_end_stream(),
+            upstream: Some(upstream),
+            when_left,
+            idle_max: None,
+            events: None,
+            before: None,
+        }
     }
 
     /// An event stream. Without `idle_max` the server may be silent for ever.
@@ -101,8 +116,24 @@ impl Relay {
         ending: Option<Ending>,
     ) -> Self {
         let timer = Box::pin(tokio::time::sleep(comment_every));
-        let events = Events { comment_every, timer, last_byte: Instant::now(), tail: Tail::default(), ending };
-        Self { upstream: Some(upstream), when_left, idle_max, events: Some(events), over: false }
+        let events =
+            Events { comment_every, timer, last_byte: Instant::now(), tail: Tail::default(), ending };
+        Self {
+            upstream: Some(upstream),
+            when_left,
+            idle_max,
+            events: Some(events),
+            before: None,
+            over: false,
+        }
+    }
+
+    /// Says something before the server's own bytes, which are no longer whole.
+    #[must_use]
+    pub fn after(mut self, before: Bytes) -> Self {
+        self.before = Some(before);
+        self.over = false;
+        self
     }
 
     fn end(&mut self) {
@@ -150,6 +181,12 @@ impl http_body::Body for Relay {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = self.get_mut();
+        if let Some(before) = this.before.take() {
+            if let Some(events) = &mut this.events {
+                events.tail.see(&before);
+            }
+            return Poll::Ready(Some(Ok(Frame::data(before))));
+        }
         let Some(upstream) = &mut this.upstream else { return Poll::Ready(None) };
         match Pin::new(upstream).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {

@@ -16,8 +16,8 @@ use crate::backend::Backend;
 use crate::bootstrap::Node;
 use crate::limits::Limits;
 use crate::metrics::{Metrics, ServerSeries};
-use crate::refusal::Refusal;
 use crate::receive::Place;
+use crate::refusal::Refusal;
 use crate::state::Current;
 use crate::stdio::launch::Launcher;
 
@@ -64,9 +64,7 @@ impl Servers {
         let table = self.0.table.load();
         let found = match place {
             Place::Only => table.values().next().filter(|_| table.len() == 1),
-            Place::Server(name) => {
-                table.get(name).or_else(|| table.get(current.snapshot.aliases.get(name)?))
-            }
+            Place::Server(name) => table.get(name).or_else(|| table.get(current.snapshot.aliases.get(name)?)),
         };
         found.cloned().ok_or_else(|| match (place, current.origin) {
             (_, crate::state::Origin::Nothing) => Refusal::NotReady,

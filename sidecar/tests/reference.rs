@@ -37,7 +37,8 @@ fn refusals(made: &mut String) {
         let told = refusal.told();
         let again = if told.again { "yes" } else { "no" };
         let message = refusal.message();
-        writeln!(made, "| `{}` | {} | {} | {again} | {message} |", told.reason, told.status, told.code).unwrap();
+        writeln!(made, "| `{}` | {} | {} | {again} | {message} |", told.reason, told.status, told.code)
+            .unwrap();
     }
 }
 
@@ -48,7 +49,11 @@ fn metrics(made: &mut String) {
     lines.sort_by_key(|line| line.split_once(' ').map(|(_, rest)| rest.to_owned()));
     let find = |kind: &str, name: &str| {
         let prefix = format!("{kind} {name} ");
-        lines.iter().find_map(|line| line.strip_prefix(prefix.as_str())).unwrap_or_default().trim_end_matches('.')
+        lines
+            .iter()
+            .find_map(|line| line.strip_prefix(prefix.as_str()))
+            .unwrap_or_default()
+            .trim_end_matches('.')
     };
     let names = lines.iter().filter_map(|line| line.strip_prefix("HELP ")?.split_once(' '));
     for (name, _) in names {

@@ -6,11 +6,12 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
-use hyper::body::{Body as _, Incoming};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use hyper::body::{Body, Frame, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -32,10 +33,9 @@ use weft_proto::pb::envoy::service::discovery::v3::{
 };
 use weft_proto::resource;
 use weft_proto::wire::{self, ResourceType};
-use weft_sidecar::body::Body;
 use weft_sidecar::control::Settings;
 
-use crate::sidecar::{Sidecar, beside, settings};
+use crate::control::{Sidecar, beside, settings};
 
 /// What a fake serves a connection with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +134,7 @@ async fn serve(stream: TlsStream<TcpStream>, opened: mpsc::Sender<Opened>) {
     let service = service_fn(move |request: Request<Incoming>| {
         let opened = opened.clone();
         async move {
-            let (sender, body) = Body::channel(64);
+            let (sender, answers) = mpsc::channel(64);
             let stream = Opened {
                 requests: request.into_body(),
                 unread: VecDeque::new(),
@@ -142,14 +142,39 @@ async fn serve(stream: TlsStream<TcpStream>, opened: mpsc::Sender<Opened>) {
                 asked: Vec::new(),
             };
             let _ = opened.send(stream).await;
-            let response = Response::builder().header("content-type", "application/grpc").body(body);
+            let response =
+                Response::builder().header("content-type", "application/grpc").body(Answers(Some(answers)));
             Ok::<_, Infallible>(response.unwrap())
         }
     });
     let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
-/// One stream of a sidecar. It ends when this is dropped.
+/// What is sent on one stream; it ends in good order.
+struct Answers(Option<mpsc::Receiver<Bytes>>);
+
+impl Body for Answers {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let Some(answers) = &mut self.0 else { return Poll::Ready(None) };
+        let next = std::task::ready!(answers.poll_recv(context));
+        Poll::Ready(Some(Ok(match next {
+            Some(bytes) => Frame::data(bytes),
+            None => {
+                self.0 = None;
+                let status = (HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"));
+                Frame::trailers(HeaderMap::from_iter([status]))
+            }
+        })))
+    }
+}
+
+/// One stream of a sidecar. It ends in good order when this is dropped.
 pub(crate) struct Opened {
     requests: Incoming,
     unread: VecDeque<u8>,

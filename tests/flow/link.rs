@@ -10,8 +10,8 @@ use weft_proto::wire::ResourceType;
 use weft_sidecar::control::store;
 use weft_sidecar::state::Origin;
 
+use crate::control::{Sidecar, beside};
 use crate::mesh::{Mesh, eventually};
-use crate::sidecar::{Sidecar, beside};
 
 fn server(name: &str) -> String {
     let (namespace, name) = name.split_once('/').unwrap();
@@ -116,6 +116,7 @@ async fn a_control_plane_that_comes_back_says_nothing_twice() {
     let folder = tempfile::tempdir().unwrap();
     let sidecar = Sidecar::joined(&mesh, "agents/files", folder.path()).await;
     let address = mesh.sidecars();
+    assert!(sent_bytes(&mesh, ResourceType::Server) > 0, "at first everything is sent");
     let before = sidecar.live.load();
     let gone = mesh.stop().await;
     eventually("the end is noticed", || !sidecar.state().connected).await;
@@ -169,7 +170,8 @@ async fn a_sidecar_that_starts_while_the_control_plane_is_away_serves_as_before(
     let began = Instant::now();
     let sidecar = Sidecar::start(bootstrap).await;
     sidecar.handle.ready().await;
-    assert!(began.elapsed() < Duration::from_millis(100), "ready after {:?}", began.elapsed());
+    // It takes milliseconds; the limit leaves room for a machine that is busy with other stories.
+    assert!(began.elapsed() < Duration::from_secs(2), "ready after {:?}", began.elapsed());
     let now = sidecar.live.load();
     assert_eq!((now.origin, &now.version), (Origin::Stored, &before.version));
     assert_eq!(now.snapshot, before.snapshot);

@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a story that cannot go on says so best where it stops")]
 
 mod broken;
+mod control;
 mod fake;
 mod link;
 mod mesh;
-mod sidecar;
 mod streams;
+mod traffic;
 mod trust;

@@ -22,6 +22,8 @@ pub(crate) const SLEEPS: &[Excuse] = &[
     ("certs/src/rotation/tests.rs", 1, "time is paused: the sleep ends as soon as nothing else can happen"),
     ("tests/conformance/control_plane.py", 1, "looks again until something holds, with a limit"),
     ("tests/flow/mesh.rs", 1, "looks again until something holds, with a limit"),
+    ("tests/real/processes.py", 1, "looks again until something holds, with a limit"),
+    ("tests/real/servers/fixture.py", 1, "the conformance suite wants the steps of some tools apart"),
 ];
 
 /// Files past the length, how long they may be, and why each is one thing.

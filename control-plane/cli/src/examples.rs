@@ -1,37 +1,18 @@
-//! The example resources that `weft up` applies when it is given none: those of `deploy/examples`.
+//! What `weft up` begins with when it is given nothing: the resources of `deploy/quickstart`.
 
-use weft_proto::name::TrustDomain;
+use std::path::Path;
 
 use crate::files::File;
 
-macro_rules! examples {
-    ($($name:literal),* $(,)?) => {
-        /// Name and text of each file, in order.
-        const FILES: &[(&str, &str)] =
-            &[$(($name, include_str!(concat!("../../../deploy/examples/", $name)))),*];
-    };
-}
+/// The command of the example server, as the resources name it.
+const COMMAND: &str = "command: weft,";
 
-examples![
-    "01-files-server.yaml",
-    "02-access.yaml",
-    "03-quotas.yaml",
-    "04-tools-and-telemetry.yaml",
-    "05-routes-and-virtual-server.yaml",
-    "06-gateway-and-trust.yaml",
-];
-
-/// The line by which the examples name the trust domain of a mesh that was made without further flags.
-const TRUST_DOMAIN_LINE: &str = "trustDomain: weft.local";
-
-/// The examples, for a mesh of this trust domain.
-pub(crate) fn files(trust_domain: &TrustDomain) -> Vec<File> {
-    let line = format!("trustDomain: {trust_domain}");
-    let file = |(name, text): &(&str, &str)| File {
-        name: format!("examples/{name}"),
-        text: text.replace(TRUST_DOMAIN_LINE, &line),
-    };
-    FILES.iter().map(file).collect()
+/// The resources of a mesh that is given nothing else. The example server is this very program, wherever it lies.
+pub(crate) fn quickstart(program: &Path) -> Vec<File> {
+    let text = include_str!("../../../deploy/quickstart/quickstart.yaml");
+    let program = serde_json::Value::from(program.to_string_lossy());
+    let text = text.replace(COMMAND, &format!("command: {program},"));
+    vec![File { name: "quickstart.yaml".to_owned(), text }]
 }
 
 #[cfg(test)]
@@ -40,11 +21,51 @@ mod tests {
 
     use weft_proto::resource::{Kind, Spec, parse};
 
+    use weft_proto::name::TrustDomain;
+
     use super::*;
     use crate::files::check;
 
+    macro_rules! examples {
+        ($($name:literal),* $(,)?) => {
+            /// Name and text of each file, in order.
+            const FILES: &[(&str, &str)] =
+                &[$(($name, include_str!(concat!("../../../deploy/examples/", $name)))),*];
+        };
+    }
+
+    examples![
+        "01-files-server.yaml",
+        "02-access.yaml",
+        "03-quotas.yaml",
+        "04-tools-and-telemetry.yaml",
+        "05-routes-and-virtual-server.yaml",
+        "06-gateway-and-trust.yaml",
+    ];
+
+    /// The line by which the examples name the trust domain of a mesh that was made without further flags.
+    const TRUST_DOMAIN_LINE: &str = "trustDomain: weft.local";
+
+    /// The examples, for a mesh of this trust domain.
+    fn files(trust_domain: &TrustDomain) -> Vec<File> {
+        let line = format!("trustDomain: {trust_domain}");
+        let file = |(name, text): &(&str, &str)| File {
+            name: format!("examples/{name}"),
+            text: text.replace(TRUST_DOMAIN_LINE, &line),
+        };
+        FILES.iter().map(file).collect()
+    }
+
     fn domain(text: &str) -> TrustDomain {
         TrustDomain::parse(text).unwrap()
+    }
+
+    #[test]
+    fn what_a_mesh_begins_with_is_good_and_starts_this_program() {
+        let files = quickstart(Path::new("/opt/a \"b\"/weft"));
+        let keys = check(&files).unwrap();
+        assert_eq!(keys.len(), 2);
+        assert!(files[0].text.contains(r#"command: "/opt/a \"b\"/weft","#));
     }
 
     #[test]

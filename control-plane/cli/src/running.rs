@@ -19,16 +19,21 @@ use crate::failure::{ExitCode, Failure};
 use crate::files::{File, Joined};
 use crate::serve::{ControlPlaneArgs, LogArgs, LogFormat, UpArgs};
 use crate::terminal::Terminal;
+use crate::up::sides::{self, Sides};
+use crate::up::tour;
 
 /// The environment variable that holds the key when no file does. It is no flag: a command line can be seen by others.
 const CA_KEY_VARIABLE: &str = "WEFT_CA_KEY";
 /// The folder of a home that belongs to the control plane.
 const DATA: &str = "data";
+/// The folder of a home that belongs to its sidecars.
+const SIDECARS: &str = "sidecars";
 
 /// Starts a mesh in a folder and serves it until it is stopped.
 pub(crate) async fn up(args: UpArgs, resources: Vec<File>, context: &Context) -> Result<ExitCode, Failure> {
     start_log(&args.log)?;
     let named = !args.files.is_empty();
+    let listen_agent = (!args.no_sidecars).then_some(args.listen_agent);
     let home = &context.given.home;
     make_folder(home)?;
     let mut config = Config::local(home.join(DATA));
@@ -42,10 +47,43 @@ pub(crate) async fn up(args: UpArgs, resources: Vec<File>, context: &Context) ->
     let begins = running.admin_token.is_some();
     let resources = if named || begins { resources } else { Vec::new() };
     let applied = apply(home, resources, context).await?;
+    let sides = match listen_agent {
+        Some(listen) => Some(Box::pin(sides::start(&running, &home.join(SIDECARS), listen)).await?),
+        None => None,
+    };
     greet(&context.terminal, home, &running, applied)?;
+    if let Some(sides) = &sides {
+        introduce(&context.terminal, sides).await?;
+    }
     until_asked_to_stop().await?;
+    if let Some(sides) = sides {
+        sides.stop().await;
+    }
     running.stop().await;
     Ok(ExitCode::Done)
+}
+
+/// Says where the agent's endpoint is, what stands behind it, and how a client is told of it.
+async fn introduce(terminal: &Terminal, sides: &Sides) -> Result<(), Failure> {
+    let Some(agent) = sides.address() else { return Ok(()) };
+    let urls = sides.servers.iter().map(|(name, _)| (name, format!("http://{agent}/servers/{name}/mcp")));
+    let mut said =
+        String::from("\nServers, each with a sidecar beside it and mutual TLS on the way there:\n");
+    for (name, url) in urls.clone() {
+        said += &format!("  {name:<24} {url}\n");
+    }
+    for (name, why) in &sides.left_out {
+        said += &format!("  {:<24} not here: {why}\n", name.to_string());
+    }
+    let clients: serde_json::Map<_, _> =
+        urls.map(|(name, url)| (name.name.to_string(), json!({ "type": "http", "url": url }))).collect();
+    said += &format!("For your client:\n{:#}\n", json!({ "mcpServers": clients }));
+    if sides.servers.iter().any(|(name, _)| name.to_string() == tour::SERVER)
+        && let Some(shown) = tour::take(agent).await
+    {
+        said += &shown;
+    }
+    terminal.print(&said)
 }
 
 /// Serves a control plane until it is stopped. Where it is, is one line of JSON for whatever started it.
@@ -114,7 +152,7 @@ async fn start(config: Config) -> Result<Running, Failure> {
 }
 
 /// What lies behind an error.
-fn causes(error: &dyn Error) -> String {
+pub(crate) fn causes(error: &dyn Error) -> String {
     let mut text = String::new();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -187,7 +225,7 @@ async fn until_asked_to_stop() -> Result<(), Failure> {
     Ok(())
 }
 
-fn make_folder(path: &Path) -> Result<(), Failure> {
+pub(crate) fn make_folder(path: &Path) -> Result<(), Failure> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|error| Failure::failed(format!("the folder {} cannot be made: {error}", path.display())))
 }

@@ -12,11 +12,13 @@ use crate::examples;
 use crate::failure::{ExitCode, Failure};
 use crate::files::{self, File};
 use crate::running;
+use crate::up::desktop;
 
 const UP_EXAMPLES: &str = "\
 Examples:
-  weft up                                   a mesh in ./.weft with the built-in example resources
+  weft up                                   a mesh in ./.weft with a small server to try it with
   weft up -f mesh/                          … with the resources of a folder
+  weft up -f claude_desktop_config.json     … with the servers of a desktop client
   weft up --listen-operators 127.0.0.1:0    … with a port of the system's choice";
 
 const CONTROL_PLANE_EXAMPLES: &str = "\
@@ -46,9 +48,10 @@ pub(crate) struct LogArgs {
     pub(crate) log_level: String,
 }
 
-/// Starts a whole mesh's control plane in this folder, ready for sidecars and operators
+/// Starts a whole mesh in this folder: control plane, a sidecar beside each server, and an endpoint for the agent
 ///
-/// The files of the mesh are kept in .weft of this folder. At first start the authority and an admin token are made,
+/// Servers that are commands are started and supervised by their sidecars. Between the agent's sidecar and theirs is
+/// mutual TLS, with certificates of the mesh's own authority. The files of the mesh are kept in .weft of this folder. At first start the authority and an admin token are made,
 /// and operator.json is written, so that every other command works in this folder without further flags.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = UP_EXAMPLES)]
@@ -56,7 +59,8 @@ pub(crate) struct UpArgs {
     /// Keep the files in $XDG_DATA_HOME/weft instead of .weft in this folder
     #[arg(long)]
     pub(crate) global: bool,
-    /// Resources to apply at start: a file or a folder; the built-in examples, at the very first start, if not given
+    /// Resources to apply at start: a file or a folder, or a file with `mcpServers` as desktop clients have it; a small
+    /// server to try the mesh with, at the very first start, if not given
     #[arg(long = "file", short = 'f', value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// The mesh's trust domain; decided at first start
@@ -71,6 +75,12 @@ pub(crate) struct UpArgs {
     /// Where health and metrics are served, without TLS
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7502")]
     pub(crate) listen_health: SocketAddr,
+    /// Where the agent on this machine reaches the servers
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7400")]
+    pub(crate) listen_agent: SocketAddr,
+    /// Start the control plane alone
+    #[arg(long)]
+    pub(crate) no_sidecars: bool,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }
@@ -132,10 +142,30 @@ pub(crate) async fn control_plane(args: ControlPlaneArgs, context: &Context) -> 
     Box::pin(running::control_plane(args, &context.terminal)).await
 }
 
+/// A file of a desktop client as resources; any other file as it is.
+fn from_desktop(file: File) -> Result<File, Failure> {
+    let is_one = serde_json::from_str::<serde_json::Value>(&file.text)
+        .is_ok_and(|it| it.get("mcpServers").or_else(|| it.get("servers")).is_some());
+    if !is_one {
+        return Ok(file);
+    }
+    let found =
+        desktop::read(&file.text).map_err(|error| Failure::failed(format!("{}: {error}", file.name)))?;
+    for why in &found.left_out {
+        tracing::warn!(file = file.name, "left out: {why}");
+    }
+    let text = found.objects.iter().map(|object| format!("{object}\n---\n")).collect();
+    Ok(File { text, ..file })
+}
+
 /// What to apply at start: what was named, or the examples.
 fn up_resources(args: &UpArgs, context: &Context) -> Result<Vec<File>, Failure> {
     match args.files.is_empty() {
-        true => Ok(examples::files(&args.trust_domain)),
-        false => files::gather(&args.files, &context.terminal),
+        true => {
+            let program = std::env::current_exe()
+                .map_err(|error| Failure::failed(format!("where this program lies is not known: {error}")))?;
+            Ok(examples::quickstart(&program))
+        }
+        false => files::gather(&args.files, &context.terminal)?.into_iter().map(from_desktop).collect(),
     }
 }

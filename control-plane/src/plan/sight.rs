@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use weft_proto::compile;
 use weft_proto::name::ServerName;
-use weft_proto::policy;
-use weft_proto::resource::kinds::{Location, ServerSelector};
+use weft_proto::policy::placement::Place;
+use weft_proto::policy::{self, placement};
+use weft_proto::resource::kinds::ServerSelector;
 use weft_proto::resource::{Resource, Spec};
 use weft_proto::wire::ResourceType;
 
@@ -97,7 +98,7 @@ impl World {
             return Vec::new();
         }
         let servers = self.servers.of(&viewer.identity.namespace).into_iter().flat_map(BTreeMap::values);
-        servers.filter_map(|object| serves(viewer, object)).collect()
+        servers.filter_map(|object| served(viewer, object)).collect()
     }
 
     /// Whether an identity could be allowed to call a server.
@@ -230,20 +231,10 @@ fn names(object: &Published, server: &ServerName) -> bool {
     object.name.split_once('/') == Some((server.namespace.as_str(), server.name.as_str()))
 }
 
-/// Whether a viewer is an instance of a server of its own namespace.
-fn serves(viewer: &Viewer, object: &Published) -> Option<ServerName> {
-    let resource = object.object.as_deref()?;
-    let Spec::McpServer(spec) = &resource.spec else { return None };
-    if spec.service_account.as_ref().is_some_and(|account| *account != viewer.identity.account) {
-        return None;
-    }
+/// The name of a server that the viewer is an instance of.
+fn served(viewer: &Viewer, object: &Published) -> Option<ServerName> {
+    let Spec::McpServer(spec) = &object.object.as_deref()?.spec else { return None };
     let name = server_of(object)?;
-    let instance = match &spec.location {
-        Location::Workload(workload) => workload
-            .labels
-            .iter()
-            .all(|(key, value)| viewer.labels.get(key.as_str()).is_some_and(|it| it == value.as_str())),
-        Location::Endpoints(_) | Location::Stdio(_) | Location::External(_) => viewer.claims.contains(&name),
-    };
-    instance.then_some(name)
+    let place = Place { identity: &viewer.identity, labels: &viewer.labels, claims: &viewer.claims };
+    placement::serves(spec, &name, place).then_some(name)
 }

@@ -50,6 +50,8 @@ pub struct Params<'a> {
     pub progress_token: Option<&'a RawValue>,
     /// Of `subscriptions/listen`.
     pub notifications: Option<&'a RawValue>,
+    /// Of `subscriptions/listen`: the resources that are subscribed to, each as by `resources/subscribe`.
+    pub subscribed_uris: Vec<Cow<'a, str>>,
 }
 
 /// What of `_meta` is looked at.
@@ -159,6 +161,10 @@ impl<'a> Params<'a> {
             },
             progress_token,
             notifications,
+            subscribed_uris: match notifications {
+                Some(wanted) if method == method::SUBSCRIPTIONS_LISTEN => subscribed_uris(source, wanted)?,
+                _ => Vec::new(),
+            },
         })
     }
 
@@ -236,6 +242,17 @@ fn of_reference<'a>(source: Source<'a>, raw: &'a RawValue) -> Result<Texts<'a>, 
         (None, None) => Err(Bad::new(raw, "`ref` is neither a prompt nor a resource")),
         found => Ok(found),
     }
+}
+
+fn subscribed_uris<'a>(source: Source<'a>, wanted: &'a RawValue) -> Result<Vec<Cow<'a, str>>, Bad<'a>> {
+    if !is_object(wanted) {
+        return Err(Bad::new(wanted, "`notifications` is not an object"));
+    }
+    let [uris] = fields(wanted, &["resourceSubscriptions"]).map_err(|what| Bad::new(wanted, what))?;
+    let Some(uris) = uris.filter(|it| !is_null(it)) else { return Ok(Vec::new()) };
+    let no_list = || Bad::new(uris, "`resourceSubscriptions` is not a list of strings");
+    let items: Vec<&'a RawValue> = serde_json::from_str(uris.get()).map_err(|_| no_list())?;
+    items.into_iter().map(|uri| source.name(uri).ok_or_else(no_list)).collect()
 }
 
 fn an_object<'a>(

@@ -104,6 +104,10 @@ fn params_of_the_wrong_type_are_refused_with_the_id() {
         ("initialize", r#"{"protocolVersion":1}"#),
         ("initialize", r#"{"capabilities":1}"#),
         ("logging/setLevel", r#"{"level":3}"#),
+        ("subscriptions/listen", r#"{"notifications":[]}"#),
+        ("subscriptions/listen", r#"{"notifications":{"resourceSubscriptions":"a:b"}}"#),
+        ("subscriptions/listen", r#"{"notifications":{"resourceSubscriptions":["a:b",5]}}"#),
+        ("subscriptions/listen", r#"{"notifications":{"ResourceSubscriptions":["a:b"]}}"#),
         ("completion/complete", r#"{}"#),
         ("completion/complete", r#"{"ref":"x"}"#),
         ("completion/complete", r#"{"ref":{"type":"ref/other","name":"x"}}"#),
@@ -118,6 +122,18 @@ fn params_of_the_wrong_type_are_refused_with_the_id() {
     let cancelled = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":[]}}"#;
     let error = parse(cancelled.as_bytes(), BOUNDS).unwrap_err();
     assert_eq!((error.code(), error.id()), (code::INVALID_PARAMS, None));
+}
+
+#[test]
+fn a_listener_says_which_resources_it_subscribes_to() {
+    let listen = |notifications: &str| {
+        call("subscriptions/listen", &format!(r#"{{"notifications":{notifications}}}"#))
+    };
+    let json = listen(r#"{"toolsListChanged":true,"resourceSubscriptions":["a:b","\u0061:c"]}"#);
+    assert_eq!(request(&json).params.subscribed_uris, ["a:b", "a:c"]);
+    for none in ["{}", "null", r#"{"resourceSubscriptions":null}"#] {
+        assert!(request(&listen(none)).params.subscribed_uris.is_empty());
+    }
 }
 
 #[test]

@@ -49,7 +49,11 @@ impl Activity {
     }
 
     /// Ends when the connection is of no more use: a head takes longer than `head`, or nothing came for `silence`.
-    pub(super) fn idle(self: &Arc<Self>, head: Duration, silence: Duration) -> impl Future<Output = ()> + use<> {
+    pub(super) fn idle(
+        self: &Arc<Self>,
+        head: Duration,
+        silence: Duration,
+    ) -> impl Future<Output = ()> + use<> {
         let activity = Arc::clone(self);
         async move {
             let step = (head / 3).max(Duration::from_millis(10));

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use weft_certs::bundle::TrustStore;
 use weft_certs::tls::LiveIdentity;
 
-use super::Tokens;
+use super::{SetLogging, Tokens};
 use crate::metrics::{Metrics, ServerLabel};
 use crate::servers::Servers;
 use crate::state::{Live, Origin};
@@ -20,7 +20,7 @@ pub(super) struct Shown {
     pub(super) metrics: Arc<Metrics>,
     pub(super) servers: Servers,
     pub(super) control: watch::Receiver<control::State>,
-    pub(super) set_logging: Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+    pub(super) set_logging: SetLogging,
     pub(super) tokens: Tokens,
 }
 

@@ -3,13 +3,16 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use weft_proto::mcp::{Request, Target, header};
+use weft_proto::mcp::{Request, Target, header, span, splice};
 
 use crate::refusal::Refusal;
+
+use super::object::Object;
 
 /// The annotation of a property whose value is told in a header too.
 const ANNOTATION: &str = "x-mcp-header";
@@ -133,6 +136,25 @@ impl HeaderParams {
         });
         found.collect()
     }
+}
+
+/// The response to `tools/list` without these tools.
+pub fn without_tools(message: &Bytes, result: &RawValue, away: &[String]) -> Bytes {
+    #[derive(Deserialize)]
+    struct Named {
+        name: String,
+    }
+    let Some(tools) = Object::parse(result).and_then(|result| result.value("tools")) else {
+        return message.clone();
+    };
+    let Ok(all) = serde_json::from_str::<Vec<&RawValue>>(tools.get()) else { return message.clone() };
+    let stays = |tool: &&RawValue| {
+        let named = serde_json::from_str::<Named>(tool.get());
+        named.is_ok_and(|tool| !away.contains(&tool.name))
+    };
+    let kept: Vec<_> = all.into_iter().filter(stays).map(RawValue::get).collect();
+    let at = span(message, tools.get());
+    splice(message, vec![(at, format!("[{}]", kept.join(",")).into_bytes())]).into()
 }
 
 fn text(argument: &Value) -> Option<String> {
@@ -326,6 +348,25 @@ mod tests {
         params.learn(&list(&[("b", json!({}))]));
         assert!(params_told(&params, "b", &json!({"region": "x"})).is_empty());
         assert_eq!((params.tools.len(), params.learnt.len()), (1, 1));
+    }
+
+    #[test]
+    fn tools_are_taken_out_of_a_list_and_the_others_stay_as_they_are() {
+        let list = |tools: &str| {
+            format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"tools":{tools},"nextCursor":"x"}}}}"#)
+        };
+        let check = |tools: &str, expected: &str| {
+            let message = Bytes::from(list(tools));
+            let parsed: HashMap<&str, &RawValue> = serde_json::from_slice(&message).unwrap();
+            let without = without_tools(&message, parsed["result"], &["bad".to_owned()]);
+            assert_eq!(without, list(expected));
+        };
+        check(
+            r#"[ {"name":"bad"}, {"n": 1.0,"name":"a"} ,{"name":"b"}]"#,
+            r#"[{"n": 1.0,"name":"a"},{"name":"b"}]"#,
+        );
+        check(r#"[{"name":"bad"}]"#, "[]");
+        check("null", "null");
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod object;
 mod to_legacy;
 mod to_modern;
 
-pub use headers::{HeaderParams, modern_headers};
+pub use headers::{HeaderParams, modern_headers, without_tools};
 pub use level::Level;
 pub use to_legacy::{Asked, ToLegacy};
 pub use to_modern::{Caller, ToModern, agreed};

@@ -169,7 +169,7 @@ mod a_modern_caller_at_a_legacy_server {
             ),
         );
         check_response(
-            "completion/complete",
+            "skills/list",
             r#"{"jsonrpc":"2.0","id":1,"result":{}}"#,
             &format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"_meta":{{{INFO}}},"resultType":"complete"}}}}"#),
         );

@@ -15,7 +15,8 @@ use std::time::Duration;
 use notify::Watcher as _;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
-use weft_certs::{bundle, csr, pem, tls, verifier};
+use weft_certs::bundle::{self, Bundle};
+use weft_certs::{csr, pem, tls, verifier};
 use weft_proto::compile;
 use weft_proto::name::TrustDomain;
 
@@ -157,7 +158,7 @@ impl Follower {
         }
         let domain = self.trust_domain();
         let read = resources::parse(&files, &domain, clock::now(), &self.deps.trust.load())?;
-        self.deps.trust.update_newer(read.federated)?;
+        self.trust(read.federated, &domain)?;
         let bundles = self.deps.trust.load();
         let version = resources::version(&read.content, &domain, &bundles);
         let parts: compile::Parts = read.parts.into_iter().chain(resources::trust_parts(&bundles)).collect();
@@ -185,6 +186,19 @@ impl Follower {
                 state.types.entry(ty).or_default().resources = parts.count(ty);
             }
         });
+        Ok(())
+    }
+
+    /// Believes the federated domains, and no others but the own.
+    fn trust(&self, federated: Vec<Bundle>, own: &TrustDomain) -> Result<(), Error> {
+        let trust = &self.deps.trust;
+        let named: BTreeSet<_> = federated.iter().map(|bundle| bundle.trust_domain().clone()).collect();
+        trust.update_newer(federated)?;
+        for bundle in
+            trust.load().iter().filter(|it| !named.contains(it.trust_domain()) && it.trust_domain() != own)
+        {
+            trust.remove(bundle.trust_domain());
+        }
         Ok(())
     }
 

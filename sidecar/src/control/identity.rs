@@ -237,3 +237,57 @@ async fn text(path: &Path, max: u64) -> Result<Zeroizing<String>, Error> {
     let text = std::str::from_utf8(&bytes).map_err(|_| Error::NotText { path: path.to_owned() })?;
     Ok(Zeroizing::new(text.to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use weft_certs::bundle::Bundles;
+
+    use super::*;
+
+    fn issuer(proof: Proof, node: &str) -> Result<ControlPlaneIssuer, Error> {
+        let control_plane = ControlPlane { address: "127.0.0.1:1".parse().unwrap(), proof, ca_file: None };
+        let trust = TrustStore::new(Bundles::default());
+        ControlPlaneIssuer::new(NodeId::parse(node).unwrap(), control_plane, LiveIdentity::empty(), trust)
+    }
+
+    #[test]
+    fn what_could_never_work_is_refused_at_the_start() {
+        let error = issuer(Proof::TokenFile("/token".into()), "a/b").unwrap_err();
+        assert!(matches!(error, Error::NoRoots), "{error}");
+        let error = issuer(Proof::JoinToken("weft1.hush-hush".to_owned()), "a/b").unwrap_err();
+        assert!(matches!(error, Error::Token(_)) && !error.to_string().contains("hush"), "{error}");
+    }
+
+    #[test]
+    fn the_control_planes_advice_to_stay_away_is_passed_on() {
+        let mut status = Status::resource_exhausted("too often");
+        assert_eq!(Error::Refused(Box::new(status.clone())).retry_after(), None);
+        status.metadata_mut().insert(RETRY_AFTER, "1500".parse().unwrap());
+        assert_eq!(Error::Refused(Box::new(status.clone())).retry_after(), Some(Duration::from_millis(1500)));
+        status.metadata_mut().insert(RETRY_AFTER, "soon".parse().unwrap());
+        assert_eq!(Error::Refused(Box::new(status)).retry_after(), None);
+    }
+
+    #[test]
+    fn certificates_of_another_namespace_and_of_nobody_are_refused() {
+        let issuer = issuer(Proof::JoinTokenFile("/token".into()), "research/files-1").unwrap();
+        let answer = |id: &str| CertifyResponse { spiffe_id: id.to_owned(), ..CertifyResponse::default() };
+        assert!(issuer.grant(answer("spiffe://mesh.test/ns/research/sa/files")).is_ok());
+        for id in ["", "spiffe://mesh.test/ns/payments/sa/files", "spiffe://mesh.test/control-plane"] {
+            assert!(matches!(issuer.grant(answer(id)), Err(Error::OtherNamespace { .. })), "{id}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_not_there_and_a_control_plane_that_is_not_are_told() {
+        let told = async |proof| {
+            let issuer = issuer(proof, "a/b").unwrap();
+            issuer.issue(Vec::new()).await.unwrap_err().message
+        };
+        assert!(told(Proof::JoinTokenFile("/nowhere/token".into())).await.contains("/nowhere/token"));
+        let token =
+            format!("weft1.abcdefghijkl.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8.{}", "0a".repeat(32));
+        let away = told(Proof::JoinToken(token)).await;
+        assert!(away.contains("127.0.0.1:1 cannot be reached") && !away.contains("AAEC"), "{away}");
+    }
+}

@@ -30,7 +30,7 @@ use super::connect::{self, Connection, connect};
 use super::identity::told;
 use super::session::{Change, Reply, Session};
 use super::timing::{Backoff, Ended, Settle};
-use super::{Deps, Problem, Settings, State, node, store, trust};
+use super::{Deps, Problem, Settings, State, keeper, node, store, trust};
 use crate::bootstrap::{self, Listen};
 use crate::clock;
 use crate::state::{Current, Origin};
@@ -403,58 +403,9 @@ impl Link {
         let folder = self.parts.state_dir.clone()?;
         let (storing, stored) = mpsc::channel(1);
         self.storing = Some(storing);
-        let keeper = Keeper {
-            folder,
-            stored,
-            states: Arc::clone(&self.parts.states),
-            every: self.parts.settings.store_every,
-            cancel: self.parts.deps.cancel.clone(),
-        };
-        Some(tokio::spawn(keeper.run()))
-    }
-}
-
-/// Writes what is to be stored, one after the other and not too often.
-struct Keeper {
-    folder: PathBuf,
-    stored: mpsc::Receiver<store::Stored>,
-    states: Arc<watch::Sender<State>>,
-    every: std::time::Duration,
-    cancel: tokio_util::sync::CancellationToken,
-}
-
-impl Keeper {
-    async fn run(mut self) {
-        while let Some(stored) = self.stored.recv().await {
-            let (folder, at) = (self.folder.clone(), stored.at);
-            let saved = tokio::task::spawn_blocking(move || store::save(&folder, &stored)).await;
-            let error = match saved {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(told(&error)),
-                Err(error) => Some(error.to_string()),
-            };
-            self.show(at, error);
-            tokio::select! {
-                () = self.cancel.cancelled() => {}
-                () = sleep(self.every) => {}
-            }
-        }
-    }
-
-    fn show(&self, at: std::time::SystemTime, error: Option<String>) {
-        self.states.send_modify(|state| {
-            let Some(error) = error else {
-                state.store.stored_at = Some(at);
-                state.store.error = None;
-                return;
-            };
-            // A full disk is told once, not at each change.
-            if state.store.error.as_ref().is_none_or(|known| known.message != error) {
-                tracing::warn!(error, "configuration not stored; a restart would need the control plane");
-            }
-            state.store.failures += 1;
-            state.store.error = Some(Problem::now(error));
-        });
+        let Parts { states, settings, deps, .. } = &self.parts;
+        let (states, cancel) = (Arc::clone(states), deps.cancel.clone());
+        Some(tokio::spawn(keeper::run(folder, stored, states, settings.store_every, cancel)))
     }
 }
 

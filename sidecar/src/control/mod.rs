@@ -10,6 +10,7 @@
 pub mod connect;
 pub mod file;
 pub mod identity;
+mod keeper;
 mod link;
 mod node;
 pub mod session;

@@ -119,15 +119,14 @@ pub fn seal(body: &[u8]) -> Vec<u8> {
 }
 
 /// Reads the file's bytes. Resources of types that this version does not know are left out.
-pub fn decode(file: impl Into<Bytes>) -> Result<Stored, Error> {
-    let file: Bytes = file.into();
+pub fn decode(file: &[u8]) -> Result<Stored, Error> {
     if file.len() as u64 > FILE_BYTES_MAX {
         return Err(Error::TooLarge);
     }
     if !file.starts_with(MAGIC) {
         return Err(Error::NotOurs);
     }
-    let (format, length) = (number::<4>(&file, 8), number::<8>(&file, 12));
+    let (format, length) = (number::<4>(file, 8), number::<8>(file, 12));
     let (Some(format), Some(length)) = (format, length) else {
         return Err(Error::Damaged("its head is cut off"));
     };
@@ -138,11 +137,10 @@ pub fn decode(file: impl Into<Bytes>) -> Result<Stored, Error> {
     if file.len() < HEAD_BYTES || (file.len() - HEAD_BYTES) as u64 != length {
         return Err(Error::Damaged("its length is not what it says"));
     }
-    if file[HEAD_BYTES - DIGEST_BYTES..HEAD_BYTES] != digest_of(&file) {
+    if file[HEAD_BYTES - DIGEST_BYTES..HEAD_BYTES] != digest_of(file) {
         return Err(Error::Damaged("its checksum is wrong"));
     }
-    let body =
-        Body::decode(file.slice(HEAD_BYTES..)).map_err(|_| Error::Damaged("its content cannot be read"))?;
+    let body = Body::decode(&file[HEAD_BYTES..]).map_err(|_| Error::Damaged("its content cannot be read"))?;
     let known = body.resources.into_iter().filter_map(|entry| {
         let ty = ResourceType::from_type_url(&entry.type_url)?;
         let Entry { name, version, bytes, .. } = entry;
@@ -182,7 +180,7 @@ pub fn load(folder: &Path) -> Result<Option<Stored>, Error> {
     };
     let mut bytes = Vec::new();
     match file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes) {
-        Ok(_) => decode(bytes).map(Some),
+        Ok(_) => decode(&bytes).map(Some),
         Err(source) => Err(Error::Read { path, source }),
     }
 }

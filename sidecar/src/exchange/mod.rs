@@ -22,7 +22,6 @@ use weft_proto::resource::kinds::Era;
 
 use crate::refusal::Refusal;
 
-
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Who asks: one session of one caller. Two with the same key are the same.

@@ -280,7 +280,8 @@ impl Server {
     }
 
     async fn handshake(&self, stream: &Stream) -> Result<(), Refusal> {
-        let message = initialize(HANDSHAKE_ID, Revision::V2024_11_05);
+        // Servers have long outgrown the revision that this transport is of.
+        let message = initialize(HANDSHAKE_ID, Revision::LATEST_LEGACY);
         let (sender, mut receiver) = mpsc::channel(self.settings.queue_max);
         let _waiting = stream.calls.wait(&message, sender, self.settings.bounds)?;
         self.post(&stream.endpoint, message).await?;

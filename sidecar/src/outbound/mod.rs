@@ -191,7 +191,7 @@ impl Outbound {
             }
             Err(_) => {
                 judge(true);
-                let after = after.min(try_until - began);
+                let after = if try_until == until { after } else { try_until - began };
                 Err(Failure::of(Refusal::TimedOut { after }))
             }
         }
@@ -225,14 +225,15 @@ const fn is_failure(status: StatusCode) -> bool {
 
 impl From<SendError> for Failure {
     fn from(error: SendError) -> Self {
+        let failure = Self::of(error.refusal());
         match error {
             SendError::NeverSent { request, why } => Self {
                 retired: matches!(why, Unsent::Retired),
                 ours: matches!(why, Unsent::Retired | Unsent::Full { .. }),
-                refusal: Refusal::UpstreamUnreachable(why.to_string()),
                 request: Some(request),
+                ..failure
             },
-            SendError::MaybeSent(error) => Self::of(Refusal::UpstreamBroke(error.to_string())),
+            SendError::MaybeSent(_) => failure,
         }
     }
 }

@@ -154,7 +154,10 @@ impl Reach {
 
     /// Whether a configuration says the same of the server, as far as reaching it goes.
     fn is_of(&self, entry: &ServerEntry) -> bool {
-        self.entry.server.spec == entry.server.spec && self.entry.endpoints == entry.endpoints
+        let same_server = Arc::ptr_eq(&self.entry.server, &entry.server);
+        let same_endpoints = Arc::ptr_eq(&self.entry.endpoints, &entry.endpoints);
+        (same_server || self.entry.server.spec == entry.server.spec)
+            && (same_endpoints || self.entry.endpoints == entry.endpoints)
     }
 
     /// The instance that a request goes to; none if none is left to try.

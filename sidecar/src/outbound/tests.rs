@@ -1,5 +1,5 @@
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use weft_proto::compile::{Parts, compile};
 use weft_proto::name::HostPort;
+use weft_proto::resource::bounded::Text;
 use weft_proto::resource::{Spec, parse_one};
 use weft_proto::wire::{Endpoint, Endpoints, Meta, Object, Part};
 
@@ -57,11 +58,15 @@ impl Mesh {
     }
 
     fn outbound(&self, endpoints: impl IntoIterator<Item = Endpoint>) -> Outbound {
+        self.outbound_at(None, endpoints)
+    }
+
+    fn outbound_at(&self, zone: Option<&str>, endpoints: impl IntoIterator<Item = Endpoint>) -> Outbound {
         let config = Config {
             identity: self.authority.identity(&id("caller")),
             trust: self.authority.trust(),
             key: Key::random(),
-            locality: None,
+            locality: zone.map(str::to_owned),
         };
         Outbound::new(config, &self.snapshot(endpoints))
     }
@@ -210,13 +215,17 @@ async fn a_server_that_does_not_answer_is_given_up_in_time() {
 
 #[tokio::test]
 async fn a_try_has_its_own_time_where_the_server_may_be_asked_twice() {
-    let mesh = Mesh::new("retries: {perTryTimeout: 40ms, attempts: 2}");
+    let mesh = Mesh::new("retries: {perTryTimeout: 300ms}, loadBalancing: {policy: round-robin}");
     let hangs = mesh.instance(|_| std::future::pending()).await;
     let answers = mesh.instance(echo).await;
-    let outbound = mesh.outbound([Endpoint::from(&hangs), Endpoint::from(&answers)]);
-    for _ in 0..4 {
+    let outbound = mesh.outbound([Endpoint::from(&answers)]);
+    // A connection is there, so that the time is not spent on that.
+    assert_eq!(ask(&outbound, Call { repeatable: true, ..call("x") }).await.unwrap(), "x");
+    outbound.update(&mesh.snapshot([Endpoint::from(&hangs), Endpoint::from(&answers)]));
+    for _ in 0..2 {
         assert_eq!(ask(&outbound, Call { repeatable: true, ..call("x") }).await.unwrap(), "x");
     }
+    assert!(hangs.accepted() > 0);
 }
 
 #[tokio::test]
@@ -287,6 +296,21 @@ async fn a_key_goes_to_the_same_instance() {
         for _ in 0..5 {
             assert_eq!(ask(&outbound, Call::new(post("/", "{}"), Affinity::Key(key))).await.unwrap(), first);
         }
+    }
+}
+
+#[tokio::test]
+async fn the_own_zone_is_preferred_where_that_is_wanted() {
+    for (spec, here) in [("loadBalancing: {preferLocal: true}", 12), ("", 0)] {
+        let mesh = Mesh::new(spec);
+        let (near, far) = (mesh.instance(named("near")).await, mesh.instance(named("far")).await);
+        let at = |server, zone| Endpoint { locality: Text::parse(zone).ok(), ..Endpoint::from(server) };
+        let outbound = mesh.outbound_at(Some("eu/a"), [at(&near, "eu/a"), at(&far, "eu/b")]);
+        let mut served_near = 0;
+        for _ in 0..12 {
+            served_near += usize::from(ask(&outbound, call("{}")).await.unwrap() == "near");
+        }
+        assert!(served_near == 12 || (here == 0 && far.accepted() > 0), "{spec}: {served_near}");
     }
 }
 
@@ -374,13 +398,11 @@ async fn configurations_are_followed() {
         let (outbound, live) = (Arc::clone(&outbound), live.clone());
         async move { outbound.follow(&live).await }
     });
-    let served_by = Arc::new(Mutex::new(String::new()));
     for (server, name) in [(&one, "one"), (&other, "other")] {
         live.swap(current(mesh.snapshot([Endpoint::from(server)])));
         soon(async {
-            while *served_by.lock().unwrap() != name {
-                let found = ask(&outbound, call("{}")).await.unwrap_or_default();
-                *served_by.lock().unwrap() = found;
+            while ask(&outbound, call("{}")).await.ok().as_deref() != Some(name) {
+                tokio::task::yield_now().await;
             }
         })
         .await;

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{HOST, HeaderValue};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -14,7 +16,8 @@ use weft_proto::resource::kinds::Era;
 
 use crate::access_log::AccessLog;
 use crate::answer::Answer;
-use crate::classify::{self, Call};
+use crate::backend::CALL_TIMEOUT;
+use crate::classify::{self, Call, Kind};
 use crate::forward::{self, apart, ending, is_event_stream, when_left};
 use crate::headers::{self, SESSION};
 use crate::identify::Identified;
@@ -25,15 +28,17 @@ use crate::receive::{self, Place, Received};
 use crate::record::Open;
 use crate::refusal::Refusal;
 use crate::relay::{Relay, WhenLeft};
-use crate::{accept, authorize};
+use crate::session_id::Tag;
+use crate::{accept, authorize, oldest};
 
 use super::{finish, note, opened};
 
 /// Everything that requests of the outbound listener need.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Outbound(Arc<Parts>);
 
 /// What an outbound listener is made of.
+#[derive(Debug)]
 pub struct Parts {
     pub to: Arc<to::Outbound>,
     pub limits: Arc<Limits>,
@@ -68,8 +73,9 @@ impl Outbound {
         let series = parts.series.of(server);
         record.about(Arc::clone(&series), server.to_string().into());
         let _permit = authorize::local();
-        let answer = self.send(server, &received, &call).await?;
-        self.relayed(server, answer, &call, &series)
+        let mut answer = self.send(server, &received, &call).await?;
+        let begins = self.oldest(server, &mut answer, &received, &call).await?;
+        self.relayed(server, answer, &call, &series, begins)
     }
 
     async fn send(
@@ -82,7 +88,12 @@ impl Outbound {
         headers::toward_server(&mut headers, &HeaderValue::from_static("peer"));
         // The pool names whoever it connects to.
         headers.remove(HOST);
-        let bound = self.unstick(server, &mut headers, call.era)?;
+        let session = self.unstick(server, &mut headers, call.era)?;
+        let messages = self.unstick_address(server, received, call)?;
+        let (bound, path) = match (session, messages) {
+            (_, Some((instance, path))) => (Some(instance), Some(path)),
+            (session, None) => (session, None),
+        };
         let mut request = Request::new(Full::new(received.body.clone()));
         *request.method_mut() = received.head.method.clone();
         *request.headers_mut() = headers;
@@ -98,7 +109,7 @@ impl Outbound {
                 (None, Some(task)) => Affinity::Key(task),
                 (None, None) => Affinity::Any,
             };
-            to.forward(&server, to::Call { repeatable, ..to::Call::new(request, affinity) }).await
+            to.forward(&server, to::Call { repeatable, path, ..to::Call::new(request, affinity) }).await
         };
         match when_left(call) {
             WhenLeft::Cut => sending.await,
@@ -114,7 +125,7 @@ impl Outbound {
         server: &ServerName,
         headers: &mut HeaderMap,
         era: Era,
-    ) -> Result<Option<crate::session_id::Tag>, Refusal> {
+    ) -> Result<Option<Tag>, Refusal> {
         if era == Era::Modern {
             headers.remove(SESSION);
             return Ok(None);
@@ -127,12 +138,46 @@ impl Outbound {
         Ok(Some(instance))
     }
 
+    /// By the transport of 2024-11-05 a message says in its address where its stream was opened.
+    fn unstick_address(
+        &self,
+        server: &ServerName,
+        received: &Received,
+        call: &Call<'_>,
+    ) -> Result<Option<(Tag, PathAndQuery)>, Refusal> {
+        let named = received.head.uri.query().and_then(oldest::parameter);
+        let Some(named) = named.filter(|_| !call.listens()) else { return Ok(None) };
+        let (instance, address) = self.0.to.unstick_in_query(server, named)?;
+        let path = PathAndQuery::try_from(address).map_err(|_| Refusal::SessionUnknown)?;
+        Ok(Some((instance, path)))
+    }
+
+    /// The stream of a caller by the transport of 2024-11-05, whose first event names the address for messages.
+    async fn oldest(
+        &self,
+        server: &ServerName,
+        answer: &mut to::Answer,
+        received: &Received,
+        call: &Call<'_>,
+    ) -> Result<Option<Bytes>, Refusal> {
+        let opens = matches!(call.kind, Kind::Listen) && !received.head.headers.contains_key(SESSION);
+        if !opens || !answer.response.status().is_success() {
+            return Ok(None);
+        }
+        let (instance, own) = (answer.instance, received.head.uri.path());
+        let begins = oldest::exchange_endpoint(answer.response.body_mut(), CALL_TIMEOUT, |named| {
+            Ok(oldest::address(own, &self.0.to.stick_in_query(server, instance, named.as_str())?))
+        });
+        begins.await.map(Some)
+    }
+
     fn relayed(
         &self,
         server: &ServerName,
         answer: to::Answer,
         call: &Call<'_>,
         series: &ServerSeries,
+        begins: Option<Bytes>,
     ) -> Result<Response<Answer>, Refusal> {
         let parts = &*self.0;
         let (mut head, body) = answer.response.into_parts();
@@ -149,6 +194,7 @@ impl Outbound {
                 head.headers.remove(http::header::CONTENT_LENGTH);
                 let every = *parts.limits.keep_alive_comment_every;
                 let relay = Relay::events(body, when_left(call), every, None, ending(call, &parts.drain));
+                let relay = begins.into_iter().fold(relay, Relay::after);
                 Answer::from(relay).streaming(Counted::new(series.streams.clone()))
             }
             false => Answer::from(Relay::whole(body, when_left(call))),
@@ -161,7 +207,12 @@ impl Outbound {
 fn is_harmless(method: &str) -> bool {
     matches!(
         method,
-        "server/discover" | "ping" | "tools/list" | "prompts/list" | "resources/list" | "resources/templates/list"
+        "server/discover"
+            | "ping"
+            | "tools/list"
+            | "prompts/list"
+            | "resources/list"
+            | "resources/templates/list"
     )
 }
 

@@ -5,6 +5,7 @@
 //! Whoever calls waits for room in the queue, for a while; whoever does not take what was said to them loses the call.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -52,12 +53,6 @@ pub(super) struct Wire {
     said_max: usize,
 }
 
-impl std::fmt::Debug for Inner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inner").finish_non_exhaustive()
-    }
-}
-
 struct Inner {
     mux: Mux,
     calls: HashMap<u64, Waiting>,
@@ -68,6 +63,15 @@ struct Inner {
     effects: Vec<Effect>,
     /// A process that was shaken hands with is at the other end.
     is_open: bool,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner")
+            .field("mux", &self.mux)
+            .field("is_open", &self.is_open)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Who waits for a call.

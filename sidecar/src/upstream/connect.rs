@@ -39,8 +39,8 @@ pub enum Error {
     Reach { to: String, source: io::Error },
     #[error("no TLS with {to}: {source}")]
     Tls { to: Address, source: io::Error },
-    #[error("no HTTP: {0}")]
-    Http(#[from] hyper::Error),
+    #[error("no HTTP: {}", super::in_full(.0))]
+    Http(hyper::Error),
     #[error("no connection within {} s", .after.as_secs_f64())]
     Timeout { after: Duration },
 }

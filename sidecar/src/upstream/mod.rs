@@ -16,11 +16,14 @@ pub use connect::Error as ConnectError;
 pub use destination::{Address, Destination};
 pub use pool::{Pool, Settings, Stats};
 
+use std::error::Error as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
+
+use crate::refusal::Refusal;
 
 /// A request to a server. Bodies are bounded and complete before anything is sent.
 pub type Outgoing = Request<Full<Bytes>>;
@@ -31,14 +34,30 @@ pub enum SendError {
     /// The server has seen nothing of the request, or said that it did nothing with it: it can be sent again, here or
     /// elsewhere.
     #[error("nothing was sent: {why}")]
-    NeverSent {
-        request: Box<Outgoing>,
-        #[source]
-        why: Unsent,
-    },
+    NeverSent { request: Box<Outgoing>, why: Unsent },
     /// The server may have the request and may have done what it asks.
-    #[error("the connection broke before an answer came: {0}")]
-    MaybeSent(#[source] hyper::Error),
+    #[error("the connection broke before an answer came: {}", in_full(.0))]
+    MaybeSent(hyper::Error),
+}
+
+impl SendError {
+    /// What whoever asked is told, and the log.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::NeverSent { why, .. } => Refusal::UpstreamUnreachable(why.to_string()),
+            Self::MaybeSent(error) => Refusal::UpstreamBroke(in_full(error)),
+        }
+    }
+}
+
+/// The error with its causes, which it does not tell by itself.
+fn in_full(error: &hyper::Error) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// Why a request never left.

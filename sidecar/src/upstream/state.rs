@@ -333,7 +333,7 @@ impl Dial {
     }
 
     async fn alone(&mut self, stream: TokioIo<Stream>) -> Result<Lease, Error> {
-        let (sender, connection) = http1::Builder::new().handshake(stream).await?;
+        let (sender, connection) = http1::Builder::new().handshake(stream).await.map_err(Error::Http)?;
         // How it ends, the request that it serves is told.
         let task = tokio::spawn(async move { drop(connection.await) }).abort_handle();
         let usage = Usage { retire_at: self.retire_at(), idle_since: Instant::now(), requests: 0 };
@@ -352,7 +352,8 @@ impl Dial {
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PONG_WITHIN)
             .handshake(stream)
-            .await?;
+            .await
+            .map_err(Error::Http)?;
         let peer_max = Arc::new(AtomicUsize::new(ours));
         let told = Arc::clone(&peer_max);
         tokio::spawn(std::future::poll_fn(move |context| {

@@ -1,11 +1,14 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, header};
 use http_body_util::BodyExt;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Notify, mpsc};
@@ -251,12 +254,16 @@ async fn a_server_that_never_shakes_hands_is_given_up() {
 async fn a_request_that_was_written_may_have_been_sent_whatever_happens_to_the_connection() {
     let listener = listener().await;
     let pool = pool(&listener, Settings::local());
-    for reset in [false, true] {
+    for (reset, half) in [(false, false), (true, false), (false, true)] {
         let serving = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             read_request(&mut stream).await;
             if reset {
                 stream.set_zero_linger().unwrap();
+            }
+            if half {
+                stream.shutdown().await.unwrap();
+                closed(&mut stream).await;
             }
         };
         let (outcome, ()) = tokio::join!(pool.send(post("/mcp", "{}")), serving);
@@ -582,4 +589,74 @@ async fn a_server_may_listen_on_a_socket() {
     let (request, answer) = tokio::join!(serving, asking);
     assert_eq!(answer, "ok");
     assert!(request.contains("host: localhost\r\n"), "{request}");
+}
+
+/// What a client of the storm does with its request.
+async fn at_random(pool: &Pool, random: &mut StdRng) {
+    let path = ["/echo", "/close", "/break", "/hang"][random.random_range(0..4)];
+    let patience = random.random_range(0..60);
+    let mut sending = Box::pin(pool.send(post(path, "some bytes")));
+    let mut polls = 0;
+    let outcome = std::future::poll_fn(|context| {
+        polls += 1;
+        if let Poll::Ready(outcome) = sending.as_mut().poll(context) {
+            return Poll::Ready(Some(outcome));
+        }
+        context.waker().wake_by_ref();
+        if polls > patience { Poll::Ready(None) } else { Poll::Pending }
+    })
+    .await;
+    drop(sending);
+    match outcome {
+        Some(Ok(response)) if random.random() => assert_eq!(text(response).await, "some bytes"),
+        Some(Ok(response)) => drop(response),
+        Some(Err(SendError::MaybeSent(_))) => assert_ne!(path, "/echo"),
+        Some(Err(SendError::NeverSent { why, .. })) => panic!("{why}"),
+        None => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_place_is_lost_whatever_becomes_of_requests() {
+    for http2_prior_knowledge in [false, true] {
+        let server = serve(None, |request| async move {
+            match request.uri().path() {
+                "/break" => panic!("the connection breaks"),
+                "/hang" => std::future::pending().await,
+                path => {
+                    let close = path == "/close";
+                    let mut response = echo(request).await;
+                    if close && response.version() != http::Version::HTTP_2 {
+                        response.headers_mut().insert(header::CONNECTION, "close".parse().unwrap());
+                    }
+                    response
+                }
+            }
+        });
+        let server = server.await;
+        let settings = Settings {
+            connections_max: 3,
+            streams_per_connection_max: 2,
+            http2_prior_knowledge,
+            ..Settings::local()
+        };
+        let pool = server.pool(settings);
+        let storm = (0..8).map(|seed| {
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                let mut random = StdRng::seed_from_u64(seed);
+                for _ in 0..200 {
+                    at_random(&pool, &mut random).await;
+                }
+            })
+        });
+        soon(futures_util::future::try_join_all(storm)).await.unwrap();
+        until(|| pool.stats().pending == 0).await;
+        // All places can be had at once.
+        let calm = (0..12).map(|_| async { text(pool.send(post("/echo", "x")).await.unwrap()).await });
+        assert_eq!(soon(futures_util::future::join_all(calm)).await, ["x"; 12]);
+        assert!(pool.stats().open <= 3);
+        pool.retire();
+        until(|| pool.stats() == Stats::default()).await;
+    }
 }

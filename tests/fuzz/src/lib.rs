@@ -4,7 +4,9 @@
 //! Not here: libFuzzer, which only the binaries in `targets/` know. The tests of this crate replay `corpus/`, so an
 //! input that once broke something is added there and stays a test.
 
+mod classify;
 mod csr;
+mod headers;
 mod resources;
 mod snapshot;
 mod spiffe;
@@ -13,7 +15,9 @@ mod stdio;
 mod wire;
 mod xds;
 
+pub use classify::classify;
 pub use csr::csr;
+pub use headers::headers;
 pub use resources::resources;
 pub use snapshot::snapshot;
 pub use spiffe::spiffe;

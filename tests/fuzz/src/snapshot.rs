@@ -8,7 +8,7 @@ use weft_sidecar::control::store::{self, Stored};
 /// never achieve. Whatever is read must be what is written again, and make a configuration.
 pub fn snapshot(data: &[u8]) {
     for file in [data.to_vec(), store::seal(data)] {
-        match store::decode(file) {
+        match store::decode(&file) {
             Ok(stored) => taken_up(stored),
             Err(error) => assert!(!error.to_string().is_empty()),
         }
@@ -16,7 +16,7 @@ pub fn snapshot(data: &[u8]) {
 }
 
 fn taken_up(stored: Stored) {
-    let again = store::decode(store::encode(&stored)).expect("what is written is read");
+    let again = store::decode(&store::encode(&stored)).expect("what is written is read");
     assert_eq!(again, stored);
     let (mut session, _) = Session::restored(stored.resources);
     let change = session.restored_change();

@@ -10,7 +10,7 @@ use weft_proto::name::{
 use weft_proto::resource::units::{Budget, ByteSize, Rate, Ratio, Span};
 
 /// Longest message about a wrong text: such messages go into logs and to strangers.
-const MESSAGE_BYTES_MAX: usize = 1024;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 1024;
 
 /// Each line is tried as everything; two lines that follow each other are tried as a pattern and what it may match.
 pub fn spiffe(data: &[u8]) {

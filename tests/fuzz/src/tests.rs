@@ -15,8 +15,10 @@ use weft_sidecar::control::store::{self, Stored};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 6] = [
+const TARGETS: [(&str, Target); 10] = [
+    ("classify", crate::classify),
     ("csr", crate::csr),
+    ("headers", crate::headers),
     ("resources", crate::resources),
     ("snapshot", crate::snapshot),
     ("spiffe", crate::spiffe),
@@ -53,8 +55,18 @@ fn replay(target: &str) {
 }
 
 #[test]
+fn the_corpus_of_classify_breaks_nothing() {
+    replay("classify");
+}
+
+#[test]
 fn the_corpus_of_csr_breaks_nothing() {
     replay("csr");
+}
+
+#[test]
+fn the_corpus_of_headers_breaks_nothing() {
+    replay("headers");
 }
 
 #[test]

@@ -190,7 +190,9 @@ mod tests {
 
     #[test]
     fn names_that_become_equal_are_told_apart() {
-        let found = read(r#"{ "mcpServers": { "a b": { "command": "x" }, "a.b": { "command": "x" }, "…": { "command": "x" } } }"#);
+        let found = read(
+            r#"{ "mcpServers": { "a b": { "command": "x" }, "a.b": { "command": "x" }, "…": { "command": "x" } } }"#,
+        );
         let names: Vec<_> = found.unwrap().names.into_iter().map(|(_, own)| own).collect();
         assert_eq!(names, ["a-b", "a-b-2", "server"]);
     }

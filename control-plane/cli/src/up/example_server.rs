@@ -39,7 +39,9 @@ fn answer(message: &Value) -> Vec<Value> {
         "initialize" => vec![result(id, initialize())],
         "server/discover" => vec![result(id, discover())],
         "ping" => vec![result(id, json!({}))],
-        "tools/list" => vec![result(id, json!({ "tools": tools(), "ttlMs": 60_000, "cacheScope": "public" }))],
+        "tools/list" => {
+            vec![result(id, json!({ "tools": tools(), "ttlMs": 60_000, "cacheScope": "public" }))]
+        }
         "tools/call" => call(id, params),
         _ => vec![error(id, -32601, "no such method")],
     }
@@ -72,7 +74,11 @@ fn tools() -> Value {
     json!([
         tool("greet", "Greets somebody", json!({ "name": { "type": "string" } })),
         tool("add", "Adds two numbers", json!({ "a": { "type": "number" }, "b": { "type": "number" } })),
-        tool("count", "Counts, and reports its progress", json!({ "to": { "type": "integer", "maximum": 100 } })),
+        tool(
+            "count",
+            "Counts, and reports its progress",
+            json!({ "to": { "type": "integer", "maximum": 100 } })
+        ),
         tool("delete_everything", "Sounds dangerous, and does nothing", json!({})),
     ])
 }

@@ -1,15 +1,17 @@
 //! A certificate, its key and the roots, in PEM.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
-use weft_certs::bundle::{Bundle, Bundles};
+use rustls_pki_types::CertificateDer;
+use weft_certs::bundle::{self, Bundle, Bundles};
 use weft_certs::csr::Key;
 use weft_certs::pem;
 use weft_certs::tls::Identity;
 use weft_certs::verifier::{self, Role};
+use weft_proto::name::TrustDomain;
 use zeroize::Zeroizing;
 
 use super::{Error, read_limited};
@@ -62,7 +64,7 @@ pub(super) fn load(files: &Files, held: &Bundles, now: SystemTime) -> Result<Loa
     let identity = Identity::new(chain, key)?;
     let domain = identity.leaf().spiffe_id.trust_domain().clone();
     let roots = certificates(&files.roots, &files.paths.roots)?;
-    let bundle = Bundle::new(domain.clone(), roots, next_sequence(held.get(&domain), now), BTreeSet::new())?;
+    let bundle = numbered(domain, roots, held, now)?;
     let alone = Bundles::new([bundle.clone()])?;
     if let [leaf, above @ ..] = identity.chain() {
         for role in [Role::Server, Role::Client] {
@@ -72,17 +74,25 @@ pub(super) fn load(files: &Files, held: &Bundles, now: SystemTime) -> Result<Loa
     Ok(Loaded { identity, bundle })
 }
 
-fn certificates(
-    text: &[u8],
-    path: &std::path::Path,
-) -> Result<Vec<rustls_pki_types::CertificateDer<'static>>, Error> {
+fn certificates(text: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let path = || PathBuf::from(path);
     let text = std::str::from_utf8(text).map_err(|_| Error::NotText { path: path() })?;
     pem::certificates(text).map_err(|source| Error::Certificates { path: path(), source })
 }
 
-/// Files do not count their changes, and nothing else here survives a restart: the time counts, and always upwards.
-pub(super) fn next_sequence(held: Option<&std::sync::Arc<Bundle>>, now: SystemTime) -> u64 {
+/// Roots as a bundle. Files do not count their changes, and nothing else here survives a restart: the time counts, and
+/// always upwards. The same roots as those that are held are the same bundle, whenever they are read.
+pub(super) fn numbered(
+    domain: TrustDomain,
+    roots: Vec<CertificateDer<'static>>,
+    held: &Bundles,
+    now: SystemTime,
+) -> Result<Bundle, bundle::Error> {
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-    held.map_or(now, |held| now.max(held.sequence() + 1))
+    let sequence = match held.get(&domain) {
+        Some(held) if held.roots() == roots => return Ok(Bundle::clone(held)),
+        Some(held) => now.max(held.sequence() + 1),
+        None => now,
+    };
+    Bundle::new(domain, roots, sequence, BTreeSet::new())
 }

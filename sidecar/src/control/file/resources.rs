@@ -13,7 +13,7 @@ use weft_proto::resource::kinds::{FederatedDomain, Location, McpServer, StaticEn
 use weft_proto::resource::{self, INPUT_BYTES_MAX, Key, ROOT_NAMESPACE, Resource, Spec};
 use weft_proto::wire::{Endpoint, Endpoints, Mesh, Meta, Object, Part, TrustBundle};
 
-use super::identity::next_sequence;
+use super::identity::numbered;
 use super::{Error, read_limited};
 use crate::control::session::hex;
 
@@ -202,12 +202,9 @@ fn endpoints(resource: &Resource, trust_domain: &TrustDomain) -> Option<Part> {
     Some(Part::Endpoints(Arc::new(Endpoints { server, endpoints })))
 }
 
-/// The same roots as those that are held are the same bundle, whenever they are read.
 fn bundle(domain: &FederatedDomain, now: SystemTime, held: &Bundles) -> Result<Bundle, String> {
     let roots = pem::certificates(domain.roots.as_str()).map_err(|error| error.to_string())?;
-    let sequence = next_sequence(held.get(&domain.trust_domain), now);
-    Bundle::new(domain.trust_domain.clone(), roots, sequence, BTreeSet::new())
-        .map_err(|error| error.to_string())
+    numbered(domain.trust_domain.clone(), roots, held, now).map_err(|error| error.to_string())
 }
 
 /// Everyone who is trusted, as parts.

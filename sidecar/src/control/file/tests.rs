@@ -161,7 +161,9 @@ async fn a_trust_object_says_the_domain_the_default_and_whom_else_to_trust() {
     assert!(snapshot.snapshot.trust.contains_key(&domain));
     let endpoint = &snapshot.snapshot.servers.values().next().unwrap().endpoints[0];
     assert_eq!(endpoint.identity.as_ref().unwrap().as_str(), "spiffe://here.test/ns/agents/sa/files");
-    drop(handle);
+    story.write("r.yaml", SERVER);
+    eventually(&handle, "the change is read", |state| state.swaps == 2).await;
+    assert!(story.deps.trust.load().is_empty(), "who is not named any more is not trusted any more");
 }
 
 #[tokio::test]

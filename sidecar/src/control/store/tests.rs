@@ -25,7 +25,7 @@ fn stored() -> Stored {
 
 #[test]
 fn what_is_stored_is_read_back() {
-    assert_eq!(decode(encode(&stored())).unwrap(), stored());
+    assert_eq!(decode(&encode(&stored())).unwrap(), stored());
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().join("made");
     assert!(load(&folder).unwrap().is_none());
@@ -46,7 +46,7 @@ fn no_flipped_bit_goes_unnoticed() {
         for bit in 0..8 {
             let mut damaged = file.clone();
             damaged[at] ^= 1 << bit;
-            assert!(decode(damaged).is_err(), "byte {at}, bit {bit}");
+            assert!(decode(&damaged).is_err(), "byte {at}, bit {bit}");
         }
     }
 }
@@ -55,18 +55,18 @@ fn no_flipped_bit_goes_unnoticed() {
 fn no_cut_and_no_addition_goes_unnoticed() {
     let file = encode(&stored());
     for length in 0..file.len() {
-        assert!(decode(file[..length].to_vec()).is_err(), "{length} bytes");
+        assert!(decode(&file[..length]).is_err(), "{length} bytes");
     }
     let longer = [&file[..], &[0]].concat();
-    assert!(matches!(decode(longer), Err(Error::Damaged(_))));
-    assert!(matches!(decode(Vec::new()), Err(Error::NotOurs)));
+    assert!(matches!(decode(&longer), Err(Error::Damaged(_))));
+    assert!(matches!(decode(&[]), Err(Error::NotOurs)));
 }
 
 #[test]
 fn a_later_format_is_told_apart_from_damage() {
     let mut file = encode(&stored());
     file[8..12].copy_from_slice(&(FORMAT + 1).to_be_bytes());
-    assert!(matches!(decode(file), Err(Error::Format { found }) if found == FORMAT + 1));
+    assert!(matches!(decode(&file), Err(Error::Format { found }) if found == FORMAT + 1));
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn types_that_are_not_known_are_left_out() {
         ..Body::default()
     };
     let file = seal(&body.encode_to_vec());
-    let types: Vec<_> = decode(file).unwrap().resources.iter().map(|it| it.ty).collect();
+    let types: Vec<_> = decode(&file).unwrap().resources.iter().map(|it| it.ty).collect();
     assert_eq!(types, [ResourceType::Mesh]);
 }
 
@@ -108,8 +108,8 @@ fn a_file_that_was_left_half_written_is_in_nobodys_way() {
 proptest! {
     #[test]
     fn whatever_is_read_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = decode(bytes.clone());
-        let _ = decode([MAGIC, &bytes[..]].concat());
-        let _ = decode(seal(&bytes));
+        let _ = decode(&bytes);
+        let _ = decode(&[MAGIC, &bytes[..]].concat());
+        let _ = decode(&seal(&bytes));
     }
 }

@@ -178,7 +178,7 @@ impl Conversation {
         }
     }
 
-    fn translated(&mut self, said: Said) -> Result<Option<Heard>, Refusal> {
+    fn translated(&self, said: Said) -> Result<Option<Heard>, Refusal> {
         match said {
             Said::Note(note) => Ok(self.way.note(note).map(Heard::Note)),
             Said::Request(request) => match self.way.request_of_server(request) {
@@ -194,7 +194,8 @@ impl Conversation {
                 if !self.renamed {
                     return Ok(Some(Heard::Response(response)));
                 }
-                under_id(&response, &self.id, self.rules.bounds).map(|response| Some(Heard::Response(response)))
+                under_id(&response, &self.id, self.rules.bounds)
+                    .map(|response| Some(Heard::Response(response)))
             }
         }
     }

@@ -55,7 +55,8 @@ impl Discovered {
         let known = Known { result: result.into(), until };
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= CALLERS_MAX && !all.contains_key(caller) {
-            let oldest = all.iter().min_by_key(|(_, known)| known.until).map(|(caller, _)| Arc::clone(caller));
+            let oldest =
+                all.iter().min_by_key(|(_, known)| known.until).map(|(caller, _)| Arc::clone(caller));
             oldest.map(|caller| all.remove(&caller));
         }
         all.insert(Arc::clone(caller), known);

@@ -3,14 +3,13 @@
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use serde_json::value::RawValue;
 use weft_proto::mcp::{self, Notification, Params, edit, method};
 
 use crate::exchange::Introduction;
 use crate::refusal::Refusal;
 
-pub(super) const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
+const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
 
 /// Resources, and tasks, that one stream tells about.
 pub(super) const ITEMS_MAX: usize = 256;
@@ -59,6 +58,15 @@ struct Capability {
 }
 
 impl Interest {
+    pub(super) fn every_list() -> Self {
+        Self {
+            tools_list_changed: true,
+            prompts_list_changed: true,
+            resources_list_changed: true,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn parse(params: &Params<'_>) -> Result<Self, Refusal> {
         let raw = params.notifications.ok_or_else(|| bad("is missing"))?;
         serde_json::from_str(raw.get()).map_err(|_| bad("is malformed"))
@@ -134,9 +142,8 @@ pub(super) fn key(notification: &Notification<'_>) -> String {
 
 /// The first message on a stream: what will be told.
 pub(super) fn acknowledgement(id: &RawValue, interest: &Interest) -> Vec<u8> {
-    let params = json!({ "_meta": { SUBSCRIPTION_ID: id }, "notifications": interest });
-    let params = serde_json::value::to_raw_value(&params).ok();
-    edit::notification(method::SUBSCRIPTIONS_ACKNOWLEDGED, params.as_deref())
+    let interest = serde_json::to_string(interest).expect("strings and flags are JSON");
+    own(id, method::SUBSCRIPTIONS_ACKNOWLEDGED, &format!(r#","notifications":{interest}"#))
 }
 
 /// The last message on a stream that ends in good order.
@@ -148,8 +155,19 @@ pub(super) fn completion(id: &RawValue) -> Vec<u8> {
 
 /// That a list changed, in our words.
 pub(super) fn list_changed(id: &RawValue, method: &str) -> Vec<u8> {
-    let params = format!(r#"{{"_meta":{{"{SUBSCRIPTION_ID}":{id}}}}}"#);
-    let params = RawValue::from_string(params).expect("the id is JSON");
+    own(id, method, "")
+}
+
+/// That a resource changed, in our words.
+pub(super) fn updated(id: &RawValue, uri: &str) -> Vec<u8> {
+    let uri = serde_json::to_string(uri).expect("a string is JSON");
+    own(id, method::RESOURCES_UPDATED, &format!(r#","uri":{uri}"#))
+}
+
+/// A notification of our own, with these members of its parameters besides `_meta`.
+fn own(id: &RawValue, method: &str, more: &str) -> Vec<u8> {
+    let params = format!(r#"{{"_meta":{{"{SUBSCRIPTION_ID}":{id}}}{more}}}"#);
+    let params = RawValue::from_string(params).expect("the parts are JSON");
     edit::notification(method, Some(&params))
 }
 
@@ -198,7 +216,8 @@ mod tests {
 
     #[test]
     fn only_what_the_server_can_tell_is_promised() {
-        let all = r#"{"toolsListChanged":true,"promptsListChanged":true,"resourceSubscriptions":["b","a","b"]}"#;
+        let all =
+            r#"{"toolsListChanged":true,"promptsListChanged":true,"resourceSubscriptions":["b","a","b"]}"#;
         let check = |result: &str, expected: &str| {
             assert_eq!(interest(all).within(&introduction(result)), interest(expected));
         };

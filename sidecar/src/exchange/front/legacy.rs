@@ -22,10 +22,11 @@ use crate::refusal::Refusal;
 
 use super::client::Client;
 use super::conversation::{Asked, Question};
+use super::events::{self, EventId};
+use super::interest::Interest;
 use super::pump::{Begun, Pump};
 use super::replay::{Log, Manner};
-use super::events::{self, EventId};
-use super::translate::Fate;
+use super::translate::{Fate, Way};
 use super::{Front, Incoming, answer};
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -95,7 +96,9 @@ impl Front {
             // Not with the code that the modern era has for it: that would prove what this session is not.
             Some((version, _)) => {
                 let version: String = version.chars().take(32).collect();
-                Err(Refusal::Invalid(format!("protocol version {version:?} is not supported in this session")))
+                Err(Refusal::Invalid(format!(
+                    "protocol version {version:?} is not supported in this session"
+                )))
             }
         }
     }
@@ -114,7 +117,10 @@ impl Front {
             match message {
                 Message::Request(request) => {
                     let question = match self.question(&session, request, bytes.clone()).await {
-                        Err(refusal) if is_batch => Question::refused(&session.asker, request, &refusal),
+                        // The status of the second would say that the session is gone.
+                        Err(refusal) if is_batch || matches!(refusal, Refusal::MethodNotFound(_)) => {
+                            Question::refused(&session.asker, request, &refusal)
+                        }
                         question => question?,
                     };
                     conversations.push(self.conversation(question, incoming.call_timeout));
@@ -150,12 +156,13 @@ impl Front {
         let under_way = session.calls.begin(None, &request.id);
         let taken = || Refusal::Invalid("a request with this id is under way".to_owned());
         let under_way = Some(under_way.ok_or_else(taken)?);
+        let asker = session.asker.clone();
+        if request.method == method::PING {
+            let asked = Asked::Nobody(answer::result(&id, "{}")?);
+            return Ok(Question { asker, asked, id, renamed: false, way: Way::Same, under_way });
+        }
         let way = self.server().await?.way(Era::Legacy, request)?;
-        let fate = match &*request.method {
-            method::PING => Fate::Answer(answer::result(&id, "{}")?),
-            _ => way.request(session.client.as_caller(), message, request)?,
-        };
-        let asked = match fate {
+        let asked = match way.request(session.client.as_caller(), message, request)? {
             Fate::Ask(message) => Asked::Server(message),
             Fate::Answer(response) => Asked::Nobody(response),
             Fate::Remember(change, response) => {
@@ -163,7 +170,6 @@ impl Front {
                 Asked::Nobody(response)
             }
         };
-        let asker = session.asker.clone();
         Ok(Question { asker, asked, id, renamed: false, way, under_way })
     }
 
@@ -218,12 +224,15 @@ impl Front {
         }
         let in_use = session.use_it();
         let over = session.over.clone();
-        // Calls may end before the sidecar does; listening has no end of its own.
-        let drain = if is_listening { self.drain.clone() } else { self.stop.clone() };
+        // A call has an end of its own, which is still told; listening has none.
+        let drain = is_listening.then(|| self.drain.clone());
         let body = log.read(last.map(|id| id.number), self.manner(&session), async move {
-            tokio::select! {
-                () = over.cancelled() => {}
-                () = drain.cancelled() => {}
+            match drain {
+                None => over.cancelled().await,
+                Some(drain) => tokio::select! {
+                    () = over.cancelled() => {}
+                    () = drain.cancelled() => {}
+                },
             }
             drop(in_use);
         });
@@ -250,6 +259,7 @@ impl Front {
                 Ok(Aside::Request(request)) => Some(request),
                 Err(RecvError::Lagged(missed)) => {
                     tracing::warn!(missed, "messages outside of calls were missed");
+                    self.say_all_changed(&log).await;
                     None
                 }
                 Err(RecvError::Closed) => return,
@@ -257,6 +267,14 @@ impl Front {
             if let Some(message) = message {
                 log.say_now(&message, self.settings.unread_max);
             }
+        }
+    }
+
+    /// Something was missed, and it may have been anything.
+    async fn say_all_changed(&self, log: &Log) {
+        let Ok(server) = self.server().await else { return };
+        for list in Interest::every_list().within(&server.introduction).lists() {
+            log.say_now(&edit::notification(list, None), self.settings.unread_max);
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use weft_proto::mcp::{self, Message, Notification, Request, edit, method};
+use weft_proto::mcp::{self, Message, Notification, Request, method};
 use weft_proto::resource::kinds::Era;
 
 use crate::body::Body;
@@ -85,7 +85,7 @@ impl Front {
             let watching = Watching::start(self, asker, items.resource_subscriptions, AGREE_TIMEOUT).await;
             let honoured =
                 Interest { resource_subscriptions: watching.uris().to_vec(), ..Interest::default() };
-            return Source { honoured, watching: Some(watching), upstream: None };
+            return Source { honoured, _watching: Some(watching), upstream: None };
         }
         let id = format!("\"weft-{:032x}\"", rand::random::<u128>());
         let (Some(old), Ok(new)) = (request.params.notifications, serde_json::to_vec(&items)) else {
@@ -101,7 +101,7 @@ impl Front {
         let mut upstream = self.conversation(question, incoming.call_timeout);
         let honoured = timeout(AGREE_TIMEOUT, acknowledged(&mut upstream, self.settings.bounds)).await;
         match honoured.ok().flatten() {
-            Some(honoured) => Source { honoured, watching: None, upstream: Some(upstream) },
+            Some(honoured) => Source { honoured, _watching: None, upstream: Some(upstream) },
             None => Source::default(),
         }
     }
@@ -112,21 +112,21 @@ impl Front {
 struct Source {
     honoured: Interest,
     /// Kept for as long as the stream goes.
-    watching: Option<Watching>,
+    _watching: Option<Watching>,
     upstream: Option<Conversation>,
 }
 
 impl Source {
-    /// The next notification of an upstream stream of its own; never without one.
-    async fn next(&mut self) -> Bytes {
-        while let Some(upstream) = &mut self.upstream {
+    /// The next notification of a stream of its own; never without one, and nothing once it has ended.
+    async fn next(&mut self) -> Option<Bytes> {
+        let Some(upstream) = &mut self.upstream else { return std::future::pending().await };
+        loop {
             match upstream.next().await {
-                Some(Heard::Note(note)) => return note,
+                Some(Heard::Note(note)) => return Some(note),
                 Some(Heard::Request(_)) => {}
-                Some(Heard::Response(_) | Heard::Refused(_) | Heard::Cancelled) | None => self.upstream = None,
+                Some(Heard::Response(_) | Heard::Refused(_) | Heard::Cancelled) | None => return None,
             }
         }
-        std::future::pending().await
     }
 }
 
@@ -190,7 +190,11 @@ impl Subscription {
                     Err(RecvError::Lagged(_)) => self.all_changed(),
                     Err(RecvError::Closed) => break,
                 },
-                note = source.next() => self.hear(&note, false),
+                note = source.next() => match note {
+                    Some(note) => self.hear(&note, false),
+                    // Who asks again is told again what will be told.
+                    None => break,
+                },
                 () = sleep_until(due), if self.due.is_some() && !is_due => {}
                 () = sleep_until(comment_at) => {
                     // Where there is no room, the stream is not idle.
@@ -245,9 +249,7 @@ impl Subscription {
             self.wait(format!("{list} "), interest::list_changed(&self.id, list).into());
         }
         for uri in self.interest.resource_subscriptions.clone() {
-            let params = serde_json::json!({ "_meta": { interest::SUBSCRIPTION_ID: &*self.id }, "uri": uri });
-            let params = serde_json::value::to_raw_value(&params).ok();
-            let message = edit::notification(method::RESOURCES_UPDATED, params.as_deref());
+            let message = interest::updated(&self.id, &uri);
             self.wait(format!("{} {uri}", method::RESOURCES_UPDATED), message.into());
         }
     }

@@ -20,7 +20,10 @@ const AT_ONCE_MAX: usize = 8;
 
 /// How many streams there are for each caller and resource.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Watched(Arc<Mutex<HashMap<(Arc<str>, String), usize>>>);
+pub(super) struct Watched(Arc<Mutex<HashMap<Key, usize>>>);
+
+/// A caller and a resource.
+type Key = (Arc<str>, String);
 
 impl Watched {
     fn add(&self, caller: &Arc<str>, uri: &str) {
@@ -78,8 +81,10 @@ impl Watching {
 impl Drop for Watching {
     fn drop(&mut self) {
         let caller = &self.asker.caller;
-        let last: Vec<_> =
-            std::mem::take(&mut self.uris).into_iter().filter(|uri| self.watched.remove(caller, uri)).collect();
+        let last: Vec<_> = std::mem::take(&mut self.uris)
+            .into_iter()
+            .filter(|uri| self.watched.remove(caller, uri))
+            .collect();
         if last.is_empty() {
             return;
         }

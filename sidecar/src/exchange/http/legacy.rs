@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{broadcast, mpsc};
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use weft_proto::mcp::{self, Id, Message, Outcome, Revision, edit, header, method};
 use weft_proto::resource::kinds::Era;
@@ -375,9 +375,13 @@ impl Server {
                 }
                 Ok((established, response)) if response.status().is_success() => {
                     let mut events = Events::new(response, &self.settings);
-                    self.hear_asides(session, &established, &mut events).await;
+                    let began = Instant::now();
+                    let heard = self.hear_asides(session, &established, &mut events).await;
                     last_id = events.resumable().cloned();
-                    pause = events.retry.unwrap_or(RETRY);
+                    // A server that only ever ends the stream at once is asked less and less often.
+                    if heard || events.retry.is_some() || began.elapsed() > pause {
+                        pause = events.retry.unwrap_or(RETRY);
+                    }
                 }
                 // The server has no such stream.
                 Ok((_, response)) if response.status().is_client_error() => std::future::pending().await,
@@ -389,14 +393,20 @@ impl Server {
         }
     }
 
-    async fn hear_asides(&self, session: &Session, established: &Established, events: &mut Events) {
+    /// Hears a stream to its end; tells whether anything came.
+    async fn hear_asides(&self, session: &Session, established: &Established, events: &mut Events) -> bool {
+        let mut heard = false;
         loop {
             let message = match events.next().await {
                 Ok(Some(event)) if event.is("message") => event.data.unwrap_or_default(),
                 Ok(Some(_)) => continue,
-                Ok(None) => return,
-                Err(refusal) => return tracing::debug!(detail = refusal.detail(), "stream broke"),
+                Ok(None) => return heard,
+                Err(refusal) => {
+                    tracing::debug!(detail = refusal.detail(), "stream broke");
+                    return heard;
+                }
             };
+            heard = true;
             // Nobody may be left to hear it.
             match sort(&message, None, self.settings.bounds) {
                 Ok(Sorted::Aside(note) | Sorted::Note(note)) => drop(session.asides.send(Aside::Note(note))),

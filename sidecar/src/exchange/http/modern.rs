@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use weft_proto::mcp::{self, Id, Message, Outcome, Request, Revision, code, header, method};
 use weft_proto::resource::kinds::Era;
 
-use crate::bridge::{HeaderParams, modern_headers};
+use crate::bridge::{HeaderParams, modern_headers, without_tools};
 use crate::exchange::{Aside, Ask, Asker, BoxFuture, Introduction, Peer, Reply, Said};
 use crate::refusal::Refusal;
 
@@ -278,7 +278,7 @@ impl Server {
         for _ in 0..PAGES_MAX {
             let response = self.post(modern_request(OWN_ID, method::TOOLS_LIST, &cursor)).await?;
             let response = only_response(response, OWN_ID, &self.settings).await?;
-            let Some(result) = self.learn(&response) else { return Ok(()) };
+            let Some((result, _)) = self.learn(&response) else { return Ok(()) };
             let page = serde_json::from_str::<Page>(result.get());
             match page.ok().and_then(|page| page.next_cursor) {
                 Some(next) => cursor = format!(",\"cursor\":{}", json!(next)),
@@ -288,8 +288,8 @@ impl Server {
         Ok(())
     }
 
-    /// Learns from the response to `tools/list`.
-    fn learn<'m>(&self, response: &'m [u8]) -> Option<&'m RawValue> {
+    /// Learns from the response to `tools/list`. Gives back its result, and the tools that are not to be used.
+    fn learn<'m>(&self, response: &'m [u8]) -> Option<(&'m RawValue, Vec<String>)> {
         let parsed = mcp::parse(response, self.settings.bounds);
         let Ok(mcp::Body::One(Message::Response(parsed))) = parsed else { return None };
         let Outcome::Result(result) = parsed.outcome else { return None };
@@ -297,7 +297,7 @@ impl Server {
         if !broken.is_empty() {
             tracing::warn!(tools = ?broken, "tools whose header annotations break the rules");
         }
-        Some(result)
+        Some((result, broken))
     }
 
     async fn keep_listening(&self, asides: &broadcast::Sender<Aside>) {
@@ -406,10 +406,12 @@ impl Call<'_> {
     async fn hear(&self, message: Bytes) -> Result<bool, Refusal> {
         let said = match sort(&message, Some(&self.request.id), self.server.settings.bounds)? {
             Sorted::Response(response) => {
-                if self.request.method == method::TOOLS_LIST {
-                    self.server.learn(&response);
-                }
-                Said::Response(response)
+                let is_list = self.request.method == method::TOOLS_LIST;
+                let learnt = is_list.then(|| self.server.learn(&response)).flatten();
+                let fewer = learnt
+                    .filter(|(_, broken)| !broken.is_empty())
+                    .map(|(result, broken)| without_tools(&response, result, &broken));
+                Said::Response(fewer.unwrap_or(response))
             }
             // A stream of changes is a request as well, so that changes belong to it.
             Sorted::Note(note) | Sorted::Aside(note) => Said::Note(note),

@@ -26,7 +26,15 @@ pub(crate) enum Sorted {
 /// exchange: it might have been what is waited for.
 pub(crate) fn sort(message: &Bytes, id: Option<&Id<'_>>, bounds: Bounds) -> Result<Sorted, Refusal> {
     let broke = |what: String| Refusal::UpstreamBroke(format!("a message cannot be read: {what}"));
-    let body = mcp::parse(message, bounds).map_err(|error| broke(error.to_string()))?;
+    let body = match mcp::parse(message, bounds) {
+        Ok(body) => body,
+        // Whatever it wants to say, it is no response.
+        Err(error @ mcp::Error::BadParams { .. }) => {
+            tracing::debug!(%error, "message passed over");
+            return Ok(Sorted::Stray);
+        }
+        Err(error) => return Err(broke(error.to_string())),
+    };
     let mcp::Body::One(parsed) = body else { return Err(broke("it is several".to_owned())) };
     Ok(match parsed {
         Message::Response(response) => match (&response.id, id) {

@@ -7,11 +7,11 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
 use rustix::process::{self, Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{CANNOT_RUN, ITSELF, Plan, environment, failed, prefixed};
@@ -23,6 +23,7 @@ const KILLED_WAIT: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How often the parent is looked for on a kernel that cannot tell of its end.
 const PARENT_LOOK_EVERY: Duration = Duration::from_millis(100);
+const WATCH_STACK_BYTES: usize = 64 << 10;
 
 pub(super) fn keep(plan: Plan, command: &OsString, args: &[OsString]) -> ExitCode {
     // Only a leader of its group, started by hand from a shell, already leads a session or cannot.
@@ -92,24 +93,43 @@ fn start(plan: Plan, command: &OsString, args: &[OsString]) -> io::Result<Pid> {
 }
 
 /// Returns once the sidecar is gone.
+#[allow(deprecated, reason = "what replaces it is unsafe, and the descriptor is owned by what is registered")]
 async fn orphaned(parent: i32) {
     let is_orphan = || process::getppid().is_none_or(|pid| pid.as_raw_nonzero().get() != parent);
     let watched = process::getppid()
         .ok_or(rustix::io::Errno::SRCH)
-        .and_then(|pid| process::pidfd_open(pid, PidfdFlags::NONBLOCK))
-        .map_err(io::Error::from)
-        .and_then(|fd: OwnedFd| AsyncFd::with_interest(fd, Interest::READABLE));
+        .and_then(|pid| process::pidfd_open(pid, PidfdFlags::empty()));
     // Looked at only now: had it been gone before, the descriptor might be somebody else's.
     if is_orphan() {
         return;
     }
-    if let Ok(watched) = watched {
-        let _ = watched.readable().await;
+    if let Ok(watched) = watched
+        && ended(watched).await.is_ok()
+    {
         return;
     }
     while !is_orphan() {
         sleep(PARENT_LOOK_EVERY).await;
     }
+}
+
+/// Tells when a process has ended, by a thread that does nothing else.
+fn ended(process: OwnedFd) -> oneshot::Receiver<()> {
+    let (told, is_told) = oneshot::channel();
+    let wait = move || {
+        loop {
+            match poll(&mut [PollFd::new(&process, PollFlags::IN)], None) {
+                Ok(1..) => {
+                    let _ = told.send(());
+                    return;
+                }
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    };
+    let _ = std::thread::Builder::new().stack_size(WATCH_STACK_BYTES).spawn(wait);
+    is_told
 }
 
 /// Takes over from everyone who has ended. Returns the exit code of the command, if it is among them.

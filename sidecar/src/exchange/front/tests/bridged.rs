@@ -82,7 +82,11 @@ async fn resources_that_a_legacy_caller_names_are_heard_of_from_a_modern_server(
     let mut listening = stream(answered(stage.get(&id, None)).await);
     assert_eq!(json(answered(stage.legacy(&id, &about("subscribe", "a"))).await).await, result("1"));
     let upstream = stage.called().await;
-    assert!(upstream.message.contains(r#""notifications":{"resourceSubscriptions":["a"]}"#), "{}", upstream.message);
+    assert!(
+        upstream.message.contains(r#""notifications":{"resourceSubscriptions":["a"]}"#),
+        "{}",
+        upstream.message
+    );
     upstream.note(agreed).await;
     upstream
         .note(r#"{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"x"},"uri":"a"}}"#)
@@ -100,4 +104,14 @@ async fn resources_that_a_legacy_caller_names_are_heard_of_from_a_modern_server(
     answered(stage.legacy(&id, &about("unsubscribe", "a"))).await;
     answered(stage.legacy(&id, &about("unsubscribe", "b"))).await;
     both.reply.closed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_method_that_cannot_be_carried_over_costs_no_session() {
+    let stage = modern();
+    let id = stage.open("2025-06-18").await;
+    let tasks = r#"{"jsonrpc":"2.0","id":1,"method":"tasks/list"}"#;
+    let answer = answered(stage.legacy(&id, tasks)).await;
+    assert_eq!(answer.status(), 200);
+    assert!(json(answer).await.contains(r#""error":{"code":-32601,"#));
 }

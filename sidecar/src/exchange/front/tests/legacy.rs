@@ -33,6 +33,7 @@ async fn what_is_no_call_is_accepted() {
     }
     assert_eq!(stage.told.recv().await.unwrap(), Told::Notified(asker(&id), changed.to_owned()));
     assert_eq!(stage.told.recv().await.unwrap(), Told::Answered(asker(&id), result("5")));
+    *stage.peer.introduction.lock().unwrap() = Err(Refusal::NotReady);
     let ping = stage.legacy(&id, r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#);
     assert_eq!(json(answered(ping).await).await, result("1"));
     assert!(stage.calls.try_recv().is_err());
@@ -66,7 +67,11 @@ async fn a_silent_call_becomes_a_stream_that_is_kept_alive() {
     let answer = stage.legacy(&id, &call("1"));
     let called = stage.called().await;
     let mut body = stream(answered(answer).await);
-    assert_eq!(next(&mut body).await.unwrap(), "id: 1-0\ndata: \n\n", "it can be resumed from the first moment");
+    assert_eq!(
+        next(&mut body).await.unwrap(),
+        "id: 1-0\ndata: \n\n",
+        "it can be resumed from the first moment"
+    );
     assert_eq!(begun.elapsed(), Duration::from_secs(15));
     assert_eq!(next(&mut body).await.unwrap(), ":\n\n");
     assert_eq!(begun.elapsed(), Duration::from_secs(30));
@@ -151,7 +156,10 @@ async fn a_batch_is_answered_as_one_where_there_are_batches() {
     second.respond(&result(r#""b""#)).await;
     first.reply.send(Err(Refusal::NotReady)).await.unwrap();
     let answer = json(answered(answer).await).await;
-    assert!(answer.starts_with(&format!(r#"[{},{{"jsonrpc":"2.0","id":1,"error":"#, result(r#""b""#))), "{answer}");
+    assert!(
+        answer.starts_with(&format!(r#"[{},{{"jsonrpc":"2.0","id":1,"error":"#, result(r#""b""#))),
+        "{answer}"
+    );
 
     let answer = stage.legacy(&id, &format!("[{}]", call("1")));
     stage.called().await.respond(&result("1")).await;
@@ -174,7 +182,10 @@ async fn a_batch_becomes_a_stream_when_there_is_more_to_say() {
     first.note(&note(1)).await;
     let mut body = stream(answered(answer).await);
     let twice = next(&mut body).await.unwrap();
-    assert!(twice.contains(r#""id":1,"error":{"code":-32600,"#), "the second has an id that is taken: {twice}");
+    assert!(
+        twice.contains(r#""id":1,"error":{"code":-32600,"#),
+        "the second has an id that is taken: {twice}"
+    );
     assert_eq!(next(&mut body).await.unwrap(), event(Some("1-2"), &note(1)));
     first.respond(&result("1")).await;
     assert_eq!(next(&mut body).await.unwrap(), event(Some("1-3"), &result("1")));

@@ -27,9 +27,12 @@ async fn what_the_server_says_of_its_own_accord_is_told_in_order() {
 async fn who_does_not_take_event_streams_gets_none() {
     let stage = legacy();
     let id = stage.open("2025-06-18").await;
-    for (accept, is_right) in
-        [("text/event-stream", true), ("application/json, Text/Event-Stream;q=0.5", true), ("*/*", true), ("application/json", false)]
-    {
+    for (accept, is_right) in [
+        ("text/event-stream", true),
+        ("application/json, Text/Event-Stream;q=0.5", true),
+        ("*/*", true),
+        ("application/json", false),
+    ] {
         let headers = [("mcp-session-id", &*id), ("accept", accept)];
         let outcome = stage.send("caller", Era::Legacy, "GET", &headers, "").await.unwrap();
         assert_eq!(outcome.err(), (!is_right).then_some(Refusal::NotAcceptable), "{accept}");
@@ -95,4 +98,18 @@ async fn who_does_not_read_is_sent_away_and_may_come_back() {
     assert!(told < 40);
     let mut again = stream(answered(stage.get(&id, Some(&format!("0-{told}")))).await);
     assert_eq!(next(&mut again).await.unwrap(), event(Some("0-37"), &note(36)), "the last are kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_missed_something_is_told_that_everything_changed() {
+    let stage = legacy();
+    let id = stage.open("2025-06-18").await;
+    // Nobody listens yet, and no more than so much waits.
+    for n in 0..100 {
+        say(&stage, &note(n));
+    }
+    let mut body = stream(answered(stage.get(&id, None)).await);
+    assert_eq!(next(&mut body).await.unwrap(), event(Some("0-1"), &changed("tools")));
+    assert_eq!(next(&mut body).await.unwrap(), event(Some("0-2"), &changed("resources")));
+    assert_eq!(next(&mut body).await.unwrap(), event(Some("0-3"), &note(36)));
 }

@@ -195,7 +195,9 @@ fn result(id: &str) -> String {
 }
 
 fn note(n: u32) -> String {
-    format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":1,"progress":{n}}}}}"#)
+    format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":1,"progress":{n}}}}}"#
+    )
 }
 
 fn event(id: Option<&str>, message: &str) -> String {

@@ -70,9 +70,16 @@ async fn a_caller_who_leaves_takes_the_call_back_at_once() {
 #[tokio::test(start_paused = true)]
 async fn errors_of_the_protocol_have_its_status_and_others_none() {
     let mut stage = modern();
-    for (code, expected) in
-        [(-32601, 404), (-32020, 400), (-32021, 400), (-32022, 400), (-32600, 400), (-32602, 200), (-32603, 200), (7, 200)]
-    {
+    for (code, expected) in [
+        (-32601, 404),
+        (-32020, 400),
+        (-32021, 400),
+        (-32022, 400),
+        (-32600, 400),
+        (-32602, 200),
+        (-32603, 200),
+        (7, 200),
+    ] {
         let answer = stage.modern(&call("1"));
         let error = format!(r#"{{"jsonrpc":"2.0","id":1,"error":{{"code":{code},"message":"m"}}}}"#);
         stage.called().await.respond(&error).await;
@@ -196,7 +203,11 @@ async fn discovery_never_fails_where_something_is_known() {
     let mut stage = modern();
     let answer = stage.modern(DISCOVER);
     stage.called().await.reply.send(Err(Refusal::ChildBusy("full".to_owned()))).await.unwrap();
-    assert_eq!(json(answered(answer).await).await, discovered(DISCOVER_RESULT), "what it introduced itself with");
+    assert_eq!(
+        json(answered(answer).await).await,
+        discovered(DISCOVER_RESULT),
+        "what it introduced itself with"
+    );
 
     let own = DISCOVER_RESULT.replace("\"m\"", "\"for you\"");
     let answer = stage.modern(DISCOVER);
@@ -204,7 +215,11 @@ async fn discovery_never_fails_where_something_is_known() {
     answered(answer).await;
     tokio::time::advance(Duration::from_secs(2)).await;
     *stage.peer.introduction.lock().unwrap() = Err(Refusal::ChildBusy("restarting".to_owned()));
-    assert_eq!(json(answered(stage.modern(DISCOVER)).await).await, discovered(&own), "old is better than none");
+    assert_eq!(
+        json(answered(stage.modern(DISCOVER)).await).await,
+        discovered(&own),
+        "old is better than none"
+    );
     let other = stage.send("other", Era::Modern, "POST", &[], DISCOVER);
     assert_eq!(refused(other).await, Refusal::ChildBusy("restarting".to_owned()));
 }

@@ -111,3 +111,54 @@ async fn all_sessions_together_keep_only_so_much_but_always_the_last() {
     called.respond(&result("1")).await;
     assert_eq!(next(&mut resumed).await.unwrap(), event(Some("1-5"), &result("1")));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_came_back_is_told_too_that_the_sidecar_waits_no_longer() {
+    let mut stage = legacy();
+    let id = stage.open("2025-06-18").await;
+    let answer = stage.legacy(&id, &call("1"));
+    let called = stage.called().await;
+    called.note(&note(1)).await;
+    drop(answered(answer).await);
+    let mut resumed = stream(answered(stage.get(&id, Some("1-1"))).await);
+    stage.drain.cancel();
+    let mut last = String::new();
+    while let Some(said) = next(&mut resumed).await {
+        last = said;
+    }
+    assert!(last.starts_with("id: 1-2\n"), "{last}");
+    assert!(last.contains(r#""id":1,"error":{"code":5031,"#), "{last}");
+}
+
+/// However often and wherever the connection breaks, who resumes from the last event that it has seen sees each event
+/// once and in order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_told_twice_wherever_the_connection_breaks() {
+    use crate::exchange::front::replay::{Bounds, Kept, Log, Manner};
+
+    const EVENTS: u64 = 2000;
+    let bounds = Bounds { events_max: 4000, bytes_max: 1 << 20, total_bytes_max: 1 << 20 };
+    let log = Log::new(1, Arc::new(Kept::new(bounds, Arc::default())));
+    let writer = Arc::clone(&log);
+    let writing = tokio::spawn(async move {
+        for n in 1..=EVENTS {
+            writer.say(format!("{{\"n\":{n}}}").as_bytes()).await;
+        }
+        writer.end();
+    });
+    let manner = Manner { comment_every: Duration::from_secs(60), primed: false };
+    let (mut seen, mut breaks) = (0, 0_u64);
+    while seen < EVENTS {
+        let mut body = log.read(Some(seen), manner, std::future::pending());
+        // Anything that varies will do.
+        for _ in 0..(breaks * 7 + seen) % 41 {
+            let Some(said) = next(&mut body).await else { break };
+            seen += 1;
+            assert_eq!(said, event(Some(&format!("1-{seen}")), &format!("{{\"n\":{seen}}}")));
+        }
+        breaks += 1;
+    }
+    writing.await.unwrap();
+    let mut rest = log.read(Some(seen), manner, std::future::pending());
+    assert_eq!(next(&mut rest).await, None);
+}

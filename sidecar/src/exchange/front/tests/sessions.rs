@@ -27,7 +27,8 @@ async fn a_handshake_opens_a_session_in_the_revision_that_both_have() {
 async fn a_server_of_an_older_revision_decides() {
     let stage = legacy();
     let result = INITIALIZE_RESULT.replace("2025-11-25", "2025-06-18");
-    let introduction = Introduction { era: Era::Legacy, revision: "2025-06-18".to_owned(), result: result.clone().into() };
+    let introduction =
+        Introduction { era: Era::Legacy, revision: "2025-06-18".to_owned(), result: result.clone().into() };
     *stage.peer.introduction.lock().unwrap() = Ok(Arc::new(introduction));
     let answer = answered(stage.send("caller", Era::Legacy, "POST", &[], &initialize("2025-11-25"))).await;
     assert_eq!(json(answer).await, format!(r#"{{"jsonrpc":"2.0","id":0,"result":{result}}}"#));
@@ -47,8 +48,11 @@ async fn only_who_opened_a_session_has_it() {
         ("caller", Some(&*long), Some(Refusal::SessionUnknown)),
         ("caller", Some("00000000000000000000000000000000"), Some(Refusal::SessionUnknown)),
     ] {
-        let headers: Vec<_> =
-            session.map(|id| ("mcp-session-id", id)).into_iter().chain([("accept", "text/event-stream")]).collect();
+        let headers: Vec<_> = session
+            .map(|id| ("mcp-session-id", id))
+            .into_iter()
+            .chain([("accept", "text/event-stream")])
+            .collect();
         for method in ["POST", "GET", "DELETE"] {
             // Who may end it does so last.
             if method == "DELETE" && expected.is_none() {
@@ -66,9 +70,14 @@ async fn a_version_header_must_name_a_revision_that_has_sessions() {
     let stage = legacy();
     let id = stage.open("2025-06-18").await;
     let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
-    for (version, is_right) in
-        [("2025-06-18", true), ("2025-11-25", true), ("2025-03-26", true), ("1999-01-01", false), ("2026-07-28", false), ("", false)]
-    {
+    for (version, is_right) in [
+        ("2025-06-18", true),
+        ("2025-11-25", true),
+        ("2025-03-26", true),
+        ("1999-01-01", false),
+        ("2026-07-28", false),
+        ("", false),
+    ] {
         let headers = [("mcp-session-id", &*id), ("mcp-protocol-version", version)];
         let outcome = stage.send("caller", Era::Legacy, "POST", &headers, ping).await.unwrap();
         match outcome {
@@ -123,7 +132,8 @@ async fn a_session_that_nobody_uses_is_forgotten() {
 async fn there_are_only_so_many_sessions() {
     let limits = Limits { sessions_max: 3, sessions_per_caller_max: 2, ..Limits::default() };
     let mut stage = Stage::new(Era::Legacy, &limits);
-    let open = |stage: &Stage, caller| stage.send(caller, Era::Legacy, "POST", &[], &initialize("2025-06-18"));
+    let open =
+        |stage: &Stage, caller| stage.send(caller, Era::Legacy, "POST", &[], &initialize("2025-06-18"));
     let first = stage.open("2025-06-18").await;
     let second = stage.open("2025-06-18").await;
     assert_eq!(refused(open(&stage, "caller")).await, Refusal::TooManySessions, "nobody has been quiet");

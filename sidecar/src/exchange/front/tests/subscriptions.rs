@@ -98,7 +98,7 @@ async fn on_a_drain_it_ends_in_good_order() {
 #[tokio::test(start_paused = true)]
 async fn what_is_wanted_must_be_said() {
     let stage = modern();
-    for bad in ["null", "7", r#"{"toolsListChanged":1}"#, r#"{"resourceSubscriptions":"a"}"#] {
+    for bad in ["null", r#"{"toolsListChanged":1}"#, r#"{"resourceSubscriptions":"a"}"#] {
         let refusal = refused(stage.modern(&listen(bad))).await;
         assert_eq!((refusal.told().status, refusal.told().code), (400, -32602), "{bad}");
     }
@@ -128,6 +128,15 @@ async fn a_modern_server_tells_of_single_resources_on_a_stream_of_its_own() {
     drop(body);
     upstream.reply.closed().await;
     assert_eq!(left.elapsed(), Duration::ZERO);
+
+    let answer = stage.modern(&listen(wanted));
+    let upstream = stage.called().await;
+    upstream.note(agreed).await;
+    let mut body = stream(answered(answer).await);
+    next(&mut body).await.unwrap();
+    drop(upstream);
+    assert!(next(&mut body).await.unwrap().contains(r#""resultType":"complete""#), "no half stream goes on");
+    assert_eq!(next(&mut body).await, None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -204,7 +204,6 @@ async fn what_is_no_answer_breaks_the_exchange() {
         (200, ""),
         (200, "{"),
         (200, r#"{"jsonrpc":"2.0","id":8,"result":{}}"#),
-        (200, r#"{"jsonrpc":"2.0","method":"x"}"#),
         (500, r#"{"error":"oops"}"#),
     ] {
         let (_fake, peer) = server(move |_| Some(json(answer.0, answer.1))).await;

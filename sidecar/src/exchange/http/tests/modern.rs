@@ -161,6 +161,19 @@ async fn lists_that_pass_by_are_learnt_from() {
 }
 
 #[tokio::test]
+async fn tools_whose_annotations_break_the_rules_are_not_offered() {
+    let (_fake, peer) = server(|seen| {
+        let schema = value!({"properties": {"n": {"type": "number", "x-mcp-header": "N"}}});
+        let list = value!({"tools": [{"name": "bad", "inputSchema": schema}, {"name": "good"}]});
+        Some(json(200, super::fake::result(&seen.body["id"], &list.to_string())))
+    })
+    .await;
+    let list = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{{{META}}}}}"#);
+    let heard = all(peer.call(ask("a", &list)).await.unwrap()).await;
+    assert_eq!(heard, [r#"response {"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"good"}]}}"#]);
+}
+
+#[tokio::test]
 async fn changes_are_listened_for_while_someone_wants_to_hear() {
     let opened = Opened::default();
     let streams = opened.clone();

@@ -126,6 +126,8 @@ async fn events_arrive_one_by_one_and_leaving_a_modern_stream_cancels_the_call()
         assert_eq!(frame.into_data().unwrap(), event, "an event is not kept until the next");
     }
     drop((response, caller));
-    tokio::time::timeout(std::time::Duration::from_secs(5), sender.closed()).await.expect("the server is told");
+    tokio::time::timeout(std::time::Duration::from_secs(5), sender.closed())
+        .await
+        .expect("the server is told");
     pair.stop().await;
 }

@@ -45,7 +45,14 @@ impl Pair {
     pub(crate) async fn with(upstream: Upstream, limits: Value) -> Self {
         let mesh = Mesh::start().await;
         mesh.apply(&server(upstream.address)).await;
-        let inbound = sidecar(&mesh, "research", "files", json!({ "inbound": "127.0.0.1:0", "outbound": null }), limits).await;
+        let inbound = sidecar(
+            &mesh,
+            "research",
+            "files",
+            json!({ "inbound": "127.0.0.1:0", "outbound": null }),
+            limits,
+        )
+        .await;
         Self { mesh, inbound, upstream }
     }
 
@@ -78,7 +85,13 @@ fn server(address: SocketAddr) -> String {
 }
 
 /// Starts a sidecar that joins the mesh as `namespace/account`, and waits until it is ready.
-pub(crate) async fn sidecar(mesh: &Mesh, namespace: &str, account: &str, listen: Value, limits: Value) -> Running {
+pub(crate) async fn sidecar(
+    mesh: &Mesh,
+    namespace: &str,
+    account: &str,
+    listen: Value,
+    limits: Value,
+) -> Running {
     let token = mesh.token(namespace, account, 1).await;
     let mut listen = listen;
     for door in ["health", "admin"] {
@@ -135,7 +148,8 @@ impl Caller {
 
     /// Calls a tool in the modern way.
     pub(crate) async fn call(&mut self, tool: &str, arguments: Value) -> Answer {
-        let response = self.send(modern("tools/call", tool, json!({ "name": tool, "arguments": arguments }))).await;
+        let response =
+            self.send(modern("tools/call", tool, json!({ "name": tool, "arguments": arguments }))).await;
         Answer::read(response).await
     }
 }
@@ -175,9 +189,7 @@ pub(crate) fn modern(method: &str, name: &str, mut params: Value) -> Request<Ful
         "io.modelcontextprotocol/clientCapabilities": {},
     });
     let body = json!({ "jsonrpc": "2.0", "id": 7, "method": method, "params": params });
-    let mut request = post(&body)
-        .header("mcp-protocol-version", "2026-07-28")
-        .header("mcp-method", method);
+    let mut request = post(&body).header("mcp-protocol-version", "2026-07-28").header("mcp-method", method);
     if !name.is_empty() {
         request = request.header("mcp-name", name);
     }

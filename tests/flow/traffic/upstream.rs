@@ -142,7 +142,8 @@ async fn serve(listener: TcpListener, seen: Arc<Mutex<Vec<Seen>>>, answering: Ar
                 async move {
                     let (head, body) = request.into_parts();
                     let body = body.collect().await?.to_bytes();
-                    let it = Seen { method: head.method, path: head.uri.to_string(), headers: head.headers, body };
+                    let it =
+                        Seen { method: head.method, path: head.uri.to_string(), headers: head.headers, body };
                     seen.lock().unwrap().push(it.clone());
                     Ok::<_, hyper::Error>(answering(it).await)
                 }

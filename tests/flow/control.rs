@@ -9,7 +9,7 @@ use weft_certs::bundle::{Bundles, TrustStore};
 use weft_certs::tls::LiveIdentity;
 use weft_proto::name::HostPort;
 use weft_sidecar::bootstrap::Bootstrap;
-use weft_sidecar::control::{self, Deps, Handle, Settings, State};
+use weft_sidecar::control::{self as source, Deps, Handle, Settings, State};
 use weft_sidecar::state::Live;
 
 use crate::mesh::{Mesh, eventually};
@@ -57,7 +57,7 @@ impl Sidecar {
             address: Some(HostPort::parse("0.0.0.0:7443").unwrap()),
             cancel: cancel.clone(),
         };
-        let handle = Box::pin(control::start_with(&bootstrap, deps, settings)).await.unwrap();
+        let handle = Box::pin(source::start_with(&bootstrap, deps, settings)).await.unwrap();
         Self { live, identity, trust, handle, cancel }
     }
 

@@ -1,0 +1,228 @@
+//! Which way a request goes to a server that speaks HTTP: through, where the server speaks what the caller speaks, or
+//! message by message. What a server speaks is learned by asking it, believed for a while, and asked again when the
+//! server was away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use weft_proto::resource::kinds::{Era, Protocol};
+
+use crate::exchange::front::Front;
+use crate::exchange::http::{AnswerBody, Http, LegacyHttp, ModernHttp, Settings, Target};
+use crate::exchange::probe::{self, Spoken, probe};
+use crate::exchange::sse_server::HttpSse;
+use crate::exchange::{BoxFuture, Peer};
+use crate::forward::refusal;
+use crate::limits::Limits;
+use crate::refusal::Refusal;
+use crate::upstream::Pool;
+
+/// For how long what was learned is believed without asking again.
+const BELIEVED_FOR: Duration = Duration::from_secs(60);
+/// Time for the answer to one question.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Which way a request goes.
+#[derive(Debug)]
+pub enum Way {
+    /// As it is.
+    Through,
+    /// As it is, by the transport of 2024-11-05.
+    ThroughSse,
+    /// Message by message.
+    Exchange(Arc<Front>),
+}
+
+/// What a server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spoke {
+    pub modern: bool,
+    pub legacy: Option<Legacy>,
+}
+
+/// How a server speaks the legacy era.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Legacy {
+    Streamable,
+    HttpSse,
+}
+
+/// What was learned of a server, and the fronts for callers that speak something else.
+#[derive(Debug)]
+struct Learned {
+    spoke: Spoke,
+    at: Instant,
+    front: Option<Arc<Front>>,
+}
+
+/// What a server is asked with, and what it was found to speak.
+#[derive(Debug)]
+pub struct Ways {
+    http: Arc<dyn Http>,
+    target: Target,
+    settings: Settings,
+    protocol: Protocol,
+    limits: Arc<Limits>,
+    drain: CancellationToken,
+    learned: ArcSwapOption<Learned>,
+    /// One question at a time.
+    asking: Mutex<()>,
+}
+
+impl Ways {
+    pub fn new(
+        pool: &Pool,
+        target: Target,
+        protocol: Protocol,
+        limits: &Arc<Limits>,
+        drain: &CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            http: Arc::new(Pooled(pool.clone())),
+            target,
+            settings: Settings::of(limits),
+            protocol,
+            limits: Arc::clone(limits),
+            drain: drain.clone(),
+            learned: ArcSwapOption::empty(),
+            asking: Mutex::new(()),
+        })
+    }
+
+    /// The way of a request of this era. `oldest` says that it came by the transport of 2024-11-05.
+    pub async fn of(self: &Arc<Self>, era: Era, oldest: bool) -> Result<Way, Refusal> {
+        let learned = match self.learned.load_full() {
+            Some(learned) => {
+                if learned.at.elapsed() > BELIEVED_FOR {
+                    self.ask_apart();
+                }
+                learned
+            }
+            None => self.ask(None).await?,
+        };
+        let front = || match &learned.front {
+            Some(front) => Way::Exchange(Arc::clone(front)),
+            None => Way::Through,
+        };
+        Ok(match (era, learned.spoke) {
+            (Era::Modern, Spoke { modern: true, .. }) => Way::Through,
+            (Era::Legacy, Spoke { legacy: Some(Legacy::Streamable), .. }) => Way::Through,
+            (Era::Legacy, Spoke { legacy: Some(Legacy::HttpSse), .. }) if oldest => Way::ThroughSse,
+            _ => front(),
+        })
+    }
+
+    /// What was learned, if anything was.
+    pub fn spoke(&self) -> Option<Spoke> {
+        self.learned.load().as_ref().map(|learned| learned.spoke)
+    }
+
+    /// The server was away: what comes back may be another.
+    pub fn doubt(&self) {
+        self.learned.store(None);
+    }
+
+    fn ask_apart(self: &Arc<Self>) {
+        if self.asking.try_lock().is_err() {
+            return;
+        }
+        let ways = Arc::clone(self);
+        let before = self.learned.load_full();
+        tokio::spawn(async move {
+            if let Err(error) = ways.ask(before).await {
+                tracing::warn!(%error, "the server could not be asked again what it speaks");
+            }
+        });
+    }
+
+    /// Asks, unless somebody else just did.
+    async fn ask(&self, known: Option<Arc<Learned>>) -> Result<Arc<Learned>, Refusal> {
+        let _asking = self.asking.lock().await;
+        if let Some(learned) = self.learned.load_full()
+            && known.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &learned))
+        {
+            return Ok(learned);
+        }
+        let spoke = self.question().await?;
+        // Whoever speaks as before keeps its sessions.
+        let front = match known.filter(|known| known.spoke == spoke) {
+            Some(known) => known.front.clone(),
+            None => {
+                tracing::info!(modern = spoke.modern, legacy = ?spoke.legacy, host = ?self.target.host, "the server was asked what it speaks");
+                self.front(spoke)
+            }
+        };
+        let learned = Arc::new(Learned { spoke, at: Instant::now(), front });
+        self.learned.store(Some(Arc::clone(&learned)));
+        Ok(learned)
+    }
+
+    async fn question(&self) -> Result<Spoke, Refusal> {
+        if self.protocol == Protocol::HttpSse {
+            return Ok(Spoke { modern: false, legacy: Some(Legacy::HttpSse) });
+        }
+        let legacy = |legacy| Spoke { modern: false, legacy };
+        match probe(&self.http, &self.target, &self.settings, QUESTION_TIMEOUT).await {
+            Ok(Spoken::Modern(_)) => Ok(Spoke { modern: true, legacy: self.also_legacy().await? }),
+            Ok(Spoken::LegacyStreamable(_)) => Ok(legacy(Some(Legacy::Streamable))),
+            Ok(Spoken::HttpSse) => Ok(legacy(Some(Legacy::HttpSse))),
+            Err(probe::Error::Unreachable(why) | probe::Error::NotReady(why)) => {
+                Err(Refusal::UpstreamUnreachable(why))
+            }
+            // It wants to hear from its callers, or is something new: it answers for itself.
+            Err(error @ (probe::Error::Unauthorized(_) | probe::Error::Unknown(_))) => {
+                tracing::warn!(%error, host = ?self.target.host, "the server does not say what it speaks; requests pass as they are");
+                Ok(Spoke { modern: true, legacy: Some(Legacy::Streamable) })
+            }
+        }
+    }
+
+    /// Whether a server of the modern era shakes hands as well.
+    async fn also_legacy(&self) -> Result<Option<Legacy>, Refusal> {
+        let peer = LegacyHttp::new(Arc::clone(&self.http), self.target.clone(), self.settings.clone());
+        match tokio::time::timeout(QUESTION_TIMEOUT, peer.introduction()).await {
+            Ok(Ok(_)) => Ok(Some(Legacy::Streamable)),
+            Ok(Err(error @ Refusal::UpstreamUnreachable(_))) => Err(error),
+            Ok(Err(_)) | Err(_) => Ok(None),
+        }
+    }
+
+    /// The front for callers that the server does not speak with, if there are any.
+    fn front(&self, spoke: Spoke) -> Option<Arc<Front>> {
+        let (http, target, settings) = (Arc::clone(&self.http), self.target.clone(), self.settings.clone());
+        let peer: Arc<dyn Peer> = match spoke {
+            Spoke { modern: true, legacy: Some(Legacy::Streamable) } => return None,
+            Spoke { modern: true, .. } => Arc::new(ModernHttp::new(http, target, settings)),
+            Spoke { legacy: Some(Legacy::HttpSse), .. } => Arc::new(HttpSse::new(http, target, settings)),
+            Spoke { .. } => Arc::new(LegacyHttp::new(http, target, settings)),
+        };
+        Some(Front::new(peer, &self.limits, self.drain.clone()))
+    }
+}
+
+/// Where a server is asked, and by what name.
+pub fn target(path: &str, host: &HeaderValue, server: &HeaderValue) -> Target {
+    let headers = HeaderMap::from_iter([(crate::headers::SERVER, server.clone())]);
+    Target { path: path.to_owned(), host: host.clone(), headers }
+}
+
+/// The pool as the exchange knows the way to a server.
+#[derive(Debug)]
+struct Pooled(Pool);
+
+impl Http for Pooled {
+    fn send(&self, request: Request<Full<Bytes>>) -> BoxFuture<'_, Result<Response<AnswerBody>, Refusal>> {
+        Box::pin(async move {
+            let response = self.0.send(request).await.map_err(refusal)?;
+            Ok(response
+                .map(|body| body.map_err(|error| Refusal::UpstreamBroke(error.to_string())).boxed_unsync()))
+        })
+    }
+}

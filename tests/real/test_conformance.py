@@ -1,0 +1,78 @@
+"""The official conformance suite finds the same at a server and at the same server behind two sidecars, check by
+check, whatever it finds."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import suite
+from conftest import HERE
+
+# Checks that end differently through the sidecars, by set, server, scenario and check, and why that is right.
+_CUSTOM = ("2026-07-28", "typescript", "http-custom-header-server-validation")
+_ENCODED = "our server does not compare arguments with their headers; the sidecar refuses what is no base64"
+DIFFERENCES: dict[tuple[str, str, str, str], str] = {
+    (*_CUSTOM, "sep-2243-server-reject-invalid-param-chars"): _ENCODED,
+    (*_CUSTOM, "sep-2243-server-reject-invalid-param-chars#2"): _ENCODED,
+    (*_CUSTOM, "sep-2243-server-reject-param-mismatch"): _ENCODED,
+    (*_CUSTOM, "sep-2243-server-reject-param-mismatch#2"): _ENCODED,
+    ("2025-11-25", "everything", "dns-rebinding-protection", "localhost-host-rebinding-rejected"): (
+        "the server takes any host; the sidecar beside the agent does not"
+    ),
+}
+
+# What each server passes when it is asked directly: fewer, and the comparison compares less.
+PASSED_MIN = {
+    ("python", "2025-11-25"): 84,
+    ("python", "2026-07-28"): 164,
+    ("typescript", "2025-11-25"): 84,
+    ("typescript", "2026-07-28"): 158,
+    ("everything", "2025-11-25"): 45,
+}
+
+
+# What the suite, as a server, looks for in clients. How clients are authorised by others is not a sidecar's matter.
+CLIENT_SCENARIOS = [
+    ("2025-11-25", "initialize"),
+    ("2025-11-25", "tools_call"),
+    ("2025-11-25", "elicitation-sep1034-client-defaults"),
+    ("2025-11-25", "sse-retry"),
+    ("2026-07-28", "tools_call"),
+    ("2026-07-28", "request-metadata"),
+    ("2026-07-28", "sep-2322-client-request-state"),
+    ("2026-07-28", "http-standard-headers"),
+    ("2026-07-28", "http-custom-headers"),
+    ("2026-07-28", "http-invalid-tool-headers"),
+    ("2026-07-28", "json-schema-ref-no-deref"),
+]
+
+
+@pytest.mark.parametrize(("server", "requirements"), PASSED_MIN)
+def test_the_suite_finds_the_same_at_a_server_through_the_sidecars(parts, tmp_path, server, requirements):
+    direct = suite.run(parts.direct(server), requirements, tmp_path / "direct")
+    assert sum(status == "SUCCESS" for status in direct.values()) >= PASSED_MIN[server, requirements]
+    through = suite.run(parts.through(server), requirements, tmp_path / "through")
+    compare(direct, through, (requirements, server), tmp_path / "through")
+
+
+@pytest.mark.parametrize(("version", "scenario"), CLIENT_SCENARIOS)
+def test_the_suite_finds_the_same_at_a_client_through_the_sidecars(parts, tmp_path, version, scenario):
+    client = f"node {HERE}/clients/conformance.cjs"
+    direct = suite.run_client(client, scenario, version, tmp_path / "direct")
+    assert "SUCCESS" in direct.values()
+    if not parts.is_direct:
+        client = f"{sys.executable} {HERE}/clients/through.py {client}"
+    through = suite.run_client(client, scenario, version, tmp_path / "through")
+    compare(direct, through, (version, "client"), tmp_path / "through")
+
+
+def compare(direct: suite.Results, through: suite.Results, which: tuple[str, str], out: Path):
+    """Sees that both are the same but for the differences that are listed, and that all those are still there."""
+    excused = {it[2:] for it in DIFFERENCES if it[:2] == which}
+    different = {it for it in direct.keys() | through.keys() if direct.get(it) != through.get(it)}
+    for scenario, check in sorted(different - excused):
+        print(f"{scenario} {check}: {direct.get((scenario, check))} directly, {through.get((scenario, check))} through")
+        print(suite.why(out, scenario))
+    assert not different - excused
+    assert not excused - different, "differences that are none any more"
