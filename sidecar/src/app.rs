@@ -235,6 +235,7 @@ impl Core {
 
     fn outbound(&self, socket: TcpListener) -> impl Future<Output = ()> + use<> {
         let service = pipeline::Outbound::new(pipeline::OutboundParts {
+            live: self.live.clone(),
             to: Arc::clone(&self.to),
             series: SeriesByServer::new(&self.metrics, "outbound"),
             limits: Arc::clone(&self.limits),

@@ -29,6 +29,7 @@ use crate::record::Open;
 use crate::refusal::Refusal;
 use crate::relay::{Relay, WhenLeft};
 use crate::session_id::Tag;
+use crate::state::{Live, Origin};
 use crate::{accept, authorize, oldest};
 
 use super::{finish, note, opened};
@@ -40,6 +41,7 @@ pub struct Outbound(Arc<Parts>);
 /// What an outbound listener is made of.
 #[derive(Debug)]
 pub struct Parts {
+    pub live: Live,
     pub to: Arc<to::Outbound>,
     pub limits: Arc<Limits>,
     pub log: AccessLog,
@@ -69,7 +71,15 @@ impl Outbound {
             unclear.refusal
         })?;
         note(&call, record);
-        let Place::Server(server) = &received.place else { return Err(Refusal::NoSuchPath) };
+        let Place::Server(named) = &received.place else { return Err(Refusal::NoSuchPath) };
+        let current = parts.live.load();
+        if current.origin == Origin::Nothing {
+            return Err(Refusal::NotReady);
+        }
+        // Only names that exist get series of their own: whoever calls chooses the others.
+        let server =
+            current.snapshot.server(named).ok_or_else(|| Refusal::UnknownServer(named.to_string()))?;
+        let server = &server.server.meta.full_name();
         let series = parts.series.of(server);
         record.about(Arc::clone(&series), server.to_string().into());
         let _permit = authorize::local();

@@ -33,9 +33,11 @@ fn split(chunks: &[&[u8]], max: usize) -> (Vec<Event>, Result<Option<Bytes>, Err
     (events, Ok(splitter.finish()))
 }
 
-/// The stream's events, as id, name, data, retry.
+/// An event's id, name, data and retry.
+type Expected<'a> = (Option<&'a str>, Option<&'a str>, Option<&'a str>, Option<u64>);
+
 #[track_caller]
-fn check(stream: &str, expected: &[(Option<&str>, Option<&str>, Option<&str>, Option<u64>)]) {
+fn check(stream: &str, expected: &[Expected<'_>]) {
     let owned = |it: Option<&str>| it.map(str::to_owned);
     let expected: Vec<Plain> =
         expected.iter().map(|it| (owned(it.0), owned(it.1), owned(it.2), it.3)).collect();

@@ -282,13 +282,19 @@ impl Child {
         tokio::select! {
             _ = streams.join_next() => served.ended = true,
             grace = self.asked_to_stop() => {
-                self.wire.close();
+                self.shut();
                 // What is under way may still finish; who closes its input ends most servers at once.
                 let _ = timeout(grace / 3, self.wire.drained()).await;
             }
         }
-        self.wire.close();
+        self.shut();
         served
+    }
+
+    /// Takes no more calls; who comes now waits for what is next.
+    fn shut(&self) {
+        self.phase.send_replace(Phase::Starting);
+        self.wire.close();
     }
 
     fn reason(&self, problem: Option<String>, status: &str) -> String {

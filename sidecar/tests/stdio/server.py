@@ -105,6 +105,8 @@ def call(id, params):
         answer(id, notes)
     elif name == "fork":
         answer(id, [os.getpid(), fork_off()])
+    elif name == "pid":
+        answer(id, [os.getpid()])
     elif name == "env":
         answer(id, dict(os.environ))
     elif name == "bounds":

@@ -77,7 +77,7 @@ async fn garbage_and_floods_harm_nobody() {
 async fn who_does_not_take_what_is_said_loses_the_call_and_nobody_else_does() {
     let peer = legacy();
     let mut slow = ask(&peer, "slow", &calling(1, "notes", json!({}))).await.unwrap();
-    assert_eq!(call(&peer, "echo", json!(1)).await["arguments"], 1);
+    assert_eq!(call(&peer, "echo", json!({"n": 1})).await["arguments"]["n"], 1);
     let said = all(&mut slow).await;
     assert_eq!(said.len(), Limits::default().stream_queue_max + 1);
     assert!(matches!(said.last(), Some(Err(Refusal::UpstreamBroke(_)))));

@@ -4,3 +4,4 @@ mod pair;
 mod upstream;
 
 mod inbound;
+mod outbound;

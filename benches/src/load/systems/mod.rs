@@ -142,6 +142,8 @@ pub(crate) fn free_port() -> anyhow::Result<SocketAddr> {
 pub(crate) fn pinned(core: usize, program: &Path) -> Command {
     let mut command = Command::new("taskset");
     command.arg("-c").arg(core.to_string()).arg(program).kill_on_drop(true).stdin(Stdio::null());
+    // What goes wrong is told in one line.
+    command.env("RUST_BACKTRACE", "0");
     command
 }
 

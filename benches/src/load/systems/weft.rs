@@ -49,7 +49,8 @@ pub(crate) fn config(site: &Site, address: SocketAddr, behind: &Behind) -> anyho
     });
     // JSON is YAML.
     let bootstrap = json!({
-        "node": { "id": "bench/server-0", "labels": { "app": "server" } },
+        // A stdio server has no labels by which it would be known to stand here.
+        "node": { "id": "bench/server-0", "labels": { "app": "server" }, "servers": ["bench/server"] },
         "source": { "file": { "resources": resources, "identity": identity } },
         "listen": { "inbound": address, "outbound": null, "health": "127.0.0.1:0", "admin": "127.0.0.1:0" },
     });

@@ -14,7 +14,7 @@ fn error(seen: &Seen, code: i64) -> String {
 }
 
 async fn outcome(
-    script: impl Fn(&Seen) -> Option<http::Response<Body>> + Send + Sync + 'static,
+    script: impl Fn(&Seen) -> Option<Response<Body>> + Send + Sync + 'static,
 ) -> (Fake, Result<Spoken, Error>) {
     let fake = Fake::start(script).await;
     let found = probe(&fake.http(), &fake.target(), &settings(), PATIENCE).await;
@@ -22,7 +22,7 @@ async fn outcome(
 }
 
 /// A server of the legacy era, but for how it answers to discovery.
-fn legacy(seen: &Seen, discovery: impl FnOnce(&Seen) -> http::Response<Body>) -> http::Response<Body> {
+fn legacy(seen: &Seen, discovery: impl FnOnce(&Seen) -> Response<Body>) -> Response<Body> {
     match (seen.rpc(), &seen.method) {
         ("server/discover", _) => discovery(seen),
         ("initialize", _) => {
@@ -60,7 +60,7 @@ async fn an_error_that_only_a_modern_server_knows_proves_one() {
 
 #[tokio::test]
 async fn whatever_else_a_legacy_server_says_to_discovery_it_is_asked_for_a_handshake() {
-    type Answer = fn(&Seen) -> http::Response<Body>;
+    type Answer = fn(&Seen) -> Response<Body>;
     let answers: [Answer; 12] = [
         |_| status(400),
         |_| status(404),

@@ -16,7 +16,7 @@ const DONE: &str = r#"{"jsonrpc":"2.0","id":7,"result":{"content":[1.0]}}"#;
 struct Streams(Arc<Mutex<Vec<mpsc::Sender<Bytes>>>>);
 
 impl Streams {
-    fn open(&self) -> http::Response<Body> {
+    fn open(&self) -> Response<Body> {
         let (sender, response) = open_stream();
         let mut all = self.0.lock().unwrap();
         let path = format!("event: endpoint\ndata: /messages?session={}\n\n", all.len());

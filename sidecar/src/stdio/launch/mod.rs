@@ -7,6 +7,9 @@
 //!
 //! The command's environment goes through under a prefix: what is meant for the command (`LD_PRELOAD`, say) must not
 //! reach the launcher, which is outside the sandbox.
+//!
+//! Whoever kills the launcher itself, with the one signal that it cannot catch, kills the command; what the command forked
+//! off into sessions of its own is then left to the system. The sidecar never does, but as the last resort.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;

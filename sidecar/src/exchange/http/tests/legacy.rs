@@ -9,7 +9,7 @@ async fn server(
         "initialize" => {
             let session = sessions.fetch_add(1, Ordering::Relaxed) + 1;
             let result = r#"{"protocolVersion":"2025-06-18","capabilities":{},"serverInfo":{"name":"f","version":"1"}}"#;
-            let mut answer = json(200, super::fake::result(&seen.body["id"], result));
+            let mut answer = json(200, fake::result(&seen.body["id"], result));
             let id = HeaderValue::from_str(&format!("s{session}")).unwrap();
             answer.headers_mut().insert("mcp-session-id", id);
             Some(answer)

@@ -16,7 +16,7 @@ async fn server(
     let fake = Fake::start(move |seen| match seen.rpc() {
         "server/discover" => {
             let result = r#"{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{"listChanged":true},"prompts":{}}}"#;
-            Some(json(200, super::fake::result(&seen.body["id"], result)))
+            Some(json(200, fake::result(&seen.body["id"], result)))
         }
         _ => script(seen),
     })
@@ -110,7 +110,7 @@ async fn tools_that_want_arguments_in_headers_get_them_once_that_is_known() {
                     Some(_) => (value!(null), "t"),
                 };
                 let list = value!({"tools": [{"name": name, "inputSchema": schema}], "nextCursor": cursor});
-                json(200, super::fake::result(&seen.body["id"], &list.to_string()))
+                json(200, result(&seen.body["id"], &list.to_string()))
             }
             _ if seen.header("mcp-param-region") == "eu" => json(200, DONE),
             _ => json(400, r#"{"jsonrpc":"2.0","id":7,"error":{"code":-32020,"message":"no"}}"#),
@@ -132,7 +132,7 @@ async fn a_call_refused_for_its_headers_is_repeated_only_once() {
     let refused = r#"{"jsonrpc":"2.0","id":7,"error":{"code":-32020,"message":"no"}}"#;
     let (fake, peer) = server(move |seen| {
         Some(match seen.rpc() {
-            "tools/list" => json(200, super::fake::result(&seen.body["id"], r#"{"tools":[]}"#)),
+            "tools/list" => json(200, result(&seen.body["id"], r#"{"tools":[]}"#)),
             _ => json(400, refused),
         })
     })
@@ -148,7 +148,7 @@ async fn lists_that_pass_by_are_learnt_from() {
             "tools/list" => {
                 let schema = value!({"properties": {"n": {"type": "integer", "x-mcp-header": "N"}}});
                 let list = value!({"tools": [{"name": "t", "inputSchema": schema}]});
-                json(200, super::fake::result(&seen.body["id"], &list.to_string()))
+                json(200, result(&seen.body["id"], &list.to_string()))
             }
             _ => json(200, DONE),
         })
@@ -165,7 +165,7 @@ async fn tools_whose_annotations_break_the_rules_are_not_offered() {
     let (_fake, peer) = server(|seen| {
         let schema = value!({"properties": {"n": {"type": "number", "x-mcp-header": "N"}}});
         let list = value!({"tools": [{"name": "bad", "inputSchema": schema}, {"name": "good"}]});
-        Some(json(200, super::fake::result(&seen.body["id"], &list.to_string())))
+        Some(json(200, result(&seen.body["id"], &list.to_string())))
     })
     .await;
     let list = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{{{META}}}}}"#);
@@ -197,7 +197,7 @@ async fn changes_are_listened_for_while_someone_wants_to_hear() {
 async fn a_stream_of_changes_can_be_asked_for_as_any_request() {
     let updated = r#"{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"a"}}"#;
     let (_fake, peer) = server(move |seen| {
-        let end = super::fake::result(&seen.body["id"], "{}");
+        let end = result(&seen.body["id"], "{}");
         Some(events(&[updated, &end].map(event).concat()))
     })
     .await;
