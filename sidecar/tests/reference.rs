@@ -43,7 +43,7 @@ fn limits(made: &mut String) {
 }
 
 fn refusals(made: &mut String) {
-    made.push_str("\n## Refusals\n\nThe word stands in the header `weft-reason`, in the error's `data.reason`, in the access log and in the metrics. Codes below zero are the protocol's own.\n\n| word | status | code | again? | message |\n|---|---|---|---|---|\n");
+    made.push_str("\n## Refusals\n\nThe word stands in the header `weft-reason`, in the error's `data.reason` (but for `unsupported_version`, whose data are the protocol's own), in the access log and in the metrics. Codes below zero are the protocol's own.\n\n| word | status | code | again? | message |\n|---|---|---|---|---|\n");
     for refusal in Refusal::every() {
         let told = refusal.told();
         let again = if told.again { "yes" } else { "no" };
