@@ -1,10 +1,13 @@
 //! The reference of the sidecar is made from the code: limits, refusals, metrics and the fields of its file.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::path::Path;
 
+use weft_sidecar::cli;
 use weft_sidecar::limits::Limits;
-use weft_sidecar::metrics::Metrics;
+use weft_sidecar::metrics::{
+    DurationLabels, ListenerLabel, Metrics, RefusedLabel, RequestLabels, ServerLabel,
+};
 use weft_sidecar::refusal::Refusal;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference.md");
@@ -22,6 +25,14 @@ fn the_reference_is_as_the_code_has_it() {
     }
     let found = std::fs::read_to_string(PATH).unwrap_or_default();
     assert_eq!(found, made, "{PATH} is stale: run this test with WEFT_BLESS=1");
+}
+
+#[test]
+fn the_files_that_show_how_a_sidecar_is_started_can_be_read() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/sidecar");
+    for file in ["standalone.yaml", "joined.yaml"] {
+        cli::read(&Path::new(folder).join(file)).unwrap();
+    }
 }
 
 fn limits(made: &mut String) {
@@ -44,7 +55,7 @@ fn refusals(made: &mut String) {
 
 fn metrics(made: &mut String) {
     made.push_str("\n## Metrics\n\nOn the health port, at `/metrics`. Times are in seconds, sizes in bytes.\n\n| metric | kind | says |\n|---|---|---|\n");
-    let text = Arc::new(Metrics::new()).text();
+    let text = metrics_shown();
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("# ")).collect::<Vec<_>>();
     lines.sort_by_key(|line| line.split_once(' ').map(|(_, rest)| rest.to_owned()));
     let find = |kind: &str, name: &str| {
@@ -61,6 +72,27 @@ fn metrics(made: &mut String) {
         let suffix = if kind == "counter" { "_total" } else { "" };
         writeln!(made, "| `{name}{suffix}` | {kind} | {} |", find("HELP", name)).unwrap();
     }
+}
+
+/// The text of metrics of which each shows itself once. A family is silent until one of its members was counted.
+fn metrics_shown() -> String {
+    let metrics = Metrics::new();
+    let Metrics { connections, request_bytes, response_bytes, streams, .. } = &metrics;
+    drop(connections.get_or_create(&ListenerLabel { listener: "" }));
+    drop(streams.get_or_create(&ListenerLabel { listener: "" }));
+    for family in [request_bytes, response_bytes] {
+        drop(family.get_or_create(&ListenerLabel { listener: "" }));
+    }
+    let Metrics { in_flight, upstream_up, child_restarts, child_garbage_lines, .. } = &metrics;
+    for family in [in_flight, upstream_up, child_restarts, child_garbage_lines] {
+        drop(family.get_or_create(&ServerLabel { server: "".into() }));
+    }
+    drop(metrics.connections_refused.get_or_create(&RefusedLabel { listener: "", reason: "" }));
+    let labels = RequestLabels { listener: "", server: "".into(), method: "", reason: "" };
+    drop(metrics.requests.get_or_create(&labels));
+    let labels = DurationLabels { listener: "", server: "".into(), method: "" };
+    drop(metrics.request_seconds.get_or_create(&labels));
+    metrics.text()
 }
 
 fn camel(name: &str) -> String {
