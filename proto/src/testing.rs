@@ -171,7 +171,7 @@ fn location() -> BoxedStrategy<Location> {
         workload.prop_map(Location::Workload),
         list(endpoint).prop_map(Location::Endpoints),
         url().prop_map(|url| Location::External(External { url })),
-        stdio().prop_map(Location::Stdio),
+        stdio().prop_map(|it| Location::Stdio(Box::new(it))),
     ]
     .boxed()
 }

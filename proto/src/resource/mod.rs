@@ -55,7 +55,6 @@ macro_rules! kinds {
 
         /// What an object says, by its kind.
         #[derive(Clone, Debug, PartialEq)]
-        #[expect(clippy::large_enum_variant, reason = "an object is read once, and shared from then on")]
         pub enum Spec { $($kind(kinds::$kind),)* }
 
         impl Spec {

@@ -96,7 +96,7 @@ fn lines(mut stream: &[u8]) -> Vec<&[u8]> {
     while let Some(length) = stream.iter().position(|byte| matches!(byte, b'\r' | b'\n')) {
         lines.push(&stream[..length]);
         stream = &stream[length..];
-        stream = stream.strip_prefix(b"\r\n").unwrap_or(&stream[1..]);
+        stream = stream.strip_prefix(b"\r\n").unwrap_or_else(|| &stream[1..]);
     }
     lines
 }

@@ -36,7 +36,7 @@ pub enum Location {
     Workload(WorkloadInstances),
     Endpoints(List<StaticEndpoint, 1024, 1>),
     External(External),
-    Stdio(Stdio),
+    Stdio(Box<Stdio>),
 }
 
 /// The form in which a server is written; exactly one location.
@@ -97,7 +97,7 @@ impl TryFrom<Raw> for McpServer {
             (Some(workload), None, None, None) => Location::Workload(workload),
             (None, Some(endpoints), None, None) => Location::Endpoints(endpoints),
             (None, None, Some(external), None) => Location::External(external),
-            (None, None, None, Some(stdio)) => Location::Stdio(stdio),
+            (None, None, None, Some(stdio)) => Location::Stdio(Box::new(stdio)),
             _ => return Err(ONE_LOCATION),
         };
         if let Location::Workload(WorkloadInstances { port: Some(_), unix_socket: Some(_), .. }) = &location {
@@ -140,7 +140,7 @@ impl From<McpServer> for Raw {
             Location::Workload(it) => workload = Some(it),
             Location::Endpoints(it) => endpoints = Some(it),
             Location::External(it) => external = Some(it),
-            Location::Stdio(it) => stdio = Some(it),
+            Location::Stdio(it) => stdio = Some(*it),
         }
         Self {
             workload,
