@@ -14,6 +14,9 @@ use crate::refusal::Refusal;
 /// The revisions that modern callers are served in.
 pub const MODERN: [&str; 1] = ["2026-07-28"];
 
+/// Methods that name a subject and that the modern era has no more.
+const LEGACY_ONLY: [&str; 2] = [mcp::method::RESOURCES_SUBSCRIBE, mcp::method::RESOURCES_UNSUBSCRIBE];
+
 /// A request that is not understood, with the id to answer under, where one could be read.
 #[derive(Debug)]
 pub struct Unclear {
@@ -48,7 +51,7 @@ pub fn classify<'a>(received: &'a Received, limits: &Limits) -> Result<Call<'a>,
         return Ok(without_message(&received.head.method, named)?);
     }
     let bounds = Bounds { depth_max: limits.depth_max, batch_max: limits.batch_max };
-    let body = mcp::parse(&received.body, bounds)?;
+    let body = mcp::parse(&received.body, bounds).map_err(|error| unread(error, headers, named))?;
     match body {
         Body::One(message) => {
             let era = era_of(&message, headers, named)?;
@@ -58,6 +61,20 @@ pub fn classify<'a>(received: &'a Received, limits: &Limits) -> Result<Call<'a>,
             check_batch(&messages, named)?;
             Ok(Call { era: Era::Legacy, kind: Kind::Batch(messages) })
         }
+    }
+}
+
+/// A method that the modern era lacks is not there, whatever its parameters are.
+fn unread(error: mcp::Error, headers: &HeaderMap, named: Option<&str>) -> Unclear {
+    let method = headers.get(header::METHOD).and_then(|value| value.to_str().ok());
+    match (&error, method) {
+        (mcp::Error::BadParams { .. }, Some(method))
+            if named.is_some_and(is_modern) && LEGACY_ONLY.contains(&method) =>
+        {
+            let id = error.id().map(Into::into);
+            Unclear { refusal: Refusal::MethodNotFound(method.to_owned()), id }
+        }
+        _ => error.into(),
     }
 }
 

@@ -78,10 +78,10 @@ pub fn toward_caller(headers: &mut HeaderMap) {
     strip_hop(headers);
 }
 
-/// Takes away what only we may say.
+/// Takes away what only we may say. Many servers take `_` in a name for `-`, so that both count.
 pub fn strip_ours(headers: &mut HeaderMap) {
-    let ours: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
+    let is_ours = |name: &&HeaderName| name.as_str().replace('_', "-").starts_with(OURS);
+    let ours: Vec<HeaderName> = headers.keys().filter(is_ours).cloned().collect();
     for name in ours {
         headers.remove(name);
     }
@@ -108,6 +108,7 @@ mod tests {
             ("te", "trailers"),
             ("weft-caller", "spiffe://mesh.test/ns/a/sa/b"),
             ("weft-anything", "x"),
+            ("weft_caller", "spiffe://mesh.test/ns/a/sa/b"),
             ("x-forwarded-for", "10.0.0.1"),
             ("forwarded", "for=10.0.0.1"),
             ("accept-encoding", "gzip"),
