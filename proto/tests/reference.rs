@@ -99,6 +99,7 @@ fn defaults() -> BTreeMap<&'static str, String> {
         ("Prefixing", default::<kinds::Prefixing>()),
         ("Protocol", default::<kinds::Protocol>()),
         ("RetryClass", default::<kinds::RetryClass>()),
+        ("Sharing", default::<kinds::Sharing>()),
         ("Strictness", default::<kinds::Strictness>()),
     ])
 }

@@ -1,7 +1,11 @@
 //! Children that behave and children that do not, through the real launcher. The server is `server.py`, which does what
 //! the tests ask it to.
 
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "these are tests, and their helpers")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "in a test, whatever goes wrong is to be a panic"
+)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
