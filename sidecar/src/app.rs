@@ -3,6 +3,8 @@
 mod shown;
 
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,6 +70,12 @@ pub enum Error {
     NotLoopback { door: &'static str, address: SocketAddr },
     #[error("the access log cannot be opened")]
     AccessLog(#[source] std::io::Error),
+    #[error("the folder {path} for the state cannot be made")]
+    StateDir {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the key of sessions cannot be kept")]
     SessionKey(#[source] session_id::FileError),
     #[error("configuration and identity cannot be obtained")]
@@ -177,6 +185,7 @@ impl Core {
         let limits = Arc::new(bootstrap.limits.clone());
         let metrics = Arc::new(Metrics::new());
         let log = AccessLog::start(access_log, &metrics).map_err(Error::AccessLog)?;
+        make_state_dir(&bootstrap)?;
         let sessions = session_key(&bootstrap)?;
         let tokens = Tokens::default();
         let (live, identity) = (Live::empty(), LiveIdentity::empty());
@@ -202,13 +211,17 @@ impl Core {
     fn follow(&self) -> impl Future<Output = ()> + use<> {
         let (live, identity) = (self.live.clone(), self.identity.clone());
         let (servers, to) = (self.servers.clone(), Arc::clone(&self.to));
-        let stop = self.tokens.stop.clone();
+        let (stop, plain) = (self.tokens.stop.clone(), is_plain(&self.bootstrap));
         async move {
             let (mut snapshots, mut identities) = (live.watch(), identity.watch());
             loop {
                 let workload: Option<Workload> = identity.leaf().and_then(|leaf| leaf.spiffe_id.workload());
                 let current = live.load();
-                servers.follow(&current, workload.as_ref());
+                // Before it is proved who this is, nothing is started in anybody's name; and a certificate that ended
+                // meanwhile is no reason to end what runs.
+                if plain || workload.is_some() {
+                    servers.follow(&current, workload.as_ref());
+                }
                 to.update(&current.snapshot);
                 tokio::select! {
                     () = stop.cancelled() => return,
@@ -275,6 +288,7 @@ impl Core {
     fn shown(&self, control: watch::Receiver<control::State>, set_logging: SetLogging) -> Shown {
         Shown {
             live: self.live.clone(),
+            needs_identity: !is_plain(&self.bootstrap),
             identity: self.identity.clone(),
             trust: self.trust.clone(),
             metrics: Arc::clone(&self.metrics),
@@ -344,6 +358,13 @@ fn reached_at(bootstrap: &Bootstrap, inbound: Option<&TcpListener>) -> Option<Ho
         .address
         .clone()
         .or_else(|| bound.and_then(|address| HostPort::parse(&address.to_string()).ok()))
+}
+
+/// What is kept there is nobody else's to read.
+fn make_state_dir(bootstrap: &Bootstrap) -> Result<(), Error> {
+    let Some(path) = &bootstrap.state_dir else { return Ok(()) };
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| Error::StateDir { path: path.clone(), source })
 }
 
 /// Sessions outlive a restart of the sidecar where its key does.

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use weft_proto::mcp::Message;
 use weft_proto::resource::kinds::Era;
 
+use crate::admit::Admitted;
 use crate::answer::Answer;
 use crate::authorize::Permit;
 use crate::backend::way::Way;
@@ -24,7 +25,7 @@ use crate::headers::{self, CALLER, SERVER, SESSION};
 use crate::identify::Caller;
 use crate::limits::Limits;
 use crate::metrics::Counted;
-use crate::oldest;
+use crate::oldest::{self, Exchange};
 use crate::pipeline;
 use crate::receive::Received;
 use crate::refusal::Refusal;
@@ -50,18 +51,38 @@ pub async fn inbound(
     received: &Received,
     call: &Call<'_>,
     _permit: Permit,
+    admitted: Admitted,
 ) -> Result<Response<Answer>, Refusal> {
+    if let Some(refusal) = to.not_offered(call.era) {
+        return Err(refusal);
+    }
     match &to.server.backend {
         Backend::Http(http) => match http.ways.of(call.era, to.is_oldest(received, call)).await? {
-            Way::Through => to.transparent(http, received, call, false).await,
-            Way::ThroughSse => to.transparent(http, received, call, true).await,
-            Way::Exchange(front) => to.exchanged(&front, received, call).await,
+            Way::Through => to.transparent(http, received, call, admitted, false).await,
+            Way::ThroughSse => to.transparent(http, received, call, admitted, true).await,
+            Way::Exchange(front) => to.exchanged(&front, received, call, admitted).await,
         },
-        Backend::Child(child) => to.exchanged(&child.front, received, call).await,
+        Backend::Child(child) => to.exchanged(&child.front, received, call, admitted).await,
     }
 }
 
 impl Inbound<'_> {
+    /// A server may be offered in one era only, whatever it speaks itself.
+    fn not_offered(&self, era: Era) -> Option<Refusal> {
+        let offered = self.server.spec.eras.as_ref()?;
+        if offered.contains(&era) {
+            return None;
+        }
+        Some(match era {
+            // What callers of both eras take for the answer of a server that has only handshakes.
+            Era::Modern => Refusal::Invalid("this server is offered in the legacy era only".to_owned()),
+            Era::Legacy => Refusal::UnsupportedVersion {
+                requested: "a legacy revision".to_owned(),
+                supported: crate::classify::MODERN.to_vec(),
+            },
+        })
+    }
+
     /// Whether the request came by the transport of 2024-11-05: its stream has no session yet, and its messages name
     /// theirs in the query.
     fn is_oldest(&self, received: &Received, call: &Call<'_>) -> bool {
@@ -76,11 +97,12 @@ impl Inbound<'_> {
         front: &Arc<Front>,
         received: &Received,
         call: &Call<'_>,
+        admitted: Admitted,
     ) -> Result<Response<Answer>, Refusal> {
         let (caller, timeout) = (self.caller.shared_name(), self.call_timeout());
         let response = front.serve(&caller, &received.head, call, &received.body, timeout).await?;
         let is_stream = is_event_stream(response.headers());
-        let answer = response.map(Answer::from);
+        let answer = response.map(|body| Answer::from(body).admitted(admitted));
         Ok(match is_stream {
             true => answer.map(|answer| answer.streaming(Counted::new(self.server.series.streams.clone()))),
             false => answer,
@@ -96,6 +118,7 @@ impl Inbound<'_> {
         http: &Http,
         received: &Received,
         call: &Call<'_>,
+        admitted: Admitted,
         oldest: bool,
     ) -> Result<Response<Answer>, Refusal> {
         let mut headers = received.head.headers.clone();
@@ -113,15 +136,12 @@ impl Inbound<'_> {
             }
         };
         *request.headers_mut() = headers;
-        match self.send(http, request, call).await {
-            Ok(response) if oldest && call.listens() && response.status().is_success() => {
-                let (head, mut body) = response.into_parts();
-                let own = received.head.uri.path();
-                let begins = oldest::exchange_endpoint(&mut body, self.call_timeout(), |named| {
-                    oldest::bind(self.sessions, self.caller.name(), own, &named)
-                });
-                let begins = begins.await?;
-                self.relayed(Response::from_parts(head, body), call, Some(begins))
+        match self.send(http, request, call, admitted).await {
+            Ok(response) if oldest && call.listens() => {
+                let (key, caller) = (self.sessions.clone(), self.caller.shared_name());
+                let own = received.head.uri.path().to_owned();
+                let address = move |named: PathAndQuery| oldest::bind(&key, &caller, &own, &named);
+                self.relayed(response, call, Some(Exchange::new(address)))
             }
             Ok(response) => self.relayed(response, call, None),
             Err(refusal) => {
@@ -160,24 +180,20 @@ impl Inbound<'_> {
         http: &Http,
         request: Request<Full<Bytes>>,
         call: &Call<'_>,
+        admitted: Admitted,
     ) -> Result<Response<UpstreamBody>, Refusal> {
         let after = self.call_timeout();
-        let sent = match when_left(call) {
-            WhenLeft::Cut => {
-                let sent = async { http.pool.send(request).await.map_err(refusal) };
-                tokio::time::timeout(after, sent).await
-            }
-            WhenLeft::ReadOn => {
-                let pool = http.pool.clone();
-                // Whoever waits for it may leave, but it does not last longer for that.
-                let sent = async move {
-                    let sent = tokio::time::timeout(after, pool.send(request)).await;
-                    sent.map_err(|_| Refusal::TimedOut { after })?.map_err(refusal)
-                };
-                return apart(sent, Response::into_body, self.idle_max()).await;
-            }
+        let pool = http.pool.clone();
+        let sent = async move {
+            let sent = tokio::time::timeout(after, pool.send(request)).await;
+            let response = sent.map_err(|_| Refusal::TimedOut { after })?.map_err(refusal)?;
+            // The call has its place for as long as the server is busy with it, even if its caller leaves.
+            Ok(response.map(|body| body.hold(admitted)))
         };
-        sent.unwrap_or(Err(Refusal::TimedOut { after }))
+        match when_left(call) {
+            WhenLeft::Cut => sent.await,
+            WhenLeft::ReadOn => apart(sent, Response::into_body, self.idle_max()).await,
+        }
     }
 
     fn idle_max(&self) -> Duration {
@@ -189,7 +205,7 @@ impl Inbound<'_> {
         &self,
         response: Response<UpstreamBody>,
         call: &Call<'_>,
-        begins: Option<Bytes>,
+        exchange: Option<Exchange>,
     ) -> Result<Response<Answer>, Refusal> {
         let (mut head, body) = response.into_parts();
         pipeline::clean(&mut head.headers);
@@ -211,7 +227,7 @@ impl Inbound<'_> {
                 let idle_max = (!call.listens()).then(|| self.idle_max());
                 let every = *self.limits.keep_alive_comment_every;
                 let relay = Relay::events(body, when_left, every, idle_max, self.ending(call));
-                let relay = begins.into_iter().fold(relay, Relay::after);
+                let relay = exchange.into_iter().fold(relay, Relay::exchanging);
                 let stream = Counted::new(self.server.series.streams.clone());
                 Answer::from(relay).streaming(stream)
             }

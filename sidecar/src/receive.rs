@@ -1,7 +1,7 @@
 //! The head and the body of a request, within their limits, and the place that it asks for.
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, HOST, ORIGIN};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Version};
 use http_body::Body as _;
@@ -46,6 +46,7 @@ pub async fn receive(
     check_hosts(&head, &connection.caller)?;
     check_head(&head, limits)?;
     let body = match head.method {
+        Method::POST if !is_json(&head.headers) => return Err(Refusal::MediaType),
         Method::POST => collect(body, declared_length(&head.headers)?, limits).await?,
         Method::GET | Method::DELETE => Bytes::new(),
         _ => return Err(Refusal::HttpMethod { allow: ALLOW }),
@@ -118,6 +119,13 @@ fn check_head(head: &Parts, limits: &Limits) -> Result<(), Refusal> {
         return Err(Refusal::HeadTooLarge { max: limits.header_bytes_max });
     }
     Ok(())
+}
+
+/// A page may post plain text to anyone without asking; JSON it may not.
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default();
+    kind.trim().eq_ignore_ascii_case("application/json")
 }
 
 fn declared_length(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
@@ -231,6 +239,21 @@ mod tests {
         invalid(check_hosts(&head("http://localhost:1/mcp", &[host]), &Caller::Local));
         invalid(check_hosts(&head("/mcp", &[host, host]), &Caller::Local));
         invalid(check_hosts(&head("/mcp", &[]), &Caller::Local));
+    }
+
+    #[test]
+    fn only_json_is_taken() {
+        let check = |kind: &str, expected| {
+            assert_eq!(is_json(&head("/mcp", &[("content-type", kind)]).headers), expected, "{kind}");
+        };
+        check("application/json", true);
+        check("Application/JSON; charset=utf-8", true);
+        for other in
+            ["text/plain", "application/jsonp", "application/json-rpc", "", "text/plain; application/json"]
+        {
+            check(other, false);
+        }
+        assert!(!is_json(&HeaderMap::new()));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use http_body_util::BodyExt as _;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use crate::oldest::{Begun, Exchange};
 use crate::upstream::UpstreamBody;
 
 /// What keeps an idle stream open on its way through whatever lies between.
@@ -60,8 +61,8 @@ pub struct Relay {
     when_left: WhenLeft,
     idle_max: Option<Duration>,
     events: Option<Events>,
-    /// What is said before anything of the server's.
-    before: Option<Bytes>,
+    /// The beginning of a stream of 2024-11-05, until it has named the address for messages.
+    exchange: Option<Box<Exchange>>,
     over: bool,
 }
 
@@ -103,7 +104,7 @@ impl Relay {
             when_left,
             idle_max: None,
             events: None,
-            before: None,
+            exchange: None,
         }
     }
 
@@ -123,17 +124,30 @@ impl Relay {
             when_left,
             idle_max,
             events: Some(events),
-            before: None,
+            exchange: None,
             over: false,
         }
     }
 
-    /// Says something before the server's own bytes, which are no longer whole.
+    /// Exchanges the address for messages that the stream names first.
     #[must_use]
-    pub fn after(mut self, before: Bytes) -> Self {
-        self.before = Some(before);
-        self.over = false;
+    pub(crate) fn exchanging(mut self, exchange: Exchange) -> Self {
+        self.exchange = Some(Box::new(exchange));
         self
+    }
+
+    /// Takes bytes of the beginning; gives what takes their place, once that is known.
+    fn begin(&mut self, frame: Frame<Bytes>) -> Result<Option<Frame<Bytes>>, Broken> {
+        let Some(exchange) = &mut self.exchange else { return Ok(Some(frame)) };
+        let Ok(data) = frame.into_data() else { return Ok(None) };
+        let begun = exchange.feed(&data).map_err(|refusal| Broken::Upstream(refusal.detail()))?;
+        let Begun::With(bytes) = begun else { return Ok(None) };
+        self.exchange = None;
+        if let Some(events) = &mut self.events {
+            events.last_byte = Instant::now();
+            events.tail.see(&bytes);
+        }
+        Ok(Some(Frame::data(bytes)))
     }
 
     fn end(&mut self) {
@@ -181,14 +195,23 @@ impl http_body::Body for Relay {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = self.get_mut();
-        if let Some(before) = this.before.take() {
-            if let Some(events) = &mut this.events {
-                events.tail.see(&before);
-            }
-            return Poll::Ready(Some(Ok(Frame::data(before))));
-        }
         let Some(upstream) = &mut this.upstream else { return Poll::Ready(None) };
         match Pin::new(upstream).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) if this.exchange.is_some() => {
+                let begun = this.begin(frame);
+                match begun {
+                    Ok(Some(frame)) => Poll::Ready(Some(Ok(frame))),
+                    Ok(None) => {
+                        // There may be more already.
+                        context.waker().wake_by_ref();
+                        Poll::Pending
+                    }
+                    Err(broken) => {
+                        this.end();
+                        Poll::Ready(Some(Err(broken)))
+                    }
+                }
+            }
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(events), Some(data)) = (&mut this.events, frame.data_ref()) {
                     events.last_byte = Instant::now();

@@ -15,6 +15,8 @@ use crate::{admin, clock, control};
 
 pub(super) struct Shown {
     pub(super) live: Live,
+    /// Whether nothing can be served without a certificate.
+    pub(super) needs_identity: bool,
     pub(super) identity: LiveIdentity,
     pub(super) trust: TrustStore,
     pub(super) metrics: Arc<Metrics>,
@@ -86,6 +88,9 @@ impl admin::Shown for Shown {
     fn ready(&self) -> Result<(), String> {
         if self.tokens.drain.is_cancelled() {
             return Err("draining".to_owned());
+        }
+        if self.needs_identity && self.identity.leaf().is_none() {
+            return Err("no certificate yet".to_owned());
         }
         if !self.live.is_ready() {
             return Err(match &self.control.borrow().last_error {

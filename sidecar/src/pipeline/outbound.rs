@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::{HOST, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Response};
@@ -16,13 +15,13 @@ use weft_proto::resource::kinds::Era;
 
 use crate::access_log::AccessLog;
 use crate::answer::Answer;
-use crate::backend::CALL_TIMEOUT;
 use crate::classify::{self, Call, Kind};
 use crate::forward::{self, apart, ending, is_event_stream, when_left};
 use crate::headers::{self, SESSION};
 use crate::identify::Identified;
 use crate::limits::Limits;
 use crate::metrics::{Counted, SeriesByServer, ServerSeries};
+use crate::oldest::{self, Exchange};
 use crate::outbound::{self as to, Affinity};
 use crate::receive::{self, Place, Received};
 use crate::record::Open;
@@ -30,7 +29,7 @@ use crate::refusal::Refusal;
 use crate::relay::{Relay, WhenLeft};
 use crate::session_id::Tag;
 use crate::state::{Live, Origin};
-use crate::{accept, authorize, oldest};
+use crate::{accept, authorize};
 
 use super::{finish, note, opened};
 
@@ -83,9 +82,9 @@ impl Outbound {
         let series = parts.series.of(server);
         record.about(Arc::clone(&series), server.to_string().into());
         let _permit = authorize::local();
-        let mut answer = self.send(server, &received, &call).await?;
-        let begins = self.oldest(server, &mut answer, &received, &call).await?;
-        self.relayed(server, answer, &call, &series, begins)
+        let answer = self.send(server, &received, &call).await?;
+        let exchange = self.exchange(server, answer.instance, &received, &call);
+        self.relayed(server, answer, &call, &series, exchange)
     }
 
     async fn send(
@@ -162,23 +161,22 @@ impl Outbound {
         Ok(Some((instance, path)))
     }
 
-    /// The stream of a caller by the transport of 2024-11-05, whose first event names the address for messages.
-    async fn oldest(
+    /// A stream without a session may be of 2024-11-05's transport; its first event tells.
+    fn exchange(
         &self,
         server: &ServerName,
-        answer: &mut to::Answer,
+        instance: Tag,
         received: &Received,
         call: &Call<'_>,
-    ) -> Result<Option<Bytes>, Refusal> {
+    ) -> Option<Exchange> {
         let opens = matches!(call.kind, Kind::Listen) && !received.head.headers.contains_key(SESSION);
-        if !opens || !answer.response.status().is_success() {
-            return Ok(None);
-        }
-        let (instance, own) = (answer.instance, received.head.uri.path());
-        let begins = oldest::exchange_endpoint(answer.response.body_mut(), CALL_TIMEOUT, |named| {
-            Ok(oldest::address(own, &self.0.to.stick_in_query(server, instance, named.as_str())?))
-        });
-        begins.await.map(Some)
+        opens.then(|| {
+            let (to, server, own) =
+                (Arc::clone(&self.0.to), server.clone(), received.head.uri.path().to_owned());
+            Exchange::new(move |named| {
+                Ok(oldest::address(&own, &to.stick_in_query(&server, instance, named.as_str())?))
+            })
+        })
     }
 
     fn relayed(
@@ -187,7 +185,7 @@ impl Outbound {
         answer: to::Answer,
         call: &Call<'_>,
         series: &ServerSeries,
-        begins: Option<Bytes>,
+        exchange: Option<Exchange>,
     ) -> Result<Response<Answer>, Refusal> {
         let parts = &*self.0;
         let (mut head, body) = answer.response.into_parts();
@@ -204,7 +202,7 @@ impl Outbound {
                 head.headers.remove(http::header::CONTENT_LENGTH);
                 let every = *parts.limits.keep_alive_comment_every;
                 let relay = Relay::events(body, when_left(call), every, None, ending(call, &parts.drain));
-                let relay = begins.into_iter().fold(relay, Relay::after);
+                let relay = exchange.into_iter().fold(relay, Relay::exchanging);
                 Answer::from(relay).streaming(Counted::new(series.streams.clone()))
             }
             false => Answer::from(Relay::whole(body, when_left(call))),

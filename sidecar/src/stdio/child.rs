@@ -12,6 +12,7 @@ use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
+use weft_proto::mcp::method;
 use weft_proto::name::ServerName;
 use weft_proto::resource::kinds::{Era, Sharing, Stdio};
 
@@ -19,7 +20,7 @@ use super::handshake;
 use super::launch::Launcher;
 use super::stderr::Stderr;
 use super::wire::{End, Wire};
-use crate::exchange::Introduction;
+use crate::exchange::{Introduction, Reply, Said};
 use crate::limits::Limits;
 use crate::refusal::Refusal;
 
@@ -277,9 +278,11 @@ impl Child {
         *self.introduction.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&introduction));
         self.wire.open();
         self.phase.send_replace(Phase::Ready(Arc::clone(&introduction)));
+        let listening = self.listen(&introduction);
         served.introduction = Some(introduction);
         served.ready_since = Some(Instant::now());
         tokio::select! {
+            () = self.hear_of_changes(listening) => {}
             _ = streams.join_next() => served.ended = true,
             grace = self.asked_to_stop() => {
                 self.shut();
@@ -289,6 +292,27 @@ impl Child {
         }
         self.shut();
         served
+    }
+
+    /// Asks a server of the modern era to tell when its lists change; one of the legacy era does so unasked.
+    fn listen(&self, introduction: &Introduction) -> Option<Reply> {
+        if introduction.era != Era::Modern {
+            return None;
+        }
+        let wanted = handshake::lists_to_hear_of(&introduction.result)?;
+        Some(self.wire.own(method::SUBSCRIPTIONS_LISTEN, &wanted))
+    }
+
+    /// Passes on which lists changed. Never ends: without changes there is just nothing to hear.
+    async fn hear_of_changes(&self, listening: Option<Reply>) {
+        if let Some(mut listening) = listening {
+            while let Some(Ok(said)) = listening.0.recv().await {
+                if let Said::Note(note) = said {
+                    self.wire.list_changed(note);
+                }
+            }
+        }
+        std::future::pending().await
     }
 
     /// Takes no more calls; who comes now waits for what is next.

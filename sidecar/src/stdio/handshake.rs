@@ -160,6 +160,22 @@ fn discover() -> String {
     )
 }
 
+/// The parameters to listen to the lists that a server says it tells of; none if it tells of none.
+pub(super) fn lists_to_hear_of(introduction: &[u8]) -> Option<String> {
+    let result: serde_json::Value = serde_json::from_slice(introduction).ok()?;
+    let lists = [
+        ("tools", "toolsListChanged"),
+        ("prompts", "promptsListChanged"),
+        ("resources", "resourcesListChanged"),
+    ];
+    let told = lists.iter().filter(|(kind, _)| result["capabilities"][*kind]["listChanged"] == true);
+    let wanted: Vec<String> = told.map(|(_, name)| format!("\"{name}\":true")).collect();
+    // The same `_meta` that every request has.
+    let about = discover();
+    let about = about.strip_suffix('}')?;
+    (!wanted.is_empty()).then(|| format!("{about},\"notifications\":{{{}}}}}", wanted.join(",")))
+}
+
 fn initialize(capabilities: &str) -> String {
     let version = Revision::LATEST_LEGACY;
     format!(r#"{{"protocolVersion":"{version}","capabilities":{capabilities},"clientInfo":{CLIENT}}}"#)

@@ -216,6 +216,17 @@ impl Wire {
         asides.subscribe()
     }
 
+    /// Tells everyone that a list changed, if that is what a notification says.
+    pub(super) fn list_changed(&self, note: Bytes) {
+        let changed = matches!(
+            mcp::parse(&note, Bounds { depth_max: usize::MAX, batch_max: 1 }),
+            Ok(Body::One(Message::Notification(it))) if it.method.ends_with("/list_changed")
+        );
+        if changed {
+            self.lock().aside(&Audience::Everyone, &Aside::Note(note));
+        }
+    }
+
     pub(super) fn end(&self, asker: &Asker) {
         let mut inner = self.lock();
         inner.asides.remove(asker);

@@ -70,7 +70,11 @@ async fn a_header_that_says_another_tool_than_the_body_is_refused_and_the_connec
     let refused = Answer::read(caller.send(request).await).await;
     assert_eq!((refused.status, refused.code()), (400, -32020));
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"safe","name":"evil"}}"#;
-    let request = http::Request::post(PATH).header("host", "x").body(body.to_owned().into()).unwrap();
+    let request = http::Request::post(PATH)
+        .header("host", "x")
+        .header("content-type", "application/json")
+        .body(body.to_owned().into())
+        .unwrap();
     let refused = Answer::read(caller.send(request).await).await;
     assert_eq!((refused.status, refused.code()), (400, -32700));
     assert_eq!(caller.call("echo", json!({})).await.status, 200);
