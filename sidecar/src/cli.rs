@@ -33,7 +33,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Runs a sidecar until it is asked to stop
     ///
@@ -87,17 +87,21 @@ pub fn main() -> ExitCode {
 }
 
 /// Runs a command and says why, if it fails.
-pub fn run(command: Command, launcher: Launcher) -> ExitCode {
-    let outcome = match command {
-        Command::Run(args) => run_until_stopped(&args, launcher),
-        Command::Check(args) => read(&args.config).map(|_| say("the file can be run")),
-    };
-    match outcome {
+fn run(command: Command, launcher: Launcher) -> ExitCode {
+    match try_run(command, launcher) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Runs a command, on threads of its own.
+pub fn try_run(command: Command, launcher: Launcher) -> anyhow::Result<()> {
+    match command {
+        Command::Run(args) => run_until_stopped(&args, launcher),
+        Command::Check(args) => read(&args.config).map(|_| say("the file can be run")),
     }
 }
 

@@ -80,6 +80,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<ExitCode, Failu
     match command {
         Command::Up(args) => serve::up(args, context).await,
         Command::ControlPlane(args) => serve::control_plane(args, context).await,
+        Command::Sidecar(command) => serve::sidecar(command).await,
         Command::Apply(args) => apply::run(args, context).await,
         Command::Diff(args) => diff::run(args, context).await,
         Command::Get(args) => get::run(args, context).await,

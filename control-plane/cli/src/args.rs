@@ -76,6 +76,9 @@ pub(crate) struct Globals {
 pub(crate) enum Command {
     Up(serve::UpArgs),
     ControlPlane(serve::ControlPlaneArgs),
+    /// Runs a sidecar: the data plane, beside a server or an agent
+    #[command(subcommand)]
+    Sidecar(weft_sidecar::cli::Command),
     Apply(apply::ApplyArgs),
     Diff(diff::DiffArgs),
     Get(get::GetArgs),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use weft_proto::name::TrustDomain;
+use weft_sidecar::stdio::launch::Launcher;
 
 use crate::app::Context;
 use crate::credentials::{LOCAL_HOME, user_data};
@@ -140,6 +141,15 @@ pub(crate) async fn up(args: UpArgs, context: &Context) -> Result<ExitCode, Fail
 /// Serves a control plane until it is stopped.
 pub(crate) async fn control_plane(args: ControlPlaneArgs, context: &Context) -> Result<ExitCode, Failure> {
     Box::pin(running::control_plane(args, &context.terminal)).await
+}
+
+/// Runs a command of the sidecar. It has threads of its own, for traffic and for the rest.
+pub(crate) async fn sidecar(command: weft_sidecar::cli::Command) -> Result<ExitCode, Failure> {
+    let running =
+        tokio::task::spawn_blocking(move || weft_sidecar::cli::try_run(command, Launcher::default()));
+    let outcome =
+        running.await.map_err(|error| Failure::failed(format!("the sidecar broke off: {error}")))?;
+    outcome.map(|()| ExitCode::Done).map_err(|error| Failure::failed(format!("{error:#}")))
 }
 
 /// A file of a desktop client as resources; any other file as it is.

@@ -20,7 +20,7 @@ use crate::refusal::Refusal;
 use super::answer::{self, Events, Form};
 use super::sessions::{Established, Session, Sessions};
 use super::sort::{Sorted, sort};
-use super::{AnswerBody, Http, Settings, Target, initialize, listening, posting};
+use super::{AnswerBody, Http, Settings, Target, initialize, listening, posting, signed};
 
 /// Between connections, where the server names no time.
 const RETRY: Duration = Duration::from_secs(1);
@@ -187,7 +187,7 @@ impl Server {
         let introducing = async {
             let _alone = self.introducing.lock().await;
             if self.known().is_none() {
-                let established = self.handshake().await?;
+                let established = self.handshake(None).await?;
                 self.delete(&established).await;
             }
             self.known().ok_or(Refusal::NotReady)
@@ -212,14 +212,14 @@ impl Server {
             return Ok(Arc::clone(present));
         }
         *held = None;
-        let established = Arc::new(self.handshake().await?);
+        let established = Arc::new(self.handshake(session.caller.clone()).await?);
         *held = Some(Arc::clone(&established));
         Ok(established)
     }
 
-    async fn handshake(&self) -> Result<Established, Refusal> {
+    async fn handshake(&self, caller: Option<HeaderValue>) -> Result<Established, Refusal> {
         let message = initialize(HANDSHAKE_ID, Revision::LATEST_LEGACY);
-        let response = self.send(Method::POST, posting(), message).await?;
+        let response = self.send(Method::POST, signed(posting(), caller.as_ref()), message).await?;
         let (status, id) = (response.status(), response.headers().get(header::SESSION_ID).cloned());
         let response = only_response(response, HANDSHAKE_ID, &self.settings).await?;
         if !status.is_success() {
@@ -229,7 +229,7 @@ impl Server {
         let revision = HeaderValue::from_str(&introduction.revision);
         let revision = revision.map_err(|error| Refusal::UpstreamBroke(error.to_string()))?;
         *self.introduction.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(introduction));
-        let established = Established { id, revision };
+        let established = Established { id, revision, caller };
         let initialized = edit::notification(method::INITIALIZED, None).into();
         let accepted = self.post(&established, initialized).await?;
         match accepted.status() {
@@ -467,7 +467,7 @@ fn within(session: &Established, mut headers: HeaderMap) -> HeaderMap {
     if let Some(id) = &session.id {
         headers.insert(header::SESSION_ID, id.clone());
     }
-    headers
+    signed(headers, session.caller.as_ref())
 }
 
 /// Reads until the response to a request of our own.

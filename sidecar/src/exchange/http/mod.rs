@@ -118,6 +118,14 @@ pub(super) fn posting() -> HeaderMap {
     ])
 }
 
+/// Headers of a request that is made in a caller's name.
+pub(super) fn signed(mut headers: HeaderMap, caller: Option<&HeaderValue>) -> HeaderMap {
+    if let Some(caller) = caller {
+        headers.insert(crate::headers::CALLER, caller.clone());
+    }
+    headers
+}
+
 /// Headers with which a stream is asked for.
 pub(super) fn listening() -> HeaderMap {
     HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(sse::MEDIA_TYPE))])

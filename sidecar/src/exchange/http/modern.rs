@@ -24,7 +24,7 @@ use crate::refusal::Refusal;
 use super::answer::{self, Events, Form};
 use super::legacy::only_response;
 use super::sort::{Sorted, sort};
-use super::{AnswerBody, Http, Settings, Target, modern_request, posting};
+use super::{AnswerBody, Http, Settings, Target, modern_request, posting, signed};
 
 /// Tools of one server whose arguments are told in headers.
 const TOOLS_MAX: usize = 4096;
@@ -100,7 +100,7 @@ impl Peer for ModernHttp {
                     biased;
                     // Whatever is dropped with it tells the server.
                     () = sender.closed() => return,
-                    outcome = server.converse(ask.message, &sender) => outcome,
+                    outcome = server.converse(ask, &sender) => outcome,
                 };
                 if let Err(refusal) = outcome {
                     // Whoever is gone by now does not want to know.
@@ -216,8 +216,18 @@ impl Server {
         Ok(headers)
     }
 
+    /// Posts a request of our own.
     async fn post(&self, message: Bytes) -> Result<Response<AnswerBody>, Refusal> {
-        let headers = self.headers(&message)?;
+        self.post_for(message, None).await
+    }
+
+    /// Posts a request in a caller's name.
+    async fn post_for(
+        &self,
+        message: Bytes,
+        caller: Option<&HeaderValue>,
+    ) -> Result<Response<AnswerBody>, Refusal> {
+        let headers = signed(self.headers(&message)?, caller);
         self.http.send(self.target.request(Method::POST, headers, message)?).await
     }
 
@@ -233,14 +243,12 @@ impl Server {
         self.http.send(self.target.request(Method::POST, headers, message)?).await
     }
 
-    async fn converse(
-        &self,
-        message: Bytes,
-        sender: &mpsc::Sender<Result<Said, Refusal>>,
-    ) -> Result<(), Refusal> {
+    async fn converse(&self, ask: Ask, sender: &mpsc::Sender<Result<Said, Refusal>>) -> Result<(), Refusal> {
+        let caller = HeaderValue::from_str(&ask.asker.caller).ok();
+        let message = ask.message;
         let request = request_in(&message, &self.settings)?;
         let call = Call { server: self, request: &request, sender };
-        let response = self.post(message.clone()).await?;
+        let response = self.post_for(message.clone(), caller.as_ref()).await?;
         if response.status() != StatusCode::BAD_REQUEST || request.method != method::TOOLS_CALL {
             return call.take(response).await;
         }
@@ -248,7 +256,7 @@ impl Server {
         let body = answer::whole(body, self.settings.answer_bytes_max).await?;
         match self.is_stale(&body).await {
             // The server has refused it for its headers, so it has not looked at the rest.
-            true => call.take(self.post(message.clone()).await?).await,
+            true => call.take(self.post_for(message.clone(), caller.as_ref()).await?).await,
             false => call.take_json(status, body).await,
         }
     }

@@ -20,6 +20,8 @@ pub(crate) struct Session<E = Established> {
     pub(crate) asides: broadcast::Sender<Aside>,
     /// Whether someone listens for what the server says outside of requests.
     pub(crate) is_listening: AtomicBool,
+    /// Who has it, as the server is told.
+    pub(crate) caller: Option<HeaderValue>,
     used: Mutex<Instant>,
 }
 
@@ -29,14 +31,16 @@ pub(crate) struct Established {
     /// Servers without state have none.
     pub(crate) id: Option<HeaderValue>,
     pub(crate) revision: HeaderValue,
+    pub(crate) caller: Option<HeaderValue>,
 }
 
 impl<E> Session<E> {
-    fn new(asides_max: usize) -> Self {
+    fn new(asides_max: usize, asker: &Asker) -> Self {
         Self {
             established: tokio::sync::Mutex::new(None),
             asides: broadcast::Sender::new(asides_max),
             is_listening: AtomicBool::new(false),
+            caller: HeaderValue::from_str(&asker.caller).ok(),
             used: Mutex::new(Instant::now()),
         }
     }
@@ -88,7 +92,7 @@ impl<E> Sessions<E> {
             let quietest = quietest.map(|(asker, _)| asker.clone()).ok_or(Refusal::TooManySessions)?;
             gone.extend(table.remove(&quietest));
         }
-        let session = Arc::new(Session::new(self.asides_max));
+        let session = Arc::new(Session::new(self.asides_max, asker));
         table.insert(asker.clone(), Arc::clone(&session));
         Ok(Opened { session, gone })
     }
