@@ -50,7 +50,6 @@ const HEAD_BUFFER_MIN: usize = 8 << 10;
 pub struct Listener {
     /// How records and metrics call it.
     pub name: &'static str,
-    pub socket: TcpListener,
     pub tls: Option<Tls>,
     pub limits: Arc<Limits>,
     pub metrics: Arc<Metrics>,
@@ -84,7 +83,7 @@ pub trait Service: Clone + Send + Sync + 'static {
 
 impl Listener {
     /// Serves until the drain begins, and then until the last connection ended or the stop.
-    pub async fn serve(self, service: impl Service) {
+    pub async fn serve(self, socket: TcpListener, service: impl Service) {
         let places = Arc::new(Semaphore::new(self.limits.connections_max));
         let handshakes = Arc::new(Semaphore::new(self.limits.handshakes_max));
         let tasks = TaskTracker::new();
@@ -92,7 +91,7 @@ impl Listener {
         loop {
             let accepted = tokio::select! {
                 () = listener.drain.cancelled() => break,
-                accepted = listener.socket.accept() => accepted,
+                accepted = socket.accept() => accepted,
             };
             match accepted {
                 Ok((stream, address)) => {
@@ -115,6 +114,8 @@ impl Listener {
                 }
             }
         }
+        // Closed before the wait: a caller that came now would be kept in the backlog and never be served.
+        drop(socket);
         tasks.close();
         tasks.wait().await;
     }

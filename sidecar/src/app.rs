@@ -243,7 +243,7 @@ impl Core {
             drain: self.tokens.drain.clone(),
             nowhere: self.nowhere("inbound"),
         });
-        self.listener("inbound", socket, self.tls()).serve(service)
+        self.listener("inbound", self.tls()).serve(socket, service)
     }
 
     fn outbound(&self, socket: TcpListener) -> impl Future<Output = ()> + use<> {
@@ -256,13 +256,12 @@ impl Core {
             drain: self.tokens.drain.clone(),
             nowhere: self.nowhere("outbound"),
         });
-        self.listener("outbound", socket, None).serve(service)
+        self.listener("outbound", None).serve(socket, service)
     }
 
-    fn listener(&self, name: &'static str, socket: TcpListener, tls: Option<Tls>) -> Listener {
+    fn listener(&self, name: &'static str, tls: Option<Tls>) -> Listener {
         Listener {
             name,
-            socket,
             tls,
             limits: Arc::clone(&self.limits),
             metrics: Arc::clone(&self.metrics),

@@ -1,5 +1,7 @@
 //! The head and the body of a request, within their limits, and the place that it asks for.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN};
 use http::request::Parts;
@@ -18,6 +20,11 @@ use crate::refusal::Refusal;
 const ALLOW: &str = "POST, GET, DELETE";
 /// Longest path and query.
 const TARGET_BYTES_MAX: usize = 4096;
+
+/// How much more than a whole body is read of one that is too large, so that its sender hears why.
+const DISCARD_FACTOR: usize = 2;
+/// For how long.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A request whose head may be read on and whose body is whole.
 #[derive(Debug)]
@@ -138,6 +145,7 @@ fn declared_length(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
 async fn collect(mut body: Incoming, declared: Option<usize>, limits: &Limits) -> Result<Bytes, Refusal> {
     let too_large = Refusal::BodyTooLarge { max: limits.body_bytes_max };
     if declared.is_some_and(|length| length > limits.body_bytes_max) {
+        tokio::spawn(discard(body, limits.body_bytes_max));
         return Err(too_large);
     }
     let mut first = Bytes::new();
@@ -148,6 +156,7 @@ async fn collect(mut body: Incoming, declared: Option<usize>, limits: &Limits) -
         let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(|_| Refusal::BodyBroken)?.into_data() else { continue };
         if first.len() + rest.len() + data.len() > limits.body_bytes_max {
+            tokio::spawn(discard(body, limits.body_bytes_max));
             return Err(too_large);
         }
         if first.is_empty() && rest.is_empty() {
@@ -162,6 +171,20 @@ async fn collect(mut body: Incoming, declared: Option<usize>, limits: &Limits) -
         rest.extend_from_slice(&data);
     }
     Ok(if rest.is_empty() { first } else { rest.freeze() })
+}
+
+/// Reads on in a body that was refused, for a while: a connection that is closed with bytes unread is reset, and a reset
+/// may take the refusal away from a caller that is still sending.
+async fn discard(mut body: Incoming, bytes_max: usize) {
+    let mut left = bytes_max.saturating_mul(DISCARD_FACTOR);
+    let all = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let read = frame.data_ref().map_or(0, Bytes::len);
+            let Some(rest) = left.checked_sub(read) else { return };
+            left = rest;
+        }
+    };
+    let _ = timeout(DISCARD_TIMEOUT, all).await;
 }
 
 #[cfg(test)]

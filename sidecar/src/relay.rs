@@ -116,7 +116,8 @@ impl Relay {
         idle_max: Option<Duration>,
         ending: Option<Ending>,
     ) -> Self {
-        let timer = Box::pin(tokio::time::sleep(comment_every));
+        // The limit on silence may be the shorter of the two.
+        let timer = Box::pin(tokio::time::sleep(idle_max.unwrap_or(comment_every).min(comment_every)));
         let events =
             Events { comment_every, timer, last_byte: Instant::now(), tail: Tail::default(), ending };
         Self {
@@ -177,7 +178,9 @@ impl Relay {
             }
             // Bytes came since the timer was set: it goes on from them.
             let since = if silent < events.comment_every { events.last_byte } else { Instant::now() };
-            events.timer.as_mut().reset(since + events.comment_every);
+            let next = since + events.comment_every;
+            let next = idle_max.map_or(next, |limit| next.min(events.last_byte + limit));
+            events.timer.as_mut().reset(next);
             if silent >= events.comment_every && events.tail.is_between_events() {
                 return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(COMMENT)))));
             }

@@ -3,5 +3,9 @@
 mod pair;
 mod upstream;
 
+mod broken;
+mod doors;
+mod drain;
 mod inbound;
+mod leaving;
 mod outbound;

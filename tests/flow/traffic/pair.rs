@@ -43,8 +43,13 @@ impl Pair {
 
     /// The same, with limits of the sidecar's.
     pub(crate) async fn with(upstream: Upstream, limits: Value) -> Self {
+        Self::serving(upstream, "", limits).await
+    }
+
+    /// The same, with more said of the server.
+    pub(crate) async fn serving(upstream: Upstream, more: &str, limits: Value) -> Self {
         let mesh = Mesh::start().await;
-        mesh.apply(&server(upstream.address)).await;
+        mesh.apply(&server(upstream.address, more)).await;
         let inbound = sidecar(
             &mesh,
             "research",
@@ -76,10 +81,11 @@ impl Pair {
     }
 }
 
-fn server(address: SocketAddr) -> String {
+/// The server of these stories, as it is declared. `more` are fields of its specification.
+pub(crate) fn server(address: SocketAddr, more: &str) -> String {
     format!(
         "apiVersion: weft.dev/v1alpha1\nkind: McpServer\nmetadata: {{ namespace: research, name: files }}\n\
-         spec: {{ workload: {{ labels: {{ app: files }}, port: {} }} }}\n",
+         spec: {{ workload: {{ labels: {{ app: files }}, port: {} }}, {more} }}\n",
         address.port()
     )
 }

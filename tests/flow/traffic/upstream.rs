@@ -15,8 +15,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -35,6 +36,26 @@ impl Seen {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
+
+    /// The method of its message, or of HTTP where there is none.
+    pub(crate) fn method_name(&self) -> String {
+        let message: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        message["method"].as_str().unwrap_or(self.method.as_str()).to_owned()
+    }
+}
+
+/// A request that waits for its answer. The sender notices when nobody waits for it any more.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) seen: Seen,
+    pub(crate) answer: oneshot::Sender<Response<Body>>,
+}
+
+/// What becomes of a connection after the bytes of a script.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum End {
+    Close,
+    Reset,
 }
 
 type Answering = dyn Fn(Seen) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> + Send + Sync;
@@ -59,7 +80,16 @@ impl Upstream {
         F: Fn(Seen) -> A + Send + Sync + 'static,
         A: Future<Output = Response<Body>> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), answer).await
+    }
+
+    /// The same, at an address.
+    pub(crate) async fn at<F, A>(address: SocketAddr, answer: F) -> Self
+    where
+        F: Fn(Seen) -> A + Send + Sync + 'static,
+        A: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let answering: Arc<Answering> = Arc::new(move |seen| Box::pin(answer(seen)));
@@ -70,6 +100,34 @@ impl Upstream {
     /// A server of both eras with a tool `echo`, which answers with its arguments as text.
     pub(crate) async fn echo() -> Self {
         Self::with(async |seen| echo(&seen)).await
+    }
+
+    /// A server whose answers to calls and listeners a story gives, one by one.
+    pub(crate) async fn asking() -> (Self, mpsc::Receiver<Asked>) {
+        let (sender, asked) = mpsc::channel(64);
+        let upstream = Self::with(move |seen| {
+            let sender = sender.clone();
+            async move {
+                let is_held =
+                    ["GET", "tools/call", "subscriptions/listen"].contains(&seen.method_name().as_str());
+                if is_probe(&seen) || !is_held {
+                    return echo(&seen);
+                }
+                let (answer, given) = oneshot::channel();
+                sender.send(Asked { seen, answer }).await.unwrap();
+                given.await.unwrap_or_else(|_| status(500))
+            }
+        });
+        (upstream.await, asked)
+    }
+
+    /// A server that answers callers with bytes, by the tool that they call, and then does something to the connection.
+    pub(crate) async fn raw(script: fn(&str) -> (&'static [u8], End)) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let task = tokio::spawn(serve_raw(listener, Arc::clone(&seen), script));
+        Self { address, seen, task }
     }
 
     /// What was asked so far, handshakes of the sidecar itself left out.
@@ -151,4 +209,69 @@ async fn serve(listener: TcpListener, seen: Arc<Mutex<Vec<Seen>>>, answering: Ar
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
+}
+
+async fn serve_raw(
+    listener: TcpListener,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    script: fn(&str) -> (&'static [u8], End),
+) {
+    loop {
+        let Ok((mut stream, _)) = listener.accept().await else { return };
+        let seen = Arc::clone(&seen);
+        tokio::spawn(async move {
+            while let Some(it) = read_raw(&mut stream).await {
+                seen.lock().unwrap().push(it.clone());
+                if is_probe(&it) {
+                    let answer = echo(&it);
+                    let status = answer.status();
+                    let body = answer.into_body().collect().await.unwrap().to_bytes();
+                    let head = format!(
+                        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                        body.len()
+                    );
+                    stream.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
+                    continue;
+                }
+                let tool = it.json()["params"]["name"].as_str().unwrap_or_default().to_owned();
+                let (bytes, end) = script(&tool);
+                stream.write_all(bytes).await.unwrap();
+                match end {
+                    End::Close => {}
+                    End::Reset => stream.set_zero_linger().unwrap(),
+                }
+                return;
+            }
+        });
+    }
+}
+
+/// One request with a length, as a server reads it that knows nothing else.
+async fn read_raw(stream: &mut TcpStream) -> Option<Seen> {
+    let mut bytes = Vec::new();
+    let end = loop {
+        if let Some(at) = bytes.windows(4).position(|it| it == b"\r\n\r\n") {
+            break at + 4;
+        }
+        if stream.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+    };
+    let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+    let mut lines = head.lines();
+    let mut first = lines.next()?.split(' ').map(ToOwned::to_owned);
+    let (method, path) = (first.next()?.parse().unwrap(), first.next()?);
+    let headers: HeaderMap = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| {
+            (name.parse::<http::HeaderName>().unwrap(), value.parse::<http::HeaderValue>().unwrap())
+        })
+        .collect();
+    let length = headers.get("content-length").map_or(0, |it| it.to_str().unwrap().parse().unwrap());
+    while bytes.len() < end + length {
+        if stream.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+    }
+    Some(Seen { method, path, headers, body: Bytes::copy_from_slice(&bytes[end..end + length]) })
 }

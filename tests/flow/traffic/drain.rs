@@ -1,0 +1,128 @@
+//! How a sidecar ends: nothing new is taken, what is under way comes to its end, and what does not end is cut.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::doors;
+use super::pair::{Answer, Caller, PATH, Pair, modern};
+use super::upstream::{self, Asked, Upstream};
+use crate::mesh::eventually;
+
+/// Sends a request whose answer is an event stream, and answers with one.
+async fn stream(
+    caller: &mut Caller,
+    request: Request<Full<Bytes>>,
+    asked: &mut mpsc::Receiver<Asked>,
+) -> (Response<Incoming>, mpsc::Sender<Bytes>) {
+    let given = async {
+        let (sender, response) = upstream::events();
+        asked.recv().await.unwrap().answer.send(response).unwrap();
+        sender
+    };
+    let (response, sender) = tokio::join!(caller.send(request), given);
+    assert_eq!(response.status(), 200);
+    (response, sender)
+}
+
+fn call() -> Request<Full<Bytes>> {
+    modern("tools/call", "slow", json!({ "name": "slow", "arguments": {} }))
+}
+
+fn listen() -> Request<Full<Bytes>> {
+    modern("subscriptions/listen", "", json!({ "notifications": { "toolsListChanged": true } }))
+}
+
+fn legacy_listen() -> Request<Full<Bytes>> {
+    let request = Request::get(PATH).header("host", "files.research").header("accept", "text/event-stream");
+    request.header("mcp-protocol-version", "2025-11-25").body(Full::default()).unwrap()
+}
+
+/// What is left of a stream, and whether it ended as it should.
+async fn rest(response: Response<Incoming>) -> (String, bool) {
+    let (mut body, mut text) = (response.into_body(), String::new());
+    let all = async {
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return false };
+            text += std::str::from_utf8(frame.data_ref().unwrap()).unwrap();
+        }
+        true
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(20), all).await.expect("the stream ends");
+    (text, ended)
+}
+
+fn refuses_connections(address: SocketAddr) -> bool {
+    std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draining_sidecar_takes_nothing_new_ends_what_listens_and_lets_calls_finish() {
+    let (upstream, mut asked) = Upstream::asking().await;
+    let pair = Pair::start(upstream).await;
+    let mut callers = Vec::new();
+    for account in ["calling", "waiting", "listening", "old"] {
+        callers.push(pair.caller("agents", account).await);
+    }
+    let [calling, waiting, listening, old] = &mut callers[..] else { panic!() };
+    let (called, said) = stream(calling, call(), &mut asked).await;
+    let (listened, _listener) = stream(listening, listen(), &mut asked).await;
+    let (old_listened, _old_listener) = stream(old, legacy_listen(), &mut asked).await;
+    let (address, health) = (pair.inbound.inbound.unwrap(), pair.inbound.health.unwrap());
+    assert_eq!(doors::get(health, "/healthz/ready").await.status, 200);
+    let Pair { mesh, inbound, upstream: _upstream } = pair;
+
+    let story = async {
+        let late = asked.recv().await.unwrap();
+        let stopping = tokio::spawn(inbound.stop());
+        let (events, whole) = rest(listened).await;
+        let last: Value = serde_json::from_str(
+            events.trim_end().rsplit_once("data: ").expect("a stream that listens is told that it ends").1,
+        )
+        .unwrap();
+        assert!(whole);
+        assert_eq!((&last["id"], &last["result"]["resultType"]), (&json!(7), &json!("complete")));
+        assert_eq!(last["result"]["_meta"]["io.modelcontextprotocol/subscriptionId"], 7);
+        assert_eq!(rest(old_listened).await, (String::new(), true));
+
+        let ready = doors::get(health, "/healthz/ready").await;
+        assert_eq!((ready.status, &ready.body[..]), (503, &b"draining\n"[..]));
+        assert_eq!(doors::get(health, "/healthz/live").await.status, 200);
+        eventually("new connections are refused", || refuses_connections(address)).await;
+
+        assert!(!stopping.is_finished(), "calls are still under way");
+        said.send("data: 1\n\n".into()).await.unwrap();
+        drop(said);
+        assert_eq!(rest(called).await, ("data: 1\n\n".to_owned(), true));
+        assert!(!stopping.is_finished(), "a call has no answer yet");
+        let answer = json!({ "jsonrpc": "2.0", "id": 7, "result": { "late": true } });
+        late.answer.send(upstream::document(&answer)).unwrap();
+        tokio::time::timeout(Duration::from_secs(10), stopping).await.expect("nothing is left").unwrap();
+    };
+    let (answer, ()) = tokio::join!(async { Answer::read(waiting.send(call()).await).await }, story);
+    assert_eq!((answer.status, &answer.json()["result"]["late"]), (200, &json!(true)));
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_end_is_cut_when_the_drain_has_lasted_long_enough_and_not_before() {
+    let (upstream, mut asked) = Upstream::asking().await;
+    let pair = Pair::with(upstream, json!({ "drainTimeout": "500ms" })).await;
+    let mut caller = pair.caller("agents", "reviewer").await;
+    let (called, said) = stream(&mut caller, call(), &mut asked).await;
+    said.send("data: 1\n\n".into()).await.unwrap();
+    let Pair { mesh, inbound, upstream: _upstream } = pair;
+    let began = Instant::now();
+    let stopping = tokio::spawn(inbound.stop());
+    assert_eq!(rest(called).await, ("data: 1\n\n".to_owned(), false), "a stream that was cut is not whole");
+    assert!(began.elapsed() >= Duration::from_millis(500), "cut after {:?}", began.elapsed());
+    tokio::time::timeout(Duration::from_secs(5), said.closed()).await.expect("the server is told");
+    tokio::time::timeout(Duration::from_secs(5), stopping).await.expect("the sidecar ends").unwrap();
+    mesh.stop().await;
+}
