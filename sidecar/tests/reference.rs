@@ -1,5 +1,7 @@
 //! The reference of the sidecar is made from the code: limits, refusals, metrics and the fields of its file.
 
+#![allow(clippy::unwrap_used, reason = "a reference that cannot be written is a failed test")]
+
 use std::fmt::Write as _;
 use std::path::Path;
 
