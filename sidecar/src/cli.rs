@@ -24,6 +24,15 @@ Examples:
   weft-sidecar run --config sidecar.yaml --access-log off --log-level debug
   weft-sidecar check --config sidecar.yaml";
 
+const RUN_EXAMPLES: &str = "\
+Examples:
+  weft sidecar run --config /etc/weft/sidecar.yaml
+  weft sidecar run --config sidecar.yaml --access-log off --log-level debug";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  weft sidecar check --config sidecar.yaml";
+
 /// The sidecar of a Weft mesh: stands next to an MCP server or an agent
 #[derive(Debug, Parser)]
 #[command(name = "weft-sidecar", version, after_help = EXAMPLES, max_term_width = 110)]
@@ -39,15 +48,17 @@ pub enum Command {
     ///
     /// Prints one line of JSON with its addresses when it is ready. SIGTERM and SIGINT drain it: no new connections,
     /// what is in flight finishes, streams end properly, and what is left after the drain timeout is cut.
+    #[command(after_help = RUN_EXAMPLES)]
     Run(RunArgs),
     /// Says whether a file could be run
+    #[command(after_help = CHECK_EXAMPLES)]
     Check(FileArgs),
 }
 
 #[derive(Clone, Debug, Args)]
 pub struct FileArgs {
     /// The sidecar's file, in YAML
-    #[arg(long, short, value_name = "FILE", env = "WEFT_SIDECAR_CONFIG")]
+    #[arg(long, short, value_name = "FILE", env = "WEFT_SIDECAR_CONFIG", hide_env_values = true)]
     pub config: PathBuf,
 }
 
@@ -56,16 +67,22 @@ pub struct RunArgs {
     #[command(flatten)]
     pub file: FileArgs,
     /// Where the access log goes: stdout, off, or a file
-    #[arg(long, value_name = "WHERE", default_value = "stdout", env = "WEFT_ACCESS_LOG")]
+    #[arg(
+        long,
+        value_name = "WHERE",
+        default_value = "stdout",
+        env = "WEFT_ACCESS_LOG",
+        hide_env_values = true
+    )]
     pub access_log: String,
     /// What is logged: error, warn, info, debug or trace, also per module as in info,weft_sidecar::control=debug
-    #[arg(long, value_name = "LEVEL", default_value = "info", env = "WEFT_LOG")]
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "WEFT_LOG", hide_env_values = true)]
     pub log_level: String,
     /// Write the log as JSON, an object per line
     #[arg(long)]
     pub log_json: bool,
     /// Threads for traffic; as many as there are processors if not given
-    #[arg(long, value_name = "N", env = "WEFT_WORKERS")]
+    #[arg(long, value_name = "N", env = "WEFT_WORKERS", hide_env_values = true)]
     pub workers: Option<usize>,
 }
 

@@ -71,13 +71,18 @@ pub(crate) struct Globals {
     pub(crate) verbose: bool,
 }
 
+const SIDECAR_EXAMPLES: &str = "\
+Examples:
+  weft sidecar run --config /etc/weft/sidecar.yaml
+  weft sidecar check --config sidecar.yaml";
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Up(serve::UpArgs),
     ControlPlane(serve::ControlPlaneArgs),
     /// Runs a sidecar: the data plane, beside a server or an agent
-    #[command(subcommand)]
+    #[command(subcommand, after_help = SIDECAR_EXAMPLES)]
     Sidecar(weft_sidecar::cli::Command),
     Apply(apply::ApplyArgs),
     Diff(diff::DiffArgs),
