@@ -51,7 +51,7 @@ pub async fn inbound(
     call: &Call<'_>,
     _permit: Permit,
 ) -> Result<Response<Answer>, Refusal> {
-    match &to.server.backend {
+    match &*to.server.backend {
         Backend::Http(http) => match http.ways.of(call.era, to.is_oldest(received, call)).await? {
             Way::Through => to.transparent(http, received, call, false).await,
             Way::ThroughSse => to.transparent(http, received, call, true).await,
