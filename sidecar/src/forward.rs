@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use weft_proto::mcp::Message;
 use weft_proto::resource::kinds::Era;
 
+use crate::admit::Admitted;
 use crate::answer::Answer;
 use crate::authorize::Permit;
 use crate::backend::way::Way;
@@ -44,20 +45,22 @@ pub struct Inbound<'a> {
     pub drain: &'a CancellationToken,
 }
 
-/// Forwards what was permitted to the server beside this sidecar.
+/// Forwards what was permitted to the server beside this sidecar. The call's place is free again when the server is
+/// done with it, which is later than its caller's leaving where that is no cancellation.
 pub async fn inbound(
     to: Inbound<'_>,
     received: &Received,
     call: &Call<'_>,
     _permit: Permit,
+    admitted: Admitted,
 ) -> Result<Response<Answer>, Refusal> {
     match &*to.server.backend {
         Backend::Http(http) => match http.ways.of(call.era, to.is_oldest(received, call)).await? {
-            Way::Through => to.transparent(http, received, call, false).await,
-            Way::ThroughSse => to.transparent(http, received, call, true).await,
-            Way::Exchange(front) => to.exchanged(&front, received, call).await,
+            Way::Through => to.transparent(http, received, call, false, admitted).await,
+            Way::ThroughSse => to.transparent(http, received, call, true, admitted).await,
+            Way::Exchange(front) => to.exchanged(&front, received, call, admitted).await,
         },
-        Backend::Child(child) => to.exchanged(&child.front, received, call).await,
+        Backend::Child(child) => to.exchanged(&child.front, received, call, admitted).await,
     }
 }
 
@@ -76,11 +79,12 @@ impl Inbound<'_> {
         front: &Arc<Front>,
         received: &Received,
         call: &Call<'_>,
+        admitted: Admitted,
     ) -> Result<Response<Answer>, Refusal> {
         let (caller, timeout) = (self.caller.shared_name(), self.call_timeout());
         let response = front.serve(&caller, &received.head, call, &received.body, timeout).await?;
         let is_stream = is_event_stream(response.headers());
-        let answer = response.map(Answer::from);
+        let answer = response.map(|body| Answer::from(body).admitted(admitted));
         Ok(match is_stream {
             true => answer.map(|answer| answer.streaming(Counted::new(self.server.series.streams.clone()))),
             false => answer,
@@ -97,6 +101,7 @@ impl Inbound<'_> {
         received: &Received,
         call: &Call<'_>,
         oldest: bool,
+        admitted: Admitted,
     ) -> Result<Response<Answer>, Refusal> {
         let mut headers = received.head.headers.clone();
         headers::toward_server(&mut headers, &http.host);
@@ -113,7 +118,7 @@ impl Inbound<'_> {
             }
         };
         *request.headers_mut() = headers;
-        match self.send(http, request, call).await {
+        match self.send(http, request, call, admitted).await {
             Ok(response) if oldest && call.listens() && response.status().is_success() => {
                 let (head, mut body) = response.into_parts();
                 let own = received.head.uri.path();
@@ -160,24 +165,19 @@ impl Inbound<'_> {
         http: &Http,
         request: Request<Full<Bytes>>,
         call: &Call<'_>,
+        admitted: Admitted,
     ) -> Result<Response<UpstreamBody>, Refusal> {
-        let after = self.call_timeout();
-        let sent = match when_left(call) {
-            WhenLeft::Cut => {
-                let sent = async { http.pool.send(request).await.map_err(refusal) };
-                tokio::time::timeout(after, sent).await
-            }
-            WhenLeft::ReadOn => {
-                let pool = http.pool.clone();
-                // Whoever waits for it may leave, but it does not last longer for that.
-                let sent = async move {
-                    let sent = tokio::time::timeout(after, pool.send(request)).await;
-                    sent.map_err(|_| Refusal::TimedOut { after })?.map_err(refusal)
-                };
-                return apart(sent, Response::into_body, self.idle_max()).await;
-            }
+        let (after, pool) = (self.call_timeout(), http.pool.clone());
+        let sent = async move {
+            let sent = tokio::time::timeout(after, pool.send(request)).await;
+            let response = sent.map_err(|_| Refusal::TimedOut { after })?.map_err(refusal)?;
+            Ok(response.map(|body| body.hold(admitted)))
         };
-        sent.unwrap_or(Err(Refusal::TimedOut { after }))
+        match when_left(call) {
+            WhenLeft::Cut => sent.await,
+            // Whoever waits for it may leave, but it does not last longer for that.
+            WhenLeft::ReadOn => apart(sent, Response::into_body, self.idle_max()).await,
+        }
     }
 
     fn idle_max(&self) -> Duration {

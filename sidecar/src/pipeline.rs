@@ -89,8 +89,7 @@ impl Inbound {
             sessions: &parts.sessions,
             drain: &parts.drain,
         };
-        let response = forward::inbound(inbound, &received, &call, permit).await?;
-        Ok(response.map(|answer| answer.admitted(admitted)))
+        forward::inbound(inbound, &received, &call, permit, admitted).await
     }
 }
 

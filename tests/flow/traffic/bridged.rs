@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
-use super::pair::{Answer, Pair, legacy, modern};
+use super::pair::{self, Answer, Pair, legacy, modern};
 use super::upstream::{Body, Seen, Upstream, document, echo, status};
+use crate::mesh::eventually;
 
 /// How a server of the legacy era answers what it has never heard of.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +32,7 @@ fn legacy_only(seen: &Seen, unknown: Unknown) -> http::Response<Body> {
                 document(&json!({ "jsonrpc": "2.0", "id": message["id"], "error": error }))
             }
         },
-        _ if !seen.headers.get("mcp-session-id").is_some_and(|it| it == "session-1") => status(400),
+        _ if seen.headers.get("mcp-session-id").is_none_or(|it| it != "session-1") => status(400),
         "tools/call" => {
             let text = message["params"]["arguments"].to_string();
             let result = json!({ "content": [{ "type": "text", "text": text }] });
@@ -118,6 +119,12 @@ async fn a_legacy_caller_reaches_a_server_that_knows_no_sessions_by_a_session_of
     assert_eq!(message(&called)["id"], 3);
     assert_eq!(message(&called)["result"]["content"][0]["text"], "{\"x\":1}", "{called:?}");
     assert!(message(&called)["result"].get("resultType").is_none(), "a word of the other era: {called:?}");
+
+    pair.apply(&pair::server(pair.upstream.address, "timeouts: { call: 7s }")).await;
+    let followed = || pair.inbound.servers.all()[0].spec.timeouts.call.is_some();
+    eventually("the sidecar follows", followed).await;
+    let listed = Answer::read(owner.send(legacy(&list, Some(&session))).await).await;
+    assert_eq!(listed.status, 200, "a session outlives an edit of timeouts: {listed:?}");
 
     let mut thief = pair.caller("agents", "thief").await;
     let stolen = Answer::read(thief.send(legacy(&list, Some(&session))).await).await;
