@@ -45,7 +45,8 @@ pub struct Inbound<'a> {
     pub drain: &'a CancellationToken,
 }
 
-/// Forwards what was permitted to the server beside this sidecar.
+/// Forwards what was permitted to the server beside this sidecar. The call's place is free again when the server is
+/// done with it, which is later than its caller's leaving where that is no cancellation.
 pub async fn inbound(
     to: Inbound<'_>,
     received: &Received,
@@ -56,7 +57,7 @@ pub async fn inbound(
     if let Some(refusal) = to.not_offered(call.era) {
         return Err(refusal);
     }
-    match &to.server.backend {
+    match &*to.server.backend {
         Backend::Http(http) => match http.ways.of(call.era, to.is_oldest(received, call)).await? {
             Way::Through => to.transparent(http, received, call, admitted, false).await,
             Way::ThroughSse => to.transparent(http, received, call, admitted, true).await,

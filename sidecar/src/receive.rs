@@ -21,8 +21,8 @@ const ALLOW: &str = "POST, GET, DELETE";
 /// Longest path and query.
 const TARGET_BYTES_MAX: usize = 4096;
 
-/// How much more than a whole body is read of one that is too large, so that its sender hears why.
-const DISCARD_FACTOR: usize = 2;
+/// How much is read on of a body that is too large, so that its sender hears why.
+const DISCARD_BYTES_MAX: usize = 16 << 20;
 /// For how long.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -145,7 +145,7 @@ fn declared_length(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
 async fn collect(mut body: Incoming, declared: Option<usize>, limits: &Limits) -> Result<Bytes, Refusal> {
     let too_large = Refusal::BodyTooLarge { max: limits.body_bytes_max };
     if declared.is_some_and(|length| length > limits.body_bytes_max) {
-        tokio::spawn(discard(body, limits.body_bytes_max));
+        tokio::spawn(discard(body));
         return Err(too_large);
     }
     let mut first = Bytes::new();
@@ -156,7 +156,7 @@ async fn collect(mut body: Incoming, declared: Option<usize>, limits: &Limits) -
         let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(|_| Refusal::BodyBroken)?.into_data() else { continue };
         if first.len() + rest.len() + data.len() > limits.body_bytes_max {
-            tokio::spawn(discard(body, limits.body_bytes_max));
+            tokio::spawn(discard(body));
             return Err(too_large);
         }
         if first.is_empty() && rest.is_empty() {
@@ -175,8 +175,8 @@ async fn collect(mut body: Incoming, declared: Option<usize>, limits: &Limits) -
 
 /// Reads on in a body that was refused, for a while: a connection that is closed with bytes unread is reset, and a reset
 /// may take the refusal away from a caller that is still sending.
-async fn discard(mut body: Incoming, bytes_max: usize) {
-    let mut left = bytes_max.saturating_mul(DISCARD_FACTOR);
+async fn discard(mut body: Incoming) {
+    let mut left = DISCARD_BYTES_MAX;
     let all = async {
         while let Some(Ok(frame)) = body.frame().await {
             let read = frame.data_ref().map_or(0, Bytes::len);

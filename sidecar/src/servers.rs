@@ -29,9 +29,9 @@ pub struct Local {
     /// The same, as a header.
     pub header: HeaderValue,
     pub spec: McpServer,
-    pub places: Places,
+    pub places: Arc<Places>,
     pub series: Arc<ServerSeries>,
-    pub backend: Backend,
+    pub backend: Arc<Backend>,
 }
 
 /// The servers beside this sidecar now. Clones are the same.
@@ -87,13 +87,15 @@ impl Servers {
                 continue;
             }
             let kept = before.get(name).filter(|local| local.spec == *spec).cloned();
-            if let Some(local) = kept.or_else(|| self.make(name, spec)) {
+            if let Some(local) = kept.or_else(|| self.make(name, spec, before.get(name))) {
                 table.insert(name.clone(), local);
             }
         }
         let gone: BTreeMap<_, _> = before
             .iter()
-            .filter(|(name, local)| !table.get(*name).is_some_and(|now| Arc::ptr_eq(now, local)))
+            .filter(|(name, local)| {
+                !table.get(*name).is_some_and(|now| Arc::ptr_eq(&now.backend, &local.backend))
+            })
             .collect();
         self.0.table.store(Arc::new(table));
         for (name, local) in gone {
@@ -114,25 +116,35 @@ impl Servers {
         }
     }
 
-    fn make(&self, name: &ServerName, spec: &McpServer) -> Option<Arc<Local>> {
+    /// What of the server's earlier self is still as it was declared is kept: an edit of its timeouts ends neither its
+    /// child nor a session.
+    fn make(&self, name: &ServerName, spec: &McpServer, before: Option<&Arc<Local>>) -> Option<Arc<Local>> {
         let parts = &self.0.parts;
         if matches!(spec.location, Location::External(_)) {
             return None;
         }
-        let backend = match Backend::new(name, spec, parts) {
-            Ok(backend) => backend,
-            Err(error) => {
-                tracing::error!(server = %name, %error, "the server cannot be spoken to");
-                return None;
-            }
+        let backend = match before.filter(|local| reached_alike(&local.spec, spec)) {
+            Some(local) => Arc::clone(&local.backend),
+            None => match Backend::new(name, spec, parts) {
+                Ok(backend) => {
+                    tracing::info!(server = %name, "standing beside the server");
+                    Arc::new(backend)
+                }
+                Err(error) => {
+                    tracing::error!(server = %name, %error, "the server cannot be spoken to");
+                    return None;
+                }
+            },
         };
+        // Calls under way go on counting.
+        let places = before.filter(|local| local.spec.in_flight == spec.in_flight);
+        let places = places.map(|local| Arc::clone(&local.places));
         let label: Arc<str> = name.to_string().into();
-        tracing::info!(server = %name, "standing beside the server");
         Some(Arc::new(Local {
             name: name.clone(),
             header: HeaderValue::from_str(&label).ok()?,
             spec: spec.clone(),
-            places: Places::new(&spec.in_flight),
+            places: places.unwrap_or_else(|| Arc::new(Places::new(&spec.in_flight))),
             series: Arc::new(ServerSeries::new(&parts.metrics, "inbound", Arc::clone(&label))),
             backend,
             label,
@@ -146,4 +158,12 @@ impl Servers {
             local.backend.stop().await;
         }
     }
+}
+
+/// Whether two declarations of a server lead to the same place in the same way.
+fn reached_alike(one: &McpServer, other: &McpServer) -> bool {
+    one.location == other.location
+        && one.path == other.path
+        && one.protocol == other.protocol
+        && one.timeouts.connect == other.timeouts.connect
 }

@@ -6,10 +6,14 @@ use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use weft_sidecar::app::Running;
 
-use super::pair::Answer;
+use super::pair::{Answer, Pair, modern};
+use super::streams::{call, stream};
+use super::upstream::Upstream;
+use crate::mesh::eventually;
 
 pub(crate) async fn get(door: SocketAddr, path: &str) -> Answer {
     ask(door, Method::GET, path, "localhost").await
@@ -29,4 +33,83 @@ pub(crate) fn value(sidecar: &Running, series: &str) -> i64 {
     let text = sidecar.metrics.text();
     let value = text.lines().find_map(|line| line.strip_prefix("weft_sidecar_")?.strip_prefix(series));
     value.map_or(0, |value| value.trim().parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_admin_door_shows_no_secret_changes_nothing_by_reading_and_knows_its_own_name() {
+    let pair = Pair::start(Upstream::echo().await).await;
+    let mut caller = pair.caller("agents", "reviewer").await;
+    assert_eq!(caller.call("echo", json!({ "x": 1 })).await.status, 200);
+    let (admin, health) = (pair.inbound.admin.unwrap(), pair.inbound.health.unwrap());
+    let dump = get(admin, "/config_dump").await;
+    assert_eq!(dump.json()["serving"], json!(["research/files"]));
+    let certificates = get(admin, "/certs").await;
+    assert_eq!(certificates.json()["identity"]["spiffeId"], "spiffe://flow.test/ns/research/sa/files");
+    let metrics = get(admin, "/metrics").await;
+    for shown in [&dump, &certificates, &metrics] {
+        let text = String::from_utf8(shown.body.to_vec()).unwrap();
+        assert_eq!(shown.status, 200);
+        for secret in ["PRIVATE", "token", "Token", "privateKey"] {
+            assert!(!text.contains(secret), "{secret} in {text}");
+        }
+    }
+    for path in ["/config_dump", "/certs", "/metrics", "/healthz/ready", "/drain", "/logging?level=info"] {
+        assert_eq!(ask(admin, Method::GET, path, "evil.example").await.status, 403, "{path}");
+        assert_eq!(ask(admin, Method::POST, path, "evil.example").await.status, 403, "{path}");
+    }
+    for path in ["/drain", "/quitquitquit", "/logging?level=info"] {
+        assert_eq!(get(admin, path).await.status, 405, "{path}");
+        assert_eq!(ask(health, Method::POST, path, "localhost").await.status, 404, "{path}");
+    }
+    assert_eq!(get(health, "/config_dump").await.status, 404);
+    assert_eq!(ask(admin, Method::POST, "/logging?level=info", "localhost").await.status, 200);
+    assert_eq!(get(health, "/healthz/ready").await.status, 200, "nothing drains yet");
+    assert_eq!(ask(admin, Method::POST, "/drain", "localhost").await.status, 202);
+    assert_eq!(get(health, "/healthz/ready").await.status, 503);
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_became_of_a_request_stands_in_the_log_and_is_counted() {
+    let (upstream, mut asked) = Upstream::asking().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let pair = Pair::logging(upstream, &file).await;
+    let mut caller = pair.caller("agents", "reviewer").await;
+    let listing = modern("tools/list", "", json!({}));
+    assert_eq!(Answer::read(caller.send(listing).await).await.status, 200);
+    let mismatch = modern("tools/call", "safe", json!({ "name": "evil", "arguments": { "key": "hush" } }));
+    assert_eq!(Answer::read(caller.send(mismatch).await).await.status, 400);
+    let (response, said) = stream(&mut caller, call(), &mut asked).await;
+    drop((response, caller));
+    let lines = || -> Vec<Value> {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    eventually("three requests are written down", || lines().len() == 3).await;
+    let told: Vec<_> = lines()
+        .iter()
+        .map(|it| (it["reason"].clone(), it["status"].clone(), it["method"].clone(), it["target"].clone()))
+        .collect();
+    let line = |reason: &str, status: u16, method: &str, target: Value| {
+        (json!(reason), json!(status), json!(method), target)
+    };
+    assert_eq!(told[0], line("ok", 200, "tools/list", Value::Null));
+    assert_eq!((&told[1].0, &told[1].1), (&json!("header_mismatch"), &json!(400)));
+    assert_eq!(told[2], line("caller_left", 200, "tools/call", json!("slow")));
+    for it in lines() {
+        assert_eq!(it["caller"], "spiffe://flow.test/ns/agents/sa/reviewer");
+        assert_eq!(it["id"], "7");
+    }
+    assert!(!std::fs::read_to_string(&file).unwrap().contains("hush"), "arguments are nobody's business");
+    let text = pair.inbound.metrics.text();
+    for series in ["requests_total{", "request_seconds_bucket{", "connections{", "in_flight{", "streams{"] {
+        assert!(text.contains(&format!("weft_sidecar_{series}")), "{series} in {text}");
+    }
+    for reason in ["ok", "header_mismatch", "caller_left"] {
+        assert!(text.contains(&format!("reason=\"{reason}\"")), "{reason} in {text}");
+    }
+    drop(said);
+    pair.stop().await;
 }

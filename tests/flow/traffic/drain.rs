@@ -3,60 +3,13 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 
 use super::doors;
-use super::pair::{Answer, Caller, PATH, Pair, modern};
-use super::upstream::{self, Asked, Upstream};
+use super::pair::{Answer, Pair};
+use super::streams::{call, legacy_listen, listen, rest, stream};
+use super::upstream::{self, Upstream};
 use crate::mesh::eventually;
-
-/// Sends a request whose answer is an event stream, and answers with one.
-async fn stream(
-    caller: &mut Caller,
-    request: Request<Full<Bytes>>,
-    asked: &mut mpsc::Receiver<Asked>,
-) -> (Response<Incoming>, mpsc::Sender<Bytes>) {
-    let given = async {
-        let (sender, response) = upstream::events();
-        asked.recv().await.unwrap().answer.send(response).unwrap();
-        sender
-    };
-    let (response, sender) = tokio::join!(caller.send(request), given);
-    assert_eq!(response.status(), 200);
-    (response, sender)
-}
-
-fn call() -> Request<Full<Bytes>> {
-    modern("tools/call", "slow", json!({ "name": "slow", "arguments": {} }))
-}
-
-fn listen() -> Request<Full<Bytes>> {
-    modern("subscriptions/listen", "", json!({ "notifications": { "toolsListChanged": true } }))
-}
-
-fn legacy_listen() -> Request<Full<Bytes>> {
-    let request = Request::get(PATH).header("host", "files.research").header("accept", "text/event-stream");
-    request.header("mcp-protocol-version", "2025-11-25").body(Full::default()).unwrap()
-}
-
-/// What is left of a stream, and whether it ended as it should.
-async fn rest(response: Response<Incoming>) -> (String, bool) {
-    let (mut body, mut text) = (response.into_body(), String::new());
-    let all = async {
-        while let Some(frame) = body.frame().await {
-            let Ok(frame) = frame else { return false };
-            text += std::str::from_utf8(frame.data_ref().unwrap()).unwrap();
-        }
-        true
-    };
-    let ended = tokio::time::timeout(Duration::from_secs(20), all).await.expect("the stream ends");
-    (text, ended)
-}
 
 fn refuses_connections(address: SocketAddr) -> bool {
     std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err()

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::doors;
-use super::pair::{Caller, Pair, legacy, modern};
+use super::pair::{Answer, Caller, Pair, legacy, modern};
 use super::upstream::{self, Upstream};
 use crate::mesh::eventually;
 
@@ -83,5 +83,27 @@ async fn a_legacy_stream_is_read_to_its_end_when_its_caller_leaves_it() {
     for _ in 0..CHUNKS {
         sender.send(Bytes::from_static(CHUNK)).await.expect("what is said is read to its end");
     }
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_legacy_call_keeps_its_place_at_the_server_when_its_caller_leaves() {
+    let (upstream, mut asked) = Upstream::asking().await;
+    let pair = Pair::serving(upstream, "inFlight: { max: 1 }", json!({})).await;
+    let mut other = pair.caller("agents", "other").await;
+    let caller = pair.caller("agents", "reviewer").await;
+    let waits = leave_before_the_head(caller, legacy_call(), &mut asked).await;
+    let open = || doors::value(&pair.inbound, "connections{listener=\"inbound\"}");
+    eventually("the sidecar sees that the caller left", || open() == 1).await;
+    let told = Answer::read(other.send(modern_call()).await).await;
+    assert_eq!((told.status, told.reason()), (429, "in_flight"), "the server is still at work");
+    let (sender, response) = upstream::events();
+    waits.answer.send(response).unwrap();
+    drop(sender);
+    let under_way = || doors::value(&pair.inbound, "in_flight{server=\"research/files\"}");
+    eventually("the place is free", || under_way() == 0).await;
+    let mut waits = leave_before_the_head(other, modern_call(), &mut asked).await;
+    timeout(Duration::from_secs(1), waits.answer.closed()).await.expect("the server is told within a second");
+    eventually("a call that was cancelled has no place", || under_way() == 0).await;
     pair.stop().await;
 }

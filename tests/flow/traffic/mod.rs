@@ -3,9 +3,13 @@
 mod pair;
 mod upstream;
 
+mod bridged;
 mod broken;
+mod changes;
 mod doors;
 mod drain;
 mod inbound;
 mod leaving;
+mod limits;
 mod outbound;
+mod streams;

@@ -1,6 +1,7 @@
 //! A mesh with a server, the sidecar beside it, and callers.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,16 +49,20 @@ impl Pair {
 
     /// The same, with more said of the server.
     pub(crate) async fn serving(upstream: Upstream, more: &str, limits: Value) -> Self {
+        Self::made(upstream, more, limits, Sink::Off).await
+    }
+
+    /// The same, with an access log.
+    pub(crate) async fn logging(upstream: Upstream, file: &Path) -> Self {
+        Self::made(upstream, "", json!({}), Sink::File(file.to_owned())).await
+    }
+
+    async fn made(upstream: Upstream, more: &str, limits: Value, access_log: Sink) -> Self {
         let mesh = Mesh::start().await;
         mesh.apply(&server(upstream.address, more)).await;
-        let inbound = sidecar(
-            &mesh,
-            "research",
-            "files",
-            json!({ "inbound": "127.0.0.1:0", "outbound": null }),
-            limits,
-        )
-        .await;
+        let listen = json!({ "inbound": "127.0.0.1:0", "outbound": null });
+        let bootstrap = joining(&mesh, "research", "files", listen, limits).await;
+        let inbound = start_with(bootstrap, access_log).await;
         Self { mesh, inbound, upstream }
     }
 
@@ -98,27 +103,34 @@ pub(crate) async fn sidecar(
     listen: Value,
     limits: Value,
 ) -> Running {
+    start(joining(mesh, namespace, account, listen, limits).await).await
+}
+
+/// The file of a sidecar that joins the mesh.
+async fn joining(mesh: &Mesh, namespace: &str, account: &str, mut listen: Value, limits: Value) -> Value {
     let token = mesh.token(namespace, account, 1).await;
-    let mut listen = listen;
     for door in ["health", "admin"] {
         listen[door] = json!("127.0.0.1:0");
     }
-    let bootstrap = json!({
+    json!({
         "node": { "id": format!("{namespace}/{account}-1"), "labels": { "app": account } },
         "source": { "controlPlane": { "address": mesh.sidecars().to_string(), "proof": { "joinToken": token } } },
         "listen": listen,
         "limits": limits,
-    });
-    start(bootstrap).await
+    })
 }
 
 /// Starts a sidecar from its file.
 pub(crate) async fn start(bootstrap: Value) -> Running {
+    start_with(bootstrap, Sink::Off).await
+}
+
+async fn start_with(bootstrap: Value, access_log: Sink) -> Running {
     let bootstrap: Bootstrap = serde_json::from_value(bootstrap).unwrap();
     let around = Surroundings {
         workers: tokio::runtime::Handle::current(),
         launcher: Launcher::default(),
-        access_log: Sink::Off,
+        access_log,
         set_logging: Arc::new(|_| Ok(())),
     };
     let running = Box::pin(app::start(bootstrap, around)).await.unwrap();
@@ -150,6 +162,14 @@ impl Caller {
     pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Response<Incoming> {
         self.sender.ready().await.unwrap();
         self.sender.send_request(request).await.unwrap()
+    }
+
+    pub(crate) async fn try_send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, hyper::Error> {
+        self.sender.ready().await?;
+        self.sender.send_request(request).await
     }
 
     /// Calls a tool in the modern way.

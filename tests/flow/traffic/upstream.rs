@@ -47,7 +47,6 @@ impl Seen {
 /// A request that waits for its answer. The sender notices when nobody waits for it any more.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    pub(crate) seen: Seen,
     pub(crate) answer: oneshot::Sender<Response<Body>>,
 }
 
@@ -114,7 +113,7 @@ impl Upstream {
                     return echo(&seen);
                 }
                 let (answer, given) = oneshot::channel();
-                sender.send(Asked { seen, answer }).await.unwrap();
+                sender.send(Asked { answer }).await.unwrap();
                 given.await.unwrap_or_else(|_| status(500))
             }
         });
