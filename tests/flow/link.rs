@@ -90,7 +90,7 @@ async fn a_server_and_its_policies_that_come_together_are_seen_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_shown_anothers_servers() {
+async fn nobody_is_shown_the_servers_of_another() {
     let mesh = Mesh::start().await;
     mesh.apply(&(server("research/files") + &server("payments/ledger") + &policy("payments/p"))).await;
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
