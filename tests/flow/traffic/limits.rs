@@ -25,6 +25,8 @@ use super::streams::{call, rest, stream};
 use super::upstream::{self, Upstream};
 use crate::mesh::eventually;
 
+const KIND: &str = "content-type: application/json";
+
 /// A connection to the sidecar, below HTTP.
 async fn connect(pair: &Pair, alpn: &[u8]) -> TlsStream<TcpStream> {
     let workload = pair.mesh.workload("agents", "raw").await;
@@ -58,7 +60,7 @@ async fn a_body_that_is_too_large_is_told_with_the_limit_whether_its_length_was_
         assert_eq!(told.json()["error"]["data"]["bytesMax"], 4096);
     }
     let mut raw = connect(&pair, b"http/1.1").await;
-    let head = format!("POST {PATH} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n");
+    let head = format!("POST {PATH} HTTP/1.1\r\nhost: x\r\n{KIND}\r\ntransfer-encoding: chunked\r\n\r\n");
     let chunk = format!("1000\r\n{}\r\n", "x".repeat(4096));
     raw.write_all(&[head.as_bytes(), chunk.as_bytes(), chunk.as_bytes()].concat()).await.unwrap();
     let mut told = Vec::new();
@@ -180,7 +182,7 @@ async fn a_body_that_stops_coming_is_told_and_a_head_that_never_ends_is_not_wait
     let limits = json!({ "bodyIdleTimeout": "200ms", "headerTimeout": "300ms" });
     let pair = Pair::with(Upstream::echo().await, limits).await;
     let mut raw = connect(&pair, b"http/1.1").await;
-    let begun = format!("POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{{");
+    let begun = format!("POST {PATH} HTTP/1.1\r\nhost: x\r\n{KIND}\r\ncontent-length: 100\r\n\r\n{{");
     raw.write_all(begun.as_bytes()).await.unwrap();
     let told = said(&mut raw).await;
     assert!(told.starts_with("HTTP/1.1 408 ") && told.contains("body_timeout"), "{told}");
