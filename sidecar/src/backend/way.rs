@@ -45,6 +45,9 @@ pub enum Way {
 pub struct Spoke {
     pub modern: bool,
     pub legacy: Option<Legacy>,
+    /// Whether a server of the modern era was asked if it shakes hands as well. That is asked when a caller wants it:
+    /// a server that has only modern callers is left alone with handshakes.
+    pub legacy_asked: bool,
 }
 
 /// How a server speaks the legacy era.
@@ -107,6 +110,10 @@ impl Ways {
             }
             None => self.ask(None).await?,
         };
+        let learned = match (era, learned.spoke.legacy_asked) {
+            (Era::Legacy, false) => self.ask_legacy().await?,
+            _ => learned,
+        };
         let front = || match &learned.front {
             Some(front) => Way::Exchange(Arc::clone(front)),
             None => Way::Through,
@@ -150,7 +157,10 @@ impl Ways {
         {
             return Ok(learned);
         }
-        let spoke = self.question().await?;
+        let mut spoke = self.question().await?;
+        if known.as_ref().is_some_and(|known| known.spoke.legacy_asked) && !spoke.legacy_asked {
+            spoke = Spoke { legacy: self.also_legacy().await?, legacy_asked: true, ..spoke };
+        }
         // Whoever speaks as before keeps its sessions.
         let front = match known.filter(|known| known.spoke == spoke) {
             Some(known) => known.front.clone(),
@@ -164,13 +174,26 @@ impl Ways {
         Ok(learned)
     }
 
-    async fn question(&self) -> Result<Spoke, Refusal> {
-        if self.protocol == Protocol::HttpSse {
-            return Ok(Spoke { modern: false, legacy: Some(Legacy::HttpSse) });
+    /// Asks a server of the modern era whether it shakes hands as well, unless somebody else just did.
+    async fn ask_legacy(&self) -> Result<Arc<Learned>, Refusal> {
+        let _asking = self.asking.lock().await;
+        let learned = self.learned.load_full().filter(|learned| learned.spoke.legacy_asked);
+        if let Some(learned) = learned {
+            return Ok(learned);
         }
-        let legacy = |legacy| Spoke { modern: false, legacy };
+        let spoke = Spoke { modern: true, legacy: self.also_legacy().await?, legacy_asked: true };
+        let learned = Arc::new(Learned { spoke, at: Instant::now(), front: self.front(spoke) });
+        self.learned.store(Some(Arc::clone(&learned)));
+        Ok(learned)
+    }
+
+    async fn question(&self) -> Result<Spoke, Refusal> {
+        let legacy = |legacy| Spoke { modern: false, legacy, legacy_asked: true };
+        if self.protocol == Protocol::HttpSse {
+            return Ok(legacy(Some(Legacy::HttpSse)));
+        }
         match probe(&self.http, &self.target, &self.settings, QUESTION_TIMEOUT).await {
-            Ok(Spoken::Modern(_)) => Ok(Spoke { modern: true, legacy: self.also_legacy().await? }),
+            Ok(Spoken::Modern(_)) => Ok(Spoke { modern: true, legacy: None, legacy_asked: false }),
             Ok(Spoken::LegacyStreamable(_)) => Ok(legacy(Some(Legacy::Streamable))),
             Ok(Spoken::HttpSse) => Ok(legacy(Some(Legacy::HttpSse))),
             Err(probe::Error::Unreachable(why) | probe::Error::NotReady(why)) => {
@@ -179,7 +202,7 @@ impl Ways {
             // It wants to hear from its callers, or is something new: it answers for itself.
             Err(error @ (probe::Error::Unauthorized(_) | probe::Error::Unknown(_))) => {
                 tracing::warn!(%error, host = ?self.target.host, "the server does not say what it speaks; requests pass as they are");
-                Ok(Spoke { modern: true, legacy: Some(Legacy::Streamable) })
+                Ok(Spoke { modern: true, legacy: Some(Legacy::Streamable), legacy_asked: true })
             }
         }
     }
@@ -198,7 +221,9 @@ impl Ways {
     fn front(&self, spoke: Spoke) -> Option<Arc<Front>> {
         let (http, target, settings) = (Arc::clone(&self.http), self.target.clone(), self.settings.clone());
         let peer: Arc<dyn Peer> = match spoke {
-            Spoke { modern: true, legacy: Some(Legacy::Streamable) } => return None,
+            // Whether callers of the legacy era need one is not known yet.
+            Spoke { modern: true, legacy_asked: false, .. } => return None,
+            Spoke { modern: true, legacy: Some(Legacy::Streamable), .. } => return None,
             Spoke { modern: true, .. } => Arc::new(ModernHttp::new(http, target, settings)),
             Spoke { legacy: Some(Legacy::HttpSse), .. } => Arc::new(HttpSse::new(http, target, settings)),
             Spoke { .. } => Arc::new(LegacyHttp::new(http, target, settings)),
