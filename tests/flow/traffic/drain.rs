@@ -12,7 +12,9 @@ use super::upstream::{self, Upstream};
 use crate::mesh::eventually;
 
 fn refuses_connections(address: SocketAddr) -> bool {
-    std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err()
+    // Refused, and not merely left waiting in a backlog that this itself fills.
+    std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1))
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 #[tokio::test(flavor = "multi_thread")]
