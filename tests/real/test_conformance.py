@@ -17,6 +17,9 @@ DIFFERENCES: dict[tuple[str, str, str, str], str] = {
     (*_CUSTOM, "sep-2243-server-reject-invalid-param-chars#2"): _ENCODED,
     (*_CUSTOM, "sep-2243-server-reject-param-mismatch"): _ENCODED,
     (*_CUSTOM, "sep-2243-server-reject-param-mismatch#2"): _ENCODED,
+    ("2025-11-25", "client", "initialize", "mcp-client-initialization#2"): (
+        "the sidecar asks the server what it speaks before the client does, and the suite takes that for the client"
+    ),
     ("2025-11-25", "everything", "dns-rebinding-protection", "localhost-host-rebinding-rejected"): (
         "the server takes any host; the sidecar beside the agent does not"
     ),
