@@ -24,6 +24,10 @@ impl Permit {
     }
 }
 
+/// What belongs to a session as a whole is let through with the method that begins one: whoever may call anything may
+/// also listen, answer and end.
+const OF_SESSIONS: &str = method::INITIALIZE;
+
 /// Decides about everything that a request says. Each message of a batch must be allowed.
 pub fn authorize(
     snapshot: &Snapshot,
@@ -60,12 +64,11 @@ pub fn authorize(
             }
             Message::Notification(note) => decide(&note.method, None)?,
             // It answers what a permitted call was asked; the session knows whether it was.
-            Message::Response(_) => decide("response", None)?,
+            Message::Response(_) => decide(OF_SESSIONS, None)?,
         }
     }
     match call.kind {
-        Kind::Listen => decide("GET", None)?,
-        Kind::End => decide("DELETE", None)?,
+        Kind::Listen | Kind::End => decide(OF_SESSIONS, None)?,
         Kind::Message(_) | Kind::Batch(_) => {}
     }
     Ok(Permit { rule: rule.map(Into::into) })

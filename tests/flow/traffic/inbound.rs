@@ -104,6 +104,36 @@ async fn a_session_is_unknown_to_everyone_but_its_caller() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_may_call_one_tool_may_also_listen_answer_and_end_its_session() {
+    let pair = Pair::start(Upstream::echo().await).await;
+    pair.apply(
+        "apiVersion: weft.dev/v1alpha1\nkind: AccessPolicy\nmetadata: { namespace: research, name: readers }\n\
+         spec: { servers: { names: [files] }, rules: [{ action: allow, from: [{ namespaces: [agents] }], \
+         to: [{ tools: ['read_*'] }] }] }\n",
+    )
+    .await;
+    let statuses = async |namespace: &str| {
+        let mut caller = pair.caller(namespace, "x").await;
+        let response = json!({ "jsonrpc": "2.0", "id": 1, "result": {} });
+        let answered = Answer::read(caller.send(legacy(&response, None)).await).await.status;
+        let request = |method: &str| {
+            http::Request::builder()
+                .method(method)
+                .uri(PATH)
+                .header("host", "x")
+                .body(Default::default())
+                .unwrap()
+        };
+        let listened = Answer::read(caller.send(request("GET")).await).await.status;
+        let ended = Answer::read(caller.send(request("DELETE")).await).await.status;
+        [answered, listened, ended]
+    };
+    assert_eq!(statuses("agents").await, [200, 405, 405], "what the server itself says to each");
+    assert_eq!(statuses("strangers").await, [403; 3]);
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_arrive_one_by_one_and_leaving_a_modern_stream_cancels_the_call() {
     let (streams, mut opened) = tokio::sync::mpsc::channel(4);
     let upstream = Upstream::with(move |seen| {
