@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use weft_proto::compile::{ServerEntry, Snapshot};
 use weft_proto::mcp::{Message, Target, method};
+use weft_proto::name::Workload;
 use weft_proto::policy::access::{self, Call as Asked, Reason};
 use weft_proto::resource::kinds::DefaultAction;
 
@@ -41,6 +42,13 @@ pub fn authorize(
         Caller::Anonymous => return anonymous(snapshot, entry),
         Caller::Local => return Ok(local()),
     };
+    if !is_of_mesh(snapshot, proved.caller.workload()) {
+        return Err(Refusal::Denied {
+            target: "a caller of another trust domain".to_owned(),
+            rule: "federation is for gateways".to_owned(),
+            explain: false,
+        });
+    }
     let mut rule = None;
     let mut decide = |method: &str, target| {
         let asked = Asked { method, target };
@@ -74,6 +82,12 @@ pub fn authorize(
     Ok(Permit { rule: rule.map(Into::into) })
 }
 
+/// Whether a caller is of this mesh. Policies speak of namespaces and accounts of the mesh: one of a federated domain,
+/// whose certificate is believed, could call its own by the same names.
+fn is_of_mesh(snapshot: &Snapshot, caller: &Workload) -> bool {
+    snapshot.mesh.as_ref().is_none_or(|mesh| mesh.trust_domain == caller.trust_domain)
+}
+
 fn denied(asked: Asked<'_>, reason: Reason<'_>, explain: bool) -> Refusal {
     let target = match asked.target {
         Some(Target::Tool(name)) => format!("tool {name:?}"),
@@ -99,5 +113,31 @@ fn anonymous(snapshot: &Snapshot, entry: &ServerEntry) -> Result<Permit, Refusal
             rule: "the listener has no TLS".to_owned(),
             explain: true,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_proto::compile::compile;
+    use weft_proto::name::SpiffeId;
+    use weft_proto::resource::units::Span;
+    use weft_proto::wire::{Mesh, Part};
+
+    use super::*;
+
+    #[test]
+    fn a_caller_of_a_federated_domain_is_not_taken_for_one_of_the_mesh() {
+        let mesh = Mesh {
+            trust_domain: "corp.example".parse().unwrap(),
+            default_action: DefaultAction::Allow,
+            svid_lifetime: Span::from_secs(3600),
+            root_namespace: "weft-system".parse().unwrap(),
+        };
+        let snapshot = compile(&[Part::Mesh(mesh.into())].into_iter().collect());
+        let caller = |domain: &str| {
+            SpiffeId::parse(&format!("spiffe://{domain}/ns/agents/sa/a")).unwrap().workload().unwrap()
+        };
+        assert!(is_of_mesh(&snapshot, &caller("corp.example")));
+        assert!(!is_of_mesh(&snapshot, &caller("other.example")));
     }
 }
