@@ -16,7 +16,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, Version};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -190,12 +192,20 @@ impl Listener {
             builder.serve_connection(TokioIo::new(Watched::new(stream, Arc::clone(&activity))), service);
         let mut connection = pin!(connection);
         let idle = activity.idle(*self.limits.header_timeout, *self.limits.keep_alive_timeout);
+        let ended = async {
+            tokio::select! {
+                () = idle => Some(REVOKED_DRAIN),
+                () = revoked => Some(REVOKED_DRAIN),
+                () = self.drain.cancelled() => None,
+                () = sleep_until(age) => None,
+            }
+        };
+        // A set looks only at what was woken, and the connection wakes with every message.
+        let mut ended = FuturesUnordered::from_iter([ended]);
         let cut = tokio::select! {
+            biased;
             _ = connection.as_mut() => Some(Duration::ZERO),
-            () = idle => Some(REVOKED_DRAIN),
-            () = revoked => Some(REVOKED_DRAIN),
-            () = self.drain.cancelled() => None,
-            () = sleep_until(age) => None,
+            Some(cut) = ended.next() => cut,
         };
         if cut != Some(Duration::ZERO) {
             connection.as_mut().graceful_shutdown();
@@ -267,6 +277,8 @@ fn identify(
     let proved = Proved {
         caller: policy::Caller::new(workload),
         id: leaf.spiffe_id.as_str().into(),
+        // A SPIFFE ID has none of the letters that a header could not hold.
+        header: HeaderValue::from_str(leaf.spiffe_id.as_str()).ok()?,
         serial: leaf.serial,
     };
     Some((Identified { address, caller: Caller::Workload(proved), protocol }, leaf.not_after))

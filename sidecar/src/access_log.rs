@@ -1,19 +1,27 @@
-//! The access log: one line of JSON for each request. Writing never holds a request up: lines go through a bounded
-//! queue to a thread of their own, and what finds no room is counted instead.
+//! The access log: one line of JSON for each request. Writing never holds a request up: lines gather in a bounded
+//! buffer that a thread of its own empties now and then, and what finds no room is counted instead.
+//!
+//! Waking that thread for every line would cost more than the line, so it is woken for the first one, waits for others,
+//! and writes them together.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
 use crate::metrics::{METHODS, Metrics};
 use crate::record::Event;
 
-/// Lines that may wait to be written.
-const LINES_MAX: usize = 8192;
+/// Bytes of lines that may wait to be written.
+const WAITING_BYTES_MAX: usize = 4 << 20;
+/// Longest that a line waits for others to be written with.
+const WRITE_AFTER: Duration = Duration::from_millis(100);
+/// Bytes that are not kept waiting for more.
+const WRITE_BYTES: usize = 64 << 10;
 /// Longest text of a caller's choice that is written, in bytes.
 const TEXT_BYTES_MAX: usize = 256;
 
@@ -34,8 +42,24 @@ pub struct AccessLog(Option<Arc<Shared>>);
 
 #[derive(Debug)]
 struct Shared {
-    lines: SyncSender<String>,
+    lines: Arc<Lines>,
     metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    waiting: Mutex<Waiting>,
+    /// Told of the first line, of enough bytes, and of the end.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    /// Nothing more will come.
+    closed: bool,
+    /// Everything that came was written.
+    done: bool,
 }
 
 impl AccessLog {
@@ -50,66 +74,188 @@ impl AccessLog {
             Sink::Stdout => Box::new(io::stdout()),
             Sink::File(path) => Box::new(std::fs::File::options().create(true).append(true).open(path)?),
         };
-        let (lines, waiting) = sync_channel(LINES_MAX);
-        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write_all(&waiting, out))?;
+        let lines = Arc::new(Lines::default());
+        let written = Arc::clone(&lines);
+        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || written.write_all(out))?;
         Ok(Self(Some(Arc::new(Shared { lines, metrics: Arc::clone(metrics) }))))
     }
 
     pub fn write(&self, event: &Event) {
         let Some(shared) = &self.0 else { return };
-        if shared.lines.try_send(line(event)).is_err() {
+        let room = SCRATCH.with_borrow_mut(|scratch| shared.lines.add(scratch.line(event)));
+        if !room {
             shared.metrics.access_log_dropped.inc();
         }
     }
-}
 
-/// Writes until nobody sends any more. A sink that fails loses lines and nothing else.
-fn write_all(lines: &Receiver<String>, out: Box<dyn Write + Send>) {
-    let mut out = io::BufWriter::with_capacity(64 << 10, out);
-    while let Ok(line) = lines.recv() {
-        let _ = out.write_all(line.as_bytes());
-        for line in lines.try_iter().take(1024) {
-            let _ = out.write_all(line.as_bytes());
-        }
-        let _ = out.flush();
+    /// Takes no more lines, and waits a while until those that came are written.
+    pub fn close(&self, patience: Duration) {
+        let Some(shared) = &self.0 else { return };
+        shared.lines.close();
+        let waiting = shared.lines.lock();
+        // Whether in time or not, there is nothing left to do.
+        drop(shared.lines.changed.wait_timeout_while(waiting, patience, |waiting| !waiting.done));
     }
 }
 
-/// The event as one line. Written by hand: it is made for every request.
-fn line(event: &Event) -> String {
-    let mut line = String::with_capacity(512);
-    let at = jiff::Timestamp::try_from(event.at).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    // Writing to a text cannot fail.
-    let _ = write!(
-        line,
-        "{{\"at\":\"{at:.6}\",\"listener\":\"{}\",\"http\":\"{}\",\"status\":{},\"reason\":\"{}\",\"method\":\"{}\",\
-         \"era\":\"{}\",\"requestBytes\":{},\"responseBytes\":{},\"durationMs\":{:.3}",
-        event.listener,
-        event.http_method,
-        event.status,
-        event.reason,
-        METHODS[event.method],
-        event.era,
-        event.request_bytes,
-        event.response_bytes,
-        event.duration.as_secs_f64() * 1000.0
-    );
-    text(&mut line, "caller", Some(&event.caller));
-    text(&mut line, "server", Some(&event.server));
-    text(&mut line, "target", event.target.as_deref());
-    text(&mut line, "id", event.rpc_id.as_deref());
-    text(&mut line, "rule", event.rule.as_deref());
-    text(&mut line, "detail", event.detail.as_deref());
-    line.push_str("}\n");
-    line
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.lines.close();
+    }
+}
+
+impl Lines {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// False if there is no room.
+    fn add(&self, line: &str) -> bool {
+        let mut waiting = self.lock();
+        let before = waiting.bytes.len();
+        let after = before + line.len();
+        if waiting.closed || after > WAITING_BYTES_MAX {
+            return false;
+        }
+        waiting.bytes.extend_from_slice(line.as_bytes());
+        drop(waiting);
+        if before == 0 || (before < WRITE_BYTES && after >= WRITE_BYTES) {
+            self.changed.notify_all();
+        }
+        true
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Writes until the end. A sink that fails loses lines and nothing else.
+    fn write_all(&self, mut out: Box<dyn Write + Send>) {
+        let mut taken = Vec::new();
+        while self.take(&mut taken) {
+            let _ = out.write_all(&taken).and_then(|()| out.flush());
+            taken.clear();
+            // What one burst needed is not kept for good.
+            taken.shrink_to(2 * WRITE_BYTES);
+        }
+        self.lock().done = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for lines and swaps them for the empty buffer. False when there will be none.
+    fn take(&self, into: &mut Vec<u8>) -> bool {
+        let idle = |waiting: &mut Waiting| waiting.bytes.is_empty() && !waiting.closed;
+        let few = |waiting: &mut Waiting| waiting.bytes.len() < WRITE_BYTES && !waiting.closed;
+        let waiting = self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        let (mut waiting, _) = self
+            .changed
+            .wait_timeout_while(waiting, WRITE_AFTER, few)
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut waiting.bytes, into);
+        !(into.is_empty() && waiting.closed)
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// What a thread writes its lines with.
+#[derive(Debug, Default)]
+struct Scratch {
+    line: String,
+    /// The second that was last written, and how.
+    second: Option<u64>,
+    stamp: String,
+    rule: String,
+}
+
+impl Scratch {
+    /// The event as one line. Written by hand: it is made for every request.
+    fn line(&mut self, event: &Event) -> &str {
+        self.line.clear();
+        self.line.push_str("{\"at\":\"");
+        self.at(event.at);
+        let line = &mut self.line;
+        for (name, value) in [
+            ("\",\"listener\":\"", event.listener),
+            ("\",\"http\":\"", event.http_method.as_str()),
+            ("\",\"reason\":\"", event.reason),
+            ("\",\"method\":\"", METHODS[event.method]),
+            ("\",\"era\":\"", event.era),
+        ] {
+            line.push_str(name);
+            line.push_str(value);
+        }
+        line.push_str("\",\"status\":");
+        number(line, event.status.into());
+        line.push_str(",\"requestBytes\":");
+        number(line, event.request_bytes);
+        line.push_str(",\"responseBytes\":");
+        number(line, event.response_bytes);
+        line.push_str(",\"durationMs\":");
+        let micros = u64::try_from(event.duration.as_micros()).unwrap_or(u64::MAX);
+        number(line, micros / 1000);
+        line.push('.');
+        digits(line, micros % 1000, 3);
+        text(line, "caller", Some(&event.caller));
+        text(line, "server", Some(&event.server));
+        text(line, "target", event.target.as_deref());
+        text(line, "id", event.rpc_id.as_deref());
+        if let Some(rule) = &event.rule {
+            self.rule.clear();
+            // Writing to a text cannot fail.
+            let _ = write!(self.rule, "{rule}");
+            text(line, "rule", Some(&self.rule));
+        }
+        text(line, "detail", event.detail.as_deref());
+        line.push_str("}\n");
+        line
+    }
+
+    /// A time, to the microsecond. Everything but the microseconds is the same for many lines.
+    fn at(&mut self, at: SystemTime) {
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let second = since.as_secs();
+        if self.second != Some(second) {
+            let time = i64::try_from(second).ok().and_then(|it| jiff::Timestamp::from_second(it).ok());
+            self.stamp =
+                time.unwrap_or(jiff::Timestamp::UNIX_EPOCH).strftime("%Y-%m-%dT%H:%M:%S.").to_string();
+            self.second = Some(second);
+        }
+        self.line.push_str(&self.stamp);
+        digits(&mut self.line, since.subsec_micros().into(), 6);
+        self.line.push('Z');
+    }
+}
+
+fn number(line: &mut String, number: u64) {
+    line.push_str(itoa::Buffer::new().format(number));
+}
+
+/// A number with leading zeros.
+fn digits(line: &mut String, number: u64, width: usize) {
+    let mut buffer = itoa::Buffer::new();
+    let number = buffer.format(number);
+    line.extend(std::iter::repeat_n('0', width.saturating_sub(number.len())));
+    line.push_str(number);
 }
 
 fn text(line: &mut String, name: &str, value: Option<&str>) {
     let Some(value) = value.filter(|value| !value.is_empty()) else { return };
-    let end = (0..=TEXT_BYTES_MAX.min(value.len())).rev().find(|at| value.is_char_boundary(*at)).unwrap_or(0);
-    let _ = write!(line, ",\"{name}\":");
-    // A text can always be written as JSON.
-    line.push_str(&serde_json::to_string(&value[..end]).unwrap_or_default());
+    let value = &value[..value.floor_char_boundary(TEXT_BYTES_MAX)];
+    line.push_str(",\"");
+    line.push_str(name);
+    line.push_str("\":");
+    if value.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        line.push('"');
+        line.push_str(value);
+        line.push('"');
+    } else {
+        // A text can always be written as JSON.
+        line.push_str(&serde_json::to_string(value).unwrap_or_default());
+    }
 }
 
 #[cfg(test)]
@@ -144,9 +290,10 @@ mod tests {
     #[test]
     fn a_line_is_one_json_object_whatever_callers_choose() {
         for target in ["echo", "a\"b\\c\n\u{1}", &"ü".repeat(500)] {
-            let line = line(&event(target));
+            let mut scratch = Scratch::default();
+            let line = scratch.line(&event(target));
             assert_eq!(line.matches('\n').count(), 1);
-            let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+            let read: serde_json::Value = serde_json::from_str(line).unwrap();
             assert_eq!(read["durationMs"], 1.5);
             assert_eq!(read["at"], "1970-01-01T00:00:00.000000Z");
             let written = read["target"].as_str().unwrap();
@@ -155,7 +302,34 @@ mod tests {
     }
 
     #[test]
-    fn lines_reach_a_file() {
+    fn times_are_written_to_the_microsecond() {
+        let mut scratch = Scratch::default();
+        let mut at = |micros| {
+            scratch.line.clear();
+            scratch.at(SystemTime::UNIX_EPOCH + Duration::from_micros(micros));
+            scratch.line.clone()
+        };
+        assert_eq!(at(1_795_737_600_000_001), "2026-11-27T00:00:00.000001Z");
+        assert_eq!(at(1_795_737_600_999_999), "2026-11-27T00:00:00.999999Z");
+        assert_eq!(at(1_795_737_601_000_000), "2026-11-27T00:00:01.000000Z");
+    }
+
+    #[test]
+    fn lines_are_in_the_file_once_the_log_is_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let log = AccessLog::start(&Sink::File(path.clone()), &Arc::new(Metrics::new())).unwrap();
+        let long = "x".repeat(TEXT_BYTES_MAX);
+        for _ in 0..1000 {
+            log.write(&event(&long));
+        }
+        log.close(Duration::from_secs(20));
+        let written = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(written.lines().filter(|line| line.ends_with('}') && line.starts_with('{')).count(), 1000);
+    }
+
+    #[test]
+    fn the_last_handle_takes_what_waits_with_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
         let log = AccessLog::start(&Sink::File(path.clone()), &Arc::new(Metrics::new())).unwrap();
@@ -166,5 +340,22 @@ mod tests {
             assert!(began.elapsed() < Duration::from_secs(20));
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn a_sink_that_takes_nothing_costs_lines_and_no_time() {
+        let (reader, writer) = io::pipe().unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let lines = Arc::new(Lines::default());
+        let written = Arc::clone(&lines);
+        let thread = std::thread::spawn(move || written.write_all(Box::new(writer)));
+        let log = AccessLog(Some(Arc::new(Shared { lines, metrics: Arc::clone(&metrics) })));
+        let long = "x".repeat(TEXT_BYTES_MAX);
+        while metrics.access_log_dropped.get() == 0 {
+            log.write(&event(&long));
+        }
+        drop(reader);
+        drop(log);
+        thread.join().unwrap();
     }
 }

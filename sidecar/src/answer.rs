@@ -19,7 +19,7 @@ use crate::relay::{Broken, Relay};
 pub struct Answer {
     body: Inner,
     busy: Option<Busy>,
-    record: Option<Open>,
+    record: Option<Box<Open>>,
     admitted: Option<Admitted>,
     stream: Option<Counted>,
 }
@@ -48,7 +48,7 @@ impl Answer {
         self
     }
 
-    pub(crate) fn recorded(mut self, record: Open) -> Self {
+    pub(crate) fn recorded(mut self, record: Box<Open>) -> Self {
         self.record = Some(record);
         self
     }

@@ -33,6 +33,8 @@ use shown::Shown;
 
 /// Connections that wait to be taken.
 const BACKLOG: u32 = 1024;
+/// How long the sink of the access log may take for the last lines.
+const LOG_PATIENCE: Duration = Duration::from_secs(1);
 /// What the kinds of callers may speak, the better first.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
@@ -97,6 +99,7 @@ pub struct Running {
     tokens: Tokens,
     traffic: TaskTracker,
     workers: Handle,
+    log: AccessLog,
     drain_timeout: Duration,
 }
 
@@ -162,6 +165,7 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
         shown,
         traffic,
         workers,
+        log: core.log,
     })
 }
 
@@ -237,7 +241,6 @@ impl Core {
             live: self.live.clone(),
             servers: self.servers.clone(),
             limits: Arc::clone(&self.limits),
-            metrics: Arc::clone(&self.metrics),
             log: self.log.clone(),
             sessions: self.sessions.clone(),
             drain: self.tokens.drain.clone(),
@@ -338,6 +341,7 @@ impl Running {
         let servers = self.servers.clone();
         let _ = self.workers.spawn(async move { servers.stop().await }).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), self.traffic.wait()).await;
+        let _ = self.workers.spawn_blocking(move || self.log.close(LOG_PATIENCE)).await;
     }
 
     /// The listeners' tasks end with their last connection; one more task follows the configuration until the stop.

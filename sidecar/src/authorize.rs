@@ -1,11 +1,9 @@
 //! Whether a caller may make a call: the policies of the snapshot decide, and only here are permits made.
 
-use std::sync::Arc;
-
 use weft_proto::compile::{ServerEntry, Snapshot};
 use weft_proto::mcp::{Message, Target, method};
 use weft_proto::name::Workload;
-use weft_proto::policy::access::{self, Call as Asked, Reason};
+use weft_proto::policy::access::{self, Call as Asked, Reason, Rule};
 use weft_proto::resource::kinds::DefaultAction;
 
 use crate::classify::{Call, Kind};
@@ -15,12 +13,12 @@ use crate::refusal::Refusal;
 /// Leave to forward one request. Only this module makes one.
 #[derive(Debug)]
 pub struct Permit {
-    rule: Option<Arc<str>>,
+    rule: Option<Rule>,
 }
 
 impl Permit {
     /// The rule that let the request pass, for the record.
-    pub fn rule(&self) -> Option<Arc<str>> {
+    pub fn rule(&self) -> Option<Rule> {
         self.rule.clone()
     }
 }
@@ -55,9 +53,9 @@ pub fn authorize(
         let decision = access::decide(&entry.access, snapshot.default_action(), &proved.caller, asked);
         match (decision.allowed, decision.reason) {
             (false, reason) => return Err(denied(asked, reason, decision.explain)),
+            (true, Reason::Rule(by)) => rule = Some(by.keep()),
             // That nothing forbade it needs no words in every line of the log.
-            (true, Reason::Default) => {}
-            (true, reason) => rule = Some(reason.to_string()),
+            (true, Reason::Default | Reason::NoRule | Reason::Unnamed) => {}
         }
         Ok(())
     };
@@ -79,7 +77,7 @@ pub fn authorize(
         Kind::Listen | Kind::End => decide(OF_SESSIONS, None)?,
         Kind::Message(_) | Kind::Batch(_) => {}
     }
-    Ok(Permit { rule: rule.map(Into::into) })
+    Ok(Permit { rule })
 }
 
 /// Whether a caller is of this mesh. Policies speak of namespaces and accounts of the mesh: one of a federated domain,

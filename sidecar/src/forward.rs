@@ -26,7 +26,6 @@ use crate::identify::Caller;
 use crate::limits::Limits;
 use crate::metrics::Counted;
 use crate::oldest::{self, Exchange};
-use crate::pipeline;
 use crate::receive::Received;
 use crate::refusal::Refusal;
 pub(crate) use crate::relay::READ_ON_SILENCE_MAX;
@@ -122,9 +121,8 @@ impl Inbound<'_> {
         admitted: Admitted,
         oldest: bool,
     ) -> Result<Response<Answer>, Refusal> {
-        let mut headers = received.head.headers.clone();
-        headers::toward_server(&mut headers, &http.host);
-        self.sign(&mut headers)?;
+        let mut headers = headers::toward_server(&received.head.headers, Some(&http.host));
+        self.sign(&mut headers);
         self.unbind_session(&mut headers, call.era)?;
         let mut request = Request::new(Full::new(received.body.clone()));
         *request.method_mut() = received.head.method.clone();
@@ -155,11 +153,9 @@ impl Inbound<'_> {
     }
 
     /// Who calls, in headers that only we can set.
-    fn sign(&self, headers: &mut HeaderMap) -> Result<(), Refusal> {
-        let caller = HeaderValue::from_str(self.caller.name());
-        headers.insert(CALLER, caller.map_err(|_| Refusal::Invalid("the identity is no header".to_owned()))?);
-        headers.insert(SERVER, self.server.header.clone());
-        Ok(())
+    fn sign(&self, headers: &mut HeaderMap) {
+        headers.append(CALLER, self.caller.header());
+        headers.append(SERVER, self.server.header.clone());
     }
 
     /// A session belongs to whoever opened it: to anyone else it is unknown. The modern era has none.
@@ -209,8 +205,7 @@ impl Inbound<'_> {
         exchange: Option<Exchange>,
     ) -> Result<Response<Answer>, Refusal> {
         let (mut head, body) = response.into_parts();
-        pipeline::clean(&mut head.headers);
-        headers::strip_ours(&mut head.headers);
+        headers::toward_mesh(&mut head.headers);
         if let Some(session) = head.headers.get(SESSION) {
             let session = session.to_str().map_err(|_| broke("the session id is no text"))?;
             let bound = self

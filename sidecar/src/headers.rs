@@ -5,13 +5,8 @@
 //! caller), `weft-server` (the server's name in the mesh).
 
 use http::HeaderMap;
-use http::header::{
-    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderName, HeaderValue, ORIGIN, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, HOST, HeaderName, HeaderValue};
 
-/// Everything with this prefix is ours.
-pub const OURS: &str = "weft-";
 /// The identity of the caller, as its certificate proved it.
 pub const CALLER: HeaderName = HeaderName::from_static("weft-caller");
 /// The server's name in the mesh.
@@ -21,70 +16,95 @@ pub const REASON: HeaderName = HeaderName::from_static("weft-reason");
 /// The session of the legacy era.
 pub const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const PROXY_AUTHENTICATE: HeaderName = HeaderName::from_static("proxy-authenticate");
-const PROXY_AUTHORIZATION: HeaderName = HeaderName::from_static("proxy-authorization");
+/// The headers of a request as the next hop gets them, in one pass: a copy is cheaper than taking one name after the
+/// other away. The length of the body is set by whoever sends it.
+pub fn toward_server(headers: &HeaderMap, host: Option<&HeaderValue>) -> HeaderMap {
+    let named = named_by_connection(headers);
+    // Room for the host, the session and what is signed.
+    let mut onward = HeaderMap::with_capacity(headers.len() + 4);
+    if let Some(host) = host {
+        onward.append(HOST, host.clone());
+    }
+    for (name, value) in headers {
+        let text = name.as_str();
+        if !(is_of_hop(text) || is_ours(text) || is_for_us(text) || named.contains(name)) {
+            onward.append(name.clone(), value.clone());
+        }
+    }
+    onward
+}
 
-/// Headers that say where a request came from, which only a proxy may say.
-const SPOOFABLE: [&str; 9] = [
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-forwarded-port",
-    "x-forwarded-client-cert",
-    "x-real-ip",
-    "x-client-cert",
-    "x-original-url",
-    "x-rewrite-url",
-];
+/// Makes the headers of another sidecar's answer those of ours.
+pub fn toward_caller(headers: &mut HeaderMap) {
+    let mut named = named_by_connection(headers);
+    named.extend(headers.keys().filter(|name| is_of_hop(name.as_str())).cloned());
+    for name in named {
+        headers.remove(name);
+    }
+}
 
-/// Takes away what speaks of this hop only.
-pub fn strip_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
+/// Makes the headers of a server's answer ours. It cannot speak for us.
+pub fn toward_mesh(headers: &mut HeaderMap) {
+    toward_caller(headers);
+    let ours: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name.as_str())).cloned().collect();
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+/// Headers that a message calls its own hop's.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
         .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named {
-        headers.remove(name);
-    }
-    let ours =
-        [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER];
-    for name in ours.into_iter().chain([TRANSFER_ENCODING, UPGRADE]) {
-        headers.remove(name);
-    }
+        .collect()
 }
 
-/// Makes the headers of a request those of the next hop. The length of the body is set by whoever sends it.
-pub fn toward_server(headers: &mut HeaderMap, host: &HeaderValue) {
-    strip_hop(headers);
-    strip_ours(headers);
-    for name in SPOOFABLE {
-        headers.remove(name);
-    }
-    // Answers are looked into and streamed, so they are never compressed; the origin was checked here, and the server
-    // would compare it with a name that it does not have.
-    for name in [FORWARDED, ORIGIN, ACCEPT_ENCODING, CONTENT_LENGTH] {
-        headers.remove(name);
-    }
-    headers.insert(HOST, host.clone());
+/// What speaks of one hop only.
+fn is_of_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
-/// Makes the headers of an answer those of the next hop.
-pub fn toward_caller(headers: &mut HeaderMap) {
-    strip_hop(headers);
+/// What only we may say. Many servers take `_` in a name for `-`, so that both count.
+fn is_ours(name: &str) -> bool {
+    name.strip_prefix("weft").is_some_and(|rest| rest.starts_with(['-', '_']))
 }
 
-/// Takes away what only we may say. Many servers take `_` in a name for `-`, so that both count.
-pub fn strip_ours(headers: &mut HeaderMap) {
-    let is_ours = |name: &&HeaderName| name.as_str().replace('_', "-").starts_with(OURS);
-    let ours: Vec<HeaderName> = headers.keys().filter(is_ours).cloned().collect();
-    for name in ours {
-        headers.remove(name);
-    }
+/// What of a request is not for the server: where it came from, which only a proxy may say; the origin, which was
+/// checked here and which the server would compare with a name that it does not have; and that the answer may be
+/// compressed, which is looked into and streamed.
+fn is_for_us(name: &str) -> bool {
+    matches!(
+        name,
+        "host"
+            | "origin"
+            | "accept-encoding"
+            | "content-length"
+            | "forwarded"
+            | "x-forwarded-for"
+            | "x-forwarded-host"
+            | "x-forwarded-proto"
+            | "x-forwarded-port"
+            | "x-forwarded-client-cert"
+            | "x-real-ip"
+            | "x-client-cert"
+            | "x-original-url"
+            | "x-rewrite-url"
+    )
 }
 
 #[cfg(test)]
@@ -100,7 +120,7 @@ mod tests {
 
     #[test]
     fn what_speaks_of_one_hop_or_could_be_ours_stays_behind() {
-        let mut found = headers(&[
+        let found = headers(&[
             ("connection", "close, X-One"),
             ("x-one", "1"),
             ("x-two", "2"),
@@ -117,7 +137,7 @@ mod tests {
             ("mcp-param-region", "eu"),
             ("mcp-name", "echo"),
         ]);
-        toward_server(&mut found, &HeaderValue::from_static("localhost:9000"));
+        let found = toward_server(&found, Some(&HeaderValue::from_static("localhost:9000")));
         let expected = headers(&[
             ("x-two", "2"),
             ("mcp-param-region", "eu"),
@@ -125,5 +145,22 @@ mod tests {
             ("host", "localhost:9000"),
         ]);
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn an_answer_keeps_what_is_the_servers_own() {
+        let mut found = headers(&[
+            ("connection", "x-one"),
+            ("x-one", "1"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("weft-reason", "denied"),
+            ("set-cookie", "a"),
+            ("set-cookie", "b"),
+        ]);
+        toward_caller(&mut found);
+        assert_eq!(found, headers(&[("weft-reason", "denied"), ("set-cookie", "a"), ("set-cookie", "b")]));
+        toward_mesh(&mut found);
+        assert_eq!(found, headers(&[("set-cookie", "a"), ("set-cookie", "b")]));
     }
 }

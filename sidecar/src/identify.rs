@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::HeaderValue;
 use weft_certs::svid::Serial;
 use weft_proto::policy;
 
@@ -33,6 +34,8 @@ pub struct Proved {
     pub caller: policy::Caller,
     /// The SPIFFE ID, as everything that records it needs it.
     pub id: Arc<str>,
+    /// The same, as a header.
+    pub header: HeaderValue,
     pub serial: Serial,
 }
 
@@ -50,6 +53,15 @@ impl Caller {
             Self::Workload(proved) => &proved.id,
             Self::Local => "local",
             Self::Anonymous => "anonymous",
+        }
+    }
+
+    /// The same, as a header.
+    pub fn header(&self) -> HeaderValue {
+        match self {
+            Self::Workload(proved) => proved.header.clone(),
+            Self::Local => HeaderValue::from_static("local"),
+            Self::Anonymous => HeaderValue::from_static("anonymous"),
         }
     }
 

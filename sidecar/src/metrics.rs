@@ -205,6 +205,11 @@ impl ServerSeries {
         }
     }
 
+    /// How the server is called.
+    pub fn server(&self) -> Arc<str> {
+        Arc::clone(&self.server)
+    }
+
     /// Counts a request that ended. Without `seconds` its duration says nothing, as with streams that only listen.
     pub fn ended(&self, method: usize, reason: &'static str, seconds: Option<f64>, bytes: (u64, u64)) {
         self.request_bytes.inc_by(bytes.0);

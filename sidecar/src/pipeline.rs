@@ -18,10 +18,10 @@ use crate::answer::Answer;
 use crate::body::Body;
 use crate::classify::{self, Call};
 use crate::forward::{self, Inbound as ForwardInbound};
-use crate::headers::{self, REASON};
+use crate::headers::REASON;
 use crate::identify::Identified;
 use crate::limits::Limits;
-use crate::metrics::{Counted, Metrics, ServerLabel, ServerSeries, method_index};
+use crate::metrics::{Counted, ServerSeries, method_index};
 use crate::receive;
 use crate::record::{Event, Open};
 use crate::refusal::Refusal;
@@ -41,7 +41,6 @@ pub struct Parts {
     pub live: Live,
     pub servers: Servers,
     pub limits: Arc<Limits>,
-    pub metrics: Arc<Metrics>,
     pub log: AccessLog,
     pub sessions: session_id::Key,
     /// Ends what merely listens.
@@ -77,10 +76,7 @@ impl Inbound {
         record.event.rule = permit.rule();
         let admitted = match call.is_exempt() {
             true => Places::exempt(),
-            false => {
-                let label = ServerLabel { server: Arc::clone(&server.label) };
-                server.places.admit(Counted::new(parts.metrics.in_flight.get_or_create_owned(&label))).await?
-            }
+            false => server.places.admit(Counted::new(server.in_flight.clone())).await?,
         };
         let inbound = ForwardInbound {
             server: &server,
@@ -100,12 +96,12 @@ fn opened(
     request: &Request<Incoming>,
     nowhere: &Arc<ServerSeries>,
     log: &AccessLog,
-) -> Open {
+) -> Box<Open> {
     let event = Event {
         at: clock::now(),
         listener,
         caller: connection.caller.shared_name(),
-        server: "".into(),
+        server: nowhere.server(),
         http_method: request.method().clone(),
         method: method_index("none"),
         target: None,
@@ -149,7 +145,7 @@ pub(crate) const fn era_name(era: Era) -> &'static str {
 }
 
 /// The answer, with its record: it is written when the answer's last byte is taken.
-pub(crate) fn finish(outcome: Result<Response<Answer>, Refusal>, mut record: Open) -> Response<Answer> {
+pub(crate) fn finish(outcome: Result<Response<Answer>, Refusal>, mut record: Box<Open>) -> Response<Answer> {
     let response = match outcome {
         Ok(response) => {
             let status = response.status();
@@ -229,9 +225,4 @@ impl Refusal {
                 | Self::TooManySessions
         )
     }
-}
-
-/// What a relayed answer keeps of its headers.
-pub(crate) fn clean(headers: &mut http::HeaderMap) {
-    headers::toward_caller(headers);
 }

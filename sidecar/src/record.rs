@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use weft_proto::policy::access::Rule;
+
 use crate::access_log::AccessLog;
 use crate::metrics::ServerSeries;
 
@@ -26,7 +28,7 @@ pub struct Event {
     /// What the log may say besides, and the caller may not hear.
     pub detail: Option<String>,
     /// The rule that let the request pass or refused it.
-    pub rule: Option<Arc<str>>,
+    pub rule: Option<Rule>,
     pub request_bytes: u64,
     pub response_bytes: u64,
     pub duration: Duration,
@@ -44,8 +46,9 @@ pub struct Open {
 }
 
 impl Open {
-    pub fn new(event: Event, began: Instant, series: Arc<ServerSeries>, log: AccessLog) -> Self {
-        Self { event, began, series, log }
+    /// In a box, for it is handed on with every step of an answer.
+    pub fn new(event: Event, began: Instant, series: Arc<ServerSeries>, log: AccessLog) -> Box<Self> {
+        Box::new(Self { event, began, series, log })
     }
 
     /// The request is about this server after all.
@@ -55,7 +58,7 @@ impl Open {
     }
 
     /// The request ended.
-    pub fn finish(mut self) {
+    pub fn finish(mut self: Box<Self>) {
         self.event.duration = self.began.elapsed();
         let Event { method, reason, listens, duration, request_bytes, response_bytes, .. } = self.event;
         let seconds = (!listens).then_some(duration.as_secs_f64());

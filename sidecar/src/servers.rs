@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio_util::sync::CancellationToken;
 use weft_proto::name::{ServerName, Workload};
 use weft_proto::policy::placement;
@@ -15,7 +16,7 @@ use crate::admit::Places;
 use crate::backend::Backend;
 use crate::bootstrap::Node;
 use crate::limits::Limits;
-use crate::metrics::{Metrics, ServerSeries};
+use crate::metrics::{Metrics, ServerLabel, ServerSeries};
 use crate::receive::Place;
 use crate::refusal::Refusal;
 use crate::state::Current;
@@ -31,6 +32,8 @@ pub struct Local {
     pub spec: McpServer,
     pub places: Arc<Places>,
     pub series: Arc<ServerSeries>,
+    /// Calls under way.
+    pub in_flight: Gauge,
     pub backend: Arc<Backend>,
 }
 
@@ -146,6 +149,10 @@ impl Servers {
             spec: spec.clone(),
             places: places.unwrap_or_else(|| Arc::new(Places::new(&spec.in_flight))),
             series: Arc::new(ServerSeries::new(&parts.metrics, "inbound", Arc::clone(&label))),
+            in_flight: parts
+                .metrics
+                .in_flight
+                .get_or_create_owned(&ServerLabel { server: Arc::clone(&label) }),
             backend,
             label,
         }))

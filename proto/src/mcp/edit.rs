@@ -6,9 +6,9 @@ use std::ops::Range;
 
 use serde_json::value::RawValue;
 
-use super::fields::{is_object, json_string, member};
 use super::params::PROGRESS_TOKEN;
-use super::{Outcome, Request, Response};
+use super::raw::json_string;
+use super::{Outcome, Raw, Request, Response};
 
 /// Where a part that was borrowed from a message stands in it.
 ///
@@ -56,8 +56,8 @@ pub fn with_meta(message: &[u8], request: &Request<'_>, members: &[(&'static str
         let inserted = format!(r#","params":{{"_meta":{}}}"#, object(members));
         return splice(message, vec![(after_id..after_id, inserted.into())]);
     };
-    let edits = match member(params, "_meta") {
-        Some(meta) if is_object(meta) => set(message, meta, members),
+    let edits = match params.member("_meta") {
+        Some(meta) if meta.is_object() => set(message, meta, members),
         Some(null) => vec![(span(message, null.get()), object(members).into())],
         None => vec![insertion(message, params, &format!(r#""_meta":{}"#, object(members)))],
     };
@@ -106,10 +106,10 @@ fn answer(id: Option<&str>, key: &str, outcome: &str) -> Vec<u8> {
 }
 
 /// The edits that give an object these members.
-fn set(message: &[u8], object: &RawValue, members: &[(&'static str, &str)]) -> Vec<(Range<usize>, Vec<u8>)> {
+fn set(message: &[u8], object: Raw<'_>, members: &[(&'static str, &str)]) -> Vec<(Range<usize>, Vec<u8>)> {
     let (mut edits, mut new) = (Vec::new(), Vec::new());
     for (key, value) in members {
-        match member(object, key) {
+        match object.member(key) {
             Some(old) => edits.push((span(message, old.get()), (*value).into())),
             None => new.push((*key, *value)),
         }
@@ -121,7 +121,7 @@ fn set(message: &[u8], object: &RawValue, members: &[(&'static str, &str)]) -> V
 }
 
 /// Puts members at the beginning of an object.
-fn insertion(message: &[u8], object: &RawValue, members: &str) -> (Range<usize>, Vec<u8>) {
+fn insertion(message: &[u8], object: Raw<'_>, members: &str) -> (Range<usize>, Vec<u8>) {
     let at = span(message, object.get()).start + 1;
     let is_empty = object.get()[1..].trim_start().starts_with('}');
     let separator = if is_empty { "" } else { "," };

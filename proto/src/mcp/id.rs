@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 
 use serde_json::value::RawValue;
 
-use super::fields;
+use super::raw::{Raw, json_string};
 
 /// The id of a request: a string or an integer. Two are equal if they are the same value, however it is written.
 #[derive(Clone, Debug)]
@@ -23,11 +23,11 @@ enum Value<'a> {
 impl<'a> Id<'a> {
     /// None if the JSON text is neither a string nor an integer of 64 bits.
     pub fn parse(json: &'a str) -> Option<Self> {
-        serde_json::from_str(json).ok().and_then(Self::from_raw)
+        serde_json::from_str::<&RawValue>(json).ok().and_then(|raw| Self::from_raw(raw.into()))
     }
 
-    pub(super) fn from_raw(raw: &'a RawValue) -> Option<Self> {
-        let value = match fields::text(raw) {
+    pub(super) fn from_raw(raw: Raw<'a>) -> Option<Self> {
+        let value = match raw.text() {
             Some(text) => Value::Text(text),
             None => Value::Integer(raw.get().parse().ok()?),
         };
@@ -43,7 +43,7 @@ impl<'a> Id<'a> {
     pub fn canonical(&self) -> Cow<'a, str> {
         match &self.value {
             Value::Integer(0) => Cow::Borrowed("0"),
-            Value::Text(Cow::Owned(text)) => Cow::Owned(fields::json_string(text)),
+            Value::Text(Cow::Owned(text)) => Cow::Owned(json_string(text)),
             Value::Integer(_) | Value::Text(Cow::Borrowed(_)) => Cow::Borrowed(self.raw),
         }
     }

@@ -7,15 +7,13 @@
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
-
 pub mod code;
 pub mod edit;
-mod fields;
 pub mod header;
 mod id;
 pub mod method;
 mod params;
+mod raw;
 mod read;
 pub mod revision;
 mod scan;
@@ -23,6 +21,7 @@ mod scan;
 pub use edit::{span, splice};
 pub use id::Id;
 pub use params::{Meta, Params};
+pub use raw::Raw;
 pub use read::parse;
 pub use revision::Revision;
 
@@ -116,7 +115,7 @@ pub struct Response<'a> {
 /// How a request went.
 #[derive(Clone, Debug)]
 pub enum Outcome<'a> {
-    Result(&'a RawValue),
+    Result(Raw<'a>),
     Error(Fault<'a>),
 }
 
@@ -125,9 +124,9 @@ pub enum Outcome<'a> {
 pub struct Fault<'a> {
     pub code: i64,
     pub message: Cow<'a, str>,
-    pub data: Option<&'a RawValue>,
+    pub data: Option<Raw<'a>>,
     /// The whole object.
-    pub raw: &'a RawValue,
+    pub raw: Raw<'a>,
 }
 
 /// What a request is about.

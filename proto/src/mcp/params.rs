@@ -2,12 +2,9 @@
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
-
-use super::fields::{fields, is_null, is_object, text};
 use super::method::{self, Subject};
 use super::read::Source;
-use super::{Id, Target};
+use super::{Id, Raw, Target};
 
 pub(super) const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 pub(super) const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
@@ -21,7 +18,7 @@ pub(super) const PROGRESS_TOKEN: &str = "progressToken";
 #[derive(Clone, Debug, Default)]
 pub struct Params<'a> {
     /// The whole object.
-    pub raw: Option<&'a RawValue>,
+    pub raw: Option<Raw<'a>>,
     pub meta: Meta<'a>,
     /// Of a tool or a prompt.
     pub name: Option<Cow<'a, str>>,
@@ -33,23 +30,23 @@ pub struct Params<'a> {
     /// Of `completion/complete`: the resource.
     pub ref_uri: Option<Cow<'a, str>>,
     pub cursor: Option<Cow<'a, str>>,
-    pub arguments: Option<&'a RawValue>,
-    pub input_responses: Option<&'a RawValue>,
-    pub request_state: Option<&'a RawValue>,
+    pub arguments: Option<Raw<'a>>,
+    pub input_responses: Option<Raw<'a>>,
+    pub request_state: Option<Raw<'a>>,
     /// Of `initialize`.
     pub protocol_version: Option<Cow<'a, str>>,
     /// Of `initialize`.
-    pub capabilities: Option<&'a RawValue>,
+    pub capabilities: Option<Raw<'a>>,
     /// Of `initialize`.
-    pub client_info: Option<&'a RawValue>,
+    pub client_info: Option<Raw<'a>>,
     /// Of `logging/setLevel` and of `notifications/message`.
     pub level: Option<Cow<'a, str>>,
     /// Of `notifications/cancelled`.
     pub request_id: Option<Id<'a>>,
     /// Of `notifications/progress`.
-    pub progress_token: Option<&'a RawValue>,
+    pub progress_token: Option<Raw<'a>>,
     /// Of `subscriptions/listen`.
-    pub notifications: Option<&'a RawValue>,
+    pub notifications: Option<Raw<'a>>,
     /// Of `subscriptions/listen`: the resources that are subscribed to, each as by `resources/subscribe`.
     pub subscribed_uris: Vec<Cow<'a, str>>,
 }
@@ -58,14 +55,14 @@ pub struct Params<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Meta<'a> {
     /// The whole object.
-    pub raw: Option<&'a RawValue>,
+    pub raw: Option<Raw<'a>>,
     pub protocol_version: Option<Cow<'a, str>>,
-    pub client_capabilities: Option<&'a RawValue>,
-    pub client_info: Option<&'a RawValue>,
+    pub client_capabilities: Option<Raw<'a>>,
+    pub client_info: Option<Raw<'a>>,
     pub log_level: Option<Cow<'a, str>>,
     /// A string or an integer.
-    pub progress_token: Option<&'a RawValue>,
-    pub subscription_id: Option<&'a RawValue>,
+    pub progress_token: Option<Raw<'a>>,
+    pub subscription_id: Option<Raw<'a>>,
     pub traceparent: Option<Cow<'a, str>>,
     pub tracestate: Option<Cow<'a, str>>,
 }
@@ -77,7 +74,7 @@ pub(super) struct Bad<'a> {
 }
 
 impl<'a> Bad<'a> {
-    fn new(at: &'a RawValue, what: impl Into<Cow<'static, str>>) -> Self {
+    fn new(at: Raw<'a>, what: impl Into<Cow<'static, str>>) -> Self {
         Self { at: at.get(), what: what.into() }
     }
 }
@@ -87,8 +84,8 @@ impl<'a> Params<'a> {
     pub(super) fn read(
         source: Source<'a>,
         method: &str,
-        message: &'a RawValue,
-        raw: Option<&'a RawValue>,
+        message: Raw<'a>,
+        raw: Option<Raw<'a>>,
     ) -> Result<Self, Bad<'a>> {
         let Some(raw) = raw else {
             return match method::subject(method) {
@@ -96,7 +93,7 @@ impl<'a> Params<'a> {
                 None => Ok(Self::default()),
             };
         };
-        if !is_object(raw) {
+        if !raw.is_object() {
             return Err(Bad::new(raw, "`params` is not an object"));
         }
         let params = Self::members(source, method, raw)?;
@@ -106,8 +103,8 @@ impl<'a> Params<'a> {
         }
     }
 
-    fn members(source: Source<'a>, method: &str, raw: &'a RawValue) -> Result<Self, Bad<'a>> {
-        let members = fields(raw, &KNOWN).map_err(|what| Bad::new(raw, what))?;
+    fn members(source: Source<'a>, method: &str, raw: Raw<'a>) -> Result<Self, Bad<'a>> {
+        let members = raw.members(&KNOWN).map_err(|what| Bad::new(raw, what))?;
         let [
             meta,
             name,
@@ -125,8 +122,8 @@ impl<'a> Params<'a> {
             request_id,
             progress_token,
             notifications,
-        ] = members.map(|member| member.filter(|it| !is_null(it)));
-        let text = |key: &'static str, value: Option<&'a RawValue>| match value {
+        ] = members.map(|member| member.filter(|it| !it.is_null()));
+        let text = |key: &'static str, value: Option<Raw<'a>>| match value {
             None => Ok(None),
             Some(value) => match source.name(value) {
                 None if uses(method, key) => Err(Bad::new(value, format!("`{key}` is not a string"))),
@@ -228,12 +225,12 @@ fn lacking(subject: Subject) -> &'static str {
 type Texts<'a> = (Option<Cow<'a, str>>, Option<Cow<'a, str>>);
 
 /// The name of a prompt or the URI of a resource.
-fn of_reference<'a>(source: Source<'a>, raw: &'a RawValue) -> Result<Texts<'a>, Bad<'a>> {
-    if !is_object(raw) {
+fn of_reference<'a>(source: Source<'a>, raw: Raw<'a>) -> Result<Texts<'a>, Bad<'a>> {
+    if !raw.is_object() {
         return Err(Bad::new(raw, "`ref` is not an object"));
     }
-    let [kind, name, uri] = fields(raw, &["type", "name", "uri"]).map_err(|what| Bad::new(raw, what))?;
-    let found = match kind.and_then(text).as_deref() {
+    let [kind, name, uri] = raw.members(&["type", "name", "uri"]).map_err(|what| Bad::new(raw, what))?;
+    let found = match kind.and_then(Raw::text).as_deref() {
         Some("ref/prompt") => (name.and_then(|it| source.name(it)), None),
         Some("ref/resource") => (None, uri.and_then(|it| source.name(it))),
         _ => (None, None),
@@ -244,24 +241,24 @@ fn of_reference<'a>(source: Source<'a>, raw: &'a RawValue) -> Result<Texts<'a>, 
     }
 }
 
-fn subscribed_uris<'a>(source: Source<'a>, wanted: &'a RawValue) -> Result<Vec<Cow<'a, str>>, Bad<'a>> {
-    if !is_object(wanted) {
+fn subscribed_uris<'a>(source: Source<'a>, wanted: Raw<'a>) -> Result<Vec<Cow<'a, str>>, Bad<'a>> {
+    if !wanted.is_object() {
         return Err(Bad::new(wanted, "`notifications` is not an object"));
     }
-    let [uris] = fields(wanted, &["resourceSubscriptions"]).map_err(|what| Bad::new(wanted, what))?;
-    let Some(uris) = uris.filter(|it| !is_null(it)) else { return Ok(Vec::new()) };
+    let [uris] = wanted.members(&["resourceSubscriptions"]).map_err(|what| Bad::new(wanted, what))?;
+    let Some(uris) = uris.filter(|it| !it.is_null()) else { return Ok(Vec::new()) };
     let no_list = || Bad::new(uris, "`resourceSubscriptions` is not a list of strings");
-    let items: Vec<&'a RawValue> = serde_json::from_str(uris.get()).map_err(|_| no_list())?;
+    let items = uris.elements().ok_or_else(no_list)?;
     items.into_iter().map(|uri| source.name(uri).ok_or_else(no_list)).collect()
 }
 
 fn an_object<'a>(
     key: &'static str,
-    value: Option<&'a RawValue>,
+    value: Option<Raw<'a>>,
     is_used: bool,
-) -> Result<Option<&'a RawValue>, Bad<'a>> {
+) -> Result<Option<Raw<'a>>, Bad<'a>> {
     match value {
-        Some(value) if is_used && !is_object(value) => {
+        Some(value) if is_used && !value.is_object() => {
             Err(Bad::new(value, format!("`{key}` is not an object")))
         }
         value => Ok(value),
@@ -269,8 +266,8 @@ fn an_object<'a>(
 }
 
 impl<'a> Meta<'a> {
-    fn read(source: Source<'a>, raw: &'a RawValue) -> Result<Self, Bad<'a>> {
-        if !is_object(raw) {
+    fn read(source: Source<'a>, raw: Raw<'a>) -> Result<Self, Bad<'a>> {
+        if !raw.is_object() {
             return Err(Bad::new(raw, "`_meta` is not an object"));
         }
         let known = [
@@ -283,17 +280,17 @@ impl<'a> Meta<'a> {
             "traceparent",
             "tracestate",
         ];
-        let members = fields(raw, &known).map_err(|what| Bad::new(raw, what))?;
+        let members = raw.members(&known).map_err(|what| Bad::new(raw, what))?;
         let [version, capabilities, client_info, log_level, token, subscription_id, parent, state] =
-            members.map(|member| member.filter(|it| !is_null(it)));
-        let text = |key: &'static str, value: Option<&'a RawValue>| match value {
+            members.map(|member| member.filter(|it| !it.is_null()));
+        let text = |key: &'static str, value: Option<Raw<'a>>| match value {
             Some(value) => match source.name(value) {
                 None => Err(Bad::new(value, format!("`{key}` is not a string"))),
                 found => Ok(found),
             },
             None => Ok(None),
         };
-        if let Some(bad) = token.filter(|it| Id::from_raw(it).is_none()) {
+        if let Some(bad) = token.filter(|it| Id::from_raw(*it).is_none()) {
             return Err(Bad::new(bad, "`progressToken` is neither a string nor an integer"));
         }
         Ok(Self {

@@ -2,23 +2,14 @@
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
-
-use super::fields::{fields, is_null, is_object, text};
-use super::{Body, Bounds, Error, Fault, Id, Message, Notification, Outcome, Params, Request, Response};
+use super::{Body, Bounds, Error, Fault, Id, Message, Notification, Outcome, Params, Raw, Request, Response};
 use super::{scan, span};
 
 /// Reads a body. What it says is what any server would see; see the module.
 pub fn parse(body: &[u8], bounds: Bounds) -> Result<Body<'_>, Error> {
-    scan::scan(body, bounds)?;
+    let whole = scan::scan(body, bounds)?;
     let source = Source { body };
-    let whole: &RawValue =
-        serde_json::from_slice(body).map_err(|_| Error::Syntax { at: 0, what: "no JSON" })?;
-    if !whole.get().starts_with('[') {
-        return source.message(whole).map(Body::One);
-    }
-    let messages: Vec<&RawValue> =
-        serde_json::from_str(whole.get()).map_err(|_| source.refuse(whole, "no batch"))?;
+    let Some(messages) = whole.elements() else { return source.message(whole).map(Body::One) };
     if messages.is_empty() {
         return Err(source.refuse(whole, "the batch is empty"));
     }
@@ -36,15 +27,15 @@ pub(super) struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn message(self, raw: &'a RawValue) -> Result<Message<'a>, Error> {
-        if !is_object(raw) {
+    fn message(self, raw: Raw<'a>) -> Result<Message<'a>, Error> {
+        if !raw.is_object() {
             return Err(self.refuse(raw, "a message is an object"));
         }
         let known = ["jsonrpc", "id", "method", "params", "result", "error"];
-        let members = fields(raw, &known).map_err(|what| self.refuse(raw, what))?;
+        let members = raw.members(&known).map_err(|what| self.refuse(raw, what))?;
         let [version, id, method, params, result, error] = members;
         let version = version.ok_or_else(|| self.refuse(raw, "a message has a `jsonrpc`"))?;
-        if text(version).as_deref() != Some("2.0") {
+        if version.text().as_deref() != Some("2.0") {
             return Err(self.refuse(version, "`jsonrpc` is not \"2.0\""));
         }
         match (method, result, error) {
@@ -59,10 +50,10 @@ impl<'a> Source<'a> {
 
     fn call(
         self,
-        raw: &'a RawValue,
-        id: Option<&'a RawValue>,
-        method: &'a RawValue,
-        params: Option<&'a RawValue>,
+        raw: Raw<'a>,
+        id: Option<Raw<'a>>,
+        method: Raw<'a>,
+        params: Option<Raw<'a>>,
     ) -> Result<Message<'a>, Error> {
         let method = self.name(method).ok_or_else(|| self.refuse(method, "`method` is not a name"))?;
         let id = id.map(|id| self.id(id)).transpose()?;
@@ -77,45 +68,40 @@ impl<'a> Source<'a> {
         })
     }
 
-    fn result(
-        self,
-        raw: &'a RawValue,
-        id: Option<&'a RawValue>,
-        result: &'a RawValue,
-    ) -> Result<Message<'a>, Error> {
+    fn result(self, raw: Raw<'a>, id: Option<Raw<'a>>, result: Raw<'a>) -> Result<Message<'a>, Error> {
         let id = id.ok_or_else(|| self.refuse(raw, "a result has an `id`"))?;
-        if !is_object(result) {
+        if !result.is_object() {
             return Err(self.refuse(result, "`result` is not an object"));
         }
         let id = Some(self.id(id)?);
         Ok(Message::Response(Response { id, outcome: Outcome::Result(result) }))
     }
 
-    fn error(self, id: Option<&'a RawValue>, error: &'a RawValue) -> Result<Message<'a>, Error> {
-        let id = id.filter(|id| !is_null(id)).map(|id| self.id(id)).transpose()?;
-        if !is_object(error) {
+    fn error(self, id: Option<Raw<'a>>, error: Raw<'a>) -> Result<Message<'a>, Error> {
+        let id = id.filter(|id| !id.is_null()).map(|id| self.id(id)).transpose()?;
+        if !error.is_object() {
             return Err(self.refuse(error, "`error` is not an object"));
         }
         let [code, message, data] =
-            fields(error, &["code", "message", "data"]).map_err(|what| self.refuse(error, what))?;
+            error.members(&["code", "message", "data"]).map_err(|what| self.refuse(error, what))?;
         let code = code.and_then(|code| code.get().parse().ok());
         let code = code.ok_or_else(|| self.refuse(error, "`error.code` is not an integer"))?;
-        let message = message.and_then(text);
+        let message = message.and_then(Raw::text);
         let message = message.ok_or_else(|| self.refuse(error, "`error.message` is not a string"))?;
         let fault = Fault { code, message, data, raw: error };
         Ok(Message::Response(Response { id, outcome: Outcome::Error(fault) }))
     }
 
-    fn id(self, raw: &'a RawValue) -> Result<Id<'a>, Error> {
+    fn id(self, raw: Raw<'a>) -> Result<Id<'a>, Error> {
         Id::from_raw(raw).ok_or_else(|| self.refuse(raw, "`id` is neither a string nor an integer"))
     }
 
     /// A string that something is decided by. NUL ends a string for some readers.
-    pub(super) fn name(self, raw: &'a RawValue) -> Option<Cow<'a, str>> {
-        text(raw).filter(|text| !text.contains('\0'))
+    pub(super) fn name(self, raw: Raw<'a>) -> Option<Cow<'a, str>> {
+        raw.text().filter(|text| !text.contains('\0'))
     }
 
-    fn refuse(self, at: &RawValue, what: impl Into<Cow<'static, str>>) -> Error {
+    fn refuse(self, at: Raw<'_>, what: impl Into<Cow<'static, str>>) -> Error {
         Error::NotAMessage { at: span(self.body, at.get()).start, what: what.into() }
     }
 }

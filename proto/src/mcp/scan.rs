@@ -7,7 +7,7 @@
 
 use memchr::memchr2;
 
-use super::{Bounds, Error};
+use super::{Bounds, Error, Raw};
 
 /// Largest message that is looked at, so that places fit 32 bits. The limit on bodies is far below.
 const BYTES_MAX: usize = 1 << 31;
@@ -15,16 +15,15 @@ const BYTES_MAX: usize = 1 << 31;
 const PAIRWISE_MAX: usize = 8;
 
 /// Passes if every reader of JSON understands the bytes alike.
-pub(super) fn scan(bytes: &[u8], bounds: Bounds) -> Result<(), Error> {
+pub(super) fn scan(bytes: &[u8], bounds: Bounds) -> Result<Raw<'_>, Error> {
     if bytes.len() >= BYTES_MAX {
         return Err(syntax(BYTES_MAX, "the message is too large"));
     }
-    if let Err(error) = std::str::from_utf8(bytes) {
-        return Err(syntax(error.valid_up_to(), "the bytes are not UTF-8"));
-    }
+    let text =
+        std::str::from_utf8(bytes).map_err(|error| syntax(error.valid_up_to(), "the bytes are not UTF-8"))?;
     let (frames, keys) = (Vec::with_capacity(8), Vec::with_capacity(16));
     let mut scanner = Scanner { bytes, at: 0, bounds, frames, keys, unescaped: Vec::new(), elements: 0 };
-    scanner.message()
+    scanner.message().map(|()| Raw::scanned(text))
 }
 
 fn syntax(at: usize, what: &'static str) -> Error {

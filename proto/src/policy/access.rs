@@ -57,9 +57,22 @@ pub enum Reason<'p> {
 /// A rule of a policy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RuleRef<'p> {
-    pub policy: &'p Object<AccessPolicy>,
+    pub policy: &'p Arc<Object<AccessPolicy>>,
     /// Its place in the policy.
     pub index: usize,
+}
+
+/// The same, to be kept: a record calls it by its name only when it is written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    policy: Arc<Object<AccessPolicy>>,
+    index: usize,
+}
+
+impl RuleRef<'_> {
+    pub fn keep(self) -> Rule {
+        Rule { policy: Arc::clone(self.policy), index: self.index }
+    }
 }
 
 impl fmt::Display for RuleRef<'_> {
@@ -71,6 +84,12 @@ impl fmt::Display for RuleRef<'_> {
             Some(name) => write!(f, "{name}"),
             None => write!(f, "{}", self.index),
         }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        RuleRef { policy: &self.policy, index: self.index }.fmt(f)
     }
 }
 
@@ -128,7 +147,7 @@ struct Tally<'p> {
 }
 
 impl<'p> Tally<'p> {
-    fn count(&mut self, policy: &'p Object<AccessPolicy>, caller: &Caller, call: Call<'_>) {
+    fn count(&mut self, policy: &'p Arc<Object<AccessPolicy>>, caller: &Caller, call: Call<'_>) {
         for (index, rule) in policy.spec.rules.iter().enumerate() {
             let this = RuleRef { policy, index };
             match rule.action {

@@ -36,7 +36,7 @@ pub fn modern_headers(request: &Request<'_>, params: &HeaderParams) -> Result<He
         headers.insert(header::NAME, value(&header::encode(name))?);
     }
     if let (Some(Target::Tool(tool)), Some(arguments)) = (request.target(), request.params.arguments) {
-        for (name, told) in params.told(tool, arguments) {
+        for (name, told) in params.told(tool, arguments.value()) {
             headers.insert(name, value(&header::encode(&told))?);
         }
     }

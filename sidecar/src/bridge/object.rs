@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use weft_proto::mcp::span;
+use weft_proto::mcp::{Raw, span};
 
 /// A replacement within a message, as [`weft_proto::mcp::splice`] takes it.
 pub(super) type Edit = (Range<usize>, Vec<u8>);
@@ -14,7 +14,7 @@ pub(super) type Edit = (Range<usize>, Vec<u8>);
 /// An object, its members in the order in which they stand.
 #[derive(Debug)]
 pub(super) struct Object<'a> {
-    raw: &'a RawValue,
+    raw: Raw<'a>,
     members: Vec<Member<'a>>,
 }
 
@@ -26,7 +26,8 @@ struct Member<'a> {
 
 impl<'a> Object<'a> {
     /// None for what is no object.
-    pub(super) fn parse(raw: &'a RawValue) -> Option<Self> {
+    pub(super) fn parse(raw: impl Into<Raw<'a>>) -> Option<Self> {
+        let raw = raw.into();
         let Members(members) = serde_json::from_str(raw.get()).ok()?;
         Some(Self { raw, members })
     }
@@ -190,7 +191,7 @@ mod tests {
     #[test]
     fn only_objects_have_members() {
         for json in ["[]", "1", "null", "\"a\""] {
-            assert!(Object::parse(serde_json::from_str(json).unwrap()).is_none());
+            assert!(Object::parse(serde_json::from_str::<&RawValue>(json).unwrap()).is_none());
         }
     }
 }

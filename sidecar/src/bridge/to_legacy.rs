@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 use weft_proto::mcp::{
-    self, Bounds, Message, Notification, Outcome, Request, Revision, code, edit, method, splice,
+    self, Bounds, Message, Notification, Outcome, Raw, Request, Revision, code, edit, method, splice,
 };
 
 use crate::exchange::Introduction;
@@ -141,7 +141,7 @@ impl ToLegacy {
         let response = response_in(message, self.bounds)?;
         match &response.outcome {
             Outcome::Result(result) => {
-                let edits = self.completed(asked, message, result)?;
+                let edits = self.completed(asked, message, *result)?;
                 Ok(splice(message, edits).into())
             }
             Outcome::Error(fault) => match fault.code {
@@ -157,7 +157,7 @@ impl ToLegacy {
     }
 
     /// Gives a result what every one of the modern era has.
-    fn completed(&self, asked: Asked, message: &[u8], result: &RawValue) -> Result<Vec<Edit>, Refusal> {
+    fn completed(&self, asked: Asked, message: &[u8], result: Raw<'_>) -> Result<Vec<Edit>, Refusal> {
         let object = Object::parse(result);
         let object = object.ok_or_else(|| Refusal::UpstreamBroke("the result is no object".to_owned()))?;
         let info = [(meta::SERVER_INFO, self.server_info.as_str())];
@@ -217,7 +217,7 @@ fn discovered(capabilities: &str, result: &InitializeResult<'_>) -> String {
 }
 
 /// Takes away what only the modern era says; `_meta` goes with it if nothing is left.
-fn without_modern(message: &Bytes, params: Option<&RawValue>) -> Bytes {
+fn without_modern(message: &Bytes, params: Option<Raw<'_>>) -> Bytes {
     let Some(params) = params.and_then(Object::parse) else { return message.clone() };
     let mut edits = Vec::new();
     // An input that no legacy server has asked for.

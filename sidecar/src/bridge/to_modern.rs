@@ -162,7 +162,7 @@ impl ToModern {
         match &response.outcome {
             Outcome::Result(result) => {
                 let broke = || Refusal::UpstreamBroke("the result is no object".to_owned());
-                let object = Object::parse(result).ok_or_else(broke)?;
+                let object = Object::parse(*result).ok_or_else(broke)?;
                 let kind = object.value("resultType").map_or("\"complete\"", RawValue::get);
                 match serde_json::from_str::<String>(kind).as_deref() {
                     Ok("complete") => Ok(without_modern(asked, message, &object)),

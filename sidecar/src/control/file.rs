@@ -225,9 +225,9 @@ impl Follower {
 
     /// Folders rather than files: editors and Kubernetes put a new file, or a new folder, in the place of the old.
     fn watch_folders(&self, notices: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+        let ours = self.files();
         let on_event = move |event: notify::Result<notify::Event>| {
-            // Reading the files is an event too.
-            if !event.is_ok_and(|event| event.kind.is_access()) {
+            if !event.is_ok_and(|event| is_none_of_ours(&event, &ours)) {
                 let _ = notices.try_send(());
             }
         };
@@ -241,12 +241,29 @@ impl Follower {
     }
 
     fn folders(&self) -> BTreeSet<PathBuf> {
+        let parents = self.files().into_iter().filter_map(|path| path.parent().map(here));
+        let mut folders: BTreeSet<PathBuf> = parents.collect();
+        folders.extend(resources::folders(&self.standalone.resources));
+        folders
+    }
+
+    /// What was named: the identity's files, and the file or folder of resources.
+    fn files(&self) -> Vec<PathBuf> {
         let Standalone { resources, identity } = &self.standalone;
         let of_identity = identity.iter().flat_map(|it| [&it.certificate, &it.key, &it.roots]);
-        let parents = of_identity.chain([resources]).filter_map(|path| path.parent());
-        let mut folders: BTreeSet<PathBuf> = parents.map(here).collect();
-        folders.extend(resources::folders(resources));
-        folders
+        of_identity.chain([resources]).cloned().collect()
+    }
+}
+
+/// Whether an event in a folder says nothing about our files: reading them is an event too, and so is every line of a
+/// log that stands beside them. Other kinds of events count wherever they are, for a link may have been exchanged.
+fn is_none_of_ours(event: &notify::Event, ours: &[PathBuf]) -> bool {
+    let is_ours =
+        |path: &PathBuf| ours.iter().any(|our| path.starts_with(our) || path.file_name() == our.file_name());
+    match event.kind {
+        notify::EventKind::Access(_) => true,
+        notify::EventKind::Modify(notify::event::ModifyKind::Data(_)) => !event.paths.iter().any(is_ours),
+        _ => false,
     }
 }
 

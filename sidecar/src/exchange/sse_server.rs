@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use weft_proto::mcp::{self, Id, Message, Revision, edit, method};
+use weft_proto::mcp::{self, Id, Message, Raw, Revision, edit, method};
 
 use crate::refusal::Refusal;
 
@@ -469,7 +469,7 @@ impl Calls {
     }
 
     /// To whom a message belongs that says so by a progress token, or is for the only one there is.
-    fn owner(&self, progress_token: Option<&RawValue>) -> Option<Sender> {
+    fn owner(&self, progress_token: Option<Raw<'_>>) -> Option<Sender> {
         let waiting = self.lock();
         let mut calls = waiting.values();
         match progress_token.map(canonical) {
@@ -499,7 +499,7 @@ impl Call {
     }
 }
 
-fn canonical(token: &RawValue) -> String {
+fn canonical(token: Raw<'_>) -> String {
     Id::parse(token.get()).map_or_else(|| token.get().to_owned(), |id| id.canonical().into_owned())
 }
 

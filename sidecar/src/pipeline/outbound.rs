@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::header::{HOST, HeaderValue};
+use http::header::HeaderValue;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Response};
 use http_body_util::Full;
@@ -93,10 +93,8 @@ impl Outbound {
         received: &Received,
         call: &Call<'_>,
     ) -> Result<to::Answer, Refusal> {
-        let mut headers = received.head.headers.clone();
-        headers::toward_server(&mut headers, &HeaderValue::from_static("peer"));
         // The pool names whoever it connects to.
-        headers.remove(HOST);
+        let mut headers = headers::toward_server(&received.head.headers, None);
         let session = self.unstick(server, &mut headers, call.era)?;
         let messages = self.unstick_address(server, received, call)?;
         let (bound, path) = match (session, messages) {

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::time::timeout;
 use weft_proto::mcp::{self, Body, Bounds, Fault, Message, Outcome, Revision, code, method};
 use weft_proto::resource::kinds::Era;
@@ -126,7 +125,7 @@ fn introduced(answer: Vec<u8>) -> Result<Introduction, String> {
     struct Initialized {
         protocol_version: String,
     }
-    let result: &RawValue = match outcome(&answer) {
+    let result = match outcome(&answer) {
         Some(Outcome::Result(result)) => result,
         Some(Outcome::Error(fault)) => {
             return Err(format!("it refused the handshake: {} ({})", fault.message, fault.code));

@@ -301,6 +301,7 @@ impl Server {
         let parsed = mcp::parse(response, self.settings.bounds);
         let Ok(mcp::Body::One(Message::Response(parsed))) = parsed else { return None };
         let Outcome::Result(result) = parsed.outcome else { return None };
+        let result = result.value();
         let broken = self.params.lock().unwrap_or_else(PoisonError::into_inner).learn(result);
         if !broken.is_empty() {
             tracing::warn!(tools = ?broken, "tools whose header annotations break the rules");

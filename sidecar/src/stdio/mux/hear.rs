@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use weft_proto::mcp::{
-    self, Body, Bounds, Error, Id, Message, Notification, Outcome, Request, Response, code, edit, method,
+    self, Body, Bounds, Error, Id, Message, Notification, Outcome, Raw, Request, Response, code, edit, method,
 };
 
 use super::{Audience, Call, Effect, Kind, Mux, Open, line, number, same};
@@ -112,7 +112,7 @@ impl Mux {
                 }
             }
             (Kind::Listen, Outcome::Result(result)) => {
-                edits.extend(subscription_in(result, call).map(|raw| replaced(bytes, raw, &own)));
+                edits.extend(subscription_in(*result, call).map(|raw| replaced(bytes, raw, &own)));
             }
             _ => {}
         }
@@ -149,7 +149,7 @@ impl Mux {
     fn note_of_call(
         &mut self,
         bytes: &[u8],
-        named: &RawValue,
+        named: Raw<'_>,
         own: impl Fn(&Call) -> Option<&str>,
         effects: &mut Vec<Effect>,
     ) {
@@ -256,7 +256,7 @@ fn replaced(bytes: &[u8], part: &str, with: &str) -> (Range<usize>, Vec<u8>) {
 }
 
 /// The subscription that a result names, if it is this call.
-fn subscription_in(result: &RawValue, call: u64) -> Option<&str> {
+fn subscription_in(result: Raw<'_>, call: u64) -> Option<&str> {
     #[derive(Deserialize)]
     struct Result<'a> {
         #[serde(borrow, rename = "_meta")]

@@ -159,7 +159,7 @@ impl Mux {
             return Err(Refusal::InFlight { after: std::time::Duration::from_secs(1) });
         }
         let call = self.take_id();
-        let token = request.params.meta.progress_token.map(serde_json::value::RawValue::get);
+        let token = request.params.meta.progress_token.map(mcp::Raw::get);
         let own = call.to_string();
         let mut edits = vec![(mcp::span(message, request.id.raw()), own.clone().into_bytes())];
         edits.extend(token.map(|token| (mcp::span(message, token), own.into_bytes())));
