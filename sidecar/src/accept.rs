@@ -47,6 +47,8 @@ use watch::{Activity, Watched};
 const REVOKED_DRAIN: Duration = Duration::from_millis(500);
 /// Smallest buffer that hyper takes for a request's head.
 const HEAD_BUFFER_MIN: usize = 8 << 10;
+/// Most headers that hyper takes if nothing is said.
+const HEADERS_USUAL: usize = 100;
 
 /// A listener, and how it knows who connects.
 pub struct Listener {
@@ -133,7 +135,7 @@ impl Listener {
         let Some(tls) = &self.tls else {
             let caller = if self.name == "outbound" { Caller::Local } else { Caller::Anonymous };
             let identified = Identified { address, caller, protocol: Protocol::Http1 };
-            return self.http(stream, identified, None, service).await;
+            return Box::pin(self.http(stream, identified, None, service)).await;
         };
         let Ok(handshaking) = handshakes.try_acquire() else {
             return self.metrics.connection_refused(self.name, "handshakes");
@@ -145,7 +147,8 @@ impl Listener {
             Ok(Ok(stream)) => match identify(&stream, address) {
                 Some((identified, ends)) => {
                     let ends = Ends { at: ends, trust: tls.trust.clone() };
-                    self.http(stream, identified, Some(ends), service).await;
+                    // In a box, so that the room for the handshake is free again.
+                    Box::pin(self.http(stream, identified, Some(ends), service)).await;
                 }
                 None => self.metrics.connection_refused(self.name, "identity"),
             },
@@ -181,10 +184,11 @@ impl Listener {
             service_fn(move |request: Request<Incoming>| {
                 let (service, identified) = (service.clone(), Arc::clone(&identified));
                 let busy = activity.begin(request.version() == Version::HTTP_2);
-                async move {
+                // In a box: it is large and handed on often, and a connection keeps room for what is inline.
+                Box::pin(async move {
                     let response = service.serve(identified, request).await;
                     Ok::<_, Infallible>(response.map(|answer| answer.holding(busy)))
-                }
+                })
             })
         };
         let builder = self.builder();
@@ -231,8 +235,11 @@ impl Listener {
             .timer(TokioTimer::new())
             // The watch over the connection does this, with one timer for all requests.
             .header_read_timeout(None)
-            .max_headers(limits.headers_max)
             .max_buf_size(limits.header_bytes_max.max(HEAD_BUFFER_MIN));
+        // Room for as many as are usual is on the stack, and costs least.
+        if limits.headers_max != HEADERS_USUAL {
+            builder.http1().max_headers(limits.headers_max);
+        }
         builder
             .http2()
             .timer(TokioTimer::new())

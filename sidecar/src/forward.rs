@@ -60,9 +60,9 @@ pub async fn inbound(
         Backend::Http(http) => match http.ways.of(call.era, to.is_oldest(received, call)).await? {
             Way::Through => to.transparent(http, received, call, admitted, false).await,
             Way::ThroughSse => to.transparent(http, received, call, admitted, true).await,
-            Way::Exchange(front) => to.exchanged(&front, received, call, admitted).await,
+            Way::Exchange(front) => Box::pin(to.exchanged(&front, received, call, admitted)).await,
         },
-        Backend::Child(child) => to.exchanged(&child.front, received, call, admitted).await,
+        Backend::Child(child) => Box::pin(to.exchanged(&child.front, received, call, admitted)).await,
     }
 }
 
@@ -189,7 +189,7 @@ impl Inbound<'_> {
         };
         match when_left(call) {
             WhenLeft::Cut => sent.await,
-            WhenLeft::ReadOn => apart(sent, Response::into_body, self.idle_max()).await,
+            WhenLeft::ReadOn => Box::pin(apart(sent, Response::into_body, self.idle_max())).await,
         }
     }
 

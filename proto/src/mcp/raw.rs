@@ -46,9 +46,9 @@ impl<'a> Raw<'a> {
     /// The text of a string; none for other values.
     pub(super) fn text(self) -> Option<Cow<'a, str>> {
         let inner = self.0.strip_prefix('"')?.strip_suffix('"')?;
-        match memchr::memchr(b'\\', inner.as_bytes()) {
-            None => Some(Cow::Borrowed(inner)),
-            Some(_) => serde_json::from_str(self.0).ok().map(Cow::Owned),
+        match inner.as_bytes().contains(&b'\\') {
+            false => Some(Cow::Borrowed(inner)),
+            true => serde_json::from_str(self.0).ok().map(Cow::Owned),
         }
     }
 
@@ -173,7 +173,7 @@ impl<'a> Walk<'a> {
         self.at += 1;
         loop {
             let rest = self.text.as_bytes().get(self.at..)?;
-            let end = memchr2(b'"', b'\\', rest)?;
+            let end = quote_or_escape(rest)?;
             let is_escape = rest[end] == b'\\';
             self.at += end + 1 + usize::from(is_escape);
             if !is_escape {
@@ -185,6 +185,14 @@ impl<'a> Walk<'a> {
     fn byte(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
+}
+
+/// Where the string ends, or its next escape begins. Most strings are short, and the search for long ones takes longer to
+/// begin than these to end.
+pub(super) fn quote_or_escape(rest: &[u8]) -> Option<usize> {
+    const SHORT: usize = 32;
+    let near = rest.iter().take(SHORT).position(|byte| matches!(byte, b'"' | b'\\'));
+    near.or_else(|| memchr2(b'"', b'\\', rest.get(SHORT..)?).map(|end| SHORT + end))
 }
 
 pub(super) fn json_string(text: &str) -> String {

@@ -5,8 +5,7 @@
 //! No recursion, and memory in proportion to the message: twelve bytes for a key of an open object. Not here: what the
 //! message means.
 
-use memchr::memchr2;
-
+use super::raw::quote_or_escape;
 use super::{Bounds, Error, Raw};
 
 /// Largest message that is looked at, so that places fit 32 bits. The limit on bodies is far below.
@@ -209,7 +208,7 @@ impl Scanner<'_> {
         let mut escapes = false;
         loop {
             let rest = &self.bytes[self.at..];
-            let end = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+            let end = quote_or_escape(rest).unwrap_or(rest.len());
             // Without an early exit the compiler looks at many bytes at a time.
             if rest[..end].iter().fold(false, |seen, byte| seen | (*byte < b' ')) {
                 let control = rest.iter().position(|byte| *byte < b' ').unwrap_or(end);

@@ -108,10 +108,11 @@ impl Ways {
                 }
                 learned
             }
-            None => self.ask(None).await?,
+            // In boxes: they are rare and large, and every request carries the room.
+            None => Box::pin(self.ask(None)).await?,
         };
         let learned = match (era, learned.spoke.legacy_asked) {
-            (Era::Legacy, false) => self.ask_legacy().await?,
+            (Era::Legacy, false) => Box::pin(self.ask_legacy()).await?,
             _ => learned,
         };
         let front = || match &learned.front {
