@@ -343,11 +343,15 @@ impl Server {
         }
     }
 
-    /// Hears what the server says outside of requests, for as long as anyone wants to.
+    /// Hears what the server says outside of requests, until the session ends.
+    ///
+    /// A stream that goes on is kept when nobody wants it any more. Servers allow one for a session, and some notice
+    /// that it was closed only when they next have something to say: that is lost then, and until then nobody else gets
+    /// a stream.
     async fn listen(&self, session: &Session) {
         loop {
             tokio::select! {
-                () = session.asides.closed() => {}
+                () = session.over.cancelled() => return,
                 () = self.keep_listening(session) => {}
             }
             session.is_listening.store(false, Ordering::Release);
@@ -359,6 +363,7 @@ impl Server {
         }
     }
 
+    /// Returns when there is no stream and nobody wants one.
     async fn keep_listening(&self, session: &Session) {
         let mut last_id = None;
         let mut pause = RETRY;
@@ -383,12 +388,21 @@ impl Server {
                         pause = events.retry.unwrap_or(RETRY);
                     }
                 }
+                // The server takes another stream for open, and will notice that it is not.
+                Ok((_, response)) if response.status() == StatusCode::CONFLICT => {
+                    tracing::debug!("another stream is open at the server");
+                }
                 // The server has no such stream.
-                Ok((_, response)) if response.status().is_client_error() => std::future::pending().await,
+                Ok((_, response)) if response.status().is_client_error() => {
+                    return session.asides.closed().await;
+                }
                 Ok((_, response)) => tracing::debug!(status = %response.status(), "no stream"),
                 Err(refusal) => tracing::debug!(detail = refusal.detail(), "no stream"),
             }
-            sleep(pause.clamp(RETRY, RETRY_MAX)).await;
+            tokio::select! {
+                () = session.asides.closed() => return,
+                () = sleep(pause.clamp(RETRY, RETRY_MAX)) => {}
+            }
             pause = pause.saturating_mul(2);
         }
     }
@@ -439,6 +453,7 @@ impl Server {
         // Outside of a runtime everything ends anyway.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         for session in sessions {
+            session.over.cancel();
             let server = Arc::clone(self);
             runtime.spawn(async move {
                 let established = session.established.lock().await.take();
@@ -565,7 +580,12 @@ impl Call<'_> {
             }
             sleep(ended.retry.unwrap_or(RETRY).min(RETRY_MAX)).await;
             let response = match self.server.resume(self.established, Some(&last_id)).await {
-                Ok(response) if response.status().is_server_error() => continue,
+                // A conflict: the server has not noticed yet that the last connection is gone.
+                Ok(response)
+                    if response.status().is_server_error() || response.status() == StatusCode::CONFLICT =>
+                {
+                    continue;
+                }
                 Ok(response) => response,
                 Err(Refusal::UpstreamUnreachable(_)) => continue,
                 Err(refusal) => return Err(refusal),
