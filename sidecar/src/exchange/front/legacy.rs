@@ -123,7 +123,7 @@ impl Front {
                         }
                         question => question?,
                     };
-                    conversations.push(self.conversation(question, incoming.call_timeout));
+                    conversations.push(self.conversation(question, incoming.patience));
                 }
                 Message::Notification(notification) => self.noted(&session, notification, bytes).await?,
                 Message::Response(_) => self.peer.answer(&session.asker, bytes.clone()).await?,

@@ -53,7 +53,16 @@ struct Incoming<'a> {
     head: &'a Parts,
     /// Where the message was read from.
     body: &'a Bytes,
-    call_timeout: Duration,
+    patience: Patience,
+}
+
+/// How long a server is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Until it says something.
+    pub call: Duration,
+    /// Between one thing that it says and the next. Without a limit it may be silent for ever.
+    pub idle: Option<Duration>,
 }
 
 /// One server, as callers see it.
@@ -125,16 +134,16 @@ impl Front {
     }
 
     /// Serves a request that was let in, and is to be answered in the era that it was taken for. Whoever has the same
-    /// name is the same caller. The server has until `call_timeout` to say something.
+    /// name is the same caller. It is waited for with this patience.
     pub async fn serve(
         self: &Arc<Self>,
         caller: &Arc<str>,
         head: &Parts,
         call: &Call<'_>,
         body: &Bytes,
-        call_timeout: Duration,
+        patience: Patience,
     ) -> Result<Response<Body>, Refusal> {
-        let incoming = Incoming { caller, head, body, call_timeout };
+        let incoming = Incoming { caller, head, body, patience };
         match call.era {
             Era::Modern => self.modern(incoming, &call.kind).await,
             Era::Legacy => self.legacy(incoming, &call.kind).await,
@@ -154,11 +163,11 @@ impl Front {
     fn conversation(
         &self,
         question: conversation::Question,
-        call_timeout: Duration,
+        patience: Patience,
     ) -> conversation::Conversation {
         let cancelled = question.under_way.as_ref().map(|call| call.cancelled.clone()).unwrap_or_default();
         let rules = conversation::Rules {
-            call_timeout,
+            patience,
             cancelled,
             stop: self.stop.clone(),
             bounds: self.settings.bounds,

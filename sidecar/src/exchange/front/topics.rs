@@ -16,10 +16,10 @@ use weft_proto::mcp::{Revision, edit, method};
 
 use crate::exchange::sessions::Session;
 
-use super::Front;
 use super::conversation::{Asked, Conversation, Heard, Question};
 use super::interest::{ITEMS_MAX, Interest};
 use super::translate::Way;
+use super::{Front, Patience};
 
 /// Time for the server to agree.
 const AGREE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -114,7 +114,8 @@ impl Front {
             way: Way::Same,
             under_way: None,
         };
-        let mut upstream = self.conversation(question, AGREE_TIMEOUT);
+        let patience = Patience { call: AGREE_TIMEOUT, idle: None };
+        let mut upstream = self.conversation(question, patience);
         super::subscribe::acknowledged(&mut upstream, self.settings.bounds).await.map(|_| upstream)
     }
 }

@@ -238,3 +238,21 @@ async fn on_a_drain_calls_may_finish_and_listening_ends() {
     assert!(last.contains(r#""id":2,"error":{"code":5031,"#), "{last}");
     assert_eq!(begun.elapsed(), Duration::from_secs(24));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_waits_for_the_caller_is_not_taken_for_silent() {
+    let mut stage = legacy();
+    let id = stage.open("2025-06-18").await;
+    let answer = stage.legacy(&id, &call("1"));
+    let called = stage.called().await;
+    called.ask(r#"{"jsonrpc":"2.0","id":"s","method":"elicitation/create","params":{}}"#).await;
+    let mut body = stream(answered(answer).await);
+    next(&mut body).await.unwrap();
+    tokio::time::advance(IDLE_TIMEOUT * 2).await;
+    called.respond(&result("1")).await;
+    let mut last = String::new();
+    while let Some(said) = next(&mut body).await {
+        last = said;
+    }
+    assert!(last.contains(&result("1")), "{last}");
+}

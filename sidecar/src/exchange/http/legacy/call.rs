@@ -58,7 +58,9 @@ impl Call<'_> {
     pub(super) async fn follow(&self, mut events: Events) -> Result<(), Refusal> {
         let mut empty = 0;
         loop {
-            let broke = match events.next().await {
+            // Where there is no room, messages wait that are as good a sign.
+            let at_work = || drop(self.sender.try_send(Ok(Said::Sign)));
+            let broke = match events.next_with(at_work).await {
                 Ok(Some(event)) if event.is("message") => {
                     empty = 0;
                     if self.hear(event.data.unwrap_or_default()).await? {

@@ -364,3 +364,16 @@ async fn a_handshake_that_comes_to_nothing_is_told() {
         assert_eq!(call(&peer).await, ["refusal upstream_broke"], "{body}");
     }
 }
+
+#[tokio::test]
+async fn comments_on_a_stream_are_signs_that_the_server_is_at_work() {
+    let opened = Opened::default();
+    let streams = opened.clone();
+    let (fake, peer) = server(move |_| Some(streams.stream())).await;
+    let mut reply = peer.call(ask("a", CALL)).await.unwrap();
+    fake.next(is_call).await;
+    opened.last().send(Bytes::from_static(b": still there\n\n")).await.unwrap();
+    assert_eq!(within(reply.0.recv()).await, Some(Ok(Said::Sign)));
+    opened.last().send(Bytes::from(event(DONE))).await.unwrap();
+    assert_eq!(all(reply).await, [format!("response {DONE}")]);
+}
