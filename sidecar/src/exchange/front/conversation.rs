@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_proto::mcp::{self, Message, Request, edit};
 
+use crate::admit::Admitted;
 use crate::exchange::{Ask, Asker, BoxFuture, Peer, Reply, Said};
 use crate::refusal::Refusal;
 
@@ -30,6 +31,8 @@ pub(super) enum Heard {
 #[derive(Debug)]
 pub(super) struct Rules {
     pub(super) patience: Patience,
+    /// Kept for as long as the conversation goes on.
+    pub(super) _admitted: Admitted,
     /// The caller takes the request back.
     pub(super) cancelled: CancellationToken,
     /// The sidecar waits no longer.

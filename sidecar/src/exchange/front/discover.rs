@@ -105,7 +105,7 @@ impl Front {
     ) -> Result<Response<Body>, Refusal> {
         let question = self.modern_question(asker.clone(), request, incoming.body.clone()).await?;
         let patience = Patience { call: incoming.patience.call.min(PATIENCE), ..incoming.patience };
-        let mut conversation = self.conversation(question, patience);
+        let mut conversation = self.conversation(question, patience, incoming.admitted.clone());
         let response = loop {
             match conversation.next().await {
                 Some(Heard::Response(response)) => break response,

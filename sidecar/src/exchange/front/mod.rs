@@ -15,6 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use weft_proto::mcp;
 use weft_proto::resource::kinds::Era;
 
+use crate::admit::Admitted;
 use crate::body::Body;
 use crate::classify::Call;
 use crate::limits::Limits;
@@ -48,12 +49,15 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A request that was let in.
 #[derive(Clone, Copy, Debug)]
-struct Incoming<'a> {
-    caller: &'a Arc<str>,
-    head: &'a Parts,
+pub struct Incoming<'a> {
+    /// Whoever has the same name is the same caller.
+    pub caller: &'a Arc<str>,
+    pub head: &'a Parts,
     /// Where the message was read from.
-    body: &'a Bytes,
-    patience: Patience,
+    pub body: &'a Bytes,
+    pub patience: Patience,
+    /// The place that what is asked has, for as long as the server is busy with it.
+    pub admitted: &'a Admitted,
 }
 
 /// How long a server is waited for.
@@ -133,17 +137,12 @@ impl Front {
         front
     }
 
-    /// Serves a request that was let in, and is to be answered in the era that it was taken for. Whoever has the same
-    /// name is the same caller. It is waited for with this patience.
+    /// Serves a request that was let in, and is to be answered in the era that it was taken for.
     pub async fn serve(
         self: &Arc<Self>,
-        caller: &Arc<str>,
-        head: &Parts,
+        incoming: Incoming<'_>,
         call: &Call<'_>,
-        body: &Bytes,
-        patience: Patience,
     ) -> Result<Response<Body>, Refusal> {
-        let incoming = Incoming { caller, head, body, patience };
         match call.era {
             Era::Modern => self.modern(incoming, &call.kind).await,
             Era::Legacy => self.legacy(incoming, &call.kind).await,
@@ -164,10 +163,12 @@ impl Front {
         &self,
         question: conversation::Question,
         patience: Patience,
+        admitted: Admitted,
     ) -> conversation::Conversation {
         let cancelled = question.under_way.as_ref().map(|call| call.cancelled.clone()).unwrap_or_default();
         let rules = conversation::Rules {
             patience,
+            _admitted: admitted,
             cancelled,
             stop: self.stop.clone(),
             bounds: self.settings.bounds,

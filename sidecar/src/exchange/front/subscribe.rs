@@ -100,7 +100,7 @@ impl Front {
         let question = Question { asker, asked, id, renamed: false, way: Way::Same, under_way: None };
         // What only listens may hear nothing for as long as nothing changes.
         let patience = Patience { idle: None, ..incoming.patience };
-        let mut upstream = self.conversation(question, patience);
+        let mut upstream = self.conversation(question, patience, incoming.admitted.clone());
         let honoured = timeout(AGREE_TIMEOUT, acknowledged(&mut upstream, self.settings.bounds)).await;
         match honoured.ok().flatten() {
             Some(honoured) => Source { honoured, _watching: None, upstream: Some(upstream) },

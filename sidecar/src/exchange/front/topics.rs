@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use weft_proto::mcp::{Revision, edit, method};
 
+use crate::admit::Places;
 use crate::exchange::sessions::Session;
 
 use super::conversation::{Asked, Conversation, Heard, Question};
@@ -115,7 +116,7 @@ impl Front {
             under_way: None,
         };
         let patience = Patience { call: AGREE_TIMEOUT, idle: None };
-        let mut upstream = self.conversation(question, patience);
+        let mut upstream = self.conversation(question, patience, Places::exempt());
         super::subscribe::acknowledged(&mut upstream, self.settings.bounds).await.map(|_| upstream)
     }
 }

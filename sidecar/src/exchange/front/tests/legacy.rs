@@ -256,3 +256,21 @@ async fn a_server_that_waits_for_the_caller_is_not_taken_for_silent() {
     }
     assert!(last.contains(&result("1")), "{last}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_caller_left_keeps_its_place_until_the_server_is_done_with_it() {
+    let places = Places::new(&serde_json::from_str(r#"{"max":1,"queueMax":1}"#).unwrap());
+    let counted = || Counted::new(prometheus_client::metrics::gauge::Gauge::default());
+    let mut stage = legacy();
+    let id = stage.open("2025-06-18").await;
+    stage.admitted = places.admit(counted()).await.unwrap();
+    let answer = stage.legacy(&id, &call("1"));
+    stage.admitted = Places::exempt();
+    let called = stage.called().await;
+    answer.abort();
+    assert!(answer.await.unwrap_err().is_cancelled());
+    let early = tokio::time::timeout(Duration::from_secs(10), places.admit(counted())).await;
+    assert!(early.is_err(), "the server is busy with the call");
+    called.respond(&result("1")).await;
+    places.admit(counted()).await.unwrap();
+}
