@@ -23,12 +23,17 @@ pub struct Places {
     waiting_max: u32,
 }
 
-/// A call that may run. Only [`Places::admit`] and [`Places::exempt`] make one; its place is free again when this is
-/// dropped.
-#[derive(Debug)]
+/// A call that may run. Only [`Places::admit`] and [`Places::exempt`] make one; its place is free again when this and
+/// all clones of it are dropped.
+#[derive(Clone, Debug)]
 pub struct Admitted {
-    _place: Option<OwnedSemaphorePermit>,
-    _counted: Option<Counted>,
+    _place: Option<Arc<Place>>,
+}
+
+#[derive(Debug)]
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    _counted: Counted,
 }
 
 impl Places {
@@ -53,12 +58,12 @@ impl Places {
                 place.map_err(|_| full.clone())?.map_err(|_| full)?
             }
         };
-        Ok(Admitted { _place: Some(place), _counted: Some(counted) })
+        Ok(Admitted { _place: Some(Arc::new(Place { _permit: place, _counted: counted })) })
     }
 
     /// What takes no place: handshakes, which must never fail for load, and streams that only listen.
     pub const fn exempt() -> Admitted {
-        Admitted { _place: None, _counted: None }
+        Admitted { _place: None }
     }
 }
 

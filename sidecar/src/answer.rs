@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use crate::accept::Busy;
-use crate::admit::Admitted;
 use crate::body::Body;
 use crate::metrics::Counted;
 use crate::record::Open;
@@ -20,7 +19,6 @@ pub struct Answer {
     body: Inner,
     busy: Option<Busy>,
     record: Option<Box<Open>>,
-    admitted: Option<Admitted>,
     stream: Option<Counted>,
 }
 
@@ -32,13 +30,13 @@ enum Inner {
 
 impl From<Body> for Answer {
     fn from(body: Body) -> Self {
-        Self { body: Inner::Made(body), busy: None, record: None, admitted: None, stream: None }
+        Self { body: Inner::Made(body), busy: None, record: None, stream: None }
     }
 }
 
 impl From<Relay> for Answer {
     fn from(relay: Relay) -> Self {
-        Self { body: Inner::Relayed(Box::new(relay)), busy: None, record: None, admitted: None, stream: None }
+        Self { body: Inner::Relayed(Box::new(relay)), busy: None, record: None, stream: None }
     }
 }
 
@@ -53,11 +51,6 @@ impl Answer {
         self
     }
 
-    pub(crate) fn admitted(mut self, admitted: Admitted) -> Self {
-        self.admitted = Some(admitted);
-        self
-    }
-
     pub(crate) fn streaming(mut self, stream: Counted) -> Self {
         self.stream = Some(stream);
         self
@@ -65,7 +58,6 @@ impl Answer {
 
     /// Everything was said, or nothing more will be: what the body held is let go, and the record is written.
     fn end(&mut self, failure: Option<(&'static str, String)>) {
-        self.admitted = None;
         self.stream = None;
         let Some(mut record) = self.record.take() else { return };
         if let Some((reason, detail)) = failure {

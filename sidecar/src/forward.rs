@@ -20,7 +20,7 @@ use crate::authorize::Permit;
 use crate::backend::way::Way;
 use crate::backend::{Backend, CALL_TIMEOUT, Http, IDLE_TIMEOUT};
 use crate::classify::{Call, Kind};
-use crate::exchange::front::Front;
+use crate::exchange::front::{Front, Incoming, Patience};
 use crate::headers::{self, CALLER, SERVER, SESSION};
 use crate::identify::Caller;
 use crate::limits::Limits;
@@ -99,10 +99,13 @@ impl Inbound<'_> {
         call: &Call<'_>,
         admitted: Admitted,
     ) -> Result<Response<Answer>, Refusal> {
-        let (caller, timeout) = (self.caller.shared_name(), self.call_timeout());
-        let response = front.serve(&caller, &received.head, call, &received.body, timeout).await?;
+        let patience = Patience { call: self.call_timeout(), idle: Some(self.idle_max()) };
+        let caller = self.caller.shared_name();
+        let (head, body) = (&received.head, &received.body);
+        let incoming = Incoming { caller: &caller, head, body, patience, admitted: &admitted };
+        let response = front.serve(incoming, call).await?;
         let is_stream = is_event_stream(response.headers());
-        let answer = response.map(|body| Answer::from(body).admitted(admitted));
+        let answer = response.map(Answer::from);
         Ok(match is_stream {
             true => answer.map(|answer| answer.streaming(Counted::new(self.server.series.streams.clone()))),
             false => answer,

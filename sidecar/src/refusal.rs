@@ -71,6 +71,10 @@ pub enum Refusal {
     TimedOut {
         after: Duration,
     },
+    /// The server began to answer, and then said nothing for too long.
+    FellSilent {
+        after: Duration,
+    },
     /// The stdio server ended while the call was under way.
     ChildExited(String),
     /// The stdio server is not ready, or its queue is full.
@@ -128,6 +132,8 @@ impl Refusal {
             Self::InputNeeded => told(502, 5022, "input_needed", false),
             Self::NoInstance => told(503, 5030, "no_instance", true),
             Self::TimedOut { .. } => told(504, 5040, "timed_out", false),
+            // The word that is written down where an answer passes through.
+            Self::FellSilent { .. } => told(504, 5041, "idle", false),
             Self::ChildExited(_) => told(502, 5021, "child_exited", false),
             Self::ChildBusy(_) => told(503, 5035, "child_busy", true),
             Self::NotReady => told(503, 5032, "not_ready", true),
@@ -167,6 +173,7 @@ impl Refusal {
             Self::UpstreamUnreachable(text()),
             Self::NoInstance,
             Self::TimedOut { after },
+            Self::FellSilent { after },
             Self::ChildExited(text()),
             Self::ChildBusy(text()),
             Self::InputNeeded,
@@ -209,6 +216,7 @@ impl Refusal {
             Self::UpstreamUnreachable(_) => "the server cannot be reached".to_owned(),
             Self::NoInstance => "no instance of the server is available".to_owned(),
             Self::TimedOut { after } => format!("the server did not answer within {} s", after.as_secs_f64()),
+            Self::FellSilent { after } => format!("the server said nothing for {} s", after.as_secs_f64()),
             Self::ChildExited(_) => "the server ended while the call was under way".to_owned(),
             Self::ChildBusy(_) => "the server is not ready".to_owned(),
             Self::NotReady => "the sidecar is not ready yet".to_owned(),

@@ -1,10 +1,12 @@
 """Agents on the official SDKs: each connects to a server, takes the steps it is told, and reports what came of each.
 
-A step is a name and its values; what there are is in `Steps`, and the same in `clients/agent.cjs`.
+A step is a name and its values; what there are is in `Steps`, and the same in `clients/agent.cjs`. `clients/agent.rs`
+has the first two.
 """
 
 import asyncio
 import json
+import os
 import subprocess
 import time
 import warnings
@@ -17,7 +19,8 @@ from mcp import Client
 from mcp.client.sse import sse_client
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 
-AGENT = Path(__file__).parent / "clients/agent.cjs"
+TYPESCRIPT = ["node", Path(__file__).parent / "clients/agent.cjs"]
+RUST = [os.environ["WEFT_RMCP_AGENT"]]
 MODERN = "2026-07-28"
 WATCHED = "test://watched-resource"
 PATIENCE_SECS = 15
@@ -29,8 +32,12 @@ ERA_OF = {
     "python-legacy": "legacy",
     "typescript-auto": "modern",
     "typescript-legacy": "legacy",
+    "rust-auto": "modern",
+    "rust-legacy": "legacy",
 }
-AGENTS = tuple(ERA_OF)
+# Those that know every step; the one in Rust lists tools and calls them.
+AGENTS = tuple(agent for agent in ERA_OF if not agent.startswith("rust-"))
+RUST_AGENTS = tuple(agent for agent in ERA_OF if agent not in AGENTS)
 
 
 @dataclass
@@ -56,7 +63,7 @@ def talk(agent: str, url: str, *steps: tuple) -> Talk:
     if sdk == "python":
         return asyncio.run(asyncio.wait_for(talk_python(mode, url, *steps), SECS_MAX))
     script = {"url": url, "mode": mode, "transport": "sse" if url.endswith("/sse") else "http", "steps": steps}
-    command = ["node", AGENT, json.dumps(script)]
+    command = [*(RUST if sdk == "rust" else TYPESCRIPT), json.dumps(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECS_MAX)
     assert done.returncode == 0, done.stderr
     return Talk(**json.loads(done.stdout))

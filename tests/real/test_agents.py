@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from agents import AGENTS, ERA_OF, WATCHED, talk
+from agents import AGENTS, ERA_OF, RUST_AGENTS, WATCHED, talk
 from conftest import HTTP, STDIO
 
 EVERYTHING = ("everything", "everything-stdio")
@@ -16,7 +16,7 @@ ONE_ERA = ("typescript-legacy", "typescript-modern", "typescript-legacy-stdio", 
 # A command serves all callers in one era, and what a server asks of them is not translated.
 ASKED = [
     *((agent, server) for agent in AGENTS for server in ("python", "typescript")),
-    *((agent, f"typescript-{era}{end}") for agent, era in ERA_OF.items() for end in ("", "-stdio")),
+    *((agent, f"typescript-{ERA_OF[agent]}{end}") for agent in AGENTS for end in ("", "-stdio")),
 ]
 
 # What an agent does with one of our servers, in one conversation.
@@ -163,7 +163,7 @@ def test_agents_of_all_kinds_at_once_get_their_own_answers(parts, server):
     assert [it.answers for it in talks] == [[many]] * len(AGENTS)
 
 
-@pytest.mark.parametrize("agent", [agent for agent, era in ERA_OF.items() if era == "legacy"])
+@pytest.mark.parametrize("agent", [agent for agent in AGENTS if ERA_OF[agent] == "legacy"])
 def test_legacy_agents_set_the_level_of_logging_and_ping(parts, agent):
     it = through(parts, agent, "python", ("level", "warning"), ("ping",))
     assert it.answers == [{}, {}]
@@ -195,7 +195,7 @@ def test_the_reference_server_is_used_by_agents_of_both_eras(parts, agent, serve
     assert len(read[0]) > 100
 
 
-@pytest.mark.parametrize("agent", [agent for agent, era in ERA_OF.items() if era == "legacy"])
+@pytest.mark.parametrize("agent", [agent for agent in AGENTS if ERA_OF[agent] == "legacy"])
 def test_the_reference_server_asks_legacy_agents(parts, agent):
     it = through(
         parts,
@@ -250,6 +250,22 @@ def test_the_time_is_told_by_a_published_stdio_server(parts, agent):
     tools, told = it.answers
     assert tools == ["convert_time", "get_current_time"]
     assert "21:00" in told["content"][0]
+
+
+@pytest.mark.parametrize("agent", RUST_AGENTS)
+@our_servers
+def test_an_agent_in_rust_finds_tools_and_calls_them(parts, agent, server):
+    steps = [SCRIPT[name] for name in ("tools", "echo", "mixed", "failed", "no tool", "progress", "after")]
+    it = through(parts, agent, server, *steps)
+    assert parts.is_direct or it.is_modern == (ERA_OF[agent] == "modern")
+    tools, echo, mixed, failed, no_tool, progress, after = it.answers
+    assert {"echo", "wait", "test_simple_text"} <= set(tools)
+    assert echo == spoke("Grüße \u2028 \U0001f9f6")
+    assert mixed["content"][0] == "Multiple content types test:"
+    assert failed == spoke("This tool intentionally returns an error for testing", is_error=True)
+    assert no_tool == {"error": INVALID_PARAMS}
+    assert progress == spoke("Reported three times.", progress=[0, 50, 100])
+    assert after == spoke("still there")
 
 
 def test_every_server_is_used():

@@ -34,11 +34,6 @@ pub(crate) const LONG: &[Excuse] = &[
         "one state machine, whose every transition reads the same fields",
     ),
     (
-        "sidecar/src/exchange/http/legacy.rs",
-        600,
-        "one conversation with one kind of server, from handshake to farewell",
-    ),
-    (
         "sidecar/src/exchange/sse_server.rs",
         600,
         "one conversation with one kind of server, from handshake to farewell",

@@ -49,6 +49,8 @@ pub enum Said {
     /// A request of the server's own to the asker (sampling, elicitation, roots). The id in it is one that
     /// [`Peer::answer`] understands.
     Request(Bytes),
+    /// Nothing, but it is at work: bytes came that are no message, or not yet. Peers that cannot tell do not say it.
+    Sign,
     /// The response, under the asker's own id. Always the last.
     Response(Bytes),
 }

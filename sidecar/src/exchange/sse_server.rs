@@ -288,7 +288,7 @@ impl Server {
         let response = loop {
             match receiver.recv().await {
                 Some(Ok(Said::Response(response))) => break response,
-                Some(Ok(Said::Note(_) | Said::Request(_))) => {}
+                Some(Ok(Said::Note(_) | Said::Request(_) | Said::Sign)) => {}
                 Some(Err(refusal)) => return Err(refusal),
                 None => return Err(Refusal::UpstreamBroke("the handshake was not answered".to_owned())),
             }
@@ -572,6 +572,8 @@ impl Reader {
         match (self.calls.owner(progress_token), said) {
             // One who is slow misses what the others do not wait for.
             (Some(sender), said) => drop(sender.try_send(Ok(said))),
+            // Signs are of the whole stream, and so of no call.
+            (None, Said::Sign) => {}
             (None, Said::Request(request)) => drop(self.asides.send(Aside::Request(request))),
             (None, Said::Note(note) | Said::Response(note)) => drop(self.asides.send(Aside::Note(note))),
         }

@@ -75,7 +75,7 @@ async fn response(reply: &mut Reply) -> Result<Vec<u8>, String> {
     while let Some(said) = reply.0.recv().await {
         match said {
             Ok(Said::Response(response)) => return Ok(response.into()),
-            Ok(Said::Note(_) | Said::Request(_)) => {}
+            Ok(Said::Note(_) | Said::Request(_) | Said::Sign) => {}
             Err(refusal) => return Err(refusal.detail()),
         }
     }

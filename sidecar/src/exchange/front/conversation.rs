@@ -1,19 +1,19 @@
 //! One request and all that comes in answer to it, in the caller's era.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_proto::mcp::{self, Message, Request, edit};
 
+use crate::admit::Admitted;
 use crate::exchange::{Ask, Asker, BoxFuture, Peer, Reply, Said};
 use crate::refusal::Refusal;
 
-use super::answer;
 use super::calls::UnderWay;
 use super::translate::{Turn, Way};
+use super::{Patience, answer};
 
 /// What comes in answer to a request. The last three are the end of it.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,8 +30,9 @@ pub(super) enum Heard {
 /// What a conversation goes by.
 #[derive(Debug)]
 pub(super) struct Rules {
-    /// Time to the first thing said.
-    pub(super) call_timeout: Duration,
+    pub(super) patience: Patience,
+    /// Kept for as long as the conversation goes on.
+    pub(super) _admitted: Admitted,
     /// The caller takes the request back.
     pub(super) cancelled: CancellationToken,
     /// The sidecar waits no longer.
@@ -49,10 +50,20 @@ pub(super) struct Conversation {
     renamed: bool,
     way: Way,
     rules: Rules,
-    first_by: Option<Instant>,
+    /// When the server will have been waited for long enough.
+    due: Due,
     state: State,
     /// Ends with the conversation.
     _under_way: Option<UnderWay>,
+}
+
+/// How long the server is still waited for.
+#[derive(Clone, Copy)]
+enum Due {
+    /// It has not said anything.
+    First(Instant),
+    Next(Instant),
+    Never,
 }
 
 enum State {
@@ -109,9 +120,9 @@ impl Conversation {
             Asked::Server(message) => State::Asking(asking(peer, Ask { asker: asker.clone(), message })),
             Asked::Nobody(response) => State::Known(response),
         };
-        let first_by = Some(Instant::now() + rules.call_timeout);
+        let due = Due::First(Instant::now() + rules.patience.call);
         let peer = Arc::clone(peer);
-        Self { id, peer, asker, renamed, way, rules, first_by, state, _under_way: under_way }
+        Self { id, peer, asker, renamed, way, rules, due, state, _under_way: under_way }
     }
 
     pub(super) fn id(&self) -> &str {
@@ -139,26 +150,43 @@ impl Conversation {
 
     async fn hear(&mut self) -> Heard {
         loop {
-            let by = self.first_by;
+            let Patience { call, idle } = self.rules.patience;
+            let (by, late) = match self.due {
+                Due::First(by) => (Some(by), Refusal::TimedOut { after: call }),
+                Due::Next(by) => (Some(by), Refusal::FellSilent { after: idle.unwrap_or(call) }),
+                Due::Never => (None, Refusal::TimedOut { after: call }),
+            };
             let said = match by {
                 None => self.step().await,
-                Some(by) => match tokio::time::timeout_at(by, self.step()).await {
-                    Ok(said) => said,
-                    Err(_) => Err(Refusal::TimedOut { after: self.rules.call_timeout }),
-                },
+                Some(by) => tokio::time::timeout_at(by, self.step()).await.unwrap_or(Err(late)),
             };
             let said = match said {
                 Ok(Some(said)) => said,
                 Ok(None) => continue,
                 Err(refusal) => return Heard::Refused(refusal),
             };
-            self.first_by = None;
-            match self.translated(said) {
+            if said == Said::Sign {
+                if let Due::Next(_) = self.due {
+                    self.due = self.due_next();
+                }
+                continue;
+            }
+            let heard = self.translated(said);
+            self.due = match heard {
+                // Now it waits for the caller.
+                Ok(Some(Heard::Request(_))) => Due::Never,
+                _ => self.due_next(),
+            };
+            match heard {
                 Ok(Some(heard)) => return heard,
                 Ok(None) => {}
                 Err(refusal) => return Heard::Refused(refusal),
             }
         }
+    }
+
+    fn due_next(&self) -> Due {
+        self.rules.patience.idle.map_or(Due::Never, |idle| Due::Next(Instant::now() + idle))
     }
 
     /// Goes as far as to the next thing that the server says.
@@ -180,6 +208,7 @@ impl Conversation {
 
     fn translated(&self, said: Said) -> Result<Option<Heard>, Refusal> {
         match said {
+            Said::Sign => Ok(None),
             Said::Note(note) => Ok(self.way.note(note).map(Heard::Note)),
             Said::Request(request) => match self.way.request_of_server(request) {
                 Turn::Tell(request) => Ok(Some(Heard::Request(request))),

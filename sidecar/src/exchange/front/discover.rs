@@ -18,7 +18,7 @@ use crate::exchange::Asker;
 use crate::refusal::Refusal;
 
 use super::conversation::Heard;
-use super::{Front, Incoming, answer};
+use super::{Front, Incoming, Patience, answer};
 
 /// Callers whose answers are kept.
 const CALLERS_MAX: usize = 1024;
@@ -104,7 +104,8 @@ impl Front {
         incoming: &Incoming<'_>,
     ) -> Result<Response<Body>, Refusal> {
         let question = self.modern_question(asker.clone(), request, incoming.body.clone()).await?;
-        let mut conversation = self.conversation(question, incoming.call_timeout.min(PATIENCE));
+        let patience = Patience { call: incoming.patience.call.min(PATIENCE), ..incoming.patience };
+        let mut conversation = self.conversation(question, patience, incoming.admitted.clone());
         let response = loop {
             match conversation.next().await {
                 Some(Heard::Response(response)) => break response,

@@ -123,7 +123,11 @@ impl Front {
                         }
                         question => question?,
                     };
-                    conversations.push(self.conversation(question, incoming.call_timeout));
+                    conversations.push(self.conversation(
+                        question,
+                        incoming.patience,
+                        incoming.admitted.clone(),
+                    ));
                 }
                 Message::Notification(notification) => self.noted(&session, notification, bytes).await?,
                 Message::Response(_) => self.peer.answer(&session.asker, bytes.clone()).await?,

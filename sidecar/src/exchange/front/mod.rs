@@ -15,6 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use weft_proto::mcp;
 use weft_proto::resource::kinds::Era;
 
+use crate::admit::Admitted;
 use crate::body::Body;
 use crate::classify::Call;
 use crate::limits::Limits;
@@ -48,12 +49,24 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A request that was let in.
 #[derive(Clone, Copy, Debug)]
-struct Incoming<'a> {
-    caller: &'a Arc<str>,
-    head: &'a Parts,
+pub struct Incoming<'a> {
+    /// Whoever has the same name is the same caller.
+    pub caller: &'a Arc<str>,
+    pub head: &'a Parts,
     /// Where the message was read from.
-    body: &'a Bytes,
-    call_timeout: Duration,
+    pub body: &'a Bytes,
+    pub patience: Patience,
+    /// The place that what is asked has, for as long as the server is busy with it.
+    pub admitted: &'a Admitted,
+}
+
+/// How long a server is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Until it says something.
+    pub call: Duration,
+    /// Between one thing that it says and the next. Without a limit it may be silent for ever.
+    pub idle: Option<Duration>,
 }
 
 /// One server, as callers see it.
@@ -124,17 +137,12 @@ impl Front {
         front
     }
 
-    /// Serves a request that was let in, and is to be answered in the era that it was taken for. Whoever has the same
-    /// name is the same caller. The server has until `call_timeout` to say something.
+    /// Serves a request that was let in, and is to be answered in the era that it was taken for.
     pub async fn serve(
         self: &Arc<Self>,
-        caller: &Arc<str>,
-        head: &Parts,
+        incoming: Incoming<'_>,
         call: &Call<'_>,
-        body: &Bytes,
-        call_timeout: Duration,
     ) -> Result<Response<Body>, Refusal> {
-        let incoming = Incoming { caller, head, body, call_timeout };
         match call.era {
             Era::Modern => self.modern(incoming, &call.kind).await,
             Era::Legacy => self.legacy(incoming, &call.kind).await,
@@ -154,11 +162,13 @@ impl Front {
     fn conversation(
         &self,
         question: conversation::Question,
-        call_timeout: Duration,
+        patience: Patience,
+        admitted: Admitted,
     ) -> conversation::Conversation {
         let cancelled = question.under_way.as_ref().map(|call| call.cancelled.clone()).unwrap_or_default();
         let rules = conversation::Rules {
-            call_timeout,
+            patience,
+            _admitted: admitted,
             cancelled,
             stop: self.stop.clone(),
             bounds: self.settings.bounds,

@@ -58,7 +58,7 @@ impl Front {
         incoming: &Incoming<'_>,
     ) -> Result<Response<Body>, Refusal> {
         let question = self.modern_question(asker, request, incoming.body.clone()).await?;
-        let mut conversation = self.conversation(question, incoming.call_timeout);
+        let mut conversation = self.conversation(question, incoming.patience, incoming.admitted.clone());
         let comment_every = self.settings.comment_every;
         let first = match timeout(comment_every, conversation.next()).await {
             Ok(Some(Heard::Response(response))) => return Ok(self.at_once(response)),

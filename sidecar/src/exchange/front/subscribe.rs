@@ -24,7 +24,7 @@ use super::conversation::{Asked, Conversation, Heard, Question};
 use super::interest::{self, Interest};
 use super::translate::Way;
 use super::watch::Watching;
-use super::{Front, Incoming, events};
+use super::{Front, Incoming, Patience, events};
 
 /// For how long the same change is gathered before it is told.
 const GATHERED_FOR: Duration = Duration::from_millis(100);
@@ -98,7 +98,9 @@ impl Front {
         ];
         let asked = Asked::Server(mcp::splice(message, edits).into());
         let question = Question { asker, asked, id, renamed: false, way: Way::Same, under_way: None };
-        let mut upstream = self.conversation(question, incoming.call_timeout);
+        // What only listens may hear nothing for as long as nothing changes.
+        let patience = Patience { idle: None, ..incoming.patience };
+        let mut upstream = self.conversation(question, patience, incoming.admitted.clone());
         let honoured = timeout(AGREE_TIMEOUT, acknowledged(&mut upstream, self.settings.bounds)).await;
         match honoured.ok().flatten() {
             Some(honoured) => Source { honoured, _watching: None, upstream: Some(upstream) },

@@ -14,12 +14,13 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use weft_proto::mcp::{Revision, edit, method};
 
+use crate::admit::Places;
 use crate::exchange::sessions::Session;
 
-use super::Front;
 use super::conversation::{Asked, Conversation, Heard, Question};
 use super::interest::{ITEMS_MAX, Interest};
 use super::translate::Way;
+use super::{Front, Patience};
 
 /// Time for the server to agree.
 const AGREE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -114,7 +115,8 @@ impl Front {
             way: Way::Same,
             under_way: None,
         };
-        let mut upstream = self.conversation(question, AGREE_TIMEOUT);
+        let patience = Patience { call: AGREE_TIMEOUT, idle: None };
+        let mut upstream = self.conversation(question, patience, Places::exempt());
         super::subscribe::acknowledged(&mut upstream, self.settings.bounds).await.map(|_| upstream)
     }
 }

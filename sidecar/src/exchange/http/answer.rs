@@ -97,6 +97,11 @@ impl Events {
 
     /// The next event with data; none at the end of the stream. Nothing is lost if the future is dropped.
     pub(crate) async fn next(&mut self) -> Result<Option<Event>, Refusal> {
+        self.next_with(|| {}).await
+    }
+
+    /// The next event with data, as with [`Self::next`]; calls for each piece of the stream that comes meanwhile.
+    pub(crate) async fn next_with(&mut self, on_piece: impl Fn()) -> Result<Option<Event>, Refusal> {
         loop {
             let event = self.splitter.next_event().map_err(|error| {
                 self.is_broken = true;
@@ -117,6 +122,7 @@ impl Events {
                 Some(frame) => {
                     if let Ok(bytes) = frame?.into_data() {
                         self.splitter.feed(bytes);
+                        on_piece();
                     }
                 }
                 None => self.is_over = true,

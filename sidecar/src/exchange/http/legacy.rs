@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{broadcast, mpsc};
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use weft_proto::mcp::{self, Id, Message, Outcome, Revision, edit, header, method};
 use weft_proto::resource::kinds::Era;
@@ -17,19 +17,21 @@ use weft_proto::resource::kinds::Era;
 use crate::exchange::{Aside, Ask, Asker, BoxFuture, Introduction, Peer, Reply, Said};
 use crate::refusal::Refusal;
 
+use call::Call;
+
 use super::answer::{self, Events, Form};
 use super::sessions::{Established, Session, Sessions};
 use super::sort::{Sorted, sort};
 use super::{AnswerBody, Http, Settings, Target, initialize, listening, posting, signed};
+
+mod call;
+mod listening;
 
 /// Between connections, where the server names no time.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Longest time between connections, whatever the server names.
 const RETRY_MAX: Duration = Duration::from_secs(60);
-
-/// Connections after each other that bring nothing for a request, before it is given up.
-const EMPTY_MAX: u32 = 16;
 
 /// Time for what nobody waits for: cancelling, ending a session.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -343,81 +345,6 @@ impl Server {
         }
     }
 
-    /// Hears what the server says outside of requests, for as long as anyone wants to.
-    async fn listen(&self, session: &Session) {
-        loop {
-            tokio::select! {
-                () = session.asides.closed() => {}
-                () = self.keep_listening(session) => {}
-            }
-            session.is_listening.store(false, Ordering::Release);
-            // Someone may have come just now and seen that there is someone who listens.
-            let is_wanted = session.asides.receiver_count() > 0;
-            if !is_wanted || session.is_listening.swap(true, Ordering::AcqRel) {
-                return;
-            }
-        }
-    }
-
-    async fn keep_listening(&self, session: &Session) {
-        let mut last_id = None;
-        let mut pause = RETRY;
-        let mut gone = None;
-        loop {
-            let outcome = async {
-                let established = self.established(session, gone.take().as_ref()).await?;
-                let response = self.resume(&established, last_id.as_ref()).await?;
-                Ok::<_, Refusal>((established, response))
-            };
-            match outcome.await {
-                Ok((established, response)) if response.status() == StatusCode::NOT_FOUND => {
-                    (gone, last_id) = (Some(established), None);
-                }
-                Ok((established, response)) if response.status().is_success() => {
-                    let mut events = Events::new(response, &self.settings);
-                    let began = Instant::now();
-                    let heard = self.hear_asides(session, &established, &mut events).await;
-                    last_id = events.resumable().cloned();
-                    // A server that only ever ends the stream at once is asked less and less often.
-                    if heard || events.retry.is_some() || began.elapsed() > pause {
-                        pause = events.retry.unwrap_or(RETRY);
-                    }
-                }
-                // The server has no such stream.
-                Ok((_, response)) if response.status().is_client_error() => std::future::pending().await,
-                Ok((_, response)) => tracing::debug!(status = %response.status(), "no stream"),
-                Err(refusal) => tracing::debug!(detail = refusal.detail(), "no stream"),
-            }
-            sleep(pause.clamp(RETRY, RETRY_MAX)).await;
-            pause = pause.saturating_mul(2);
-        }
-    }
-
-    /// Hears a stream to its end; tells whether anything came.
-    async fn hear_asides(&self, session: &Session, established: &Established, events: &mut Events) -> bool {
-        let mut heard = false;
-        loop {
-            let message = match events.next().await {
-                Ok(Some(event)) if event.is("message") => event.data.unwrap_or_default(),
-                Ok(Some(_)) => continue,
-                Ok(None) => return heard,
-                Err(refusal) => {
-                    tracing::debug!(detail = refusal.detail(), "stream broke");
-                    return heard;
-                }
-            };
-            heard = true;
-            // Nobody may be left to hear it.
-            match sort(&message, None, self.settings.bounds) {
-                Ok(Sorted::Aside(note) | Sorted::Note(note)) => drop(session.asides.send(Aside::Note(note))),
-                Ok(Sorted::Request(request)) => drop(session.asides.send(Aside::Request(request))),
-                Ok(Sorted::Ping(pong)) => drop(self.post(established, pong).await),
-                Ok(Sorted::Response(_) | Sorted::Stray) => {}
-                Err(refusal) => tracing::debug!(detail = refusal.detail(), "message passed over"),
-            }
-        }
-    }
-
     /// The stream from an event on, or the one for what belongs to no request.
     async fn resume(
         &self,
@@ -439,6 +366,7 @@ impl Server {
         // Outside of a runtime everything ends anyway.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         for session in sessions {
+            session.over.cancel();
             let server = Arc::clone(self);
             runtime.spawn(async move {
                 let established = session.established.lock().await.take();
@@ -496,89 +424,4 @@ pub(crate) async fn only_response(
     }
     let body = answer::whole(response.into_body(), settings.answer_bytes_max).await?;
     read(body)?.ok_or_else(|| Refusal::UpstreamBroke(format!("status {status} and no response")))
-}
-
-/// One request that is under way.
-struct Call<'a> {
-    server: &'a Server,
-    session: &'a Session,
-    established: &'a Established,
-    id: &'a str,
-    sender: &'a mpsc::Sender<Result<Said, Refusal>>,
-}
-
-impl Call<'_> {
-    /// Takes a message; tells whether it was the response.
-    async fn hear(&self, message: Bytes) -> Result<bool, Refusal> {
-        let said = match sort(&message, Id::parse(self.id).as_ref(), self.server.settings.bounds)? {
-            Sorted::Response(response) => Said::Response(response),
-            Sorted::Note(note) => Said::Note(note),
-            Sorted::Request(request) => Said::Request(request),
-            Sorted::Aside(note) => {
-                // Nobody may listen.
-                _ = self.session.asides.send(Aside::Note(note));
-                return Ok(false);
-            }
-            Sorted::Ping(pong) => {
-                self.server.post(self.established, pong).await?;
-                return Ok(false);
-            }
-            Sorted::Stray => {
-                tracing::debug!("response to nothing that was asked");
-                return Ok(false);
-            }
-        };
-        let is_response = matches!(said, Said::Response(_));
-        // Whoever is gone is noticed elsewhere.
-        _ = self.sender.send(Ok(said)).await;
-        Ok(is_response)
-    }
-
-    /// Follows a stream until the response. A server may end the connection whenever it has given an event an id; the
-    /// rest comes with the next one.
-    async fn follow(&self, mut events: Events) -> Result<(), Refusal> {
-        let mut empty = 0;
-        loop {
-            let broke = match events.next().await {
-                Ok(Some(event)) if event.is("message") => {
-                    empty = 0;
-                    if self.hear(event.data.unwrap_or_default()).await? {
-                        return Ok(());
-                    }
-                    continue;
-                }
-                Ok(Some(_)) => continue,
-                Ok(None) => Refusal::UpstreamBroke("the stream ended without a response".to_owned()),
-                Err(refusal) => refusal,
-            };
-            events = self.followed_on(events, broke, &mut empty).await?;
-        }
-    }
-
-    /// The next connection of a stream.
-    async fn followed_on(&self, ended: Events, broke: Refusal, empty: &mut u32) -> Result<Events, Refusal> {
-        let Some(last_id) = ended.resumable().cloned() else { return Err(broke) };
-        loop {
-            *empty += 1;
-            if *empty > EMPTY_MAX {
-                return Err(broke);
-            }
-            sleep(ended.retry.unwrap_or(RETRY).min(RETRY_MAX)).await;
-            let response = match self.server.resume(self.established, Some(&last_id)).await {
-                Ok(response) if response.status().is_server_error() => continue,
-                Ok(response) => response,
-                Err(Refusal::UpstreamUnreachable(_)) => continue,
-                Err(refusal) => return Err(refusal),
-            };
-            let is_stream = Form::of(response.headers()) == Form::Events && response.status().is_success();
-            if !is_stream {
-                let status = response.status();
-                return Err(Refusal::UpstreamBroke(format!("the rest of the stream got status {status}")));
-            }
-            let mut events = Events::new(response, &self.server.settings);
-            events.last_id = Some(last_id);
-            events.retry = ended.retry;
-            return Ok(events);
-        }
-    }
 }

@@ -403,7 +403,9 @@ impl Call<'_> {
     }
 
     async fn follow(&self, mut events: Events) -> Result<(), Refusal> {
-        while let Some(event) = events.next().await? {
+        // Where there is no room, messages wait that are as good a sign.
+        let at_work = || drop(self.sender.try_send(Ok(Said::Sign)));
+        while let Some(event) = events.next_with(at_work).await? {
             if event.is("message") && self.hear(event.data.unwrap_or_default()).await? {
                 return Ok(());
             }

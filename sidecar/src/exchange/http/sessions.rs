@@ -1,13 +1,14 @@
 //! The sessions that are kept at one server of the legacy era: one for each asker, made when it is first needed.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::exchange::{Aside, Asker};
 use crate::refusal::Refusal;
@@ -18,8 +19,11 @@ pub(crate) struct Session<E = Established> {
     /// What the server agreed to; none until the first handshake is done. Locked while one is under way.
     pub(crate) established: tokio::sync::Mutex<Option<Arc<E>>>,
     pub(crate) asides: broadcast::Sender<Aside>,
-    /// Whether someone listens for what the server says outside of requests.
+    /// Whether someone listens for what the server says outside of requests. Who does holds the session and sets this
+    /// for as long.
     pub(crate) is_listening: AtomicBool,
+    /// Cancelled when the session has ended.
+    pub(crate) over: CancellationToken,
     /// Who has it, as the server is told.
     pub(crate) caller: Option<HeaderValue>,
     used: Mutex<Instant>,
@@ -40,6 +44,7 @@ impl<E> Session<E> {
             established: tokio::sync::Mutex::new(None),
             asides: broadcast::Sender::new(asides_max),
             is_listening: AtomicBool::new(false),
+            over: CancellationToken::new(),
             caller: HeaderValue::from_str(&asker.caller).ok(),
             used: Mutex::new(Instant::now()),
         }
@@ -54,7 +59,8 @@ impl<E> Session<E> {
     }
 }
 
-/// All sessions at one server. A session is in use as long as anyone else holds it or hears its asides.
+/// All sessions at one server. A session is in use as long as anyone hears its asides, or holds it for anything but
+/// listening for them.
 #[derive(Debug)]
 pub(crate) struct Sessions<E = Established> {
     sessions_max: usize,
@@ -116,7 +122,8 @@ impl<E> Sessions<E> {
 }
 
 fn is_unused<E>(session: &Arc<Session<E>>) -> bool {
-    Arc::strong_count(session) == 1 && session.asides.receiver_count() == 0
+    let idle_holders = 1 + usize::from(session.is_listening.load(Ordering::Acquire));
+    Arc::strong_count(session) <= idle_holders && session.asides.receiver_count() == 0
 }
 
 /// Takes out the unused ones of which something holds.
@@ -171,5 +178,21 @@ mod tests {
         drop((heard, used));
         assert_eq!(sessions.take_idle().len(), 2);
         assert!(sessions.take_all().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_to_which_nobody_listens_any_more_is_idle_though_its_stream_goes_on() {
+        let sessions: Sessions = Sessions::new(8, IDLE, 1);
+        let listener = sessions.open(&asker("a")).unwrap().session;
+        let heard = listener.asides.subscribe();
+        listener.is_listening.store(true, Ordering::Release);
+        tokio::time::advance(IDLE).await;
+        assert!(sessions.take_idle().is_empty());
+        drop(heard);
+        let used = sessions.open(&asker("a")).unwrap().session;
+        tokio::time::advance(IDLE).await;
+        assert!(sessions.take_idle().is_empty());
+        drop(used);
+        assert_eq!(sessions.take_idle().len(), 1);
     }
 }

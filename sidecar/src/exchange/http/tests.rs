@@ -15,11 +15,14 @@ mod modern;
 const CALL: &str = r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"t"}}"#;
 const DONE: &str = r#"{"jsonrpc":"2.0","id":7,"result":{"content":[1.0]}}"#;
 
-/// Everything that comes until the end, each as one text.
+/// Everything that is said until the end, each as one text.
 async fn all(mut reply: Reply) -> Vec<String> {
     let mut all = Vec::new();
     while let Some(said) = within(reply.0.recv()).await {
-        all.push(told(said));
+        // How a stream is cut into pieces is nobody's promise.
+        if said != Ok(Said::Sign) {
+            all.push(told(said));
+        }
     }
     all
 }
@@ -29,6 +32,7 @@ fn told(said: Result<Said, Refusal>) -> String {
     match said {
         Ok(Said::Note(note)) => format!("note {}", text(note)),
         Ok(Said::Request(request)) => format!("request {}", text(request)),
+        Ok(Said::Sign) => "sign".to_owned(),
         Ok(Said::Response(response)) => format!("response {}", text(response)),
         Err(refusal) => format!("refusal {}", refusal.told().reason),
     }

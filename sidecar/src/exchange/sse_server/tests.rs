@@ -80,6 +80,7 @@ async fn all(mut reply: Reply) -> Vec<String> {
         all.push(match said {
             Ok(Said::Note(note)) => format!("note {}", text(note)),
             Ok(Said::Request(request)) => format!("request {}", text(request)),
+            Ok(Said::Sign) => "sign".to_owned(),
             Ok(Said::Response(response)) => format!("response {}", text(response)),
             Err(refusal) => format!("refusal {}", refusal.told().reason),
         });

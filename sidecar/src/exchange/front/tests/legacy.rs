@@ -238,3 +238,39 @@ async fn on_a_drain_calls_may_finish_and_listening_ends() {
     assert!(last.contains(r#""id":2,"error":{"code":5031,"#), "{last}");
     assert_eq!(begun.elapsed(), Duration::from_secs(24));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_waits_for_the_caller_is_not_taken_for_silent() {
+    let mut stage = legacy();
+    let id = stage.open("2025-06-18").await;
+    let answer = stage.legacy(&id, &call("1"));
+    let called = stage.called().await;
+    called.ask(r#"{"jsonrpc":"2.0","id":"s","method":"elicitation/create","params":{}}"#).await;
+    let mut body = stream(answered(answer).await);
+    next(&mut body).await.unwrap();
+    tokio::time::advance(IDLE_TIMEOUT * 2).await;
+    called.respond(&result("1")).await;
+    let mut last = String::new();
+    while let Some(said) = next(&mut body).await {
+        last = said;
+    }
+    assert!(last.contains(&result("1")), "{last}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_caller_left_keeps_its_place_until_the_server_is_done_with_it() {
+    let places = Places::new(&serde_json::from_str(r#"{"max":1,"queueMax":1}"#).unwrap());
+    let counted = || Counted::new(prometheus_client::metrics::gauge::Gauge::default());
+    let mut stage = legacy();
+    let id = stage.open("2025-06-18").await;
+    stage.admitted = places.admit(counted()).await.unwrap();
+    let answer = stage.legacy(&id, &call("1"));
+    stage.admitted = Places::exempt();
+    let called = stage.called().await;
+    answer.abort();
+    assert!(answer.await.unwrap_err().is_cancelled());
+    let early = tokio::time::timeout(Duration::from_secs(10), places.admit(counted())).await;
+    assert!(early.is_err(), "the server is busy with the call");
+    called.respond(&result("1")).await;
+    places.admit(counted()).await.unwrap();
+}

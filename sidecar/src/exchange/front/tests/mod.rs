@@ -13,10 +13,14 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::admit::Places;
 use crate::classify::Kind;
 use crate::exchange::{Aside, Ask, Asker, BoxFuture, Introduction, Reply, Said};
+use crate::metrics::Counted;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+const PATIENCE: Patience = Patience { call: CALL_TIMEOUT, idle: Some(IDLE_TIMEOUT) };
 const INITIALIZE_RESULT: &str = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{"listChanged":true},"resources":{"subscribe":true,"listChanged":true},"logging":{}},"serverInfo":{"name":"s","version":"1"}}"#;
 const DISCOVER_RESULT: &str = r#"{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{"listChanged":true},"resources":{"subscribe":true},"logging":{}},"ttlMs":1000,"cacheScope":"private","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"m","version":"1"}}}"#;
 
@@ -101,6 +105,8 @@ struct Stage {
     calls: mpsc::UnboundedReceiver<Called>,
     told: mpsc::UnboundedReceiver<Told>,
     drain: CancellationToken,
+    /// What calls are admitted with.
+    admitted: Admitted,
 }
 
 type Answered = JoinHandle<Result<Response<Body>, Refusal>>;
@@ -129,7 +135,7 @@ impl Stage {
         });
         let drain = CancellationToken::new();
         let front = Front::new(Arc::<Fake>::clone(&peer), limits, drain.clone());
-        Self { front, peer, calls: called, told: telling, drain }
+        Self { front, peer, calls: called, told: telling, drain, admitted: Places::exempt() }
     }
 
     /// What a caller sends, as it goes on.
@@ -141,7 +147,7 @@ impl Stage {
         let (head, ()) = request.body(()).unwrap().into_parts();
         let (front, caller): (_, Arc<str>) = (Arc::clone(&self.front), caller.into());
         let (body, bounds) = (Bytes::copy_from_slice(body.as_bytes()), front.settings.bounds);
-        let method = method.to_owned();
+        let (method, admitted) = (method.to_owned(), self.admitted.clone());
         tokio::spawn(async move {
             let kind = match method.as_str() {
                 "GET" => Kind::Listen,
@@ -151,7 +157,16 @@ impl Stage {
                     mcp::Body::Batch(messages) => Kind::Batch(messages),
                 },
             };
-            front.serve(&caller, &head, &Call { era, kind }, &body, CALL_TIMEOUT).await
+            let incoming = Incoming {
+                caller: &caller,
+                head: &head,
+                body: &body,
+                patience: PATIENCE,
+                admitted: &admitted,
+            };
+            let answer = front.serve(incoming, &Call { era, kind }).await;
+            drop(admitted);
+            answer
         })
     }
 

@@ -242,3 +242,56 @@ async fn calls_that_outlast_the_drain_are_told_that_they_do() {
     assert_eq!(begun.elapsed(), Duration::from_secs(24));
     called.reply.closed().await;
 }
+
+/// Reads to the end; the last that was said.
+async fn last_said(body: &mut Body) -> String {
+    let mut last = String::new();
+    while let Some(said) = next(body).await {
+        last = said;
+    }
+    last
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_falls_silent_is_not_waited_for_for_ever() {
+    let mut stage = modern();
+    let answer = stage.modern(&call("1"));
+    let called = stage.called().await;
+    called.note(&note(1)).await;
+    let begun = Instant::now();
+    let mut body = stream(answered(answer).await);
+    let last = last_said(&mut body).await;
+    assert!(last.contains(r#""id":1,"error":{"code":5041,"#), "{last}");
+    assert!(last.contains(r#""data":{"reason":"idle"}"#), "{last}");
+    assert_eq!(begun.elapsed(), IDLE_TIMEOUT);
+    called.reply.closed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_shows_it_is_at_work_is_waited_for() {
+    let mut stage = modern();
+    let answer = stage.modern(&call("1"));
+    let called = stage.called().await;
+    called.note(&note(1)).await;
+    let mut body = stream(answered(answer).await);
+    let begun = Instant::now();
+    let telling = tokio::spawn(async move { last_said(&mut body).await });
+    for _ in 0..3 {
+        tokio::time::advance(IDLE_TIMEOUT - Duration::from_secs(1)).await;
+        called.reply.send(Ok(Said::Sign)).await.unwrap();
+    }
+    called.reply.closed().await;
+    assert!(begun.elapsed() >= IDLE_TIMEOUT * 3, "{:?}", begun.elapsed());
+    assert!(telling.await.unwrap().contains("5041"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn signs_alone_are_no_answer() {
+    let mut stage = modern();
+    let answer = stage.modern(&call("1"));
+    let called = stage.called().await;
+    called.reply.send(Ok(Said::Sign)).await.unwrap();
+    let mut body = stream(answered(answer).await);
+    let last = last_said(&mut body).await;
+    assert!(last.contains(r#""code":5040,"#), "{last}");
+}

@@ -256,7 +256,46 @@ async fn what_the_server_says_of_its_own_accord_is_heard_while_someone_listens()
     assert_eq!(within(asides.recv()).await, Ok(Aside::Note(Bytes::from(changed))));
     assert_eq!(within(asides.recv()).await, Ok(Aside::Request(Bytes::from(request))));
     drop(asides);
+    peer.end(&asker("a"));
     within(sender.closed()).await;
+}
+
+/// Some servers notice only when they next have something to say that a stream was closed, and lose that.
+#[tokio::test]
+async fn whoever_listens_after_another_left_hears_the_next_thing_said() {
+    let opened = Opened::default();
+    let streams = opened.clone();
+    let (fake, peer) = server(move |_| Some(streams.stream())).await;
+    let is_get = |seen: &Seen| seen.method == Method::GET;
+    drop(peer.asides(&asker("a")));
+    let mut asides = peer.asides(&asker("a"));
+    fake.next(is_get).await;
+    let changed = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
+    opened.last().send(Bytes::from(event(changed))).await.unwrap();
+    assert_eq!(within(asides.recv()).await, Ok(Aside::Note(Bytes::from(changed))));
+    drop(asides);
+    let mut asides = peer.asides(&asker("a"));
+    opened.last().send(Bytes::from(event(changed))).await.unwrap();
+    assert_eq!(within(asides.recv()).await, Ok(Aside::Note(Bytes::from(changed))));
+    assert!(fake.so_far().await.is_empty(), "one stream is enough");
+}
+
+#[tokio::test]
+async fn a_server_that_takes_another_stream_for_open_is_asked_again() {
+    let opened = Opened::default();
+    let (streams, tries) = (opened.clone(), AtomicUsize::new(0));
+    let (fake, peer) = server(move |_| match tries.fetch_add(1, Ordering::Relaxed) {
+        0 => Some(status(409)),
+        _ => Some(streams.stream()),
+    })
+    .await;
+    let mut asides = peer.asides(&asker("a"));
+    for _ in 0..2 {
+        fake.next(|seen| seen.method == Method::GET).await;
+    }
+    let changed = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
+    opened.last().send(Bytes::from(event(changed))).await.unwrap();
+    assert_eq!(within(asides.recv()).await, Ok(Aside::Note(Bytes::from(changed))));
 }
 
 #[tokio::test]
@@ -324,4 +363,17 @@ async fn a_handshake_that_comes_to_nothing_is_told() {
         let peer = LegacyHttp::new(fake.http(), fake.target(), settings());
         assert_eq!(call(&peer).await, ["refusal upstream_broke"], "{body}");
     }
+}
+
+#[tokio::test]
+async fn comments_on_a_stream_are_signs_that_the_server_is_at_work() {
+    let opened = Opened::default();
+    let streams = opened.clone();
+    let (fake, peer) = server(move |_| Some(streams.stream())).await;
+    let mut reply = peer.call(ask("a", CALL)).await.unwrap();
+    fake.next(is_call).await;
+    opened.last().send(Bytes::from_static(b": still there\n\n")).await.unwrap();
+    assert_eq!(within(reply.0.recv()).await, Some(Ok(Said::Sign)));
+    opened.last().send(Bytes::from(event(DONE))).await.unwrap();
+    assert_eq!(all(reply).await, [format!("response {DONE}")]);
 }
