@@ -137,7 +137,7 @@ impl<'a> Walk<'a> {
     fn value(&mut self) -> Option<Raw<'a>> {
         let start = self.at;
         match self.byte()? {
-            b'"' => self.string()?,
+            b'"' => self.at = past_string(self.text.as_bytes(), start)?,
             b'{' | b'[' => self.nested()?,
             _ => {
                 let rest = &self.text.as_bytes()[start..];
@@ -150,33 +150,21 @@ impl<'a> Walk<'a> {
 
     /// Past an array or an object. What is in it is not looked at, but for strings, which may have brackets in them.
     fn nested(&mut self) -> Option<()> {
-        let mut depth = 0_usize;
+        let bytes = self.text.as_bytes();
+        let (mut at, mut depth) = (self.at, 0_usize);
         loop {
-            match self.byte()? {
+            match *bytes.get(at)? {
                 b'"' => {
-                    self.string()?;
+                    at = past_string(bytes, at)?;
                     continue;
                 }
                 b'{' | b'[' => depth += 1,
                 b'}' | b']' => depth -= 1,
                 _ => {}
             }
-            self.at += 1;
+            at += 1;
             if depth == 0 {
-                return Some(());
-            }
-        }
-    }
-
-    /// Past a string.
-    fn string(&mut self) -> Option<()> {
-        self.at += 1;
-        loop {
-            let rest = self.text.as_bytes().get(self.at..)?;
-            let end = quote_or_escape(rest)?;
-            let is_escape = rest[end] == b'\\';
-            self.at += end + 1 + usize::from(is_escape);
-            if !is_escape {
+                self.at = at;
                 return Some(());
             }
         }
@@ -187,12 +175,29 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Where the string ends, or its next escape begins. Most strings are short, and the search for long ones takes longer to
-/// begin than these to end.
-pub(super) fn quote_or_escape(rest: &[u8]) -> Option<usize> {
-    const SHORT: usize = 32;
-    let near = rest.iter().take(SHORT).position(|byte| matches!(byte, b'"' | b'\\'));
-    near.or_else(|| memchr2(b'"', b'\\', rest.get(SHORT..)?).map(|end| SHORT + end))
+/// Up to so many bytes are looked at one by one: most strings are short, and a search that looks at many at a time takes
+/// longer to begin than these to end.
+pub(super) const SHORT: usize = 32;
+
+/// Where a string ends that begins at `open`.
+fn past_string(bytes: &[u8], open: usize) -> Option<usize> {
+    let mut at = open + 1;
+    let near = bytes.len().min(at + SHORT);
+    while at < near {
+        match bytes[at] {
+            b'"' => return Some(at + 1),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    loop {
+        let rest = bytes.get(at..)?;
+        let end = memchr2(b'"', b'\\', rest)?;
+        match rest[end] {
+            b'"' => return Some(at + end + 1),
+            _ => at += end + 2,
+        }
+    }
 }
 
 pub(super) fn json_string(text: &str) -> String {

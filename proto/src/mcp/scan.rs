@@ -5,7 +5,9 @@
 //! No recursion, and memory in proportion to the message: twelve bytes for a key of an open object. Not here: what the
 //! message means.
 
-use super::raw::quote_or_escape;
+use memchr::memchr2;
+
+use super::raw::SHORT;
 use super::{Bounds, Error, Raw};
 
 /// Largest message that is looked at, so that places fit 32 bits. The limit on bodies is far below.
@@ -206,9 +208,24 @@ impl Scanner<'_> {
     fn string(&mut self) -> Result<bool, Error> {
         self.at += 1;
         let mut escapes = false;
+        let near = self.bytes.len().min(self.at + SHORT);
+        while self.at < near {
+            match self.bytes[self.at] {
+                b'"' => {
+                    self.at += 1;
+                    return Ok(escapes);
+                }
+                b'\\' => {
+                    self.escape()?;
+                    escapes = true;
+                }
+                ..b' ' => return Err(syntax(self.at, "a control character in a string")),
+                _ => self.at += 1,
+            }
+        }
         loop {
             let rest = &self.bytes[self.at..];
-            let end = quote_or_escape(rest).unwrap_or(rest.len());
+            let end = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
             // Without an early exit the compiler looks at many bytes at a time.
             if rest[..end].iter().fold(false, |seen, byte| seen | (*byte < b' ')) {
                 let control = rest.iter().position(|byte| *byte < b' ').unwrap_or(end);
