@@ -37,7 +37,13 @@ pub fn classify(data: &[u8]) {
 fn one(data: &[u8], message: &Message<'_>, value: Option<&Value>) {
     check(data, message, value);
     match message {
-        Message::Request(request) => edited(data, request),
+        Message::Request(request) => {
+            let params = &request.params;
+            for raw in [params.raw, params.arguments, params.meta.raw].into_iter().flatten() {
+                assert_eq!(raw.value().get(), raw.get());
+            }
+            edited(data, request);
+        }
         Message::Response(response) => answered(data, response),
         Message::Notification(_) => {}
     }

@@ -80,6 +80,8 @@ fn hear<'a>(lines: impl Iterator<Item = &'a [u8]>) {
                 assert!(waiting.contains(&call), "a message for a call that is over");
                 is_message(&message);
             }
+            // Only servers spoken to over HTTP give signs of life besides messages.
+            Effect::Say(_, Said::Sign) => panic!("a child gives no signs"),
             Effect::Refuse(call, _) => assert!(waiting.remove(&call), "a refusal of a call that is over"),
             Effect::Aside(..) => {}
         }
