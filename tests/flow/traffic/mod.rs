@@ -1,8 +1,10 @@
 //! Stories of sidecars: real ones, with a real control plane, between real connections.
 
+mod agent;
 mod pair;
 mod upstream;
 
+mod away;
 mod bridged;
 mod broken;
 mod changes;
