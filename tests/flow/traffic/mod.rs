@@ -5,6 +5,7 @@ mod pair;
 mod upstream;
 
 mod away;
+mod beginnings;
 mod bridged;
 mod broken;
 mod changes;
