@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use weft_sidecar::app::Running;
 
 use super::pair::{self, Answer, Pair};
+use crate::mesh::Mesh;
 
 pub(crate) struct Agent {
     pub(crate) sidecar: Running,
@@ -19,8 +20,12 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) async fn join(pair: &Pair, account: &str) -> Self {
+        Self::join_mesh(&pair.mesh, account).await
+    }
+
+    pub(crate) async fn join_mesh(mesh: &Mesh, account: &str) -> Self {
         let listen = json!({ "inbound": null, "outbound": "127.0.0.1:0" });
-        Self { sidecar: pair::sidecar(&pair.mesh, "agents", account, listen, json!({})).await }
+        Self { sidecar: pair::sidecar(mesh, "agents", account, listen, json!({})).await }
     }
 
     /// On a connection of its own.
