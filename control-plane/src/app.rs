@@ -216,8 +216,11 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let trust_domain = settle_trust_domain(&*store, config.trust_domain).await?;
     let world = World::new(trust_domain.clone());
     let hub = Hub::start(config.xds, world, Arc::clone(&metrics), shutdown.clone());
+    let shortest = TrustSpec::SVID_LIFETIME_MIN.duration().min(config.identity.lifetime_max);
+    let lives = ca::Limits::new(shortest, TrustSpec::SVID_LIFETIME_MAX.duration(), Duration::from_secs(120))
+        .map_err(Error::CertificateLimits)?;
     let (signer, watching) =
-        open_signer(&config.data_dir, config.kek, config.issuer_dir, trust_domain.clone()).await?;
+        open_signer(&config.data_dir, config.kek, config.issuer_dir, trust_domain.clone(), lives).await?;
     let trust = Trust::open(trust::Deps {
         signer,
         trust_domain: trust_domain.clone(),
@@ -389,13 +392,8 @@ async fn open_signer(
     kek: KekSource,
     issuer_dir: Option<PathBuf>,
     trust_domain: TrustDomain,
+    limits: ca::Limits,
 ) -> Result<(Signer, Option<ca::external::Handle>), Error> {
-    let limits = ca::Limits::new(
-        TrustSpec::SVID_LIFETIME_MIN.duration(),
-        TrustSpec::SVID_LIFETIME_MAX.duration(),
-        Duration::from_secs(120),
-    )
-    .map_err(Error::CertificateLimits)?;
     if let Some(path) = issuer_dir {
         let paths = ca::external::Paths::in_folder(&path);
         let started = ca::external::start(paths, trust_domain, limits, weft_certs::clock::wall()).await;

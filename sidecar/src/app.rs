@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weft_certs::bundle::{Bundles, TrustStore};
@@ -28,13 +29,15 @@ use crate::outbound::{self, Outbound};
 use crate::servers::{self, Servers};
 use crate::state::Live;
 use crate::stdio::launch::Launcher;
-use crate::{control, pipeline, session_id};
+use crate::{control, descriptors, pipeline, session_id};
 use shown::Shown;
 
 /// Connections that wait to be taken.
 const BACKLOG: u32 = 1024;
 /// How long the sink of the access log may take for the last lines.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
+/// The part of the time to drain that is left to streams of the local agent, however long calls to the servers take.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// What the kinds of callers may speak, the better first.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
@@ -98,6 +101,8 @@ pub struct Running {
     shown: Arc<Shown>,
     tokens: Tokens,
     traffic: TaskTracker,
+    /// Ends with the last call to the servers beside this sidecar.
+    serving: Option<JoinHandle<()>>,
     workers: Handle,
     log: AccessLog,
     drain_timeout: Duration,
@@ -114,6 +119,8 @@ impl std::fmt::Debug for Running {
 pub(crate) struct Tokens {
     /// No new connections; what only listens ends.
     pub(crate) drain: CancellationToken,
+    /// The same for the agent or server beside this sidecar: whoever has calls to finish may need to call others.
+    pub(crate) leave: CancellationToken,
     /// Whatever is still open is cut.
     pub(crate) stop: CancellationToken,
     /// The sidecar was asked to end.
@@ -136,9 +143,7 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
     let traffic = TaskTracker::new();
     traffic.spawn_on(core.follow(), &workers);
     let addresses = sockets.addresses();
-    if let Some(socket) = sockets.inbound {
-        traffic.spawn_on(core.inbound(socket), &workers);
-    }
+    let serving = sockets.inbound.map(|socket| traffic.spawn_on(core.inbound(socket), &workers));
     if let Some(socket) = sockets.outbound {
         traffic.spawn_on(core.outbound(socket), &workers);
     }
@@ -164,6 +169,7 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
         control,
         shown,
         traffic,
+        serving,
         workers,
         log: core.log,
     })
@@ -186,7 +192,9 @@ struct Core {
 
 impl Core {
     fn new(bootstrap: Bootstrap, launcher: Launcher, access_log: &Sink) -> Result<Self, Error> {
-        let limits = Arc::new(bootstrap.limits.clone());
+        let mut limits = bootstrap.limits.clone();
+        limits.connections_max = descriptors::connections_max(limits.connections_max);
+        let limits = Arc::new(limits);
         let metrics = Arc::new(Metrics::new());
         let log = AccessLog::start(access_log, &metrics).map_err(Error::AccessLog)?;
         make_state_dir(&bootstrap)?;
@@ -221,12 +229,12 @@ impl Core {
             loop {
                 let workload: Option<Workload> = identity.leaf().and_then(|leaf| leaf.spiffe_id.workload());
                 let current = live.load();
+                to.update(&current.snapshot);
                 // Before it is proved who this is, nothing is started in anybody's name; and a certificate that ended
-                // meanwhile is no reason to end what runs.
+                // meanwhile is no reason to end what runs. Last: with this done, the sidecar is ready.
                 if plain || workload.is_some() {
                     servers.follow(&current, workload.as_ref());
                 }
-                to.update(&current.snapshot);
                 tokio::select! {
                     () = stop.cancelled() => return,
                     changed = snapshots.changed() => if changed.is_err() { return },
@@ -246,7 +254,7 @@ impl Core {
             drain: self.tokens.drain.clone(),
             nowhere: self.nowhere("inbound"),
         });
-        self.listener("inbound", self.tls()).serve(socket, service)
+        self.listener("inbound", self.tls(), &self.tokens.drain).serve(socket, service)
     }
 
     fn outbound(&self, socket: TcpListener) -> impl Future<Output = ()> + use<> {
@@ -256,19 +264,19 @@ impl Core {
             series: SeriesByServer::new(&self.metrics, "outbound"),
             limits: Arc::clone(&self.limits),
             log: self.log.clone(),
-            drain: self.tokens.drain.clone(),
+            drain: self.tokens.leave.clone(),
             nowhere: self.nowhere("outbound"),
         });
-        self.listener("outbound", None).serve(socket, service)
+        self.listener("outbound", None, &self.tokens.leave).serve(socket, service)
     }
 
-    fn listener(&self, name: &'static str, tls: Option<Tls>) -> Listener {
+    fn listener(&self, name: &'static str, tls: Option<Tls>, drain: &CancellationToken) -> Listener {
         Listener {
             name,
             tls,
             limits: Arc::clone(&self.limits),
             metrics: Arc::clone(&self.metrics),
-            drain: self.tokens.drain.clone(),
+            drain: drain.clone(),
             stop: self.tokens.stop.clone(),
         }
     }
@@ -330,13 +338,14 @@ impl Running {
     }
 
     /// Drains: no new connections, what only listens ends, what is in flight finishes; then cuts what is left, and ends.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.tokens.drain.cancel();
         self.traffic.close();
         let finished = tokio::time::timeout(self.drain_timeout, self.drained()).await.is_ok();
         if !finished {
             tracing::warn!(after_secs = self.drain_timeout.as_secs(), "what was still in flight is cut");
         }
+        self.tokens.leave.cancel();
         self.tokens.stop.cancel();
         let servers = self.servers.clone();
         let _ = self.workers.spawn(async move { servers.stop().await }).await;
@@ -344,8 +353,14 @@ impl Running {
         let _ = self.workers.spawn_blocking(move || self.log.close(LOG_PATIENCE)).await;
     }
 
-    /// The listeners' tasks end with their last connection; one more task follows the configuration until the stop.
-    async fn drained(&self) {
+    /// Calls to the servers beside this sidecar first: until they are over, their servers may call others. The listeners'
+    /// tasks end with their last connection; one more task follows the configuration until the stop.
+    async fn drained(&mut self) {
+        if let Some(serving) = self.serving.take() {
+            let until = self.drain_timeout.saturating_sub(LAST_WORDS);
+            let _ = tokio::time::timeout(until, serving).await;
+        }
+        self.tokens.leave.cancel();
         while self.traffic.len() > 1 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -366,15 +381,27 @@ fn reached_at(bootstrap: &Bootstrap, inbound: Option<&TcpListener>) -> Option<Ho
 /// What is kept there is nobody else's to read.
 fn make_state_dir(bootstrap: &Bootstrap) -> Result<(), Error> {
     let Some(path) = &bootstrap.state_dir else { return Ok(()) };
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|source| Error::StateDir { path: path.clone(), source })
+    match std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path) {
+        Err(error) if session_id::is_about_the_disk(&error) => {
+            tracing::warn!(path = %path.display(), %error, "nothing can be kept; a restart would need the control plane");
+            Ok(())
+        }
+        made => made.map_err(|source| Error::StateDir { path: path.clone(), source }),
+    }
 }
 
 /// Sessions outlive a restart of the sidecar where its key does.
 fn session_key(bootstrap: &Bootstrap) -> Result<session_id::Key, Error> {
     let Some(folder) = &bootstrap.state_dir else { return Ok(session_id::Key::random()) };
     let path = folder.join("session.key");
-    session_id::Key::open_or_create(&path).map_err(Error::SessionKey)
+    match session_id::Key::open_or_create(&path) {
+        Err(error) if error.is_about_the_disk() => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the key of sessions cannot be kept; they end with this run");
+            Ok(session_id::Key::random())
+        }
+        kept => kept.map_err(Error::SessionKey),
+    }
 }
 
 struct Sockets {

@@ -16,6 +16,7 @@ use tracing_subscriber::{EnvFilter, reload};
 use crate::access_log::Sink;
 use crate::app::{self, Running, SetLogging, Surroundings};
 use crate::bootstrap::{Bootstrap, FILE_BYTES_MAX};
+use crate::descriptors;
 use crate::stdio::launch::Launcher;
 
 const EXAMPLES: &str = "\
@@ -125,6 +126,7 @@ pub fn try_run(command: Command, launcher: Launcher) -> anyhow::Result<()> {
 fn run_until_stopped(args: &RunArgs, launcher: Launcher) -> anyhow::Result<()> {
     let bootstrap = read(&args.file.config)?;
     let set_logging = start_log(args)?;
+    descriptors::raise();
     let workers = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(args.workers.unwrap_or_else(processors).max(1))
         .thread_name("traffic")

@@ -57,11 +57,13 @@ pub async fn inbound(
         return Err(refusal);
     }
     match &*to.server.backend {
-        Backend::Http(http) => match http.ways.of(call.era, to.is_oldest(received, call)).await? {
-            Way::Through => to.transparent(http, received, call, admitted, false).await,
-            Way::ThroughSse => to.transparent(http, received, call, admitted, true).await,
-            Way::Exchange(front) => Box::pin(to.exchanged(&front, received, call, admitted)).await,
-        },
+        Backend::Http(http) => {
+            match http.ways.of(call.era, to.is_oldest(received, call), to.call_timeout()).await? {
+                Way::Through => to.transparent(http, received, call, admitted, false).await,
+                Way::ThroughSse => to.transparent(http, received, call, admitted, true).await,
+                Way::Exchange(front) => Box::pin(to.exchanged(&front, received, call, admitted)).await,
+            }
+        }
         Backend::Child(child) => Box::pin(to.exchanged(&child.front, received, call, admitted)).await,
     }
 }

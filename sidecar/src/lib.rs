@@ -19,6 +19,7 @@ pub mod classify;
 pub mod cli;
 pub mod clock;
 pub mod control;
+pub mod descriptors;
 pub mod exchange;
 pub mod forward;
 pub mod headers;

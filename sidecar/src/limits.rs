@@ -60,7 +60,7 @@ impl<'de> Deserialize<'de> for Limited {
 }
 
 limits! {
-    /// Connections open at once, at each listener.
+    /// Connections open at once, at each listener. Never more than a third of the files that the process may have open.
     connections_max: usize = 20_000;
     /// Handshakes under way at once.
     handshakes_max: usize = 512;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -19,7 +20,7 @@ use crate::limits::Limits;
 use crate::metrics::{Metrics, ServerLabel, ServerSeries};
 use crate::receive::Place;
 use crate::refusal::Refusal;
-use crate::state::Current;
+use crate::state::{Current, Origin};
 use crate::stdio::launch::Launcher;
 
 /// A server beside this sidecar.
@@ -44,6 +45,8 @@ pub struct Servers(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     table: ArcSwap<HashMap<ServerName, Arc<Local>>>,
+    /// Whether the table is of some configuration, which may have no servers.
+    made: AtomicBool,
     parts: Parts,
 }
 
@@ -59,7 +62,7 @@ pub struct Parts {
 
 impl Servers {
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(Shared { table: ArcSwap::default(), parts }))
+        Self(Arc::new(Shared { table: ArcSwap::default(), made: AtomicBool::new(false), parts }))
     }
 
     /// Finds the server that a path leads to.
@@ -70,10 +73,15 @@ impl Servers {
             Place::Server(name) => table.get(name).or_else(|| table.get(current.snapshot.aliases.get(name)?)),
         };
         found.cloned().ok_or_else(|| match (place, current.origin) {
-            (_, crate::state::Origin::Nothing) => Refusal::NotReady,
+            (_, Origin::Nothing) => Refusal::NotReady,
             (Place::Only, _) => Refusal::UnknownServer("the only one".to_owned()),
             (Place::Server(name), _) => Refusal::UnknownServer(name.to_string()),
         })
+    }
+
+    /// Whether the servers of a configuration are known here; before, each would be taken for one that does not exist.
+    pub fn are_made(&self) -> bool {
+        self.0.made.load(Ordering::Relaxed)
     }
 
     pub fn all(&self) -> Vec<Arc<Local>> {
@@ -101,6 +109,7 @@ impl Servers {
             })
             .collect();
         self.0.table.store(Arc::new(table));
+        self.0.made.store(current.origin != Origin::Nothing, Ordering::Relaxed);
         for (name, local) in gone {
             tracing::info!(server = %name, "the server is spoken to in this way no more");
             local.backend.retire();

@@ -2,4 +2,29 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, whatever goes wrong is to be a panic")]
 
+mod load;
+mod process;
+
+mod control_plane;
+mod crowd;
+mod descriptors;
+mod disk;
+mod killed;
+mod overload;
+mod paused;
+mod rotation;
 mod store_kill;
+
+// What the flow tier tells its stories with serves here, too.
+#[path = "../flow/traffic/agent.rs"]
+#[allow(dead_code, reason = "not all of it is needed here")]
+mod agent;
+#[path = "../flow/mesh.rs"]
+#[allow(dead_code, reason = "not all of it is needed here")]
+mod mesh;
+#[path = "../flow/traffic/pair.rs"]
+#[allow(dead_code, reason = "not all of it is needed here")]
+mod pair;
+#[path = "../flow/traffic/upstream.rs"]
+#[allow(dead_code, reason = "not all of it is needed here")]
+mod upstream;

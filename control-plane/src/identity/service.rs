@@ -35,6 +35,8 @@ pub struct Settings {
     pub peers_max: usize,
     pub queue_max: usize,
     pub signers: usize,
+    /// Certificates of workloads live no longer, whatever the mesh's `Trust` says.
+    pub lifetime_max: Duration,
     /// How long a request may take, waiting included.
     pub timeout: Duration,
     /// Over how long clients are spread that are turned away.
@@ -49,6 +51,7 @@ impl Default for Settings {
             peers_max: 100_000,
             queue_max: 10_000,
             signers: 2,
+            lifetime_max: TrustSpec::SVID_LIFETIME_MAX.duration(),
             timeout: Duration::from_secs(20),
             retry_spread: Duration::from_secs(30),
         }
@@ -119,14 +122,12 @@ impl IdentityService {
     }
 
     fn lifetime(&self, request: &CertifyRequest) -> Result<Duration, Refusal> {
-        let granted = self.trust.svid_lifetime();
+        let granted = self.trust.svid_lifetime().min(self.settings.lifetime_max);
         let Some(asked) = request.lifetime else { return Ok(granted) };
         let asked = Duration::try_from(asked).map_err(|_| Refusal::Lifetime)?;
         // Shorter than the mesh's is a wish, longer is ignored.
-        Ok(asked.clamp(
-            TrustSpec::SVID_LIFETIME_MIN.duration(),
-            granted.max(TrustSpec::SVID_LIFETIME_MIN.duration()),
-        ))
+        let shortest = TrustSpec::SVID_LIFETIME_MIN.duration().min(self.settings.lifetime_max);
+        Ok(asked.clamp(shortest, granted.max(shortest)))
     }
 
     async fn sign(

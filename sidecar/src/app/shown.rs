@@ -98,6 +98,10 @@ impl admin::Shown for Shown {
                 None => "no configuration yet".to_owned(),
             });
         }
+        // For a moment after the configuration came.
+        if !self.servers.are_made() {
+            return Err("the configuration is being put into force".to_owned());
+        }
         Ok(())
     }
 

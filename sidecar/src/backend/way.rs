@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use weft_proto::resource::kinds::{Era, Protocol};
 
@@ -75,8 +75,15 @@ pub struct Ways {
     limits: Arc<Limits>,
     drain: CancellationToken,
     learned: ArcSwapOption<Learned>,
-    /// One question at a time.
-    asking: Mutex<()>,
+    /// One question at a time, and how the last one failed, if it did: whoever waited for it need not wait for another.
+    asking: Mutex<Option<Failed>>,
+}
+
+/// A question that came to nothing.
+#[derive(Debug)]
+struct Failed {
+    at: Instant,
+    refusal: Refusal,
 }
 
 impl Ways {
@@ -95,16 +102,28 @@ impl Ways {
             limits: Arc::clone(limits),
             drain: drain.clone(),
             learned: ArcSwapOption::empty(),
-            asking: Mutex::new(()),
+            asking: Mutex::new(None),
         })
     }
 
-    /// The way of a request of this era. `oldest` says that it came by the transport of 2024-11-05.
-    pub async fn of(self: &Arc<Self>, era: Era, oldest: bool) -> Result<Way, Refusal> {
+    /// The way of a request of this era, which is waited for no longer than for an answer. `oldest` says that it came by
+    /// the transport of 2024-11-05.
+    pub async fn of(self: &Arc<Self>, era: Era, oldest: bool, after: Duration) -> Result<Way, Refusal> {
+        match timeout(after, self.find(era, oldest)).await {
+            Ok(found) => found,
+            Err(_) => {
+                // A server that needs longer to say what it speaks is to be known to later callers all the same.
+                self.ask_apart(era);
+                Err(Refusal::TimedOut { after })
+            }
+        }
+    }
+
+    async fn find(self: &Arc<Self>, era: Era, oldest: bool) -> Result<Way, Refusal> {
         let learned = match self.learned.load_full() {
             Some(learned) => {
                 if learned.at.elapsed() > BELIEVED_FOR {
-                    self.ask_apart();
+                    self.ask_apart(Era::Modern);
                 }
                 learned
             }
@@ -137,14 +156,19 @@ impl Ways {
         self.learned.store(None);
     }
 
-    fn ask_apart(self: &Arc<Self>) {
+    /// Asks without anybody waiting for it, for callers of an era.
+    fn ask_apart(self: &Arc<Self>, era: Era) {
         if self.asking.try_lock().is_err() {
             return;
         }
         let ways = Arc::clone(self);
         let before = self.learned.load_full();
         tokio::spawn(async move {
-            if let Err(error) = ways.ask(before).await {
+            let asked = match (era, &before) {
+                (Era::Legacy, Some(known)) if !known.spoke.legacy_asked => ways.ask_legacy().await,
+                _ => ways.ask(before).await,
+            };
+            if let Err(error) = asked {
                 tracing::warn!(%error, "the server could not be asked again what it speaks");
             }
         });
@@ -152,12 +176,20 @@ impl Ways {
 
     /// Asks, unless somebody else just did.
     async fn ask(&self, known: Option<Arc<Learned>>) -> Result<Arc<Learned>, Refusal> {
-        let _asking = self.asking.lock().await;
+        let came = Instant::now();
+        let mut last = self.asking.lock().await;
         if let Some(learned) = self.learned.load_full()
             && known.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &learned))
         {
             return Ok(learned);
         }
+        failed_since(came, &last)?;
+        let learned = self.learn(known).await;
+        *last = failure(&learned);
+        learned
+    }
+
+    async fn learn(&self, known: Option<Arc<Learned>>) -> Result<Arc<Learned>, Refusal> {
         let mut spoke = self.question().await?;
         if known.as_ref().is_some_and(|known| known.spoke.legacy_asked) && !spoke.legacy_asked {
             spoke = Spoke { legacy: self.also_legacy().await?, legacy_asked: true, ..spoke };
@@ -177,11 +209,19 @@ impl Ways {
 
     /// Asks a server of the modern era whether it shakes hands as well, unless somebody else just did.
     async fn ask_legacy(&self) -> Result<Arc<Learned>, Refusal> {
-        let _asking = self.asking.lock().await;
+        let came = Instant::now();
+        let mut last = self.asking.lock().await;
         let learned = self.learned.load_full().filter(|learned| learned.spoke.legacy_asked);
         if let Some(learned) = learned {
             return Ok(learned);
         }
+        failed_since(came, &last)?;
+        let learned = self.learn_legacy().await;
+        *last = failure(&learned);
+        learned
+    }
+
+    async fn learn_legacy(&self) -> Result<Arc<Learned>, Refusal> {
         let spoke = Spoke { modern: true, legacy: self.also_legacy().await?, legacy_asked: true };
         let learned = Arc::new(Learned { spoke, at: Instant::now(), front: self.front(spoke) });
         self.learned.store(Some(Arc::clone(&learned)));
@@ -211,7 +251,7 @@ impl Ways {
     /// Whether a server of the modern era shakes hands as well.
     async fn also_legacy(&self) -> Result<Option<Legacy>, Refusal> {
         let peer = LegacyHttp::new(Arc::clone(&self.http), self.target.clone(), self.settings.clone());
-        match tokio::time::timeout(QUESTION_TIMEOUT, peer.introduction()).await {
+        match timeout(QUESTION_TIMEOUT, peer.introduction()).await {
             Ok(Ok(_)) => Ok(Some(Legacy::Streamable)),
             Ok(Err(error @ Refusal::UpstreamUnreachable(_))) => Err(error),
             Ok(Err(_)) | Err(_) => Ok(None),
@@ -231,6 +271,19 @@ impl Ways {
         };
         Some(Front::new(peer, &self.limits, self.drain.clone()))
     }
+}
+
+/// The failure that somebody waited for who came before it was one.
+fn failed_since(came: Instant, last: &Option<Failed>) -> Result<(), Refusal> {
+    match last {
+        Some(failed) if failed.at >= came => Err(failed.refusal.clone()),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn failure(learned: &Result<Arc<Learned>, Refusal>) -> Option<Failed> {
+    let refusal = learned.as_ref().err()?.clone();
+    Some(Failed { at: Instant::now(), refusal })
 }
 
 /// Where a server is asked, and by what name.

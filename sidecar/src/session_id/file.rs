@@ -22,6 +22,19 @@ pub enum Error {
     Permissions { path: PathBuf, mode: u32 },
 }
 
+impl Error {
+    /// Whether only the disk is to blame, and the key would be kept if it could.
+    pub fn is_about_the_disk(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_about_the_disk(source))
+    }
+}
+
+/// Whether nothing can be written at the moment, whatever it is.
+pub(crate) fn is_about_the_disk(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | ReadOnlyFilesystem | QuotaExceeded)
+}
+
 impl Key {
     /// Reads the key, or makes one if there is none. Of several that make it at once, one wins and all have its key.
     pub fn open_or_create(path: &Path) -> Result<Self, Error> {

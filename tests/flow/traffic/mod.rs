@@ -1,8 +1,11 @@
 //! Stories of sidecars: real ones, with a real control plane, between real connections.
 
+mod agent;
 mod pair;
 mod upstream;
 
+mod away;
+mod beginnings;
 mod bridged;
 mod broken;
 mod changes;

@@ -4,39 +4,11 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
-use weft_sidecar::app::Running;
 
-use super::pair::{self, Answer, Pair, legacy, modern};
+use super::agent::Agent;
+use super::pair::{self, Pair, legacy, modern};
 use super::upstream::{self, Upstream};
-
-/// An agent with its sidecar.
-struct Agent {
-    sidecar: Running,
-}
-
-impl Agent {
-    async fn join(pair: &Pair, account: &str) -> Self {
-        let listen = json!({ "inbound": null, "outbound": "127.0.0.1:0" });
-        Self { sidecar: pair::sidecar(&pair.mesh, "agents", account, listen, json!({})).await }
-    }
-
-    async fn send(&self, mut request: Request<Full<Bytes>>) -> Response<Incoming> {
-        let address = self.sidecar.outbound.unwrap();
-        let stream = TcpStream::connect(address).await.unwrap();
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        request.headers_mut().insert("host", address.to_string().parse().unwrap());
-        sender.send_request(request).await.unwrap()
-    }
-
-    async fn answer(&self, request: Request<Full<Bytes>>) -> Answer {
-        Answer::read(self.send(request).await).await
-    }
-}
 
 fn call(tool: &str) -> Request<Full<Bytes>> {
     modern("tools/call", tool, json!({ "name": tool, "arguments": { "x": 1 } }))

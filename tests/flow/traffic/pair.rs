@@ -107,7 +107,13 @@ pub(crate) async fn sidecar(
 }
 
 /// The file of a sidecar that joins the mesh.
-async fn joining(mesh: &Mesh, namespace: &str, account: &str, mut listen: Value, limits: Value) -> Value {
+pub(crate) async fn joining(
+    mesh: &Mesh,
+    namespace: &str,
+    account: &str,
+    mut listen: Value,
+    limits: Value,
+) -> Value {
     let token = mesh.token(namespace, account, 1).await;
     for door in ["health", "admin"] {
         listen[door] = json!("127.0.0.1:0");

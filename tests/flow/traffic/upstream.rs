@@ -129,6 +129,29 @@ impl Upstream {
         Self { address, seen, task }
     }
 
+    /// Whatever does something with each connection by itself, and with what it is told of requests.
+    pub(crate) async fn by_hand<F, C>(serve: F) -> Self
+    where
+        F: Fn(TcpStream, Arc<Mutex<Vec<Seen>>>) -> C + Send + 'static,
+        C: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&seen);
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, Arc::clone(&told)));
+            }
+        });
+        Self { address, seen, task }
+    }
+
+    /// A server that somebody else runs, or nobody.
+    pub(crate) fn elsewhere(address: SocketAddr) -> Self {
+        Self { address, seen: Arc::default(), task: tokio::spawn(std::future::pending()) }
+    }
+
     /// What was asked so far, handshakes of the sidecar itself left out.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         let seen = self.seen.lock().unwrap();
@@ -137,7 +160,7 @@ impl Upstream {
 }
 
 /// The sidecar asks what the server is; stories are about callers.
-fn is_probe(seen: &Seen) -> bool {
+pub(crate) fn is_probe(seen: &Seen) -> bool {
     !seen.headers.contains_key("weft-caller")
 }
 
@@ -222,14 +245,7 @@ async fn serve_raw(
             while let Some(it) = read_raw(&mut stream).await {
                 seen.lock().unwrap().push(it.clone());
                 if is_probe(&it) {
-                    let answer = echo(&it);
-                    let status = answer.status();
-                    let body = answer.into_body().collect().await.unwrap().to_bytes();
-                    let head = format!(
-                        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
-                        body.len()
-                    );
-                    stream.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
+                    stream.write_all(&written(echo(&it)).await).await.unwrap();
                     continue;
                 }
                 let tool = it.json()["params"]["name"].as_str().unwrap_or_default().to_owned();
@@ -245,8 +261,19 @@ async fn serve_raw(
     }
 }
 
+/// An answer as it is written.
+pub(crate) async fn written(answer: Response<Body>) -> Vec<u8> {
+    let status = answer.status();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), &body].concat()
+}
+
 /// One request with a length, as a server reads it that knows nothing else.
-async fn read_raw(stream: &mut TcpStream) -> Option<Seen> {
+pub(crate) async fn read_raw(stream: &mut TcpStream) -> Option<Seen> {
     let mut bytes = Vec::new();
     let end = loop {
         if let Some(at) = bytes.windows(4).position(|it| it == b"\r\n\r\n") {

@@ -1,0 +1,51 @@
+//! File descriptors, of which a process has so many and no more. Out of them, a sidecar could neither answer who asks
+//! whether it is ready nor connect to a server; so connections that callers open take only a part.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// What each listener's connections may take of all descriptors: a third for each of the two, and one for servers,
+/// children, administration and files.
+const PARTS: u64 = 3;
+
+/// Takes as many descriptors as the process may have. The lower, soft limit is a default of old that means nobody.
+pub fn raise() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    if let Err(error) = raised {
+        tracing::warn!(%error, soft = limit.current, "the limit of open files stays as it is");
+    }
+}
+
+/// How many connections a listener may have, of those that are wanted.
+pub fn connections_max(wanted: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    let max = share(wanted, limit);
+    if max < wanted {
+        tracing::warn!(
+            connections_max = max,
+            wanted,
+            open_files_max = limit,
+            "as many connections as wanted would need more open files"
+        );
+    }
+    max
+}
+
+fn share(wanted: usize, descriptors: Option<u64>) -> usize {
+    let Some(descriptors) = descriptors else { return wanted };
+    usize::try_from(descriptors / PARTS).map_or(wanted, |share| wanted.min(share.max(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_for_everything_else() {
+        assert_eq!(share(20_000, None), 20_000);
+        assert_eq!(share(20_000, Some(1_048_576)), 20_000);
+        assert_eq!(share(20_000, Some(1024)), 341);
+        assert_eq!(share(100, Some(1024)), 100);
+        assert_eq!(share(20_000, Some(2)), 1);
+    }
+}
