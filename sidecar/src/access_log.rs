@@ -180,7 +180,6 @@ impl Scratch {
         let line = &mut self.line;
         for (name, value) in [
             ("\",\"listener\":\"", event.listener),
-            ("\",\"http\":\"", event.http_method.as_str()),
             ("\",\"reason\":\"", event.reason),
             ("\",\"method\":\"", METHODS[event.method]),
             ("\",\"era\":\"", event.era),
@@ -199,6 +198,7 @@ impl Scratch {
         number(line, micros / 1000);
         line.push('.');
         digits(line, micros % 1000, 3);
+        text(line, "http", Some(event.http_method.as_str()));
         text(line, "caller", Some(&event.caller));
         text(line, "server", Some(&event.server));
         text(line, "target", event.target.as_deref());
@@ -299,6 +299,18 @@ mod tests {
             let written = read["target"].as_str().unwrap();
             assert!(target.starts_with(written) && written.len() <= TEXT_BYTES_MAX);
         }
+    }
+
+    #[test]
+    fn a_method_of_a_callers_making_does_not_fill_the_log() {
+        let method = http::Method::from_bytes(&[b'X'; 60_000]).unwrap();
+        let mut scratch = Scratch::default();
+        let line = scratch.line(&Event { http_method: method, ..event("a") });
+        assert!(line.len() < 1024, "{}", line.len());
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["http"],
+            "X".repeat(TEXT_BYTES_MAX)
+        );
     }
 
     #[test]
