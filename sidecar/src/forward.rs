@@ -1,6 +1,7 @@
 //! From the permit to the server and back. Where caller and server speak the same, the bytes that were judged are the
 //! bytes that leave, and the answer streams back untouched; elsewhere the exchange carries message by message.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -187,7 +188,9 @@ impl Inbound<'_> {
         let after = self.call_timeout();
         let pool = http.pool.clone();
         let sent = async move {
-            let sent = tokio::time::timeout(after, pool.send(request)).await;
+            // Where it stands: it is large, and the timeout would move it.
+            let sending = pin!(pool.send(request));
+            let sent = tokio::time::timeout(after, sending).await;
             let response = sent.map_err(|_| Refusal::TimedOut { after })?.map_err(refusal)?;
             // The call has its place for as long as the server is busy with it, even if its caller leaves.
             Ok(response.map(|body| body.hold(admitted)))

@@ -25,6 +25,7 @@ use crate::metrics::{Counted, ServerSeries, method_index};
 use crate::receive;
 use crate::record::{Event, Open};
 use crate::refusal::Refusal;
+use crate::room::Room;
 use crate::servers::Servers;
 use crate::state::Live;
 use crate::{accept, authorize, clock, session_id};
@@ -41,6 +42,7 @@ pub struct Parts {
     pub live: Live,
     pub servers: Servers,
     pub limits: Arc<Limits>,
+    pub room: Room,
     pub log: AccessLog,
     pub sessions: session_id::Key,
     /// Ends what merely listens.
@@ -62,7 +64,7 @@ impl Inbound {
     ) -> Result<Response<Answer>, Refusal> {
         let parts = &*self.0;
         let current = parts.live.load();
-        let received = receive::receive(request, connection, &parts.limits).await?;
+        let received = receive::receive(request, connection, &parts.limits, &parts.room).await?;
         record.event.request_bytes = received.body.len() as u64;
         let call = classify::classify(&received, &parts.limits).map_err(|unclear| {
             record.event.rpc_id = unclear.id;
@@ -213,6 +215,7 @@ impl Refusal {
                 | Self::HeadTooLarge { .. }
                 | Self::BodyTimeout
                 | Self::BodyBroken
+                | Self::NoRoom
                 | Self::HttpMethod { .. }
                 | Self::MediaType
                 | Self::NotAcceptable

@@ -27,6 +27,7 @@ use crate::receive::{self, Place, Received};
 use crate::record::Open;
 use crate::refusal::Refusal;
 use crate::relay::{Relay, WhenLeft};
+use crate::room::Room;
 use crate::session_id::Tag;
 use crate::state::{Live, Origin};
 use crate::{accept, authorize};
@@ -43,6 +44,7 @@ pub struct Parts {
     pub live: Live,
     pub to: Arc<to::Outbound>,
     pub limits: Arc<Limits>,
+    pub room: Room,
     pub log: AccessLog,
     /// Ends what merely listens.
     pub drain: CancellationToken,
@@ -63,7 +65,7 @@ impl Outbound {
         record: &mut Open,
     ) -> Result<Response<Answer>, Refusal> {
         let parts = &*self.0;
-        let received = receive::receive(request, connection, &parts.limits).await?;
+        let received = receive::receive(request, connection, &parts.limits, &parts.room).await?;
         record.event.request_bytes = received.body.len() as u64;
         let call = classify::classify(&received, &parts.limits).map_err(|unclear| {
             record.event.rpc_id = unclear.id;
