@@ -33,7 +33,7 @@ pub(crate) use crate::relay::READ_ON_SILENCE_MAX;
 use crate::relay::{self, Ending, Relay, WhenLeft};
 use crate::servers::Local;
 use crate::session_id;
-use crate::upstream::{SendError, UpstreamBody};
+use crate::upstream::{Outgoing, SendError, UpstreamBody};
 
 /// What forwarding to a server beside this sidecar needs.
 #[derive(Clone, Copy, Debug)]
@@ -130,7 +130,7 @@ impl Inbound<'_> {
         let mut headers = headers::toward_server(&received.head.headers, Some(&http.host));
         self.sign(&mut headers);
         self.unbind_session(&mut headers, call.era)?;
-        let mut request = Request::new(Full::new(received.body.clone()));
+        let mut request = Box::new(Request::new(Full::new(received.body.clone())));
         *request.method_mut() = received.head.method.clone();
         let query = received.head.uri.query();
         *request.uri_mut() = match (oldest, &call.kind) {
@@ -181,7 +181,7 @@ impl Inbound<'_> {
     async fn send(
         &self,
         http: &Http,
-        request: Request<Full<Bytes>>,
+        request: Outgoing,
         call: &Call<'_>,
         admitted: Admitted,
     ) -> Result<Response<UpstreamBody>, Refusal> {

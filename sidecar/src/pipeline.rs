@@ -59,7 +59,7 @@ impl Inbound {
     async fn run(
         &self,
         connection: &Identified,
-        request: Request<Incoming>,
+        request: Box<Request<Incoming>>,
         record: &mut Open,
     ) -> Result<Response<Answer>, Refusal> {
         let parts = &*self.0;
@@ -122,7 +122,7 @@ fn opened(
 }
 
 impl accept::Service for Inbound {
-    async fn serve(&self, connection: Arc<Identified>, request: Request<Incoming>) -> Response<Answer> {
+    async fn serve(&self, connection: Arc<Identified>, request: Box<Request<Incoming>>) -> Response<Answer> {
         let mut record = opened("inbound", &connection, &request, &self.0.nowhere, &self.0.log);
         let outcome = self.run(&connection, request, &mut record).await;
         finish(outcome, record)

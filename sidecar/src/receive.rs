@@ -45,7 +45,7 @@ pub enum Place {
 
 /// Takes a request in.
 pub async fn receive(
-    request: Request<Incoming>,
+    request: Box<Request<Incoming>>,
     connection: &Identified,
     limits: &Limits,
     room: &Room,

@@ -61,7 +61,7 @@ impl Outbound {
     async fn run(
         &self,
         connection: &Identified,
-        request: Request<Incoming>,
+        request: Box<Request<Incoming>>,
         record: &mut Open,
     ) -> Result<Response<Answer>, Refusal> {
         let parts = &*self.0;
@@ -103,7 +103,7 @@ impl Outbound {
             (_, Some((instance, path))) => (Some(instance), Some(path)),
             (session, None) => (session, None),
         };
-        let mut request = Request::new(Full::new(received.body.clone()));
+        let mut request = Box::new(Request::new(Full::new(received.body.clone())));
         *request.method_mut() = received.head.method.clone();
         *request.headers_mut() = headers;
         let task = call.request().and_then(|request| request.target()).and_then(|target| match target {
@@ -225,7 +225,7 @@ fn is_harmless(method: &str) -> bool {
 }
 
 impl accept::Service for Outbound {
-    async fn serve(&self, connection: Arc<Identified>, request: Request<Incoming>) -> Response<Answer> {
+    async fn serve(&self, connection: Arc<Identified>, request: Box<Request<Incoming>>) -> Response<Answer> {
         let mut record = opened("outbound", &connection, &request, &self.0.nowhere, &self.0.log);
         let outcome = self.run(&connection, request, &mut record).await;
         finish(outcome, record)
