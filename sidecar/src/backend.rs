@@ -14,7 +14,7 @@ use crate::bootstrap::Upstream;
 use crate::exchange::front::Front;
 use crate::servers::Parts;
 use crate::stdio::{Phase, StdioPeer};
-use crate::upstream::{Destination, Pool, Settings};
+use crate::upstream::{Address, Destination, Pool, Settings};
 use way::Ways;
 
 /// Time to connect to a server, if nothing else is said.
@@ -90,6 +90,9 @@ impl Backend {
                 let host = format!("localhost:{}", address.port());
                 (Destination::Tcp(address.into()), host)
             }
+            Upstream::Loopback(port) => {
+                (Destination::Tcp(Address::Loopback { port }), format!("localhost:{port}"))
+            }
             Upstream::Unix(path) => (Destination::Unix(path.into()), "localhost".to_owned()),
         };
         let connect = spec.timeouts.connect.map_or(CONNECT_TIMEOUT, |span| span.duration());
@@ -136,10 +139,7 @@ impl Backend {
 fn said_by(location: &Location) -> Option<Upstream> {
     let Location::Workload(workload) = location else { return None };
     match (&workload.port, &workload.unix_socket) {
-        (Some(port), _) => {
-            let address = std::net::SocketAddr::from(([127, 0, 0, 1], u16::try_from(port.get()).ok()?));
-            Some(Upstream::Address(address))
-        }
+        (Some(port), _) => u16::try_from(port.get()).ok().map(Upstream::Loopback),
         (None, Some(path)) => Some(Upstream::Unix(path.as_str().into())),
         (None, None) => None,
     }

@@ -22,6 +22,9 @@ const ALLOW: &str = "POST, GET, DELETE";
 /// Longest path and query.
 const TARGET_BYTES_MAX: usize = 4096;
 
+/// Most memory that is taken for a body before its bytes are there.
+const AT_ONCE_BYTES_MAX: usize = 256 << 10;
+
 /// How much is read on of a body that is too large, so that its sender hears why.
 const DISCARD_BYTES_MAX: usize = 16 << 20;
 /// For how long.
@@ -175,7 +178,8 @@ async fn collect(
             continue;
         }
         if rest.is_empty() {
-            rest.reserve(declared.unwrap_or(first.len() * 2).min(limits.body_bytes_max));
+            // No more than a little at a word: from there it grows with what really comes.
+            rest.reserve(declared.unwrap_or(first.len() * 2).min(AT_ONCE_BYTES_MAX));
             rest.extend_from_slice(&first);
             first = Bytes::new();
         }
