@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 use serde_json::value::RawValue;
 
 use super::raw::{Raw, json_string};
-use super::scan::Part;
+use super::written::Part;
 
 /// The id of a request: a string or an integer. Two are equal if they are the same value, however it is written.
 #[derive(Clone, Debug)]

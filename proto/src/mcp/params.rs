@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::method::{self, Subject};
-use super::scan::Part;
+use super::written::Part;
 use super::{Id, Raw, Target};
 
 pub(super) const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::scan::{self, Part};
-use super::span;
+use super::written::Part;
 use super::{Body, Bounds, Error, Fault, Id, Message, Notification, Outcome, Params, Raw, Request, Response};
+use super::{scan, span};
 
 /// Reads a body. What it says is what any server would see; see the module.
 pub fn parse<'a>(body: &'a [u8], bounds: Bounds) -> Result<Body<'a>, Error> {

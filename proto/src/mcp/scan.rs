@@ -6,11 +6,9 @@
 //! for them again. No recursion, and memory in proportion to the message: twelve bytes for a key of an open object,
 //! thirty-two for a member that is written down. Not here: what the message means.
 
-use std::borrow::Cow;
-
 use memchr::memchr2;
 
-use super::raw::{self, Raw};
+use super::written::{Key, Member, PLAIN, Scanned, small, text_of};
 use super::{Bounds, Error};
 
 /// Largest message that is looked at, so that places fit 32 bits. The limit on bodies is far below.
@@ -45,88 +43,6 @@ pub(super) fn scan(bytes: &[u8], bounds: Bounds) -> Result<Scanned<'_>, Error> {
     Ok(Scanned { text, whole, members: scanner.members, unescaped: scanner.unescaped })
 }
 
-/// A message that was passed.
-#[derive(Debug)]
-pub(super) struct Scanned<'a> {
-    text: &'a str,
-    whole: (usize, usize),
-    /// Each before those within it.
-    members: Vec<Member>,
-    unescaped: Vec<u8>,
-}
-
-/// A member of an outer object.
-#[derive(Clone, Copy, Debug)]
-struct Member {
-    key: Key,
-    value: (u32, u32),
-    /// Whether the value is a string that says what it is without reading escapes.
-    plain: bool,
-    /// Where in the list the first member stands that is not within this one.
-    next: u32,
-}
-
-/// A value of a scanned message that is not too deep in it, and with it what it holds.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Part<'s, 'a> {
-    scanned: &'s Scanned<'a>,
-    pub(super) raw: Raw<'a>,
-    plain: bool,
-    members: (u32, u32),
-}
-
-impl<'a> Scanned<'a> {
-    pub(super) fn whole(&self) -> Part<'_, 'a> {
-        let raw = Raw::scanned(&self.text[self.whole.0..self.whole.1]);
-        Part { scanned: self, raw, plain: false, members: (0, small(self.members.len())) }
-    }
-
-    fn key(&self, member: &Member) -> &str {
-        let text = text_of(self.text.as_bytes(), &self.unescaped, &member.key);
-        // Both are pieces of text, cut at quotes.
-        std::str::from_utf8(text).unwrap_or_default()
-    }
-}
-
-impl<'s, 'a> Part<'s, 'a> {
-    /// The members that are asked for, as [`Raw::members`] finds them.
-    pub(super) fn members<const N: usize>(
-        self,
-        known: &[&'static str; N],
-    ) -> Result<[Option<Self>; N], String> {
-        let (mut at, end) = self.members;
-        let scanned = self.scanned;
-        raw::pick(
-            known,
-            std::iter::from_fn(|| {
-                let member = (at < end).then(|| &scanned.members[at as usize])?;
-                let within = (at + 1, member.next);
-                at = member.next;
-                let (start, stop) = member.value;
-                let raw = Raw::scanned(&scanned.text[start as usize..stop as usize]);
-                let part = Part { scanned, raw, plain: member.plain, members: within };
-                Some((Cow::Borrowed(scanned.key(member)), part))
-            }),
-        )
-    }
-
-    /// The text of a string; none for other values.
-    pub(super) fn text(self) -> Option<Cow<'a, str>> {
-        match self.plain {
-            true => self.raw.get().get(1..self.raw.get().len() - 1).map(Cow::Borrowed),
-            false => self.raw.text(),
-        }
-    }
-
-    /// A string that something is decided by. NUL ends a string for some readers; it cannot come but by an escape.
-    pub(super) fn name(self) -> Option<Cow<'a, str>> {
-        match self.plain {
-            true => self.text(),
-            false => self.raw.name(),
-        }
-    }
-}
-
 fn syntax(at: usize, what: &'static str) -> Error {
     Error::Syntax { at, what }
 }
@@ -154,17 +70,6 @@ struct Frame {
     member: Option<u32>,
     written: bool,
 }
-
-#[derive(Clone, Copy, Debug)]
-struct Key {
-    /// Of its opening quote.
-    place: u32,
-    len: u32,
-    /// Where its text begins among the unescaped; `PLAIN` for a key that stands in the message as it is.
-    unescaped: u32,
-}
-
-const PLAIN: u32 = u32::MAX;
 
 impl Scanner<'_> {
     fn message(&mut self) -> Result<(usize, usize), Error> {
@@ -507,18 +412,6 @@ const fn special(eight: u64) -> u64 {
         less(bytes ^ (ONES * byte as u64), 1)
     }
     less(eight, b' ') | equal(eight, b'"') | equal(eight, b'\\')
-}
-
-fn text_of<'t>(bytes: &'t [u8], unescaped: &'t [u8], key: &Key) -> &'t [u8] {
-    let (within, at) = match key.unescaped {
-        PLAIN => (bytes, key.place as usize + 1),
-        at => (unescaped, at as usize),
-    };
-    &within[at..at + key.len as usize]
-}
-
-fn small(place: usize) -> u32 {
-    u32::try_from(place).expect("a message has less than `BYTES_MAX` bytes")
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::*;
+use crate::mcp::Raw;
+use crate::mcp::written::Part;
 
 const BOUNDS: Bounds = Bounds { depth_max: 4, batch_max: 3 };
 
