@@ -12,6 +12,7 @@ use weft_proto::resource::kinds::{Location, McpServer};
 
 use crate::bootstrap::Upstream;
 use crate::exchange::front::Front;
+use crate::health::Health;
 use crate::servers::Parts;
 use crate::stdio::{Phase, StdioPeer};
 use crate::upstream::{Destination, Pool, Settings};
@@ -122,6 +123,20 @@ impl Backend {
                     child: Some(SeenChild { restarts, garbage_lines }),
                 }
             }
+        }
+    }
+
+    /// How the server is, by what is known without asking it. Of one that listens nothing is: whoever is not called would
+    /// never be found to serve again.
+    pub fn health(&self) -> Health {
+        let Self::Child(child) = self else { return Health::Serving };
+        match &*child.peer.phase().borrow() {
+            Phase::Starting => Health::Starting,
+            Phase::Ready(_) => Health::Serving,
+            Phase::Backoff { reason, .. } => Health::Degraded(Arc::clone(reason)),
+            // The child that introduced the server went with its session; the next session has another.
+            Phase::Stopped if child.peer.is_per_session() => Health::Serving,
+            Phase::Stopped => Health::Draining,
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_proto::name::{ServerName, Workload};
 use weft_proto::policy::placement;
@@ -16,11 +17,13 @@ use weft_proto::resource::kinds::{Location, McpServer};
 use crate::admit::Places;
 use crate::backend::Backend;
 use crate::bootstrap::Node;
+use crate::health::{Health, Told};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, ServerLabel, ServerSeries};
 use crate::receive::Place;
 use crate::refusal::Refusal;
 use crate::state::{Current, Origin};
+use crate::stdio::Phase;
 use crate::stdio::launch::Launcher;
 
 /// A server beside this sidecar.
@@ -47,6 +50,8 @@ struct Shared {
     table: ArcSwap<HashMap<ServerName, Arc<Local>>>,
     /// Whether the table is of some configuration, which may have no servers.
     made: AtomicBool,
+    /// Something happened by which the health of a server may be another.
+    changes: watch::Sender<()>,
     parts: Parts,
 }
 
@@ -62,7 +67,8 @@ pub struct Parts {
 
 impl Servers {
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(Shared { table: ArcSwap::default(), made: AtomicBool::new(false), parts }))
+        let (table, made, changes) = (ArcSwap::default(), AtomicBool::new(false), watch::Sender::new(()));
+        Self(Arc::new(Shared { table, made, changes, parts }))
     }
 
     /// Finds the server that a path leads to.
@@ -86,6 +92,29 @@ impl Servers {
 
     pub fn all(&self) -> Vec<Arc<Local>> {
         self.0.table.load().values().cloned().collect()
+    }
+
+    /// How each server is, in the order of their names.
+    pub fn told(&self) -> Vec<Told> {
+        let draining = self.0.parts.drain.is_cancelled();
+        let told = |local: Arc<Local>| Told {
+            server: Arc::clone(&local.label),
+            health: if draining { Health::Draining } else { local.health() },
+            in_flight: u32::try_from(local.in_flight.get()).unwrap_or_default(),
+        };
+        let mut all: Vec<Told> = self.all().into_iter().map(told).collect();
+        all.sort_by(|a, b| a.server.cmp(&b.server));
+        all
+    }
+
+    /// Notices when the health of a server may be another than before.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.changes.subscribe()
+    }
+
+    /// Cancelled once this sidecar drains.
+    pub fn drain(&self) -> CancellationToken {
+        self.0.parts.drain.clone()
     }
 
     /// Makes the table that of a snapshot. What is spoken to in the same way stays as it is.
@@ -114,6 +143,7 @@ impl Servers {
             tracing::info!(server = %name, "the server is spoken to in this way no more");
             local.backend.retire();
         }
+        self.0.changes.send_replace(());
     }
 
     /// Without an identity (a local file and no certificates) the node's own word is all there is.
@@ -140,6 +170,9 @@ impl Servers {
             None => match Backend::new(name, spec, parts) {
                 Ok(backend) => {
                     tracing::info!(server = %name, "standing beside the server");
+                    if let Backend::Child(child) = &backend {
+                        tokio::spawn(tell_of(child.peer.phase(), self.0.changes.clone()));
+                    }
                     Arc::new(backend)
                 }
                 Err(error) => {
@@ -173,6 +206,20 @@ impl Servers {
         for local in table.values() {
             local.backend.stop().await;
         }
+    }
+}
+
+impl Local {
+    /// How the server is, as far as it is known here.
+    pub fn health(&self) -> Health {
+        self.backend.health()
+    }
+}
+
+/// Says that something changed whenever a child does something else, as long as there is one.
+async fn tell_of(mut phase: watch::Receiver<Phase>, changes: watch::Sender<()>) {
+    while phase.changed().await.is_ok() {
+        changes.send_replace(());
     }
 }
 

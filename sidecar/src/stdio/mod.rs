@@ -123,7 +123,8 @@ impl StdioPeer {
         }
     }
 
-    fn is_per_session(&self) -> bool {
+    /// Whether each session has a child of its own.
+    pub fn is_per_session(&self) -> bool {
         self.recipe.stdio.sharing == Sharing::PerSession
     }
 
