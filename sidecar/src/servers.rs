@@ -17,6 +17,7 @@ use weft_proto::resource::kinds::{Location, McpServer};
 use crate::admit::Places;
 use crate::backend::Backend;
 use crate::bootstrap::Node;
+use crate::health::check::Checked;
 use crate::health::{Health, Told};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, ServerLabel, ServerSeries};
@@ -39,6 +40,8 @@ pub struct Local {
     /// Calls under way.
     pub in_flight: Gauge,
     pub backend: Arc<Backend>,
+    /// What active checks found, where the server is to be checked.
+    pub checked: Option<Arc<Checked>>,
 }
 
 /// The servers beside this sidecar now. Clones are the same.
@@ -185,6 +188,7 @@ impl Servers {
         let places = before.filter(|local| local.spec.in_flight == spec.in_flight);
         let places = places.map(|local| Arc::clone(&local.places));
         let label: Arc<str> = name.to_string().into();
+        let checked = self.checked(&label, spec, &backend, before);
         Some(Arc::new(Local {
             name: name.clone(),
             header: HeaderValue::from_str(&label).ok()?,
@@ -196,8 +200,30 @@ impl Servers {
                 .in_flight
                 .get_or_create_owned(&ServerLabel { server: Arc::clone(&label) }),
             backend,
+            checked,
             label,
         }))
+    }
+
+    /// Goes on with the checks that there are, if they are still those that are wanted; and with what they have found, if
+    /// at least the server is the same.
+    fn checked(
+        &self,
+        label: &Arc<str>,
+        spec: &McpServer,
+        backend: &Arc<Backend>,
+        before: Option<&Arc<Local>>,
+    ) -> Option<Arc<Checked>> {
+        let check = spec.health_check.as_ref()?;
+        let before = before.filter(|local| Arc::ptr_eq(&local.backend, backend));
+        let known = before.and_then(|local| local.checked.as_ref().map(|checked| (local, checked)));
+        if let Some((local, checked)) = known
+            && local.spec.health_check == spec.health_check
+        {
+            return Some(Arc::clone(checked));
+        }
+        let found = known.map_or(Health::Starting, |(_, checked)| checked.health());
+        Some(Arc::new(backend.check(Arc::clone(label), check, found, self.0.changes.clone())))
     }
 
     /// Ends every child and forgets every connection.
@@ -212,7 +238,10 @@ impl Servers {
 impl Local {
     /// How the server is, as far as it is known here.
     pub fn health(&self) -> Health {
-        self.backend.health()
+        match &self.checked {
+            Some(checked) if self.backend.can_be_asked() => checked.health(),
+            Some(_) | None => self.backend.health(),
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::exchange::{Aside, Ask, Asker, BoxFuture, Introduction, Peer, Reply};
 use crate::limits::Limits;
 use crate::refusal::Refusal;
 
+pub mod check;
 mod child;
 mod handshake;
 pub mod launch;

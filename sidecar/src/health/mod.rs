@@ -1,4 +1,10 @@
 //! How the servers beside this sidecar are: what the control plane is told, and what readiness says.
+//!
+//! Where a server says that it is to be checked, [`check`] asks it now and then something that costs nothing, and
+//! [`score`] makes of the answers whether it is well. Where it does not, nobody asks. Not here: how a server is asked.
+
+pub mod check;
+pub mod score;
 
 use std::sync::Arc;
 
