@@ -53,6 +53,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// The same for what is asked in a caller's name.
+    pub(super) fn in_name_of(&self, caller: Option<&HeaderValue>) -> Self {
+        Self { headers: signed(self.headers.clone(), caller), ..self.clone() }
+    }
+
     pub(super) fn request(
         &self,
         method: Method,
