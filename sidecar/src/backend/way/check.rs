@@ -122,7 +122,71 @@ pub(crate) fn judged(answer: &[u8], bounds: Bounds) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU16, Ordering};
+
+    use http::HeaderValue;
+    use tokio_util::sync::CancellationToken;
+    use weft_proto::resource::kinds::Protocol;
+
     use super::*;
+    use crate::backend::way::target;
+    use crate::exchange::http::fake::{Fake, json, result, status};
+    use crate::limits::Limits;
+    use crate::upstream::{Destination, Pool, Settings};
+
+    /// A server of the legacy era without sessions that answers with a status instead, if that is not 0.
+    async fn server() -> (Fake, Arc<AtomicU16>, Arc<Ways>) {
+        let instead = Arc::new(AtomicU16::new(0));
+        let answers = Arc::clone(&instead);
+        let fake = Fake::start(move |seen| {
+            let id = &seen.body["id"];
+            Some(match (answers.load(Ordering::Relaxed), seen.rpc()) {
+                (0, "initialize") => {
+                    let told = r#"{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"f","version":"1"}}"#;
+                    json(200, result(id, told))
+                }
+                (0, "ping") => json(200, result(id, "{}")),
+                (0, "notifications/initialized") => status(202),
+                (0, _) => status(400),
+                (instead, _) => status(instead),
+            })
+        })
+        .await;
+        let host = HeaderValue::from_str(&fake.host()).unwrap();
+        let target = target("/mcp", &host, &HeaderValue::from_static("research/files"));
+        let address: std::net::SocketAddr = fake.host().parse().unwrap();
+        let pool = Pool::new(Destination::Tcp(address.into()), Settings::local());
+        let limits = Arc::new(Limits::default());
+        let ways = Ways::new(&pool, target, Protocol::Auto, &limits, &CancellationToken::new());
+        (fake, instead, ways)
+    }
+
+    const LEGACY: Spoke = Spoke { modern: false, legacy: Some(Legacy::Streamable), legacy_asked: true };
+
+    #[tokio::test]
+    async fn a_server_that_is_ill_is_not_taken_for_another_than_it_was_found_to_be() {
+        let (_fake, instead, ways) = server().await;
+        let mut probe = HttpProbe::new(Arc::clone(&ways));
+        assert_eq!(probe.ask().await, Some(Ok(())));
+        assert_eq!(ways.spoke(), Some(LEGACY));
+        instead.store(500, Ordering::Relaxed);
+        let told = probe.ask().await.unwrap().unwrap_err();
+        assert!(told.contains("status 500"), "{told}");
+        ways.ask(ways.learned.load_full()).await.unwrap_err();
+        assert_eq!(ways.spoke(), Some(LEGACY));
+        instead.store(0, Ordering::Relaxed);
+        assert_eq!(probe.ask().await, Some(Ok(())));
+    }
+
+    #[tokio::test]
+    async fn that_a_server_wants_something_first_is_an_answer_and_that_it_is_broken_is_none() {
+        for (code, well) in [(401, true), (403, true), (500, false), (503, false)] {
+            let (_fake, instead, ways) = server().await;
+            instead.store(code, Ordering::Relaxed);
+            let found = HttpProbe::new(ways).ask().await.unwrap();
+            assert_eq!(found.is_ok(), well, "{code}: {found:?}");
+        }
+    }
 
     #[test]
     fn a_server_is_well_if_it_answers_and_does_not_say_that_it_is_broken() {

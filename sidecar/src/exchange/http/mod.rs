@@ -181,6 +181,6 @@ pub(crate) async fn discover(
 }
 
 #[cfg(test)]
-pub(super) mod fake;
+pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
