@@ -81,7 +81,7 @@ pub trait Service: Clone + Send + Sync + 'static {
     fn serve(
         &self,
         connection: Arc<Identified>,
-        request: Request<Incoming>,
+        request: Box<Request<Incoming>>,
     ) -> impl Future<Output = Response<Answer>> + Send;
 }
 
@@ -147,8 +147,9 @@ impl Listener {
             Ok(Ok(stream)) => match identify(&stream, address) {
                 Some((identified, ends)) => {
                     let ends = Ends { at: ends, trust: tls.trust.clone() };
-                    // In a box, so that the room for the handshake is free again.
-                    Box::pin(self.http(stream, identified, Some(ends), service)).await;
+                    // In a box, so that the room for the handshake is free again; and the stream in one of its own, as
+                    // it would stand in what serves it twice.
+                    Box::pin(self.http(Box::new(stream), identified, Some(ends), service)).await;
                 }
                 None => self.metrics.connection_refused(self.name, "identity"),
             },
@@ -184,7 +185,8 @@ impl Listener {
             service_fn(move |request: Request<Incoming>| {
                 let (service, identified) = (service.clone(), Arc::clone(&identified));
                 let busy = activity.begin(request.version() == Version::HTTP_2);
-                // In a box: it is large and handed on often, and a connection keeps room for what is inline.
+                // In boxes: both are large and handed on often, and a connection keeps room for what is inline.
+                let request = Box::new(request);
                 Box::pin(async move {
                     let response = service.serve(identified, request).await;
                     Ok::<_, Infallible>(response.map(|answer| answer.holding(busy)))

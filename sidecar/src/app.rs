@@ -26,6 +26,7 @@ use crate::bootstrap::{Bootstrap, Listen, Source};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, SeriesByServer, ServerSeries};
 use crate::outbound::{self, Outbound};
+use crate::room::Room;
 use crate::servers::{self, Servers};
 use crate::state::Live;
 use crate::stdio::launch::Launcher;
@@ -180,6 +181,7 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
 struct Core {
     bootstrap: Bootstrap,
     limits: Arc<Limits>,
+    room: Room,
     metrics: Arc<Metrics>,
     log: AccessLog,
     sessions: session_id::Key,
@@ -197,6 +199,7 @@ impl Core {
         limits.connections_max = descriptors::connections_max(limits.connections_max);
         let limits = Arc::new(limits);
         let metrics = Arc::new(Metrics::new());
+        let room = Room::new(metrics.bodies_held_bytes.clone(), limits.bodies_bytes_max);
         let log = AccessLog::start(access_log, &metrics).map_err(Error::AccessLog)?;
         make_state_dir(&bootstrap)?;
         let sessions = session_key(&bootstrap)?;
@@ -217,7 +220,20 @@ impl Core {
             locality: bootstrap.node.locality.as_ref().map(ToString::to_string),
         };
         let to = Arc::new(Outbound::new(config, &live.load().snapshot));
-        Ok(Self { bootstrap, limits, metrics, log, sessions, live, identity, trust, servers, to, tokens })
+        Ok(Self {
+            bootstrap,
+            limits,
+            room,
+            metrics,
+            log,
+            sessions,
+            live,
+            identity,
+            trust,
+            servers,
+            to,
+            tokens,
+        })
     }
 
     /// Keeps what is made from the snapshot that of the one in force.
@@ -250,6 +266,7 @@ impl Core {
             live: self.live.clone(),
             servers: self.servers.clone(),
             limits: Arc::clone(&self.limits),
+            room: self.room.clone(),
             log: self.log.clone(),
             sessions: self.sessions.clone(),
             drain: self.tokens.drain.clone(),
@@ -264,6 +281,7 @@ impl Core {
             to: Arc::clone(&self.to),
             series: SeriesByServer::new(&self.metrics, "outbound"),
             limits: Arc::clone(&self.limits),
+            room: self.room.clone(),
             log: self.log.clone(),
             drain: self.tokens.leave.clone(),
             nowhere: self.nowhere("outbound"),

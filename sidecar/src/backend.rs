@@ -18,7 +18,7 @@ use crate::health::check::Checked;
 use crate::servers::Parts;
 use crate::stdio::check::StdioProbe;
 use crate::stdio::{Phase, StdioPeer};
-use crate::upstream::{Destination, Pool, Settings};
+use crate::upstream::{Address, Destination, Pool, Settings};
 use way::Ways;
 use way::check::HttpProbe;
 
@@ -94,6 +94,9 @@ impl Backend {
                 // The guards of SDKs against rebound names know a server on loopback by this name.
                 let host = format!("localhost:{}", address.port());
                 (Destination::Tcp(address.into()), host)
+            }
+            Upstream::Loopback(port) => {
+                (Destination::Tcp(Address::Loopback { port }), format!("localhost:{port}"))
             }
             Upstream::Unix(path) => (Destination::Unix(path.into()), "localhost".to_owned()),
         };
@@ -181,10 +184,7 @@ impl Backend {
 fn said_by(location: &Location) -> Option<Upstream> {
     let Location::Workload(workload) = location else { return None };
     match (&workload.port, &workload.unix_socket) {
-        (Some(port), _) => {
-            let address = std::net::SocketAddr::from(([127, 0, 0, 1], u16::try_from(port.get()).ok()?));
-            Some(Upstream::Address(address))
-        }
+        (Some(port), _) => u16::try_from(port.get()).ok().map(Upstream::Loopback),
         (None, Some(path)) => Some(Upstream::Unix(path.as_str().into())),
         (None, None) => None,
     }

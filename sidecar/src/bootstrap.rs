@@ -52,11 +52,13 @@ pub struct Node {
     pub address: Option<HostPort>,
 }
 
-/// Where a server listens: an address, or `unix:` and a path.
+/// Where a server listens: an address, `localhost:` and a port, or `unix:` and a path.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Upstream {
     Address(SocketAddr),
+    /// On the loopback address of one family or of both, as servers have it that listen at `localhost`.
+    Loopback(u16),
     Unix(PathBuf),
 }
 
@@ -64,11 +66,16 @@ impl TryFrom<String> for Upstream {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
+        if let Some(port) = text.strip_prefix("localhost:").and_then(|port| port.parse().ok()) {
+            return Ok(Self::Loopback(port));
+        }
         match text.strip_prefix("unix:") {
             Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
             Some(_) => Err("the path of a unix socket starts with a slash".to_owned()),
             None => text.parse().map(Self::Address).map_err(|_| {
-                format!("{text:?} is neither an address such as 127.0.0.1:9000 nor unix:/path/of/socket")
+                format!(
+                    "{text:?} is no address such as 127.0.0.1:9000, localhost:9000 or unix:/path/of/socket"
+                )
             }),
         }
     }

@@ -1,6 +1,7 @@
 //! From the permit to the server and back. Where caller and server speak the same, the bytes that were judged are the
 //! bytes that leave, and the answer streams back untouched; elsewhere the exchange carries message by message.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ pub(crate) use crate::relay::READ_ON_SILENCE_MAX;
 use crate::relay::{self, Ending, Relay, WhenLeft};
 use crate::servers::Local;
 use crate::session_id;
-use crate::upstream::{SendError, UpstreamBody};
+use crate::upstream::{Outgoing, SendError, UpstreamBody};
 
 /// What forwarding to a server beside this sidecar needs.
 #[derive(Clone, Copy, Debug)]
@@ -129,7 +130,7 @@ impl Inbound<'_> {
         let mut headers = headers::toward_server(&received.head.headers, Some(&http.host));
         self.sign(&mut headers);
         self.unbind_session(&mut headers, call.era)?;
-        let mut request = Request::new(Full::new(received.body.clone()));
+        let mut request = Box::new(Request::new(Full::new(received.body.clone())));
         *request.method_mut() = received.head.method.clone();
         let query = received.head.uri.query();
         *request.uri_mut() = match (oldest, &call.kind) {
@@ -180,14 +181,16 @@ impl Inbound<'_> {
     async fn send(
         &self,
         http: &Http,
-        request: Request<Full<Bytes>>,
+        request: Outgoing,
         call: &Call<'_>,
         admitted: Admitted,
     ) -> Result<Response<UpstreamBody>, Refusal> {
         let after = self.call_timeout();
         let pool = http.pool.clone();
         let sent = async move {
-            let sent = tokio::time::timeout(after, pool.send(request)).await;
+            // Where it stands: it is large, and the timeout would move it.
+            let sending = pin!(pool.send(request));
+            let sent = tokio::time::timeout(after, sending).await;
             let response = sent.map_err(|_| Refusal::TimedOut { after })?.map_err(refusal)?;
             // The call has its place for as long as the server is busy with it, even if its caller leaves.
             Ok(response.map(|body| body.hold(admitted)))

@@ -34,6 +34,7 @@ pub mod receive;
 pub mod record;
 pub mod refusal;
 pub mod relay;
+pub mod room;
 pub mod servers;
 pub mod session_id;
 pub mod sse;

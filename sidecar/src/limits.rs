@@ -74,6 +74,8 @@ limits! {
     headers_max: usize = 100;
     /// Bytes of a request's body.
     body_bytes_max: usize = 4 << 20;
+    /// Bytes of all requests' bodies that are held at once. Bodies of up to 16 KiB have a quarter more to themselves.
+    bodies_bytes_max: usize = 256 << 20;
     /// Time without a byte of a request's body.
     body_idle_timeout: Limited = secs(30);
     /// Nesting of a message.

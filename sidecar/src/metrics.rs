@@ -83,6 +83,7 @@ metrics! {
     request_seconds: Family<DurationLabels, Histogram> = Family::new_with_constructor(duration), "From a request's head to the end of its answer; event streams that only listen are left out";
     request_bytes: Family<ListenerLabel, Counter> = Family::default(), "Bytes of bodies of requests";
     response_bytes: Family<ListenerLabel, Counter> = Family::default(), "Bytes of bodies of answers";
+    bodies_held_bytes: Gauge = Gauge::default(), "Bytes of bodies of requests that are held";
     streams: Family<ListenerLabel, Gauge> = Family::default(), "Event streams open";
     in_flight: Family<ServerLabel, Gauge> = Family::default(), "Calls under way at a server";
     upstream_up: Family<ServerLabel, Gauge> = Family::default(), "Whether a server beside this sidecar answers: 1, or 0";

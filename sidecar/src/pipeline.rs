@@ -25,6 +25,7 @@ use crate::metrics::{Counted, ServerSeries, method_index};
 use crate::receive;
 use crate::record::{Event, Open};
 use crate::refusal::Refusal;
+use crate::room::Room;
 use crate::servers::Servers;
 use crate::state::Live;
 use crate::{accept, authorize, clock, session_id};
@@ -41,6 +42,7 @@ pub struct Parts {
     pub live: Live,
     pub servers: Servers,
     pub limits: Arc<Limits>,
+    pub room: Room,
     pub log: AccessLog,
     pub sessions: session_id::Key,
     /// Ends what merely listens.
@@ -57,12 +59,12 @@ impl Inbound {
     async fn run(
         &self,
         connection: &Identified,
-        request: Request<Incoming>,
+        request: Box<Request<Incoming>>,
         record: &mut Open,
     ) -> Result<Response<Answer>, Refusal> {
         let parts = &*self.0;
         let current = parts.live.load();
-        let received = receive::receive(request, connection, &parts.limits).await?;
+        let received = receive::receive(request, connection, &parts.limits, &parts.room).await?;
         record.event.request_bytes = received.body.len() as u64;
         let call = classify::classify(&received, &parts.limits).map_err(|unclear| {
             record.event.rpc_id = unclear.id;
@@ -120,7 +122,7 @@ fn opened(
 }
 
 impl accept::Service for Inbound {
-    async fn serve(&self, connection: Arc<Identified>, request: Request<Incoming>) -> Response<Answer> {
+    async fn serve(&self, connection: Arc<Identified>, request: Box<Request<Incoming>>) -> Response<Answer> {
         let mut record = opened("inbound", &connection, &request, &self.0.nowhere, &self.0.log);
         let outcome = self.run(&connection, request, &mut record).await;
         finish(outcome, record)
@@ -213,6 +215,7 @@ impl Refusal {
                 | Self::HeadTooLarge { .. }
                 | Self::BodyTimeout
                 | Self::BodyBroken
+                | Self::NoRoom
                 | Self::HttpMethod { .. }
                 | Self::MediaType
                 | Self::NotAcceptable

@@ -15,11 +15,15 @@ use weft_proto::name::{Namespace, ObjectName, ServerName};
 use crate::identify::{Caller, Identified};
 use crate::limits::Limits;
 use crate::refusal::Refusal;
+use crate::room::{Held, Room};
 
 /// Methods that the endpoints have.
 const ALLOW: &str = "POST, GET, DELETE";
 /// Longest path and query.
 const TARGET_BYTES_MAX: usize = 4096;
+
+/// Most memory that is taken for a body before its bytes are there.
+const AT_ONCE_BYTES_MAX: usize = 256 << 10;
 
 /// How much is read on of a body that is too large, so that its sender hears why.
 const DISCARD_BYTES_MAX: usize = 16 << 20;
@@ -44,9 +48,10 @@ pub enum Place {
 
 /// Takes a request in.
 pub async fn receive(
-    request: Request<Incoming>,
+    request: Box<Request<Incoming>>,
     connection: &Identified,
     limits: &Limits,
+    room: &Room,
 ) -> Result<Received, Refusal> {
     let (head, body) = request.into_parts();
     let place = place(&head)?;
@@ -54,7 +59,7 @@ pub async fn receive(
     check_head(&head, limits)?;
     let body = match head.method {
         Method::POST if !is_json(&head.headers) => return Err(Refusal::MediaType),
-        Method::POST => collect(body, declared_length(&head.headers)?, limits).await?,
+        Method::POST => collect(body, declared_length(&head.headers)?, limits, room.hold()).await?,
         Method::GET | Method::DELETE => Bytes::new(),
         _ => return Err(Refusal::HttpMethod { allow: ALLOW }),
     };
@@ -142,7 +147,12 @@ fn declared_length(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
 }
 
 /// Reads a body to its end. The usual small body comes in one piece and is not copied.
-async fn collect(mut body: Incoming, declared: Option<usize>, limits: &Limits) -> Result<Bytes, Refusal> {
+async fn collect(
+    mut body: Incoming,
+    declared: Option<usize>,
+    limits: &Limits,
+    mut held: Held,
+) -> Result<Bytes, Refusal> {
     let too_large = Refusal::BodyTooLarge { max: limits.body_bytes_max };
     if declared.is_some_and(|length| length > limits.body_bytes_max) {
         tokio::spawn(discard(body));
@@ -159,18 +169,23 @@ async fn collect(mut body: Incoming, declared: Option<usize>, limits: &Limits) -
             tokio::spawn(discard(body));
             return Err(too_large);
         }
+        if let Err(refusal) = held.grow(data.len()) {
+            tokio::spawn(discard(body));
+            return Err(refusal);
+        }
         if first.is_empty() && rest.is_empty() {
             first = data;
             continue;
         }
         if rest.is_empty() {
-            rest.reserve(declared.unwrap_or(first.len() * 2).min(limits.body_bytes_max));
+            // No more than a little at a word: from there it grows with what really comes.
+            rest.reserve(declared.unwrap_or(first.len() * 2).min(AT_ONCE_BYTES_MAX));
             rest.extend_from_slice(&first);
             first = Bytes::new();
         }
         rest.extend_from_slice(&data);
     }
-    Ok(if rest.is_empty() { first } else { rest.freeze() })
+    Ok(held.with(if rest.is_empty() { first } else { rest.freeze() }))
 }
 
 /// Reads on in a body that was refused, for a while: a connection that is closed with bytes unread is reset, and a reset

@@ -34,6 +34,8 @@ pub enum Refusal {
     },
     BodyTimeout,
     BodyBroken,
+    /// The bodies of all requests under way are as large as they may be.
+    NoRoom,
     /// An HTTP method that the endpoint does not have.
     HttpMethod {
         allow: &'static str,
@@ -115,6 +117,7 @@ impl Refusal {
             Self::HeadTooLarge { .. } => told(431, 4310, "head_too_large", false),
             Self::BodyTimeout => told(408, 4080, "body_timeout", true),
             Self::BodyBroken => told(400, 4000, "body_broken", true),
+            Self::NoRoom => told(503, 5036, "no_room", true),
             Self::HttpMethod { .. } => told(405, 4050, "http_method", false),
             Self::MediaType => told(415, 4150, "media_type", false),
             Self::NotAcceptable => told(406, 4060, "not_acceptable", false),
@@ -157,6 +160,7 @@ impl Refusal {
             Self::HeadTooLarge { max: 60 << 10 },
             Self::BodyTimeout,
             Self::BodyBroken,
+            Self::NoRoom,
             Self::HttpMethod { allow: "POST" },
             Self::MediaType,
             Self::NotAcceptable,
@@ -196,6 +200,7 @@ impl Refusal {
             Self::HeadTooLarge { max } => format!("the headers are larger than {max} bytes"),
             Self::BodyTimeout => "the body did not arrive in time".to_owned(),
             Self::BodyBroken => "the body broke off".to_owned(),
+            Self::NoRoom => "too much is being sent at once; try again soon".to_owned(),
             Self::HttpMethod { allow } => format!("only {allow} is allowed here"),
             Self::MediaType => "the content type must be application/json".to_owned(),
             Self::NotAcceptable => "the client must accept application/json and text/event-stream".to_owned(),

@@ -5,11 +5,13 @@
 mod load;
 mod process;
 
+mod clock;
 mod control_plane;
 mod crowd;
 mod descriptors;
 mod disk;
 mod killed;
+mod memory;
 mod overload;
 mod paused;
 mod rotation;

@@ -263,6 +263,17 @@ pub(crate) fn server(name: &str) -> Resource {
     resource_of(encoded.ty, &encoded.name, encoded.bytes)
 }
 
+/// A policy that lets everyone call every tool of its namespace.
+pub(crate) fn access_policy(name: &str) -> Resource {
+    let (namespace, name) = name.split_once('/').unwrap();
+    let yaml = format!(
+        "apiVersion: weft.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {{ namespace: {namespace}, name: {name} }}\n\
+         spec: {{ rules: [{{ action: allow, to: [{{ tools: [\"*\"] }}] }}] }}\n"
+    );
+    let encoded = wire::encode(&resource::parse_one("fake", &yaml).unwrap(), 1).unwrap();
+    resource_of(encoded.ty, &encoded.name, encoded.bytes)
+}
+
 pub(crate) fn mesh() -> Resource {
     let domain = TrustDomain::parse("fake.test").unwrap();
     let root = Namespace::parse(resource::ROOT_NAMESPACE).unwrap();

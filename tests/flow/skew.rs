@@ -51,8 +51,7 @@ fn with_unknown_field(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-fn later(name: &str) -> Resource {
-    let mut resource = fake::server(name);
+fn later(mut resource: Resource) -> Resource {
     let content = resource.resource.as_mut().unwrap();
     content.value = with_unknown_field(std::mem::take(&mut content.value));
     resource
@@ -88,10 +87,18 @@ async fn a_newer_control_plane_is_heard_and_what_it_says_beyond_is_passed_over_o
     stream.tell(&[]).await;
     sidecar.is_told().await;
     // Fields that do not exist here, in the response and in what it carries.
-    stream.raw(later_response(ResourceType::Server, "later", vec![later("agents/files")])).await;
+    stream
+        .raw(later_response(ResourceType::Server, "later", vec![later(fake::server("agents/files"))]))
+        .await;
     let answer = stream.answer("later").await.unwrap();
     assert!(answer.error_detail.is_none(), "{answer:?}");
     assert_eq!(sidecar.servers(), ["agents/files"]);
+    // What restricts is refused as a whole rather than enforced in part; the rest of its response holds.
+    let policies = vec![later(fake::access_policy("agents/later")), fake::access_policy("agents/known")];
+    stream.raw(later_response(ResourceType::AccessPolicy, "policies", policies)).await;
+    let refused = stream.answer("policies").await.unwrap().error_detail.unwrap().message;
+    assert!(refused.contains("agents/later") && refused.contains("newer one is needed"), "{refused}");
+    assert!(!refused.contains("agents/known"), "{refused}");
     assert_eq!(sidecar.state().streams, 1, "it is one stream all along");
     sidecar.stop().await;
 }

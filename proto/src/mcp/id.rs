@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 use serde_json::value::RawValue;
 
 use super::raw::{Raw, json_string};
+use super::written::Part;
 
 /// The id of a request: a string or an integer. Two are equal if they are the same value, however it is written.
 #[derive(Clone, Debug)]
@@ -27,11 +28,19 @@ impl<'a> Id<'a> {
     }
 
     pub(super) fn from_raw(raw: Raw<'a>) -> Option<Self> {
-        let value = match raw.text() {
+        Self::of(raw.get(), raw.text())
+    }
+
+    pub(super) fn from_part(part: Part<'_, 'a>) -> Option<Self> {
+        Self::of(part.raw.get(), part.text())
+    }
+
+    fn of(raw: &'a str, text: Option<Cow<'a, str>>) -> Option<Self> {
+        let value = match text {
             Some(text) => Value::Text(text),
-            None => Value::Integer(raw.get().parse().ok()?),
+            None => Value::Integer(raw.parse().ok()?),
         };
-        Some(Self { raw: raw.get(), value })
+        Some(Self { raw, value })
     }
 
     /// The JSON text as it stands in the message.

@@ -17,6 +17,7 @@ mod raw;
 mod read;
 pub mod revision;
 mod scan;
+mod written;
 
 pub use edit::{span, splice};
 pub use id::Id;

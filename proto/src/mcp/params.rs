@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::method::{self, Subject};
-use super::read::Source;
+use super::written::Part;
 use super::{Id, Raw, Target};
 
 pub(super) const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
@@ -82,29 +82,30 @@ impl<'a> Bad<'a> {
 impl<'a> Params<'a> {
     /// Refuses what the method needs and lacks, and what it uses and is of the wrong type.
     pub(super) fn read(
-        source: Source<'a>,
         method: &str,
         message: Raw<'a>,
-        raw: Option<Raw<'a>>,
+        params: Option<Part<'_, 'a>>,
     ) -> Result<Self, Bad<'a>> {
-        let Some(raw) = raw else {
+        let Some(part) = params else {
             return match method::subject(method) {
                 Some(_) => Err(Bad::new(message, "the method needs `params`")),
                 None => Ok(Self::default()),
             };
         };
+        let raw = part.raw;
         if !raw.is_object() {
             return Err(Bad::new(raw, "`params` is not an object"));
         }
-        let params = Self::members(source, method, raw)?;
+        let params = Self::members(method, part)?;
         match method::subject(method) {
             Some(subject) if params.target(method).is_none() => Err(Bad::new(raw, lacking(subject))),
             _ => Ok(params),
         }
     }
 
-    fn members(source: Source<'a>, method: &str, raw: Raw<'a>) -> Result<Self, Bad<'a>> {
-        let members = raw.members(&KNOWN).map_err(|what| Bad::new(raw, what))?;
+    fn members(method: &str, part: Part<'_, 'a>) -> Result<Self, Bad<'a>> {
+        let raw = part.raw;
+        let members = part.members(&KNOWN).map_err(|what| Bad::new(raw, what))?;
         let [
             meta,
             name,
@@ -122,21 +123,21 @@ impl<'a> Params<'a> {
             request_id,
             progress_token,
             notifications,
-        ] = members.map(|member| member.filter(|it| !it.is_null()));
-        let text = |key: &'static str, value: Option<Raw<'a>>| match value {
+        ] = members.map(|member| member.filter(|it| !it.raw.is_null()));
+        let text = |key: &'static str, value: Option<Part<'_, 'a>>| match value {
             None => Ok(None),
-            Some(value) => match source.name(value) {
-                None if uses(method, key) => Err(Bad::new(value, format!("`{key}` is not a string"))),
+            Some(value) => match value.name() {
+                None if uses(method, key) => Err(Bad::new(value.raw, format!("`{key}` is not a string"))),
                 found => Ok(found),
             },
         };
         let (ref_name, ref_uri) = match reference {
-            Some(reference) if method == method::COMPLETION_COMPLETE => of_reference(source, reference)?,
+            Some(reference) if method == method::COMPLETION_COMPLETE => of_reference(reference)?,
             _ => (None, None),
         };
         Ok(Self {
             raw: Some(raw),
-            meta: meta.map(|meta| Meta::read(source, meta)).transpose()?.unwrap_or_default(),
+            meta: meta.map(|meta| Meta::read(meta)).transpose()?.unwrap_or_default(),
             name: text("name", name)?,
             uri: text("uri", uri)?,
             task_id: text("taskId", task_id)?,
@@ -144,22 +145,22 @@ impl<'a> Params<'a> {
             ref_uri,
             cursor: text("cursor", cursor)?,
             arguments: an_object("arguments", arguments, uses(method, "arguments"))?,
-            input_responses,
-            request_state,
+            input_responses: raw_of(input_responses),
+            request_state: raw_of(request_state),
             protocol_version: text("protocolVersion", version)?,
             capabilities: an_object("capabilities", capabilities, uses(method, "capabilities"))?,
-            client_info,
+            client_info: raw_of(client_info),
             level: text("level", level)?,
-            request_id: match request_id.map(|it| (it, Id::from_raw(it))) {
+            request_id: match request_id.map(|it| (it.raw, Id::from_part(it))) {
                 Some((at, None)) if method == method::CANCELLED => {
                     return Err(Bad::new(at, "`requestId` is neither a string nor an integer"));
                 }
                 found => found.and_then(|(_, id)| id),
             },
-            progress_token,
-            notifications,
+            progress_token: raw_of(progress_token),
+            notifications: raw_of(notifications),
             subscribed_uris: match notifications {
-                Some(wanted) if method == method::SUBSCRIPTIONS_LISTEN => subscribed_uris(source, wanted)?,
+                Some(wanted) if method == method::SUBSCRIPTIONS_LISTEN => subscribed_uris(wanted)?,
                 _ => Vec::new(),
             },
         })
@@ -225,14 +226,16 @@ fn lacking(subject: Subject) -> &'static str {
 type Texts<'a> = (Option<Cow<'a, str>>, Option<Cow<'a, str>>);
 
 /// The name of a prompt or the URI of a resource.
-fn of_reference<'a>(source: Source<'a>, raw: Raw<'a>) -> Result<Texts<'a>, Bad<'a>> {
+fn of_reference<'a>(reference: Part<'_, 'a>) -> Result<Texts<'a>, Bad<'a>> {
+    let raw = reference.raw;
     if !raw.is_object() {
         return Err(Bad::new(raw, "`ref` is not an object"));
     }
-    let [kind, name, uri] = raw.members(&["type", "name", "uri"]).map_err(|what| Bad::new(raw, what))?;
-    let found = match kind.and_then(Raw::text).as_deref() {
-        Some("ref/prompt") => (name.and_then(|it| source.name(it)), None),
-        Some("ref/resource") => (None, uri.and_then(|it| source.name(it))),
+    let [kind, name, uri] =
+        reference.members(&["type", "name", "uri"]).map_err(|what| Bad::new(raw, what))?;
+    let found = match kind.and_then(Part::text).as_deref() {
+        Some("ref/prompt") => (name.and_then(Part::name), None),
+        Some("ref/resource") => (None, uri.and_then(Part::name)),
         _ => (None, None),
     };
     match found {
@@ -241,23 +244,28 @@ fn of_reference<'a>(source: Source<'a>, raw: Raw<'a>) -> Result<Texts<'a>, Bad<'
     }
 }
 
-fn subscribed_uris<'a>(source: Source<'a>, wanted: Raw<'a>) -> Result<Vec<Cow<'a, str>>, Bad<'a>> {
-    if !wanted.is_object() {
-        return Err(Bad::new(wanted, "`notifications` is not an object"));
+fn subscribed_uris<'a>(wanted: Part<'_, 'a>) -> Result<Vec<Cow<'a, str>>, Bad<'a>> {
+    let raw = wanted.raw;
+    if !raw.is_object() {
+        return Err(Bad::new(raw, "`notifications` is not an object"));
     }
-    let [uris] = wanted.members(&["resourceSubscriptions"]).map_err(|what| Bad::new(wanted, what))?;
-    let Some(uris) = uris.filter(|it| !it.is_null()) else { return Ok(Vec::new()) };
+    let [uris] = wanted.members(&["resourceSubscriptions"]).map_err(|what| Bad::new(raw, what))?;
+    let Some(uris) = raw_of(uris).filter(|it| !it.is_null()) else { return Ok(Vec::new()) };
     let no_list = || Bad::new(uris, "`resourceSubscriptions` is not a list of strings");
     let items = uris.elements().ok_or_else(no_list)?;
-    items.into_iter().map(|uri| source.name(uri).ok_or_else(no_list)).collect()
+    items.into_iter().map(|uri| uri.name().ok_or_else(no_list)).collect()
+}
+
+fn raw_of<'a>(part: Option<Part<'_, 'a>>) -> Option<Raw<'a>> {
+    part.map(|part| part.raw)
 }
 
 fn an_object<'a>(
     key: &'static str,
-    value: Option<Raw<'a>>,
+    value: Option<Part<'_, 'a>>,
     is_used: bool,
 ) -> Result<Option<Raw<'a>>, Bad<'a>> {
-    match value {
+    match raw_of(value) {
         Some(value) if is_used && !value.is_object() => {
             Err(Bad::new(value, format!("`{key}` is not an object")))
         }
@@ -266,7 +274,8 @@ fn an_object<'a>(
 }
 
 impl<'a> Meta<'a> {
-    fn read(source: Source<'a>, raw: Raw<'a>) -> Result<Self, Bad<'a>> {
+    fn read(part: Part<'_, 'a>) -> Result<Self, Bad<'a>> {
+        let raw = part.raw;
         if !raw.is_object() {
             return Err(Bad::new(raw, "`_meta` is not an object"));
         }
@@ -280,29 +289,29 @@ impl<'a> Meta<'a> {
             "traceparent",
             "tracestate",
         ];
-        let members = raw.members(&known).map_err(|what| Bad::new(raw, what))?;
+        let members = part.members(&known).map_err(|what| Bad::new(raw, what))?;
         let [version, capabilities, client_info, log_level, token, subscription_id, parent, state] =
-            members.map(|member| member.filter(|it| !it.is_null()));
-        let text = |key: &'static str, value: Option<Raw<'a>>| match value {
-            Some(value) => match source.name(value) {
-                None => Err(Bad::new(value, format!("`{key}` is not a string"))),
+            members.map(|member| member.filter(|it| !it.raw.is_null()));
+        let text = |key: &'static str, value: Option<Part<'_, 'a>>| match value {
+            Some(value) => match value.name() {
+                None => Err(Bad::new(value.raw, format!("`{key}` is not a string"))),
                 found => Ok(found),
             },
             None => Ok(None),
         };
-        if let Some(bad) = token.filter(|it| Id::from_raw(*it).is_none()) {
-            return Err(Bad::new(bad, "`progressToken` is neither a string nor an integer"));
+        if let Some(bad) = token.filter(|it| Id::from_part(*it).is_none()) {
+            return Err(Bad::new(bad.raw, "`progressToken` is neither a string nor an integer"));
         }
         Ok(Self {
             raw: Some(raw),
             protocol_version: text(PROTOCOL_VERSION, version)?,
             client_capabilities: an_object(CLIENT_CAPABILITIES, capabilities, true)?,
-            client_info,
+            client_info: raw_of(client_info),
             log_level: text(LOG_LEVEL, log_level)?,
-            progress_token: token,
-            subscription_id,
-            traceparent: parent.and_then(|it| source.name(it)),
-            tracestate: state.and_then(|it| source.name(it)),
+            progress_token: raw_of(token),
+            subscription_id: raw_of(subscription_id),
+            traceparent: parent.and_then(Part::name),
+            tracestate: state.and_then(Part::name),
         })
     }
 }

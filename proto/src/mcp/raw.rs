@@ -26,9 +26,9 @@ impl<'a> From<&'a RawValue> for Raw<'a> {
 }
 
 impl<'a> Raw<'a> {
-    /// A text that was scanned as a whole.
-    pub(super) fn scanned(text: &'a str) -> Self {
-        Self(text.trim_matches(is_blank))
+    /// A value that was scanned, without anything around it.
+    pub(super) const fn scanned(text: &'a str) -> Self {
+        Self(text)
     }
 
     pub fn get(self) -> &'a str {
@@ -50,6 +50,11 @@ impl<'a> Raw<'a> {
             false => Some(Cow::Borrowed(inner)),
             true => serde_json::from_str(self.0).ok().map(Cow::Owned),
         }
+    }
+
+    /// A string that something is decided by. NUL ends a string for some readers.
+    pub(super) fn name(self) -> Option<Cow<'a, str>> {
+        self.text().filter(|text| !text.contains('\0'))
     }
 
     pub(super) fn is_object(self) -> bool {
@@ -81,29 +86,37 @@ impl<'a> Raw<'a> {
         self,
         known: &[&'static str; N],
     ) -> Result<[Option<Self>; N], String> {
-        let mut members = [None; N];
-        if !self.is_object() {
-            return Ok(members);
-        }
         let mut walk = Walk { text: self.0, at: 1 };
-        while let Some((key, value)) = walk.member() {
-            let key = key.text().unwrap_or_default();
-            match known.iter().position(|known| *known == key) {
-                Some(place) => members[place] = Some(value),
-                None => {
-                    if let Some(known) = known.iter().find(|known| alike_but_for_case(&key, known)) {
-                        return Err(format!("a key that is `{known}` but for its case"));
-                    }
-                }
-            }
-        }
-        Ok(members)
+        let members = std::iter::from_fn(|| {
+            let (key, value) = walk.member()?;
+            Some((key.text().unwrap_or_default(), value))
+        });
+        if self.is_object() { pick(known, members) } else { Ok([None; N]) }
     }
 
     /// One member of an object; none also where there is no object.
     pub(super) fn member(self, key: &'static str) -> Option<Self> {
         self.members(&[key]).ok().and_then(|[value]| value)
     }
+}
+
+/// Of all members of an object those that are asked for. See [`Raw::members`].
+pub(super) fn pick<'k, V: Copy, const N: usize>(
+    known: &[&'static str; N],
+    members: impl Iterator<Item = (Cow<'k, str>, V)>,
+) -> Result<[Option<V>; N], String> {
+    let mut found = [None; N];
+    for (key, value) in members {
+        match known.iter().position(|known| *known == key) {
+            Some(place) => found[place] = Some(value),
+            None => {
+                if let Some(known) = known.iter().find(|known| alike_but_for_case(&key, known)) {
+                    return Err(format!("a key that is `{known}` but for its case"));
+                }
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// A walk over a scanned text. None where the text ends, which it does nowhere but after its last part.
@@ -177,7 +190,7 @@ impl<'a> Walk<'a> {
 
 /// Up to so many bytes are looked at one by one: most strings are short, and a search that looks at many at a time takes
 /// longer to begin than these to end.
-pub(super) const SHORT: usize = 32;
+const SHORT: usize = 32;
 
 /// Where a string ends that begins at `open`.
 fn past_string(bytes: &[u8], open: usize) -> Option<usize> {
@@ -202,10 +215,6 @@ fn past_string(bytes: &[u8], open: usize) -> Option<usize> {
 
 pub(super) fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
-}
-
-fn is_blank(letter: char) -> bool {
-    matches!(letter, ' ' | '\t' | '\n' | '\r')
 }
 
 fn alike_but_for_case(key: &str, known: &str) -> bool {

@@ -2,29 +2,45 @@
 //! object has twice, half of a surrogate pair, bytes that are no UTF-8, text after the end, nesting that a reader may
 //! give up on.
 //!
-//! No recursion, and memory in proportion to the message: twelve bytes for a key of an open object. Not here: what the
-//! message means.
+//! The pass writes down where the members of the outer objects stand, so that whoever reads the message need not look
+//! for them again. No recursion, and memory in proportion to the message: twelve bytes for a key of an open object,
+//! thirty-two for a member that is written down. Not here: what the message means.
 
 use memchr::memchr2;
 
-use super::raw::SHORT;
-use super::{Bounds, Error, Raw};
+use super::written::{Key, Member, PLAIN, Scanned, small, text_of};
+use super::{Bounds, Error};
 
 /// Largest message that is looked at, so that places fit 32 bits. The limit on bodies is far below.
 const BYTES_MAX: usize = 1 << 31;
 /// Up to so many keys of an object are compared pair by pair; more are sorted.
 const PAIRWISE_MAX: usize = 8;
+/// The members of a message, and of the objects in it, are written down; deeper only those of what is looked into.
+const WRITTEN_DEPTH: usize = 2;
+const LOOKED_INTO: [&[u8]; 3] = [b"_meta", b"ref", b"notifications"];
+/// So many bytes of a string are looked at eight at a time: most strings are short, and a search that looks at more at
+/// once takes longer to begin than these to end.
+const SHORT: usize = 64;
 
 /// Passes if every reader of JSON understands the bytes alike.
-pub(super) fn scan(bytes: &[u8], bounds: Bounds) -> Result<Raw<'_>, Error> {
+pub(super) fn scan(bytes: &[u8], bounds: Bounds) -> Result<Scanned<'_>, Error> {
     if bytes.len() >= BYTES_MAX {
         return Err(syntax(BYTES_MAX, "the message is too large"));
     }
     let text =
         std::str::from_utf8(bytes).map_err(|error| syntax(error.valid_up_to(), "the bytes are not UTF-8"))?;
-    let (frames, keys) = (Vec::with_capacity(8), Vec::with_capacity(16));
-    let mut scanner = Scanner { bytes, at: 0, bounds, frames, keys, unescaped: Vec::new(), elements: 0 };
-    scanner.message().map(|()| Raw::scanned(text))
+    let mut scanner = Scanner {
+        bytes,
+        at: 0,
+        bounds,
+        frames: Vec::with_capacity(8),
+        keys: Vec::with_capacity(16),
+        members: Vec::with_capacity(24),
+        unescaped: Vec::new(),
+        elements: 0,
+    };
+    let whole = scanner.message()?;
+    Ok(Scanned { text, whole, members: scanner.members, unescaped: scanner.unescaped })
 }
 
 fn syntax(at: usize, what: &'static str) -> Error {
@@ -38,38 +54,33 @@ struct Scanner<'a> {
     frames: Vec<Frame>,
     /// Of all open objects, the innermost last.
     keys: Vec<Key>,
+    members: Vec<Member>,
     /// The texts of keys that were written with escapes.
     unescaped: Vec<u8>,
     /// So far, of an outermost array.
     elements: usize,
 }
 
-enum Frame {
-    Array,
-    /// With its first key's place in the list of keys.
-    Object(usize),
-}
-
+/// An array or an object that is open.
 #[derive(Clone, Copy)]
-struct Key {
-    /// Of its opening quote.
-    place: u32,
-    len: u32,
-    /// Where its text begins among the unescaped; `PLAIN` for a key that stands in the message as it is.
-    unescaped: u32,
+struct Frame {
+    /// Of an object: its first key's place in the list of keys.
+    keys: Option<u32>,
+    /// Of an object whose members are written down: the one that is being read.
+    member: Option<u32>,
+    written: bool,
 }
-
-const PLAIN: u32 = u32::MAX;
 
 impl Scanner<'_> {
-    fn message(&mut self) -> Result<(), Error> {
+    fn message(&mut self) -> Result<(usize, usize), Error> {
         self.blank();
+        let start = self.at;
         loop {
             if self.value_or_opening()? {
                 continue;
             }
-            if self.closings()? {
-                return Ok(());
+            if let Some(end) = self.closings()? {
+                return Ok((start, end));
             }
         }
     }
@@ -78,7 +89,7 @@ impl Scanner<'_> {
     fn value_or_opening(&mut self) -> Result<bool, Error> {
         match self.peek() {
             Some(b'{') => {
-                self.open(Frame::Object(self.keys.len()))?;
+                self.open(Some(small(self.keys.len())))?;
                 if self.peek() == Some(b'}') {
                     return Ok(false);
                 }
@@ -86,10 +97,17 @@ impl Scanner<'_> {
                 Ok(true)
             }
             Some(b'[') => {
-                self.open(Frame::Array)?;
+                self.open(None)?;
                 Ok(self.peek() != Some(b']'))
             }
-            Some(b'"') => self.string().map(|_| false),
+            Some(b'"') => {
+                if !self.string()?
+                    && let Some(member) = self.frames.last().and_then(|frame| frame.member)
+                {
+                    self.members[member as usize].plain = true;
+                }
+                Ok(false)
+            }
             Some(b'-' | b'0'..=b'9') => self.number().map(|()| false),
             Some(b't') => self.word(b"true").map(|()| false),
             Some(b'f') => self.word(b"false").map(|()| false),
@@ -99,42 +117,53 @@ impl Scanner<'_> {
         }
     }
 
-    /// Reads what follows a value, up to the next one. True at the end of the message.
-    fn closings(&mut self) -> Result<bool, Error> {
+    /// Reads what follows a value, up to the next one. At the end of the message says where the last one ended.
+    fn closings(&mut self) -> Result<Option<usize>, Error> {
         loop {
+            let end = self.at;
             self.blank();
             let next = self.peek();
-            match (self.frames.last(), next) {
-                (None, None) => return Ok(true),
-                (None, Some(_)) => return Err(syntax(self.at, "the message goes on after its end")),
-                (Some(_), None) => return Err(self.early_end()),
-                (Some(Frame::Array), Some(b',')) => {
+            let Some(frame) = self.frames.last_mut() else {
+                return match next {
+                    None => Ok(Some(end)),
+                    Some(_) => Err(syntax(self.at, "the message goes on after its end")),
+                };
+            };
+            if let Some(member) = frame.member.take() {
+                let next = small(self.members.len());
+                let member = &mut self.members[member as usize];
+                (member.value.1, member.next) = (small(end), next);
+            }
+            match (frame.keys, next) {
+                (_, None) => return Err(self.early_end()),
+                (None, Some(b',')) => {
                     self.at += 1;
                     self.blank();
                     self.count_element()?;
-                    return Ok(false);
+                    return Ok(None);
                 }
-                (Some(Frame::Object(_)), Some(b',')) => {
+                (Some(_), Some(b',')) => {
                     self.at += 1;
                     self.blank();
                     self.key()?;
-                    return Ok(false);
+                    return Ok(None);
                 }
-                (Some(Frame::Array), Some(b']')) => {}
-                (Some(&Frame::Object(first)), Some(b'}')) => self.no_key_twice(first)?,
-                (Some(Frame::Array), Some(_)) => return Err(syntax(self.at, "expected `,` or `]`")),
-                (Some(Frame::Object(_)), Some(_)) => return Err(syntax(self.at, "expected `,` or `}`")),
+                (None, Some(b']')) => {}
+                (Some(first), Some(b'}')) => self.no_key_twice(first as usize)?,
+                (None, Some(_)) => return Err(syntax(self.at, "expected `,` or `]`")),
+                (Some(_), Some(_)) => return Err(syntax(self.at, "expected `,` or `}`")),
             }
             self.frames.pop();
             self.at += 1;
         }
     }
 
-    fn open(&mut self, frame: Frame) -> Result<(), Error> {
+    fn open(&mut self, keys: Option<u32>) -> Result<(), Error> {
         if self.frames.len() >= self.bounds.depth_max {
             return Err(syntax(self.at, "the message is nested too deeply"));
         }
-        self.frames.push(frame);
+        let written = keys.is_some() && self.is_written();
+        self.frames.push(Frame { keys, member: None, written });
         self.at += 1;
         self.blank();
         Ok(())
@@ -181,7 +210,27 @@ impl Scanner<'_> {
             None => return Err(self.early_end()),
         }
         self.blank();
+        self.write_down(key);
         Ok(())
+    }
+
+    /// Whether the members of an object that opens here are written down. Of those in an array none are.
+    fn is_written(&self) -> bool {
+        let Some(outer) = self.frames.last() else { return true };
+        let Some(member) = outer.member else { return false };
+        let key = &self.members[member as usize].key;
+        self.frames.len() < WRITTEN_DEPTH
+            || self.frames.len() == WRITTEN_DEPTH
+                && LOOKED_INTO.contains(&text_of(self.bytes, &self.unescaped, key))
+    }
+
+    /// The member whose value begins here.
+    fn write_down(&mut self, key: Key) {
+        let place = small(self.members.len());
+        if let Some(frame) = self.frames.last_mut().filter(|frame| frame.written) {
+            frame.member = Some(place);
+            self.members.push(Member { key, value: (small(self.at), 0), plain: false, next: 0 });
+        }
     }
 
     /// Closes an object, whose keys are the last of the list.
@@ -208,40 +257,50 @@ impl Scanner<'_> {
     fn string(&mut self) -> Result<bool, Error> {
         self.at += 1;
         let mut escapes = false;
-        let near = self.bytes.len().min(self.at + SHORT);
-        while self.at < near {
-            match self.bytes[self.at] {
-                b'"' => {
-                    self.at += 1;
-                    return Ok(escapes);
-                }
-                b'\\' => {
-                    self.escape()?;
-                    escapes = true;
-                }
-                ..b' ' => return Err(syntax(self.at, "a control character in a string")),
-                _ => self.at += 1,
-            }
-        }
+        let near = self.at + SHORT;
         loop {
-            let rest = &self.bytes[self.at..];
-            let end = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
-            // Without an early exit the compiler looks at many bytes at a time.
-            if rest[..end].iter().fold(false, |seen, byte| seen | (*byte < b' ')) {
-                let control = rest.iter().position(|byte| *byte < b' ').unwrap_or(end);
-                return Err(syntax(self.at + control, "a control character in a string"));
-            }
-            self.at += end;
+            self.at += if self.at < near { self.plain_eights() } else { self.plain_rest()? };
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
                     return Ok(escapes);
                 }
-                Some(_) => self.escape()?,
+                Some(b'\\') => {
+                    self.escape()?;
+                    escapes = true;
+                }
+                Some(..b' ') => return Err(syntax(self.at, "a control character in a string")),
+                // The last few bytes of the message, or a string that turned out to be long.
+                Some(_) => self.at += 1,
                 None => return Err(self.early_end()),
             }
-            escapes = true;
         }
+    }
+
+    /// How many bytes are nothing but themselves in a string, looked at eight at a time. The byte after them may be
+    /// one more such.
+    fn plain_eights(&self) -> usize {
+        let mut plain = 0;
+        for eight in self.bytes[self.at..].chunks_exact(8).take(SHORT / 8) {
+            let special = special(u64::from_le_bytes(eight.try_into().expect("chunks of eight")));
+            if special != 0 {
+                return plain + special.trailing_zeros() as usize / 8;
+            }
+            plain += 8;
+        }
+        plain
+    }
+
+    /// The same, up to a quote or an escape, for strings that are not short.
+    fn plain_rest(&self) -> Result<usize, Error> {
+        let rest = &self.bytes[self.at..];
+        let end = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+        // Without an early exit the compiler looks at many bytes at a time.
+        if rest[..end].iter().fold(false, |seen, byte| seen | (*byte < b' ')) {
+            let control = rest.iter().position(|byte| *byte < b' ').unwrap_or(end);
+            return Err(syntax(self.at + control, "a control character in a string"));
+        }
+        Ok(end)
     }
 
     /// An escape; for the first half of a surrogate pair both.
@@ -341,16 +400,18 @@ impl Scanner<'_> {
     }
 }
 
-fn text_of<'t>(bytes: &'t [u8], unescaped: &'t [u8], key: &Key) -> &'t [u8] {
-    let (within, at) = match key.unescaped {
-        PLAIN => (bytes, key.place as usize + 1),
-        at => (unescaped, at as usize),
-    };
-    &within[at..at + key.len as usize]
-}
-
-fn small(place: usize) -> u32 {
-    u32::try_from(place).expect("a message has less than `BYTES_MAX` bytes")
+/// The high bits of the bytes of `eight` that end a string or are none of it, at least up to the first such byte:
+/// quotes, backslashes and control characters.
+const fn special(eight: u64) -> u64 {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGHS: u64 = u64::from_le_bytes([0x80; 8]);
+    const fn less(bytes: u64, than: u8) -> u64 {
+        bytes.wrapping_sub(ONES * than as u64) & !bytes & HIGHS
+    }
+    const fn equal(bytes: u64, byte: u8) -> u64 {
+        less(bytes ^ (ONES * byte as u64), 1)
+    }
+    less(eight, b' ') | equal(eight, b'"') | equal(eight, b'\\')
 }
 
 #[cfg(test)]

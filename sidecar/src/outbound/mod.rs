@@ -85,7 +85,7 @@ pub struct Outbound {
 struct Failure {
     refusal: Refusal,
     /// The request, if it never left.
-    request: Option<Box<Outgoing>>,
+    request: Option<Outgoing>,
     /// The instance was taken out of the configuration.
     retired: bool,
     /// The instance had no part in it.
@@ -132,7 +132,7 @@ impl Outbound {
         let mut last = Refusal::NoInstance;
         loop {
             let Some(at) = reach.choose(call.affinity, &tried)? else { return Err(last) };
-            let spare = (call.repeatable && retries > 0).then(|| Box::new(request.clone()));
+            let spare = (call.repeatable && retries > 0).then(|| request.clone());
             let failure = match self.attempt(&reach, at, request, until, after).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
@@ -149,7 +149,7 @@ impl Outbound {
                 retries -= 1;
                 tried.push(at);
             }
-            (request, last) = (*again, failure.refusal);
+            (request, last) = (again, failure.refusal);
         }
     }
 

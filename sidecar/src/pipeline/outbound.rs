@@ -27,6 +27,7 @@ use crate::receive::{self, Place, Received};
 use crate::record::Open;
 use crate::refusal::Refusal;
 use crate::relay::{Relay, WhenLeft};
+use crate::room::Room;
 use crate::session_id::Tag;
 use crate::state::{Live, Origin};
 use crate::{accept, authorize};
@@ -43,6 +44,7 @@ pub struct Parts {
     pub live: Live,
     pub to: Arc<to::Outbound>,
     pub limits: Arc<Limits>,
+    pub room: Room,
     pub log: AccessLog,
     /// Ends what merely listens.
     pub drain: CancellationToken,
@@ -59,11 +61,11 @@ impl Outbound {
     async fn run(
         &self,
         connection: &Identified,
-        request: Request<Incoming>,
+        request: Box<Request<Incoming>>,
         record: &mut Open,
     ) -> Result<Response<Answer>, Refusal> {
         let parts = &*self.0;
-        let received = receive::receive(request, connection, &parts.limits).await?;
+        let received = receive::receive(request, connection, &parts.limits, &parts.room).await?;
         record.event.request_bytes = received.body.len() as u64;
         let call = classify::classify(&received, &parts.limits).map_err(|unclear| {
             record.event.rpc_id = unclear.id;
@@ -101,7 +103,7 @@ impl Outbound {
             (_, Some((instance, path))) => (Some(instance), Some(path)),
             (session, None) => (session, None),
         };
-        let mut request = Request::new(Full::new(received.body.clone()));
+        let mut request = Box::new(Request::new(Full::new(received.body.clone())));
         *request.method_mut() = received.head.method.clone();
         *request.headers_mut() = headers;
         let task = call.request().and_then(|request| request.target()).and_then(|target| match target {
@@ -223,7 +225,7 @@ fn is_harmless(method: &str) -> bool {
 }
 
 impl accept::Service for Outbound {
-    async fn serve(&self, connection: Arc<Identified>, request: Request<Incoming>) -> Response<Answer> {
+    async fn serve(&self, connection: Arc<Identified>, request: Box<Request<Incoming>>) -> Response<Answer> {
         let mut record = opened("outbound", &connection, &request, &self.0.nowhere, &self.0.log);
         let outcome = self.run(&connection, request, &mut record).await;
         finish(outcome, record)

@@ -2,7 +2,7 @@
 //! proves the peer where TLS is spoken.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -78,6 +78,11 @@ impl Connector {
         let (host, port) = match address {
             Address::Socket(address) => return reach(*address).await,
             Address::Name { host, port } => (host, *port),
+            Address::Loopback { port } => {
+                let both = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+                let reached = first_of(&both.map(|ip: IpAddr| SocketAddr::new(ip, *port))).await;
+                return reached.expect("there are two addresses");
+            }
         };
         let addresses = self.resolve(host, port).await?;
         let connected =

@@ -55,7 +55,14 @@ impl fmt::Debug for Destination {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     Socket(SocketAddr),
-    Name { host: Arc<str>, port: u16 },
+    Name {
+        host: Arc<str>,
+        port: u16,
+    },
+    /// This machine, by whichever family of addresses answers.
+    Loopback {
+        port: u16,
+    },
 }
 
 impl Address {
@@ -63,6 +70,7 @@ impl Address {
         let by_name = match self {
             Self::Socket(address) => return address.ip().into(),
             Self::Name { host, .. } => rustls_pki_types::ServerName::try_from(host.to_string()),
+            Self::Loopback { .. } => rustls_pki_types::ServerName::try_from(LOCALHOST.to_owned()),
         };
         // A host that is no DNS name cannot be told to the peer; its identity, not its name, is what is verified.
         by_name.unwrap_or_else(|_| std::net::IpAddr::from([0, 0, 0, 0]).into())
@@ -89,6 +97,7 @@ impl fmt::Display for Address {
         match self {
             Self::Socket(address) => address.fmt(f),
             Self::Name { host, port } => write!(f, "{host}:{port}"),
+            Self::Loopback { port } => write!(f, "{LOCALHOST}:{port}"),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, Entry};
-use http::{Response, Uri, Version, uri};
+use http::{Request, Response, Uri, Version, uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
@@ -92,18 +92,18 @@ impl Lease {
             Held::Alone(connection) => {
                 connection.usage.requests = connection.usage.requests.saturating_add(1);
                 self.shared.in_origin_form(&mut request);
-                connection.sender.try_send_request(request).await.map_err(never_written)
+                connection.sender.try_send_request(*request).await.map_err(never_written)
             }
             Held::Stream(connection) => {
                 self.shared.in_absolute_form(&mut request);
                 // HTTP/2 may refuse a request long after it took it, and does not give it back.
                 let spare = request.clone();
                 let mut sender = connection.sender.clone();
-                let sent = sender.try_send_request(request).await;
+                let sent = sender.try_send_request(*request).await;
                 sent.map_err(|error| never_processed(error, spare, connection))
             }
             Held::Nothing => {
-                return Err(SendError::NeverSent { request: Box::new(request), why: Unsent::Closed });
+                return Err(SendError::NeverSent { request, why: Unsent::Closed });
             }
         };
         Ok(sent?.map(|incoming: Incoming| UpstreamBody::new(incoming, self)))
@@ -155,7 +155,7 @@ fn give_back_alone(shared: &Arc<Shared>, mut connection: Alone) {
 }
 
 /// HTTP/1.1 gives a request back unless it began to write it.
-fn never_written(mut error: TrySendError<Outgoing>) -> SendError {
+fn never_written(mut error: TrySendError<Request<Full<Bytes>>>) -> SendError {
     match error.take_message() {
         Some(request) => SendError::NeverSent { request: Box::new(request), why: Unsent::Closed },
         None => SendError::MaybeSent(error.into_error()),
@@ -163,13 +163,13 @@ fn never_written(mut error: TrySendError<Outgoing>) -> SendError {
 }
 
 fn never_processed(
-    mut error: TrySendError<Outgoing>,
+    mut error: TrySendError<Request<Full<Bytes>>>,
     spare: Outgoing,
     connection: &Multiplexed,
 ) -> SendError {
     if error.take_message().is_some() {
         connection.retired.store(true, Ordering::Relaxed);
-        return SendError::NeverSent { request: Box::new(spare), why: Unsent::Closed };
+        return SendError::NeverSent { request: spare, why: Unsent::Closed };
     }
     let error = error.into_error();
     match refusal(&error) {
@@ -177,7 +177,7 @@ fn never_processed(
             if matches!(why, Unsent::Closed) {
                 connection.retired.store(true, Ordering::Relaxed);
             }
-            SendError::NeverSent { request: Box::new(spare), why }
+            SendError::NeverSent { request: spare, why }
         }
         None => SendError::MaybeSent(error),
     }

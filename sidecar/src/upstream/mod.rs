@@ -26,7 +26,7 @@ use http_body_util::Full;
 use crate::refusal::Refusal;
 
 /// A request to a server. Bodies are bounded and complete before anything is sent.
-pub type Outgoing = Request<Full<Bytes>>;
+pub type Outgoing = Box<Request<Full<Bytes>>>;
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +34,7 @@ pub enum SendError {
     /// The server has seen nothing of the request, or said that it did nothing with it: it can be sent again, here or
     /// elsewhere.
     #[error("nothing was sent: {why}")]
-    NeverSent { request: Box<Outgoing>, why: Unsent },
+    NeverSent { request: Outgoing, why: Unsent },
     /// The server may have the request and may have done what it asks.
     #[error("the connection broke before an answer came: {}", in_full(.0))]
     MaybeSent(hyper::Error),

@@ -86,14 +86,14 @@ impl Pool {
         loop {
             let lease = match self.0.lease().await {
                 Ok(lease) => lease,
-                Err(why) => return Err(SendError::NeverSent { request: Box::new(request), why }),
+                Err(why) => return Err(SendError::NeverSent { request, why }),
             };
             // On a new connection there was no race with the server's closing an old one.
             let may_be_stale = lease.served_before();
             tries += 1;
             match lease.send(request).await {
                 Err(SendError::NeverSent { request: back, .. }) if may_be_stale && tries < TRIES_MAX => {
-                    request = *back;
+                    request = back;
                 }
                 outcome => return outcome,
             }

@@ -64,7 +64,7 @@ const STREAM: &str =
 
 fn never_sent(outcome: Result<Response<UpstreamBody>, SendError>) -> (Outgoing, Unsent) {
     match outcome {
-        Err(SendError::NeverSent { request, why }) => (*request, why),
+        Err(SendError::NeverSent { request, why }) => (request, why),
         Err(SendError::MaybeSent(error)) => panic!("it may have been sent: {error}"),
         Ok(_) => panic!("it was answered"),
     }

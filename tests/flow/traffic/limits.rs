@@ -75,6 +75,27 @@ async fn a_body_that_is_too_large_is_told_with_the_limit_whether_its_length_was_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_are_too_much_together_are_refused_while_small_calls_pass() {
+    let pair = Pair::with(Upstream::echo().await, json!({ "bodiesBytesMax": 200_000 })).await;
+    let held = pair.inbound.metrics.bodies_held_bytes.clone();
+    let mut raw = connect(&pair, b"http/1.1").await;
+    let head = format!("POST {PATH} HTTP/1.1\r\nhost: x\r\n{KIND}\r\ncontent-length: 160000\r\n\r\n");
+    raw.write_all(&[head.as_bytes(), &[b' '; 150_000]].concat()).await.unwrap();
+    eventually("the half of a body is held", || held.get() == 150_000).await;
+    let mut caller = pair.caller("agents", "reviewer").await;
+    let told = Answer::read(caller.send(large(100_000)).await).await;
+    assert_eq!((told.status, told.code(), told.reason()), (503, 5036, "no_room"));
+    assert!(told.headers.contains_key("retry-after"));
+    let mut caller = pair.caller("agents", "small").await;
+    assert_eq!(Answer::read(caller.send(large(1000)).await).await.status, 200);
+    drop(raw);
+    eventually("what was held is free again", || held.get() == 0).await;
+    assert_eq!(Answer::read(caller.send(large(100_000)).await).await.status, 200);
+    eventually("a body is free with its call", || held.get() == 0).await;
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_is_too_large_is_told_as_such() {
     let pair = Pair::with(Upstream::echo().await, json!({ "headerBytesMax": 16384, "headersMax": 40 })).await;
     for (count, bytes) in [(1, 16_200), (1, 20_000), (50, 10)] {

@@ -11,6 +11,7 @@ mod broken;
 mod changes;
 mod doors;
 mod drain;
+mod families;
 mod health;
 mod inbound;
 mod leaving;

@@ -3,6 +3,8 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::*;
+use crate::mcp::Raw;
+use crate::mcp::written::Part;
 
 const BOUNDS: Bounds = Bounds { depth_max: 4, batch_max: 3 };
 
@@ -252,5 +254,68 @@ proptest! {
             Err(Error::Syntax { what, .. }) if own.contains(&what) => {}
             Err(error) => prop_assert!(!readable, "{error}: {}", String::from_utf8_lossy(&text)),
         }
+    }
+}
+
+/// What a walk finds and what was written down must be the same, as deep as anyone looks.
+fn is_written_as_walked(part: Part<'_, '_>, depth: usize) {
+    const KEYS: [&str; 6] = ["params", "_meta", "ref", "notifications", "x", "é\""];
+    let walked = part.raw.members(&KEYS).map(|found| found.map(|it| it.map(Raw::get)));
+    let written = part.members(&KEYS);
+    assert_eq!(written.clone().map(|found| found.map(|it| it.map(|it| it.raw.get()))), walked);
+    let Ok([params, meta, reference, notifications, x, _]) = written else { return };
+    for found in [params, meta, reference, notifications, x].into_iter().flatten() {
+        assert_eq!(found.text(), found.raw.text());
+        assert_eq!(found.name(), found.raw.name());
+    }
+    let inner = if depth < WRITTEN_DEPTH { [params, x] } else { [None, None] };
+    for part in
+        [meta, reference, notifications].into_iter().chain(inner).flatten().filter(|_| depth <= WRITTEN_DEPTH)
+    {
+        is_written_as_walked(part, depth + 1);
+    }
+}
+
+fn message() -> impl Strategy<Value = Value> {
+    let key = prop_oneof![
+        Just("params".to_owned()),
+        Just("_meta".to_owned()),
+        Just("ref".to_owned()),
+        Just("notifications".to_owned()),
+        Just("x".to_owned()),
+        Just("é\"".to_owned()),
+        Just("Ref".to_owned()),
+    ];
+    let text = r#"[ab"\\{}\[\],: é\n\u{0}]{0,20}"#;
+    let leaf = prop_oneof![Just(Value::Null), any::<i64>().prop_map(Into::into), text.prop_map(Value::from)];
+    leaf.prop_recursive(5, 64, 6, move |inner| {
+        let object = proptest::collection::btree_map(key.clone(), inner.clone(), 0..5);
+        prop_oneof![
+            1 => proptest::collection::vec(inner, 0..3).prop_map(Value::from),
+            3 => object.prop_map(|it| it.into_iter().collect::<serde_json::Map<_, _>>().into()),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_down_is_what_a_walk_finds(message in message(), pretty in any::<bool>()) {
+        let json = if pretty { serde_json::to_string_pretty(&message) } else { serde_json::to_string(&message) };
+        let json = format!(" {} ", json.unwrap().replace("\"_meta\"", r#""\u005fmeta""#));
+        let scanned = scan(json.as_bytes(), Bounds { depth_max: 16, batch_max: 16 }).unwrap();
+        prop_assert_eq!(scanned.whole().raw.get(), json.trim());
+        is_written_as_walked(scanned.whole(), 1);
+    }
+}
+
+#[test]
+fn a_string_of_any_length_ends_where_it_ends() {
+    for length in 0..200 {
+        let plain = "é".repeat(length / 2) + &"a".repeat(length % 2);
+        check(format!("[\"{plain}\",1]"), Ok(()));
+        check(format!("\"{plain}"), Err((plain.len() + 1, "the message ends early")));
+        check(format!("\"{plain}\u{1f}{plain}\""), Err((plain.len() + 1, "a control character in a string")));
+        check(format!("[\"{plain}\\n{plain}\\\\\"]"), Ok(()));
+        check(format!("\"{plain}\\x\""), Err((plain.len() + 1, "an unknown escape")));
     }
 }

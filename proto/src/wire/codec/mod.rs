@@ -48,6 +48,9 @@ pub enum Error {
     /// A field, as a dotted path in the message's own spelling, does not hold what it should.
     #[error("{ty}.{field}: {problem}")]
     Field { ty: ResourceType, field: String, problem: String },
+    /// Of what restricts, a part that is not understood may be the restriction.
+    #[error("{ty} says more than this version understands; a newer one is needed to enforce it")]
+    Newer { ty: ResourceType },
     /// The fields are good, each for itself, and contradict each other.
     #[error("{ty}: {problem}")]
     Contradiction { ty: ResourceType, problem: String },
@@ -129,10 +132,10 @@ pub fn decode(ty: ResourceType, bytes: &[u8]) -> Result<Part, Error> {
     Ok(match ty {
         ResourceType::Mesh => Part::Mesh(open(ty, bytes, mesh::decode_mesh)?),
         ResourceType::TrustBundle => Part::TrustBundle(open(ty, bytes, mesh::decode_trust_bundle)?),
-        ResourceType::AccessPolicy => Part::AccessPolicy(open(ty, bytes, access::decode)?),
-        ResourceType::QuotaPolicy => Part::QuotaPolicy(open(ty, bytes, quota::decode)?),
-        ResourceType::ToolPolicy => Part::ToolPolicy(open(ty, bytes, tool::decode)?),
-        ResourceType::Authentication => Part::Authentication(open(ty, bytes, authentication::decode)?),
+        ResourceType::AccessPolicy => Part::AccessPolicy(open_whole(ty, bytes, access::decode)?),
+        ResourceType::QuotaPolicy => Part::QuotaPolicy(open_whole(ty, bytes, quota::decode)?),
+        ResourceType::ToolPolicy => Part::ToolPolicy(open_whole(ty, bytes, tool::decode)?),
+        ResourceType::Authentication => Part::Authentication(open_whole(ty, bytes, authentication::decode)?),
         ResourceType::Telemetry => Part::Telemetry(open(ty, bytes, telemetry::decode)?),
         ResourceType::Server => Part::Server(open(ty, bytes, server::decode)?),
         ResourceType::Endpoints => Part::Endpoints(open(ty, bytes, server::decode_endpoints)?),
@@ -141,12 +144,34 @@ pub fn decode(ty: ResourceType, bytes: &[u8]) -> Result<Part, Error> {
     })
 }
 
+/// Fields that a later version has are passed over.
 fn open<M: Message + Default, T>(
     ty: ResourceType,
     bytes: &[u8],
     read: impl FnOnce(M) -> Read<T>,
 ) -> Result<Arc<T>, Error> {
-    let message = M::decode(bytes).map_err(|source| Error::Malformed { ty, source })?;
+    opened(ty, M::decode(bytes), read)
+}
+
+/// Fields that a later version has are refused, wherever they stand: written again without them, the message is shorter.
+fn open_whole<M: Message + Default, T>(
+    ty: ResourceType,
+    bytes: &[u8],
+    read: impl FnOnce(M) -> Read<T>,
+) -> Result<Arc<T>, Error> {
+    let message = M::decode(bytes);
+    match &message {
+        Ok(message) if message.encoded_len() != bytes.len() => Err(Error::Newer { ty }),
+        _ => opened(ty, message, read),
+    }
+}
+
+fn opened<M, T>(
+    ty: ResourceType,
+    message: Result<M, prost::DecodeError>,
+    read: impl FnOnce(M) -> Read<T>,
+) -> Result<Arc<T>, Error> {
+    let message = message.map_err(|source| Error::Malformed { ty, source })?;
     read(message).map(Arc::new).map_err(|Wrong { path: field, problem }| match field.is_empty() {
         true => Error::Contradiction { ty, problem },
         false => Error::Field { ty, field, problem },
