@@ -26,7 +26,7 @@ use crate::store::embedded::{self, EmbeddedStore};
 use crate::store::{self, Expect, Retention, Store, Txn};
 use crate::tokens::Tokens;
 use crate::trust::{self, Trust};
-use crate::xds::{self, Discovery, Hub};
+use crate::xds::{self, Hub};
 use crate::{api, auth, clock, grpc, health};
 
 /// The file in the data folder that holds the roots.
@@ -332,7 +332,7 @@ fn doors(
             listener: sidecars,
             tls: tls(ClientAuth::Optional(ExpectPeer::AnyInMesh), &[b"h2"]),
             trust: Some(trust.bundles.clone()),
-            service: grpc::router(Discovery::new(Arc::clone(&hub)), identity, trust.bundles.clone()),
+            service: grpc::router(&hub, identity, trust.bundles.clone()),
             limits: sidecar_limits,
             metrics: Arc::clone(&metrics),
         },

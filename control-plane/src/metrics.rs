@@ -61,6 +61,8 @@ metrics! {
     xds_unknown_types: Counter = Counter::default(), "Requests for unknown types";
     xds_push_seconds: Histogram = latency(), "From change to response, per sidecar";
     xds_convergence_seconds: Histogram = latency(), "From response to acknowledgement, per sidecar";
+    reports: Counter = Counter::default(), "Reports of sidecars taken";
+    report_streams_ended: Family<ReasonLabel, Counter> = Family::default(), "Streams of reports ended";
     plan_seconds: Histogram = latency(), "Time to plan one batch of changes";
     plan_changes: Counter = Counter::default(), "Changes planned";
     plan_revision: Gauge = Gauge::default(), "Revision that is published";

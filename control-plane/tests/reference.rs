@@ -9,7 +9,7 @@ use weft_control_plane::identity::Rate;
 use weft_control_plane::identity::attest::JOIN_TOKEN_BYTES_MAX;
 use weft_control_plane::identity::kubernetes;
 use weft_control_plane::store::limits as store;
-use weft_control_plane::{auth, grpc, tokens, xds};
+use weft_control_plane::{auth, grpc, reports, tokens, xds};
 use weft_proto::resource;
 use weft_proto::resource::kinds::Trust;
 
@@ -129,6 +129,17 @@ fn discovery(page: &mut Page, settings: &xds::Settings) {
         page.row(what, value);
     }
     page.bytes("largest request", grpc::DISCOVERY_BYTES_MAX);
+    page.section("Reports of sidecars");
+    let settings = &settings.reports;
+    page.row("the first report must come within", settings.first_timeout);
+    page.row("the next report must come within", settings.silence_max);
+    page.row("a receipt must be taken within", settings.send_timeout);
+    page.rate("reports of one sidecar", settings.rate);
+    page.row("whether a sidecar serves is passed on to callers no more often than every", settings.hold);
+    page.row("servers in one report", reports::SERVERS_MAX);
+    page.bytes("longest detail of one server", reports::DETAIL_BYTES_MAX);
+    page.bytes("longest version", reports::VERSION_BYTES_MAX);
+    page.bytes("largest report", grpc::REPORT_BYTES_MAX);
 }
 
 fn identity(page: &mut Page, config: &Config) {

@@ -26,8 +26,8 @@ const AGE_MAX: Duration = Duration::from_secs(60);
 
 /// What the doors show and do.
 pub trait Shown: Send + Sync + 'static {
-    /// Whether calls can be served, or why not.
-    fn ready(&self) -> Result<(), String>;
+    /// That calls can be served, with what there is to say besides; or why not.
+    fn ready(&self) -> Result<String, String>;
     fn metrics(&self) -> String;
     /// The configuration in force, without secrets.
     fn config_dump(&self) -> Value;
@@ -92,7 +92,7 @@ fn answer(door: Door, request: &Request<Incoming>, shown: &dyn Shown) -> Answer 
     match (door, path) {
         (_, "/healthz/live") => reading(method, || text(StatusCode::OK, "alive\n")),
         (_, "/healthz/ready") => reading(method, || match shown.ready() {
-            Ok(()) => text(StatusCode::OK, "ready\n"),
+            Ok(said) => text(StatusCode::OK, format!("{said}\n")),
             Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         }),
         (_, "/metrics" | "/stats/prometheus") => reading(method, || {

@@ -60,7 +60,13 @@ impl Answer {
     fn end(&mut self, failure: Option<(&'static str, String)>) {
         self.stream = None;
         let Some(mut record) = self.record.take() else { return };
-        if let Some((reason, detail)) = failure {
+        // What was told on a stream that had begun says more than how the stream ended.
+        let refusal = match &self.body {
+            Inner::Made(body) => body.refusal(),
+            Inner::Relayed(_) => None,
+        };
+        let told = refusal.map(|refusal| (refusal.told().reason, refusal.detail()));
+        if let Some((reason, detail)) = told.or(failure) {
             record.event.reason = reason;
             record.event.detail = Some(detail);
         }

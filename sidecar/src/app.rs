@@ -138,6 +138,7 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
         identity: core.identity.clone(),
         trust: core.trust.clone(),
         address: reached_at(&core.bootstrap, sockets.inbound.as_ref()),
+        servers: Some(core.servers.clone()),
         cancel: core.tokens.stop.clone(),
     };
     let control = Box::pin(control::start_with(&core.bootstrap, deps, control::Settings::default())).await?;

@@ -7,15 +7,20 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use http::uri::PathAndQuery;
+use tokio::sync::watch;
 use weft_proto::name::ServerName;
-use weft_proto::resource::kinds::{Location, McpServer};
+use weft_proto::resource::kinds::{HealthCheck, Location, McpServer};
 
 use crate::bootstrap::Upstream;
 use crate::exchange::front::Front;
+use crate::health::Health;
+use crate::health::check::Checked;
 use crate::servers::Parts;
+use crate::stdio::check::StdioProbe;
 use crate::stdio::{Phase, StdioPeer};
 use crate::upstream::{Address, Destination, Pool, Settings};
 use way::Ways;
+use way::check::HttpProbe;
 
 /// Time to connect to a server, if nothing else is said.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -125,6 +130,46 @@ impl Backend {
                     child: Some(SeenChild { restarts, garbage_lines }),
                 }
             }
+        }
+    }
+
+    /// How the server is, by what is known without asking it. Of one that listens nothing is: whoever is not called would
+    /// never be found to serve again.
+    pub fn health(&self) -> Health {
+        let Self::Child(child) = self else { return Health::Serving };
+        match &*child.peer.phase().borrow() {
+            Phase::Starting => Health::Starting,
+            Phase::Ready(_) => Health::Serving,
+            Phase::Backoff { reason, .. } => Health::Degraded(Arc::clone(reason)),
+            // The child that introduced the server went with its session; the next session has another.
+            Phase::Stopped if child.peer.is_per_session() => Health::Serving,
+            Phase::Stopped => Health::Draining,
+        }
+    }
+
+    /// Begins to ask the server how it is, as its health check says.
+    pub fn check(
+        &self,
+        server: Arc<str>,
+        check: &HealthCheck,
+        before: Health,
+        changes: watch::Sender<()>,
+    ) -> Checked {
+        match self {
+            Self::Http(http) => {
+                Checked::start(server, check, before, HttpProbe::new(Arc::clone(&http.ways)), changes)
+            }
+            Self::Child(child) => {
+                Checked::start(server, check, before, StdioProbe::new(Arc::clone(&child.peer)), changes)
+            }
+        }
+    }
+
+    /// Whether what checks say counts. Of a child that does not run now, its state says more.
+    pub fn can_be_asked(&self) -> bool {
+        match self {
+            Self::Http(_) => true,
+            Self::Child(child) => matches!(&*child.peer.phase().borrow(), Phase::Ready(_)),
         }
     }
 

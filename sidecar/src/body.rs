@@ -2,11 +2,14 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::sync::mpsc;
+
+use crate::refusal::Refusal;
 
 /// The body of an answer that is made here; one that is relayed from a server wraps the server's own.
 #[derive(Debug)]
@@ -15,7 +18,19 @@ pub enum Body {
     Full(Option<Bytes>),
     /// Bytes that come one after the other; the body ends when the sender is dropped. A receiver that takes nothing
     /// holds the sender up.
-    Channel(mpsc::Receiver<Bytes>),
+    Channel(mpsc::Receiver<Bytes>, Verdict),
+}
+
+/// That what a body answers was refused after all, noted by whoever writes the body before that is told on it. Clones are
+/// the same.
+#[derive(Clone, Debug, Default)]
+pub struct Verdict(Arc<OnceLock<Refusal>>);
+
+impl Verdict {
+    /// Notes a refusal; the first of them counts.
+    pub fn refused(&self, refusal: &Refusal) {
+        let _ = self.0.set(refusal.clone());
+    }
 }
 
 impl Body {
@@ -31,7 +46,23 @@ impl Body {
     /// A body that is written while it is sent.
     pub fn channel(chunks_max: usize) -> (mpsc::Sender<Bytes>, Self) {
         let (sender, receiver) = mpsc::channel(chunks_max);
-        (sender, Self::Channel(receiver))
+        (sender, Self::Channel(receiver, Verdict::default()))
+    }
+
+    /// The same body, by whose writer refusals are noted there.
+    pub fn judged_by(self, verdict: Verdict) -> Self {
+        match self {
+            Self::Channel(receiver, _) => Self::Channel(receiver, verdict),
+            full @ Self::Full(_) => full,
+        }
+    }
+
+    /// The refusal that was told on it, if one was.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Channel(_, verdict) => verdict.0.get(),
+            Self::Full(_) => None,
+        }
     }
 }
 
@@ -45,7 +76,7 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Channel(receiver) => {
+            Self::Channel(receiver, _) => {
                 receiver.poll_recv(context).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
             }
         }
@@ -58,7 +89,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Channel(_) => SizeHint::default(),
+            Self::Channel(..) => SizeHint::default(),
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod descriptors;
 pub mod exchange;
 pub mod forward;
 pub mod headers;
+pub mod health;
 pub mod identify;
 pub mod limits;
 pub mod metrics;

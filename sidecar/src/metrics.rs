@@ -87,6 +87,7 @@ metrics! {
     streams: Family<ListenerLabel, Gauge> = Family::default(), "Event streams open";
     in_flight: Family<ServerLabel, Gauge> = Family::default(), "Calls under way at a server";
     upstream_up: Family<ServerLabel, Gauge> = Family::default(), "Whether a server beside this sidecar answers: 1, or 0";
+    server_healthy: Family<ServerLabel, Gauge> = Family::default(), "Whether a server with a health check is well: 1, or 0";
     child_restarts: Family<ServerLabel, Gauge> = Family::default(), "Starts of a stdio server after its first";
     child_garbage_lines: Family<ServerLabel, Gauge> = Family::default(), "Lines of a stdio server that were no messages";
     certificate_expiry_timestamp_seconds: Gauge = Gauge::default(), "When this sidecar's certificate expires";

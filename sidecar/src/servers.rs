@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_proto::name::{ServerName, Workload};
 use weft_proto::policy::placement;
@@ -16,11 +17,14 @@ use weft_proto::resource::kinds::{Location, McpServer};
 use crate::admit::Places;
 use crate::backend::Backend;
 use crate::bootstrap::Node;
+use crate::health::check::Checked;
+use crate::health::{Health, Told};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, ServerLabel, ServerSeries};
 use crate::receive::Place;
 use crate::refusal::Refusal;
 use crate::state::{Current, Origin};
+use crate::stdio::Phase;
 use crate::stdio::launch::Launcher;
 
 /// A server beside this sidecar.
@@ -36,6 +40,8 @@ pub struct Local {
     /// Calls under way.
     pub in_flight: Gauge,
     pub backend: Arc<Backend>,
+    /// What active checks found, where the server is to be checked.
+    pub checked: Option<Arc<Checked>>,
 }
 
 /// The servers beside this sidecar now. Clones are the same.
@@ -47,6 +53,8 @@ struct Shared {
     table: ArcSwap<HashMap<ServerName, Arc<Local>>>,
     /// Whether the table is of some configuration, which may have no servers.
     made: AtomicBool,
+    /// Something happened by which the health of a server may be another.
+    changes: watch::Sender<()>,
     parts: Parts,
 }
 
@@ -62,7 +70,8 @@ pub struct Parts {
 
 impl Servers {
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(Shared { table: ArcSwap::default(), made: AtomicBool::new(false), parts }))
+        let (table, made, changes) = (ArcSwap::default(), AtomicBool::new(false), watch::Sender::new(()));
+        Self(Arc::new(Shared { table, made, changes, parts }))
     }
 
     /// Finds the server that a path leads to.
@@ -86,6 +95,29 @@ impl Servers {
 
     pub fn all(&self) -> Vec<Arc<Local>> {
         self.0.table.load().values().cloned().collect()
+    }
+
+    /// How each server is, in the order of their names.
+    pub fn told(&self) -> Vec<Told> {
+        let draining = self.0.parts.drain.is_cancelled();
+        let told = |local: Arc<Local>| Told {
+            server: Arc::clone(&local.label),
+            health: if draining { Health::Draining } else { local.health() },
+            in_flight: u32::try_from(local.in_flight.get()).unwrap_or_default(),
+        };
+        let mut all: Vec<Told> = self.all().into_iter().map(told).collect();
+        all.sort_by(|a, b| a.server.cmp(&b.server));
+        all
+    }
+
+    /// Notices when the health of a server may be another than before.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.changes.subscribe()
+    }
+
+    /// Cancelled once this sidecar drains.
+    pub fn drain(&self) -> CancellationToken {
+        self.0.parts.drain.clone()
     }
 
     /// Makes the table that of a snapshot. What is spoken to in the same way stays as it is.
@@ -114,6 +146,7 @@ impl Servers {
             tracing::info!(server = %name, "the server is spoken to in this way no more");
             local.backend.retire();
         }
+        self.0.changes.send_replace(());
     }
 
     /// Without an identity (a local file and no certificates) the node's own word is all there is.
@@ -140,6 +173,9 @@ impl Servers {
             None => match Backend::new(name, spec, parts) {
                 Ok(backend) => {
                     tracing::info!(server = %name, "standing beside the server");
+                    if let Backend::Child(child) = &backend {
+                        tokio::spawn(tell_of(child.peer.phase(), self.0.changes.clone()));
+                    }
                     Arc::new(backend)
                 }
                 Err(error) => {
@@ -152,6 +188,7 @@ impl Servers {
         let places = before.filter(|local| local.spec.in_flight == spec.in_flight);
         let places = places.map(|local| Arc::clone(&local.places));
         let label: Arc<str> = name.to_string().into();
+        let checked = self.checked(&label, spec, &backend, before);
         Some(Arc::new(Local {
             name: name.clone(),
             header: HeaderValue::from_str(&label).ok()?,
@@ -163,8 +200,30 @@ impl Servers {
                 .in_flight
                 .get_or_create_owned(&ServerLabel { server: Arc::clone(&label) }),
             backend,
+            checked,
             label,
         }))
+    }
+
+    /// Goes on with the checks that there are, if they are still those that are wanted; and with what they have found, if
+    /// at least the server is the same.
+    fn checked(
+        &self,
+        label: &Arc<str>,
+        spec: &McpServer,
+        backend: &Arc<Backend>,
+        before: Option<&Arc<Local>>,
+    ) -> Option<Arc<Checked>> {
+        let check = spec.health_check.as_ref()?;
+        let before = before.filter(|local| Arc::ptr_eq(&local.backend, backend));
+        let known = before.and_then(|local| local.checked.as_ref().map(|checked| (local, checked)));
+        if let Some((local, checked)) = known
+            && local.spec.health_check == spec.health_check
+        {
+            return Some(Arc::clone(checked));
+        }
+        let found = known.map_or(Health::Starting, |(_, checked)| checked.health());
+        Some(Arc::new(backend.check(Arc::clone(label), check, found, self.0.changes.clone())))
     }
 
     /// Ends every child and forgets every connection.
@@ -173,6 +232,23 @@ impl Servers {
         for local in table.values() {
             local.backend.stop().await;
         }
+    }
+}
+
+impl Local {
+    /// How the server is, as far as it is known here.
+    pub fn health(&self) -> Health {
+        match &self.checked {
+            Some(checked) if self.backend.can_be_asked() => checked.health(),
+            Some(_) | None => self.backend.health(),
+        }
+    }
+}
+
+/// Says that something changed whenever a child does something else, as long as there is one.
+async fn tell_of(mut phase: watch::Receiver<Phase>, changes: watch::Sender<()>) {
+    while phase.changed().await.is_ok() {
+        changes.send_replace(());
     }
 }
 

@@ -85,8 +85,9 @@ fn metrics_shown() -> String {
     for family in [request_bytes, response_bytes] {
         drop(family.get_or_create(&ListenerLabel { listener: "" }));
     }
-    let Metrics { in_flight, upstream_up, child_restarts, child_garbage_lines, .. } = &metrics;
-    for family in [in_flight, upstream_up, child_restarts, child_garbage_lines] {
+    let Metrics { in_flight, upstream_up, server_healthy, child_restarts, child_garbage_lines, .. } =
+        &metrics;
+    for family in [in_flight, upstream_up, server_healthy, child_restarts, child_garbage_lines] {
         drop(family.get_or_create(&ServerLabel { server: "".into() }));
     }
     drop(metrics.connections_refused.get_or_create(&RefusedLabel { listener: "", reason: "" }));

@@ -55,6 +55,7 @@ impl Sidecar {
             identity: identity.clone(),
             trust: trust.clone(),
             address: Some(HostPort::parse("0.0.0.0:7443").unwrap()),
+            servers: None,
             cancel: cancel.clone(),
         };
         let handle = Box::pin(source::start_with(&bootstrap, deps, settings)).await.unwrap();

@@ -126,6 +126,20 @@ impl Stream {
         Self::with(channel, node, texts("servers", server), types).await
     }
 
+    /// The same for one that others reach at an address.
+    pub(crate) async fn instance(
+        channel: Channel,
+        node: &str,
+        server: &str,
+        address: &str,
+        types: &[ResourceType],
+    ) -> Self {
+        let mut metadata = texts("servers", server);
+        let address = Value { kind: Some(Kind::StringValue(address.to_owned())) };
+        metadata.fields.insert("address".to_owned(), address);
+        Self::with(channel, node, metadata, types).await
+    }
+
     async fn with(channel: Channel, node: &str, metadata: Struct, types: &[ResourceType]) -> Self {
         let (requests, outgoing) = mpsc::channel(64);
         for ty in types {

@@ -58,9 +58,10 @@ pub(crate) fn metrics_shown() -> String {
         drop(family.get_or_create(&TypeLabel { r#type: "" }));
     }
     drop(resources.get_or_create(&TypeLabel { r#type: "" }));
-    let Metrics { xds_streams_refused, xds_streams_ended, certificates_refused, handshakes_failed, .. } =
-        &metrics;
-    for family in [xds_streams_refused, xds_streams_ended, certificates_refused, handshakes_failed] {
+    let Metrics { certificates_refused, handshakes_failed, .. } = &metrics;
+    let Metrics { xds_streams_refused, xds_streams_ended, report_streams_ended, .. } = &metrics;
+    let streams = [xds_streams_refused, xds_streams_ended, report_streams_ended];
+    for family in streams.into_iter().chain([certificates_refused, handshakes_failed]) {
         drop(family.get_or_create(&ReasonLabel { reason: "" }));
     }
     drop(metrics.api_requests.get_or_create(&ApiLabels { operation: "", status: 0 }));

@@ -61,7 +61,20 @@ answers! {
         seen_revision: Option<u64>,
         types: Vec<TypeSync>,
         certificate: Option<Certificate>,
+        report: Option<Report>,
     }
+
+    /// What a sidecar said of itself last.
+    Report {
+        at: Option<String>,
+        uptime_seconds: Option<u64>,
+        inbound_address: Option<String>,
+        health: Option<String>,
+        servers: Vec<Served>,
+    }
+
+    /// How a server is, by the word of the sidecar beside it.
+    Served { server: String, health: String, detail: Option<String>, in_flight: Option<u64> }
 
     /// How far a sidecar has followed one type of configuration.
     TypeSync {

@@ -15,6 +15,7 @@ use super::call::{Call, json};
 use super::dto::DateTime;
 use super::{Api, Error};
 use crate::auth::timestamp;
+use crate::reports::Report;
 use crate::xds::{ClientStatus, Hub, TypeStatus};
 
 /// What is known of sidecars.
@@ -72,6 +73,41 @@ pub struct Sidecar {
     pub seen_revision: u64,
     pub types: Vec<SidecarType>,
     pub certificate: SidecarCertificate,
+    /// What it said of itself last; left out while it is not connected, or where it does not report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<SidecarReport>,
+}
+
+/// What a sidecar said of itself last.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SidecarReport {
+    #[schemars(with = "DateTime")]
+    pub at: Timestamp,
+    pub version: String,
+    pub uptime_seconds: u64,
+    /// Where other sidecars reach it, if it takes calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inbound_address: Option<String>,
+    /// The worst of its servers: `serving`, `starting`, `degraded` or `draining`. Left out if it stands beside none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<String>,
+    pub servers: Vec<SidecarServer>,
+}
+
+/// How a server is, by the word of the sidecar beside it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SidecarServer {
+    /// `<namespace>/<name>`
+    pub server: String,
+    /// `serving`, `starting`, `degraded` or `draining`.
+    pub health: String,
+    /// Why it does not serve, in a few words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    /// Calls under way.
+    pub in_flight: u32,
 }
 
 /// How far a sidecar is with resources of one type.
@@ -196,6 +232,24 @@ fn told(it: ClientStatus, now: SystemTime) -> Sidecar {
             expires_at: timestamp(it.certificate_expires),
             root: it.certificate_root,
         },
+        report: it.report.as_deref().map(told_report),
+    }
+}
+
+fn told_report(it: &Report) -> SidecarReport {
+    let servers = it.servers.iter().map(|(server, served)| SidecarServer {
+        server: server.to_string(),
+        health: served.health.word().to_owned(),
+        detail: served.detail.clone(),
+        in_flight: served.in_flight,
+    });
+    SidecarReport {
+        at: timestamp(it.at),
+        version: it.version.clone(),
+        uptime_seconds: it.uptime.as_secs(),
+        inbound_address: it.inbound_address.as_ref().map(ToString::to_string),
+        health: it.health().map(|health| health.word().to_owned()),
+        servers: servers.collect(),
     }
 }
 

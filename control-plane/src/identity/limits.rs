@@ -22,8 +22,9 @@ pub(super) struct Buckets<K> {
     buckets: Mutex<HashMap<K, Bucket>>,
 }
 
+/// One of them.
 #[derive(Clone, Copy, Debug)]
-struct Bucket {
+pub(crate) struct Bucket {
     tokens: f64,
     at: Instant,
 }
@@ -44,14 +45,24 @@ impl<K: Hash + Eq> Buckets<K> {
                 return Err(full_again);
             }
         }
-        let bucket = buckets.entry(key).or_insert(Bucket { tokens: self.rate.burst, at: now });
-        let earned = now.duration_since(bucket.at).as_secs_f64() * self.rate.per_second;
-        let tokens = (bucket.tokens + earned).min(self.rate.burst);
+        buckets.entry(key).or_insert_with(|| Bucket::new(self.rate, now)).take(self.rate, now)
+    }
+}
+
+impl Bucket {
+    pub(crate) const fn new(rate: Rate, now: Instant) -> Self {
+        Self { tokens: rate.burst, at: now }
+    }
+
+    /// Takes one token, or says how long to wait for it.
+    pub(crate) fn take(&mut self, rate: Rate, now: Instant) -> Result<(), Duration> {
+        let earned = now.duration_since(self.at).as_secs_f64() * rate.per_second;
+        let tokens = (self.tokens + earned).min(rate.burst);
         let (left, result) = match tokens >= 1.0 {
             true => (tokens - 1.0, Ok(())),
-            false => (tokens, Err(Duration::from_secs_f64((1.0 - tokens) / self.rate.per_second))),
+            false => (tokens, Err(Duration::from_secs_f64((1.0 - tokens) / rate.per_second))),
         };
-        *bucket = Bucket { tokens: left, at: now };
+        *self = Self { tokens: left, at: now };
         result
     }
 }

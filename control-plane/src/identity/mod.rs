@@ -9,6 +9,7 @@ mod limits;
 mod queue;
 mod service;
 
+pub(crate) use limits::Bucket;
 pub use limits::Rate;
 pub use queue::Priority;
 pub use service::{IdentityService, Settings};

@@ -283,3 +283,108 @@ fn an_alias_finds_the_server_and_yields_to_a_real_name() {
     delete(&mut world, "mcpservers/research/files");
     assert_eq!(canonical(&world), "Denied");
 }
+
+/// Three instances of `research/files`, as they are told to callers.
+struct Instances {
+    world: World,
+    bot: Viewer,
+}
+
+impl Instances {
+    fn new(spec: &str) -> Self {
+        let world = world(&object("McpServer", "research/files", spec));
+        let mut instances = Self { world, bot: viewer("agents", "bot", OUTBOUND) };
+        for number in 1..=3 {
+            instances.announce(number, 1);
+        }
+        instances
+    }
+
+    fn by(number: u16, stream: u64) -> Speaker {
+        let identity = SpiffeId::parse("spiffe://mesh.test/ns/research/sa/files").unwrap();
+        Speaker { identity, node: NodeId::parse(&format!("research/files-{number}")).unwrap(), stream }
+    }
+
+    fn announce(&mut self, number: u16, stream: u64) -> usize {
+        let by = Self::by(number, stream);
+        let instance = Instance {
+            node: by.node.clone(),
+            address: HostPort::parse(&format!("10.0.0.{number}:7443")).unwrap(),
+            identity: by.identity.clone(),
+            locality: None,
+        };
+        let servers = vec![ServerName::parse("research/files").unwrap()];
+        self.observe(Observation::Announced { by, instance: Some(instance), servers })
+    }
+
+    fn report(&mut self, number: u16, stream: u64, unfit: &[&str]) -> usize {
+        let unfit = unfit.iter().map(|name| ServerName::parse(name).unwrap()).collect();
+        self.observe(Observation::Reported { by: Self::by(number, stream), unfit })
+    }
+
+    /// How much is published anew.
+    fn observe(&mut self, it: Observation) -> usize {
+        self.world.apply(Update { revision: 0, changes: vec![Change::Observed(it)] }).len()
+    }
+
+    #[track_caller]
+    fn are(&self, expected: &[u16]) {
+        let found = self.world.lookup(&self.bot, &[], ResourceType::Endpoints, "research/files");
+        let Lookup::Found(published) = found else { panic!("{found:?}") };
+        let text = String::from_utf8_lossy(&published.bytes);
+        let told: Vec<_> = (1..=9).filter(|n| text.contains(&format!("10.0.0.{n}:7443"))).collect();
+        assert_eq!(told, expected);
+    }
+}
+
+#[test]
+fn an_instance_that_says_that_it_does_not_serve_is_left_out_until_it_does_again() {
+    let mut instances = Instances::new("{ workload: { labels: { app: files } } }");
+    instances.are(&[1, 2, 3]);
+    assert_eq!(instances.report(2, 1, &["research/files", "research/others"]), 1);
+    instances.are(&[1, 3]);
+    assert_eq!(instances.report(2, 1, &["research/files"]), 0, "the same again is no news");
+    assert_eq!(instances.report(1, 1, &["research/others"]), 0, "it serves this server");
+    assert_eq!(instances.report(3, 0, &["research/files"]), 0, "an older stream is not heard");
+    assert_eq!(instances.report(3, 2, &["research/files"]), 0, "nor one that was never announced");
+    instances.are(&[1, 3]);
+    assert_eq!(instances.report(2, 1, &[]), 1);
+    instances.are(&[1, 2, 3]);
+    instances.report(2, 1, &["research/files"]);
+    instances.announce(2, 5);
+    instances.are(&[1, 2, 3]);
+}
+
+#[test]
+fn the_last_instances_are_told_whatever_they_say_and_one_that_is_away_vouches_for_nothing() {
+    let mut instances = Instances::new("{ workload: { labels: { app: files } } }");
+    instances.report(1, 1, &["research/files"]);
+    instances.report(2, 1, &["research/files"]);
+    instances.are(&[3]);
+    instances.report(3, 1, &["research/files"]);
+    instances.are(&[1, 2, 3]);
+    instances.report(3, 1, &[]);
+    instances.are(&[3]);
+    instances.observe(Observation::Away { by: Instances::by(3, 0) });
+    instances.are(&[3]);
+    instances.observe(Observation::Away { by: Instances::by(3, 1) });
+    instances.are(&[1, 2, 3]);
+    instances.report(1, 1, &[]);
+    instances.are(&[1, 3]);
+    instances.observe(Observation::Gone { by: Instances::by(1, 1) });
+    instances.are(&[2, 3]);
+}
+
+#[test]
+fn a_given_address_of_an_instance_that_does_not_serve_is_left_out_as_long_as_another_is_given() {
+    let given = |numbers: &[u16]| {
+        let all = numbers.iter().map(|n| format!("{{ address: '10.0.0.{n}:7443' }}")).collect::<Vec<_>>();
+        format!("{{ endpoints: [{}] }}", all.join(", "))
+    };
+    let mut instances = Instances::new(&given(&[1, 2, 9]));
+    instances.are(&[1, 2, 9]);
+    instances.report(1, 1, &["research/files"]);
+    instances.are(&[2, 9]);
+    put(&mut instances.world, &object("McpServer", "research/files", &given(&[1])));
+    instances.are(&[1]);
+}

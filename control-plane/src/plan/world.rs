@@ -391,7 +391,11 @@ impl World {
                     locality: it.locality.clone(),
                     identity: identity.clone(),
                 };
-                given.iter().map(endpoint).collect()
+                let left_out = self.observed.addresses_left_out(server);
+                let told: Vec<_> = given.iter().filter(|it| !left_out.contains(&it.address)).collect();
+                // Whoever serves may be known by another address, and then none of these is the last one.
+                let told = if told.is_empty() { given.iter().collect() } else { told };
+                told.into_iter().map(endpoint).collect()
             }
             Location::External(_) => Vec::new(),
             Location::Workload(_) | Location::Stdio(_) => {

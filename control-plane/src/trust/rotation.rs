@@ -276,6 +276,7 @@ mod tests {
             certificate_expires: at(3000),
             certificate_root: root.to_owned(),
             trust_bundle: Some(bundle.into()),
+            report: None,
         }
     }
 

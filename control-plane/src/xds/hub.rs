@@ -1,5 +1,7 @@
 //! The hub: takes changes in, plans them one batch at a time, and wakes the clients that they may concern.
 
+mod reporter;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
@@ -15,6 +17,8 @@ use super::status::ClientStatus;
 use crate::clock;
 use crate::metrics::{Metrics, TypeLabel};
 use crate::plan::{Audience, Change, Instance, Observation, Speaker, Touched, Update, Viewer, World};
+
+pub use reporter::Reporter;
 
 /// Updates that wait for the planner; more make whoever brings them wait.
 const INTAKE_MAX: usize = 1024;
@@ -40,8 +44,11 @@ pub(super) struct Client {
     pub(super) instance: Option<Instance>,
     pending: Mutex<Pending>,
     pub(super) wake: Notify,
+    /// A newer stream took over, or this one has ended.
     pub(super) replaced: CancellationToken,
     pub(super) status: Mutex<ClientStatus>,
+    /// Ends the stream of reports that counts now.
+    reporting: Mutex<CancellationToken>,
 }
 
 impl Client {
@@ -319,6 +326,7 @@ impl Hub {
             wake: Notify::new(),
             replaced: CancellationToken::new(),
             status: Mutex::new(status),
+            reporting: Mutex::default(),
             viewer,
         });
         clients.insert(key, &client);
@@ -351,8 +359,10 @@ impl Hub {
         if clients.remove(client.id).is_none() {
             return;
         }
+        client.replaced.cancel();
         let mut status = lock(&client.status).clone();
         status.connected = false;
+        status.report = None;
         status.disconnected_at = Some(clock::now());
         if clients.gone.len() >= self.settings.remembered_max {
             let oldest = clients.gone.iter().min_by_key(|(_, status)| status.disconnected_at);
@@ -363,6 +373,7 @@ impl Hub {
         self.metrics.xds_clients.set(i64::try_from(clients.by_id.len()).unwrap_or(i64::MAX));
         drop(clients);
         let (hub, by) = (Arc::clone(self), client.speaker());
+        self.observe(Observation::Away { by: by.clone() });
         tokio::spawn(async move {
             tokio::select! {
                 // A newer stream of the same sidecar has spoken by then, if there is one, and this is not heard.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::reports;
+
 /// How the hub and its streams behave.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -28,6 +30,8 @@ pub struct Settings {
     /// One identity cannot take every place by calling itself many nodes.
     pub clients_per_identity_max: usize,
     pub remembered_max: usize,
+    /// Of the streams of reports beside those of discovery.
+    pub reports: reports::Settings,
 }
 
 impl Default for Settings {
@@ -45,6 +49,7 @@ impl Default for Settings {
             clients_max: 50_000,
             clients_per_identity_max: 5_000,
             remembered_max: 50_000,
+            reports: reports::Settings::default(),
         }
     }
 }

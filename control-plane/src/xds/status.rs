@@ -7,6 +7,8 @@ use std::time::SystemTime;
 use weft_proto::name::{NodeId, ServerName, SpiffeId};
 use weft_proto::wire::ResourceType;
 
+use crate::reports::Report;
+
 /// How far a client is with one type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sync {
@@ -78,6 +80,8 @@ pub struct ClientStatus {
     pub certificate_root: String,
     /// Version of the mesh's own trust bundle that it acknowledged last.
     pub trust_bundle: Option<Arc<str>>,
+    /// What it said of itself last; none while it is not connected, or does not report.
+    pub report: Option<Arc<Report>>,
 }
 
 impl ClientStatus {

@@ -208,6 +208,7 @@ impl ClientStream {
             certificate_expires: leaf.map_or(now, |leaf| leaf.not_after),
             certificate_root: self.peer.root.to_string(),
             trust_bundle: None,
+            report: None,
         }
     }
 }

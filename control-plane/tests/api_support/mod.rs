@@ -65,6 +65,7 @@ impl Sidecars for FakeSidecars {
             certificate_expires: SystemTime::UNIX_EPOCH,
             certificate_root: "aa".to_owned(),
             trust_bundle: None,
+            report: None,
         }]
     }
 

@@ -8,6 +8,7 @@ use weft_certs::bundle::TrustStore;
 use weft_certs::tls::LiveIdentity;
 
 use super::{SetLogging, Tokens};
+use crate::health::{Health, Told};
 use crate::metrics::{Metrics, ServerLabel};
 use crate::servers::Servers;
 use crate::state::{Live, Origin};
@@ -39,10 +40,16 @@ impl Shown {
         let expiry = expiry.and_then(|at| at.duration_since(std::time::SystemTime::UNIX_EPOCH).ok());
         let expiry = expiry.and_then(|at| i64::try_from(at.as_secs()).ok());
         metrics.certificate_expiry_timestamp_seconds.set(expiry.unwrap_or_default());
+        // Only those that are checked now.
+        metrics.server_healthy.clear();
         for local in self.servers.all() {
             let label = ServerLabel { server: Arc::clone(&local.label) };
             let backend = local.backend.seen();
             metrics.upstream_up.get_or_create(&label).set(backend.up.into());
+            if local.checked.is_some() {
+                let is_well = local.health() == Health::Serving;
+                metrics.server_healthy.get_or_create(&label).set(is_well.into());
+            }
             if let Some(child) = backend.child {
                 metrics.child_restarts.get_or_create(&label).set(child.restarts);
                 metrics.child_garbage_lines.get_or_create(&label).set(child.garbage_lines);
@@ -80,12 +87,27 @@ fn control(state: &control::State) -> Value {
     })
 }
 
+fn health(told: &Told) -> (String, Value) {
+    (told.server.to_string(), json!({ "health": told.health.word(), "detail": told.health.detail() }))
+}
+
+/// That calls can be served, and which servers cannot answer them at the moment. The sidecar is no less ready for it: it
+/// tells callers what is wrong, and the control plane that they go elsewhere.
+fn ready_with(told: &[Told]) -> String {
+    let unwell = told.iter().filter(|it| it.health != Health::Serving);
+    unwell.fold("ready".to_owned(), |text, it| {
+        let why = it.health.detail();
+        let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+        format!("{text}\n{} is {}{why}", it.server, it.health.word())
+    })
+}
+
 fn at(time: std::time::SystemTime) -> String {
     jiff::Timestamp::try_from(time).map(|at| at.to_string()).unwrap_or_default()
 }
 
 impl admin::Shown for Shown {
-    fn ready(&self) -> Result<(), String> {
+    fn ready(&self) -> Result<String, String> {
         if self.tokens.drain.is_cancelled() {
             return Err("draining".to_owned());
         }
@@ -102,7 +124,7 @@ impl admin::Shown for Shown {
         if !self.servers.are_made() {
             return Err("the configuration is being put into force".to_owned());
         }
-        Ok(())
+        Ok(ready_with(&self.servers.told()))
     }
 
     fn metrics(&self) -> String {
@@ -118,6 +140,7 @@ impl admin::Shown for Shown {
             "version": &*current.version,
             "since": at(current.since),
             "control": control(&self.control.borrow()),
+            "health": self.servers.told().iter().map(health).collect::<serde_json::Map<_, _>>(),
             "serving": self.servers.all().iter().map(|local| local.label.to_string()).collect::<Vec<_>>(),
             "warnings": snapshot.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "snapshot": snapshot.to_string(),

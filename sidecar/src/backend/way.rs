@@ -2,6 +2,8 @@
 //! message by message. What a server speaks is learned by asking it, believed for a while, and asked again when the
 //! server was away.
 
+pub mod check;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -122,9 +124,7 @@ impl Ways {
     async fn find(self: &Arc<Self>, era: Era, oldest: bool) -> Result<Way, Refusal> {
         let learned = match self.learned.load_full() {
             Some(learned) => {
-                if learned.at.elapsed() > BELIEVED_FOR {
-                    self.ask_apart(Era::Modern);
-                }
+                self.ask_again();
                 learned
             }
             // In boxes: they are rare and large, and every request carries the room.
@@ -154,6 +154,13 @@ impl Ways {
     /// The server was away: what comes back may be another.
     pub fn doubt(&self) {
         self.learned.store(None);
+    }
+
+    /// Asks without anybody waiting for it, if what was learned is not to be believed any more.
+    fn ask_again(self: &Arc<Self>) {
+        if self.learned.load().as_ref().is_some_and(|learned| learned.at.elapsed() > BELIEVED_FOR) {
+            self.ask_apart(Era::Modern);
+        }
     }
 
     /// Asks without anybody waiting for it, for callers of an era.
@@ -190,7 +197,7 @@ impl Ways {
     }
 
     async fn learn(&self, known: Option<Arc<Learned>>) -> Result<Arc<Learned>, Refusal> {
-        let mut spoke = self.question().await?;
+        let mut spoke = self.question(known.is_some()).await?;
         if known.as_ref().is_some_and(|known| known.spoke.legacy_asked) && !spoke.legacy_asked {
             spoke = Spoke { legacy: self.also_legacy().await?, legacy_asked: true, ..spoke };
         }
@@ -228,7 +235,8 @@ impl Ways {
         Ok(learned)
     }
 
-    async fn question(&self) -> Result<Spoke, Refusal> {
+    /// Asks a server what it speaks, of which it may be known already.
+    async fn question(&self, is_known: bool) -> Result<Spoke, Refusal> {
         let legacy = |legacy| Spoke { modern: false, legacy, legacy_asked: true };
         if self.protocol == Protocol::HttpSse {
             return Ok(legacy(Some(Legacy::HttpSse)));
@@ -239,6 +247,10 @@ impl Ways {
             Ok(Spoken::HttpSse) => Ok(legacy(Some(Legacy::HttpSse))),
             Err(probe::Error::Unreachable(why) | probe::Error::NotReady(why)) => {
                 Err(Refusal::UpstreamUnreachable(why))
+            }
+            // A server that is ill says nothing about what it speaks when it is well.
+            Err(error @ probe::Error::Unknown(_)) if is_known => {
+                Err(Refusal::UpstreamBroke(error.to_string()))
             }
             // It wants to hear from its callers, or is something new: it answers for itself.
             Err(error @ (probe::Error::Unauthorized(_) | probe::Error::Unknown(_))) => {

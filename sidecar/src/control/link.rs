@@ -15,6 +15,7 @@ use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming};
 use weft_certs::bundle::Bundle;
 use weft_certs::rotation;
@@ -28,6 +29,7 @@ use weft_proto::wire::ResourceType;
 
 use super::connect::{self, Connection, connect};
 use super::identity::told;
+use super::report::Reporter;
 use super::session::{Change, Reply, Session};
 use super::timing::{Backoff, Ended, Settle};
 use super::{Deps, Problem, Settings, State, keeper, node, store, trust};
@@ -92,6 +94,7 @@ pub(super) struct Link {
     /// What is to be stored goes here; none without a state folder.
     storing: Option<mpsc::Sender<store::Stored>>,
     unstored: bool,
+    began: Instant,
 }
 
 impl Link {
@@ -104,6 +107,7 @@ impl Link {
             answered: false,
             storing: None,
             unstored: false,
+            began: Instant::now(),
         }
     }
 
@@ -180,10 +184,17 @@ impl Link {
         let (answers, mut responses) = self.open(&connection).await?;
         let cancel = self.parts.deps.cancel.clone();
         let mut heard = Instant::now();
+        let mut reporting = None;
         loop {
             let due = self.settle.due();
             let silence = self.parts.settings.silence_max;
             let complete = self.parts.session.is_complete();
+            // Only a sidecar that is known by its discovery stream is heard.
+            if complete && reporting.is_none() {
+                reporting = self
+                    .reporter(&connection)
+                    .map(|it| AbortOnDropHandle::new(tokio::spawn(it.run(connection.channel.clone()))));
+            }
             let store_again = self.unstored.then(|| Instant::now() + self.parts.settings.store_every);
             tokio::select! {
                 biased;
@@ -219,9 +230,8 @@ impl Link {
         &mut self,
         connection: &Connection,
     ) -> Result<(mpsc::Sender<DeltaDiscoveryRequest>, Streaming<DeltaDiscoveryResponse>), Error> {
-        let Parts { node, listen, deps, .. } = &self.parts;
-        let address = node::reached_at(node, deps.address.as_ref(), connection.local.ip());
-        let node = node::describe(node, listen, address.as_ref());
+        let Parts { node, listen, .. } = &self.parts;
+        let node = node::describe(node, listen, self.address(connection).as_ref());
         let (answers, outgoing) = mpsc::channel(ANSWERS_MAX);
         for request in self.parts.session.connect(node) {
             send(&answers, request)?;
@@ -239,6 +249,22 @@ impl Link {
             state.streams += 1;
         });
         Ok((answers, responses))
+    }
+
+    /// Where others reach this sidecar.
+    fn address(&self, connection: &Connection) -> Option<HostPort> {
+        let Parts { node, deps, .. } = &self.parts;
+        node::reached_at(node, deps.address.as_ref(), connection.local.ip())
+    }
+
+    fn reporter(&self, connection: &Connection) -> Option<Reporter> {
+        Some(Reporter {
+            node: self.parts.node.id.clone(),
+            address: self.address(connection),
+            servers: self.parts.deps.servers.clone()?,
+            began: self.began,
+            pace: self.parts.settings.report,
+        })
     }
 
     fn received(

@@ -13,6 +13,7 @@ pub mod identity;
 mod keeper;
 mod link;
 mod node;
+pub mod report;
 pub mod session;
 pub mod store;
 mod timing;
@@ -34,6 +35,7 @@ use weft_proto::wire::ResourceType;
 
 use crate::bootstrap::{Bootstrap, ControlPlane, Source};
 use crate::clock;
+use crate::servers::Servers;
 use crate::state::{Current, Live, Origin};
 use link::Link;
 use session::Session;
@@ -67,6 +69,8 @@ pub struct Settings {
     pub forced_spread: Duration,
     /// How often local files are looked at without any notice.
     pub poll_every: Duration,
+    /// How often the control plane is told how this sidecar is.
+    pub report: report::Pace,
 }
 
 impl Default for Settings {
@@ -81,6 +85,7 @@ impl Default for Settings {
             store_every: Duration::from_secs(1),
             forced_spread: Duration::from_secs(30),
             poll_every: Duration::from_secs(5),
+            report: report::Pace { gap: Duration::from_secs(1), every: Duration::from_secs(20) },
         }
     }
 }
@@ -191,23 +196,12 @@ pub struct Deps {
     pub trust: TrustStore,
     /// Where the inbound listener listens.
     pub address: Option<HostPort>,
+    /// What is reported to the control plane; nothing, if this is none.
+    pub servers: Option<Servers>,
     pub cancel: CancellationToken,
 }
 
 /// Starts the source that the bootstrap names.
-pub async fn start(
-    bootstrap: &Bootstrap,
-    live: Live,
-    identity: LiveIdentity,
-    trust: TrustStore,
-    address: Option<HostPort>,
-    cancel: CancellationToken,
-) -> Result<Handle, Error> {
-    let deps = Deps { live, identity, trust, address, cancel };
-    Box::pin(start_with(bootstrap, deps, Settings::default())).await
-}
-
-/// The same with other settings.
 pub async fn start_with(bootstrap: &Bootstrap, deps: Deps, settings: Settings) -> Result<Handle, Error> {
     match &bootstrap.source {
         Source::ControlPlane(control_plane) => {

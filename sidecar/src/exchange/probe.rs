@@ -12,16 +12,14 @@ use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{HeaderMap, Method, Response, StatusCode};
 use tokio::time::timeout;
-use weft_proto::mcp::{Revision, code, header, method};
+use weft_proto::mcp::{Revision, code, header};
 
 use crate::refusal::Refusal;
 
 use super::Introduction;
 use super::http::answer::{self, Form};
 use super::http::legacy::{self, only_response};
-use super::http::{
-    AnswerBody, Http, Settings, Target, initialize, listening, modern, modern_request, posting,
-};
+use super::http::{AnswerBody, Http, Settings, Target, discover, initialize, listening, modern, posting};
 use super::sse_server::{first_endpoint, stream_in};
 
 const ID: &str = "\"weft-probe\"";
@@ -93,11 +91,8 @@ struct Probe<'a> {
 
 impl Probe<'_> {
     async fn modern(&self) -> Result<Step, Error> {
-        let mut headers = posting();
-        headers.insert(header::PROTOCOL_VERSION, HeaderValue::from_static(Revision::LATEST.as_str()));
-        headers.insert(header::METHOD, HeaderValue::from_static(method::SERVER_DISCOVER));
-        let message = modern_request(ID, method::SERVER_DISCOVER, "");
-        let (status, body) = match self.ask(headers, message).await? {
+        let asking = discover(self.http, self.target, self.settings);
+        let (status, body) = match self.within(asking).await? {
             Ok(answer) => answer,
             Err(step) => return Ok(step),
         };
@@ -147,21 +142,6 @@ impl Probe<'_> {
             Ok(_) => Step::Done(Spoken::HttpSse),
             Err(step) => step,
         })
-    }
-
-    /// Posts a question and reads the answer.
-    async fn ask(
-        &self,
-        headers: HeaderMap,
-        message: Bytes,
-    ) -> Result<Result<(StatusCode, Bytes), Step>, Error> {
-        let request = self.request(Method::POST, headers, message)?;
-        self.within(async {
-            let response = self.http.send(request).await?;
-            let status = response.status();
-            Ok((status, only_response_or_text(response, self.settings).await?))
-        })
-        .await
     }
 
     fn request(

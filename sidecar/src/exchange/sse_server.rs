@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::sync::{broadcast, mpsc};
@@ -66,6 +66,8 @@ struct Server {
 /// One stream, and what is under way on it.
 #[derive(Debug)]
 struct Stream {
+    /// The server, in the name of whose stream it is.
+    target: Target,
     /// Where messages are posted.
     endpoint: String,
     calls: Arc<Calls>,
@@ -153,7 +155,7 @@ impl Peer for HttpSse {
         Box::pin(async move {
             let session = self.session(&asker)?;
             let stream = self.server.stream(&session, None).await?;
-            self.server.post(&stream.endpoint, message).await
+            self.server.post(&stream, message).await
         })
     }
 
@@ -228,7 +230,7 @@ impl Server {
         let introducing = async {
             let _alone = self.introducing.lock().await;
             if self.known().is_none() {
-                drop(self.open(&broadcast::Sender::new(1)).await?);
+                drop(self.open(&broadcast::Sender::new(1), None).await?);
             }
             self.known().ok_or(Refusal::NotReady)
         };
@@ -253,28 +255,33 @@ impl Server {
             return Ok(Arc::clone(present));
         }
         *held = None;
-        let stream = Arc::new(self.open(&session.asides).await?);
+        let stream = Arc::new(self.open(&session.asides, session.caller.as_ref()).await?);
         *held = Some(Arc::clone(&stream));
         Ok(stream)
     }
 
-    /// Opens a stream and makes the handshake on it.
-    async fn open(&self, asides: &broadcast::Sender<Aside>) -> Result<Stream, Refusal> {
-        let request = self.target.request(Method::GET, listening(), Bytes::new())?;
+    /// Opens a stream in a caller's name, or nobody's, and makes the handshake on it.
+    async fn open(
+        &self,
+        asides: &broadcast::Sender<Aside>,
+        caller: Option<&HeaderValue>,
+    ) -> Result<Stream, Refusal> {
+        let target = self.target.in_name_of(caller);
+        let request = target.request(Method::GET, listening(), Bytes::new())?;
         let mut events = stream_in(self.http.send(request).await?, &self.settings)?;
-        let endpoint = endpoint(&self.target, &first_endpoint(&mut events).await?)?;
+        let endpoint = endpoint(&target, &first_endpoint(&mut events).await?)?;
         let calls = Arc::new(Calls::default());
         let open = CancellationToken::new();
         let reader = Reader {
             http: Arc::clone(&self.http),
-            target: self.target.clone(),
+            target: target.clone(),
             settings: self.settings.clone(),
             endpoint: endpoint.clone(),
             calls: Arc::clone(&calls),
             asides: asides.clone(),
         };
         tokio::spawn(open.clone().run_until_cancelled_owned(reader.run(events)));
-        let stream = Stream { endpoint, calls, _open: open.drop_guard() };
+        let stream = Stream { target, endpoint, calls, _open: open.drop_guard() };
         self.handshake(&stream).await?;
         Ok(stream)
     }
@@ -284,7 +291,7 @@ impl Server {
         let message = initialize(HANDSHAKE_ID, Revision::LATEST_LEGACY);
         let (sender, mut receiver) = mpsc::channel(self.settings.queue_max);
         let _waiting = stream.calls.wait(&message, sender, self.settings.bounds)?;
-        self.post(&stream.endpoint, message).await?;
+        self.post(stream, message).await?;
         let response = loop {
             match receiver.recv().await {
                 Some(Ok(Said::Response(response))) => break response,
@@ -295,11 +302,11 @@ impl Server {
         };
         let introduction = Arc::new(introduced_by(&response, &self.settings)?);
         *self.introduction.lock().unwrap_or_else(PoisonError::into_inner) = Some(introduction);
-        self.post(&stream.endpoint, edit::notification(method::INITIALIZED, None).into()).await
+        self.post(stream, edit::notification(method::INITIALIZED, None).into()).await
     }
 
-    async fn post(&self, endpoint: &str, message: Bytes) -> Result<(), Refusal> {
-        post(&*self.http, &self.target, endpoint, message).await?
+    async fn post(&self, stream: &Stream, message: Bytes) -> Result<(), Refusal> {
+        post(&*self.http, &stream.target, &stream.endpoint, message).await?
     }
 
     /// Serves one request, until it is answered or nobody waits for the answer any more.
@@ -330,7 +337,7 @@ impl Server {
             let stream = self.stream(session, gone.as_ref()).await?;
             let waiting = stream.calls.wait(&message, sender.clone(), self.settings.bounds)?;
             *begun = Some(Arc::clone(&stream));
-            match post(&*self.http, &self.target, &stream.endpoint, message.clone()).await? {
+            match post(&*self.http, &stream.target, &stream.endpoint, message.clone()).await? {
                 Ok(()) => {
                     waiting.done.cancelled().await;
                     return Ok(());
@@ -347,7 +354,7 @@ impl Server {
         let params =
             serde_json::value::to_raw_value(&json!({"requestId": requested, "reason": "no longer wanted"}));
         let message = edit::notification(method::CANCELLED, params.ok().as_deref()).into();
-        match timeout(CANCEL_TIMEOUT, self.post(&stream.endpoint, message)).await {
+        match timeout(CANCEL_TIMEOUT, self.post(stream, message)).await {
             Ok(Ok(())) => {}
             Ok(Err(refusal)) => tracing::debug!(detail = refusal.detail(), "request not cancelled"),
             Err(_) => tracing::debug!("request not cancelled in time"),

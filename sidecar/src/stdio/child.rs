@@ -169,6 +169,15 @@ impl Child {
         }
     }
 
+    /// Asks it what costs nothing, if it is ready.
+    pub(super) fn ask_how_it_is(&self) -> Option<Reply> {
+        let Phase::Ready(introduction) = &*self.phase.borrow() else { return None };
+        Some(match introduction.era {
+            Era::Modern => self.wire.own(method::SERVER_DISCOVER, &handshake::discover()),
+            Era::Legacy => self.wire.own(method::PING, "{}"),
+        })
+    }
+
     /// Begins to stop; takes about as long as `grace`.
     pub(super) fn begin_stop(&self, grace: Duration) {
         self.stop.send_if_modified(|stop| stop.is_none() && stop.replace(grace).is_none());

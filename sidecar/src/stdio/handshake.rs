@@ -152,7 +152,7 @@ fn outcome(answer: &[u8]) -> Option<Outcome<'_>> {
     }
 }
 
-fn discover() -> String {
+pub(super) fn discover() -> String {
     let version = Revision::LATEST;
     format!(
         r#"{{"_meta":{{"io.modelcontextprotocol/protocolVersion":"{version}","io.modelcontextprotocol/clientCapabilities":{{}},"io.modelcontextprotocol/clientInfo":{CLIENT}}}}}"#

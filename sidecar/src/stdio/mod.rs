@@ -18,6 +18,7 @@ use crate::exchange::{Aside, Ask, Asker, BoxFuture, Introduction, Peer, Reply};
 use crate::limits::Limits;
 use crate::refusal::Refusal;
 
+pub mod check;
 mod child;
 mod handshake;
 pub mod launch;
@@ -123,7 +124,8 @@ impl StdioPeer {
         }
     }
 
-    fn is_per_session(&self) -> bool {
+    /// Whether each session has a child of its own.
+    pub fn is_per_session(&self) -> bool {
         self.recipe.stdio.sharing == Sharing::PerSession
     }
 

@@ -21,6 +21,7 @@ use weft_sidecar::refusal::Refusal;
 use weft_sidecar::stdio::launch::{Launcher, SUBCOMMAND};
 use weft_sidecar::stdio::{Phase, StdioPeer};
 
+mod checks;
 mod processes;
 mod sandbox;
 mod talk;

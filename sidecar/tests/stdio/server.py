@@ -14,6 +14,8 @@ ERA, SWITCHES = sys.argv[1], sys.argv[2:]
 cancelled = []
 waiting = {}
 notes = []
+# Questions that were held back: all of them since the server was told to be mute.
+held = None
 
 
 def write(text, end="\n"):
@@ -103,6 +105,17 @@ def call(id, params):
         answer(id, cancelled)
     elif name == "heard":
         answer(id, notes)
+    elif name == "mute":
+        global held
+        held = []
+        answer(id, "mute")
+    elif name == "held":
+        answer(id, [method for _, method in held])
+    elif name == "unmute":
+        for late, _ in held:
+            say(id=late, result={})
+        held = None
+        answer(id, "unmute")
     elif name == "fork":
         answer(id, [os.getpid(), fork_off()])
     elif name == "pid":
@@ -126,7 +139,9 @@ def call(id, params):
 
 def request(message):
     id, method = message["id"], message["method"]
-    if method == "initialize" and ERA != "modern":
+    if held is not None and method != "tools/call":
+        held.append((id, method))
+    elif method == "initialize" and ERA != "modern":
         result = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}}
         say(id=id, result=result | {"serverInfo": {"name": "misbehaving", "version": "1"}})
     elif method == "server/discover" and ERA == "modern":

@@ -139,6 +139,37 @@ async fn a_legacy_caller_reaches_a_server_that_knows_no_sessions_by_a_session_of
     pair.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_on_a_stream_that_has_begun_is_written_down_as_what_it_is() {
+    let upstream = Upstream::with(async |seen| {
+        if seen.method_name() == "tools/call" {
+            std::future::pending::<()>().await;
+        }
+        legacy_only(&seen, Unknown::MethodNotFound)
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    // The stream begins with the first comment, and is long under way when the time for the call is over.
+    let limits = json!({ "keepAliveCommentEvery": "50ms" });
+    let pair = Pair::logging_with(upstream.await, "timeouts: { call: 500ms }", limits, &file).await;
+    let mut caller = pair.caller("agents", "reviewer").await;
+    let answer = caller.call("slow", json!({})).await;
+    assert_eq!(
+        (answer.status, &answer.headers["content-type"]),
+        (200, &"text/event-stream".parse().unwrap())
+    );
+    assert_eq!(message(&answer)["error"]["data"]["reason"], "timed_out", "{answer:?}");
+    let written = || std::fs::read_to_string(&file).unwrap_or_default();
+    eventually("it is written down", || written().ends_with('\n')).await;
+    let line: Value = serde_json::from_str(written().lines().next().unwrap()).unwrap();
+    assert_eq!((&line["reason"], &line["status"]), (&json!("timed_out"), &json!(200)));
+    let text = pair.inbound.metrics.text();
+    let series =
+        "requests_total{listener=\"inbound\",server=\"research/files\",method=\"tools/call\",reason=";
+    assert!(text.contains(&format!("{series}\"timed_out\"}} 1")), "{text}");
+    pair.stop().await;
+}
+
 /// The one message of an answer, whichever form it came in.
 fn message(answer: &Answer) -> Value {
     let text = std::str::from_utf8(&answer.body).unwrap();

@@ -19,6 +19,10 @@ pub(crate) async fn get(door: SocketAddr, path: &str) -> Answer {
     ask(door, Method::GET, path, "localhost").await
 }
 
+pub(crate) async fn post(door: SocketAddr, path: &str) -> Answer {
+    ask(door, Method::POST, path, "localhost").await
+}
+
 async fn ask(door: SocketAddr, method: Method, path: &str, host: &str) -> Answer {
     let stream = TcpStream::connect(door).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();

@@ -12,6 +12,7 @@ mod changes;
 mod doors;
 mod drain;
 mod families;
+mod health;
 mod inbound;
 mod leaving;
 mod limits;

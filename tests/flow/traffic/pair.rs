@@ -54,7 +54,12 @@ impl Pair {
 
     /// The same, with an access log.
     pub(crate) async fn logging(upstream: Upstream, file: &Path) -> Self {
-        Self::made(upstream, "", json!({}), Sink::File(file.to_owned())).await
+        Self::logging_with(upstream, "", json!({}), file).await
+    }
+
+    /// With everything.
+    pub(crate) async fn logging_with(upstream: Upstream, more: &str, limits: Value, file: &Path) -> Self {
+        Self::made(upstream, more, limits, Sink::File(file.to_owned())).await
     }
 
     async fn made(upstream: Upstream, more: &str, limits: Value, access_log: Sink) -> Self {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use weft_proto::name::{Namespace, NodeId};
 use weft_proto::resource::units::Span;
 
-use crate::answers::{Sidecar, Sidecars};
+use crate::answers::{Report, Sidecar, Sidecars};
 use crate::app::Context;
 use crate::client::{self, Client, Path};
 use crate::columns::clip;
@@ -35,7 +35,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 pub(crate) const EXPIRES_SOON_SECS: i64 = 3600;
 const ROOT_CHARS: usize = 12;
 
-/// Shows how far each sidecar follows: what it acknowledged or refused, its certificate, its root
+/// Shows how far each sidecar follows, and how its servers are: what it acknowledged or refused, what it reports, its
+/// certificate, its root
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct StatusArgs {
@@ -139,7 +140,8 @@ fn is_good(sidecars: &Sidecars) -> bool {
 
 /// The table, and below it what was refused.
 fn overview(sidecars: &Sidecars, now: Timestamp, colour: bool) -> String {
-    let mut table = Table::new(vec!["NODE", "IDENTITY", "SYNC", "TYPES", "LAST ACK", "CERTIFICATE", "ROOT"]);
+    let mut table =
+        Table::new(vec!["NODE", "IDENTITY", "SYNC", "HEALTH", "TYPES", "LAST ACK", "CERTIFICATE", "ROOT"]);
     for sidecar in &sidecars.items {
         table.push(row(sidecar, now));
     }
@@ -166,11 +168,31 @@ fn row(sidecar: &Sidecar, now: Timestamp) -> Vec<Cell> {
         Cell::new(&sidecar.node),
         Cell::new(sidecar.identity.as_deref().unwrap_or_default()),
         Cell::new(standing.word()).toned(standing.tone()),
+        sidecar.report.as_ref().map_or_else(|| Cell::new(""), health),
         Cell::new(types(sidecar)),
         Cell::new(ack.unwrap_or_default()),
         expiry(certificate.expires_at.as_deref(), now),
         Cell::new(clip(certificate.root.as_deref().unwrap_or_default(), ROOT_CHARS)),
     ]
+}
+
+/// The worst health of a sidecar's servers, and of how many it is, where not of the only one.
+fn health(report: &Report) -> Cell {
+    let Some(worst) = &report.health else { return Cell::new("") };
+    let count = report.servers.iter().filter(|it| it.health == *worst).count();
+    let text = match report.servers.len() {
+        0 | 1 => worst.clone(),
+        all => format!("{count}/{all} {worst}"),
+    };
+    Cell::new(text).toned(health_tone(worst))
+}
+
+fn health_tone(health: &str) -> Tone {
+    match health {
+        "serving" => Tone::Good,
+        "degraded" => Tone::Bad,
+        _ => Tone::Warn,
+    }
 }
 
 /// `5/6 synced`, and which are not.

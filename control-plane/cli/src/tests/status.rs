@@ -18,6 +18,14 @@ fn sidecar(change: impl FnOnce(&mut Value)) -> Sidecar {
               "lastAckAgeSeconds": 4000 },
         ],
         "certificate": { "serial": "5e0c", "expiresAt": "2026-05-01T23:00:00Z", "root": "0123456789abcdef" },
+        "report": {
+            "at": "2026-05-01T11:59:50Z", "version": "0.1.0", "uptimeSeconds": 7200, "inboundAddress": "10.0.0.5:7443",
+            "health": "degraded",
+            "servers": [
+                { "server": "research/files", "health": "degraded", "detail": "3 checks failed", "inFlight": 17 },
+                { "server": "research/notes", "health": "serving", "inFlight": 0 },
+            ],
+        },
     });
     change(&mut value);
     client::read(value).unwrap()
@@ -32,14 +40,21 @@ fn reject(value: &mut Value) {
 
 #[test]
 fn the_overview_has_a_line_per_sidecar_and_what_was_refused_below() {
-    let away = |value: &mut Value| value["connected"] = json!(false);
-    let items = vec![sidecar(|_| {}), sidecar(reject), sidecar(away)];
+    let away = |value: &mut Value| {
+        value["connected"] = json!(false);
+        value.as_object_mut().unwrap().remove("report");
+    };
+    let one = |value: &mut Value| {
+        value["report"]["servers"].as_array_mut().unwrap().truncate(1);
+        reject(value);
+    };
+    let items = vec![sidecar(|_| {}), sidecar(one), sidecar(away)];
     let text = overview(&Sidecars { published_revision: Some(7), items }, now(), false);
     let expected = "\
-NODE              IDENTITY                         SYNC          TYPES                           LAST ACK  CERTIFICATE  ROOT
-research/files-0  spiffe://d/ns/research/sa/files  synced        2/2 synced                      90s ago   in 11h       0123456789ab…
-research/files-0  spiffe://d/ns/research/sa/files  rejected      1/2 synced; Access rejected     90s ago   in 11h       0123456789ab…
-research/files-0  spiffe://d/ns/research/sa/files  disconnected  2/2 synced                      90s ago   in 11h       0123456789ab…
+NODE              IDENTITY                         SYNC          HEALTH        TYPES                           LAST ACK  CERTIFICATE  ROOT
+research/files-0  spiffe://d/ns/research/sa/files  synced        1/2 degraded  2/2 synced                      90s ago   in 11h       0123456789ab…
+research/files-0  spiffe://d/ns/research/sa/files  rejected      degraded      1/2 synced; Access rejected     90s ago   in 11h       0123456789ab…
+research/files-0  spiffe://d/ns/research/sa/files  disconnected  -             2/2 synced                      90s ago   in 11h       0123456789ab…
 
 research/files-0 refused Access 60s ago:
   rule 2:
@@ -56,9 +71,18 @@ published revision 7
 #[test]
 fn the_details_tell_everything() {
     let text = details::render(&sidecar(reject), now(), false);
-    for part in
-        ["since 2h ago", "5e0c", "0123456789abcdef", "research/files", "10.0.0.9:4000", "refused Access"]
-    {
+    for part in [
+        "since 2h ago",
+        "5e0c",
+        "0123456789abcdef",
+        "research/files",
+        "10.0.0.9:4000",
+        "refused Access",
+        "10.0.0.5:7443",
+        "3 checks failed",
+        "17",
+        "10s ago",
+    ] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
 }

@@ -30,6 +30,7 @@ impl Story {
             identity: LiveIdentity::empty(),
             trust: TrustStore::new(Bundles::default()),
             address: None,
+            servers: None,
             cancel: CancellationToken::new(),
         };
         Self { folder: tempfile::tempdir().unwrap(), deps }

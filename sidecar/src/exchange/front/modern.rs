@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use weft_proto::mcp::{self, Message, Request, edit, method};
 use weft_proto::resource::kinds::Era;
 
-use crate::body::Body;
+use crate::body::{Body, Verdict};
 use crate::bridge::Caller;
 use crate::classify::Kind;
 use crate::exchange::Asker;
@@ -69,9 +69,11 @@ impl Front {
             Err(_) => None,
         };
         let (sender, body) = Body::channel(events::CHUNKS_MAX);
+        let verdict = Verdict::default();
+        let body = body.judged_by(verdict.clone());
         tokio::spawn(async move {
             let gone = sender.clone();
-            let told = tell(conversation, first, sender, comment_every);
+            let told = tell(conversation, first, sender, comment_every, &verdict);
             tokio::select! {
                 () = told => {}
                 // What is not finished is dropped with it, and so taken back.
@@ -139,6 +141,7 @@ async fn tell(
     first: Option<Bytes>,
     sender: mpsc::Sender<Bytes>,
     comment_every: std::time::Duration,
+    verdict: &Verdict,
 ) {
     let mut next = first;
     loop {
@@ -153,7 +156,10 @@ async fn tell(
                 Some(Heard::Note(message) | Heard::Request(message) | Heard::Response(message)) => {
                     next = Some(message);
                 }
-                Some(Heard::Refused(refusal)) => next = Some(answer::refused(conversation.id(), &refusal)),
+                Some(Heard::Refused(refusal)) => {
+                    verdict.refused(&refusal);
+                    next = Some(answer::refused(conversation.id(), &refusal));
+                }
                 Some(Heard::Cancelled) | None => return,
             },
             () = sleep_until(comment_at) => drop(sender.try_send(events::COMMENT)),

@@ -11,7 +11,7 @@ use futures_util::stream::{self, SelectAll, Stream, StreamExt};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::body::Body;
+use crate::body::{Body, Verdict};
 use crate::exchange::sessions::Session;
 use crate::refusal::Refusal;
 
@@ -51,12 +51,16 @@ impl Pump {
         let mut lines: SelectAll<Line> = conversations.into_iter().map(line).collect();
         let mut responses = Vec::new();
         let mut other = None;
+        let verdict = Verdict::default();
         let silence = timeout(manner.comment_every, async {
             while let Some((id, heard)) = lines.next().await {
                 match heard {
                     Heard::Response(response) => responses.push(response),
                     Heard::Refused(refusal) if !is_batch => return Some(Err(refusal)),
-                    Heard::Refused(refusal) => responses.push(answer::refused(&id, &refusal)),
+                    Heard::Refused(refusal) => {
+                        verdict.refused(&refusal);
+                        responses.push(answer::refused(&id, &refusal));
+                    }
                     Heard::Cancelled => {}
                     Heard::Note(message) | Heard::Request(message) => {
                         other = Some(message);
@@ -82,11 +86,12 @@ impl Pump {
             over.cancelled().await;
             drop(in_use);
         });
+        let body = body.judged_by(verdict.clone());
         _ = begun.send(Ok(Begun::Stream(body)));
         for message in responses.iter().chain(&other) {
             log.say(message).await;
         }
-        let answered = go_on(&log, lines).await || !responses.is_empty();
+        let answered = go_on(&log, lines, &verdict).await || !responses.is_empty();
         match answered {
             true => session.streams.end(&log),
             false => session.streams.forget(&log),
@@ -95,7 +100,7 @@ impl Pump {
 }
 
 /// Says what is yet to come; tells whether there was an answer to anything.
-async fn go_on(log: &Log, mut lines: SelectAll<Line>) -> bool {
+async fn go_on(log: &Log, mut lines: SelectAll<Line>, verdict: &Verdict) -> bool {
     let mut answered = false;
     while let Some((id, heard)) = lines.next().await {
         let message = match heard {
@@ -106,6 +111,7 @@ async fn go_on(log: &Log, mut lines: SelectAll<Line>) -> bool {
             }
             Heard::Refused(refusal) => {
                 answered = true;
+                verdict.refused(&refusal);
                 answer::refused(&id, &refusal)
             }
             Heard::Cancelled => continue,

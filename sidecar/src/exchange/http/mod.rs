@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST};
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use http_body_util::combinators::UnsyncBoxBody;
-use weft_proto::mcp::{Bounds, Revision};
+use weft_proto::mcp::{Bounds, Revision, header, method};
 
 use crate::limits::Limits;
 use crate::refusal::Refusal;
@@ -53,6 +53,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// The same for what is asked in a caller's name.
+    pub(super) fn in_name_of(&self, caller: Option<&HeaderValue>) -> Self {
+        Self { headers: signed(self.headers.clone(), caller), ..self.clone() }
+    }
+
     pub(super) fn request(
         &self,
         method: Method,
@@ -153,7 +158,29 @@ pub(super) fn modern_request(id: &str, method: &str, more: &str) -> Bytes {
     .into()
 }
 
+/// Asks a server of the modern era what it says of itself, and returns what it answered.
+pub(crate) async fn discover(
+    http: &dyn Http,
+    target: &Target,
+    settings: &Settings,
+) -> Result<(StatusCode, Bytes), Refusal> {
+    const ID: &str = "\"weft\"";
+    let mut headers = posting();
+    headers.insert(header::PROTOCOL_VERSION, HeaderValue::from_static(Revision::LATEST.as_str()));
+    headers.insert(header::METHOD, HeaderValue::from_static(method::SERVER_DISCOVER));
+    let message = modern_request(ID, method::SERVER_DISCOVER, "");
+    let response = http.send(target.request(Method::POST, headers, message)?).await?;
+    let status = response.status();
+    let body = match answer::Form::of(response.headers()) {
+        answer::Form::Events => legacy::only_response(response, ID, settings).await?,
+        answer::Form::Json | answer::Form::Other => {
+            answer::whole(response.into_body(), settings.answer_bytes_max).await?
+        }
+    };
+    Ok((status, body))
+}
+
 #[cfg(test)]
-pub(super) mod fake;
+pub(crate) mod fake;
 #[cfg(test)]
 mod tests;

@@ -24,7 +24,7 @@ pub(crate) struct Session<E = Established> {
     pub(crate) is_listening: AtomicBool,
     /// Cancelled when the session has ended.
     pub(crate) over: CancellationToken,
-    /// Who has it, as the server is told.
+    /// Who has it, as the server is told; none for a session of the sidecar's own.
     pub(crate) caller: Option<HeaderValue>,
     used: Mutex<Instant>,
 }
@@ -45,7 +45,7 @@ impl<E> Session<E> {
             asides: broadcast::Sender::new(asides_max),
             is_listening: AtomicBool::new(false),
             over: CancellationToken::new(),
-            caller: HeaderValue::from_str(&asker.caller).ok(),
+            caller: HeaderValue::from_str(&asker.caller).ok().filter(|caller| !caller.is_empty()),
             used: Mutex::new(Instant::now()),
         }
     }

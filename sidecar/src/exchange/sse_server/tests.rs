@@ -96,7 +96,7 @@ async fn call(peer: &HttpSse) -> Vec<String> {
 fn endpoints_lead_to_the_server_itself_and_nowhere_else() {
     let target = |path: &str| Target {
         path: path.to_owned(),
-        host: http::HeaderValue::from_static("localhost:80"),
+        host: HeaderValue::from_static("localhost:80"),
         headers: HeaderMap::new(),
     };
     for (told, expected) in [
@@ -138,6 +138,34 @@ async fn each_asker_has_one_stream() {
     assert_eq!(posted.path, "/messages?session=1");
     assert_eq!(posted.header("content-type"), "application/json");
     assert_eq!(all(reply).await, [format!("response {DONE}")]);
+}
+
+#[tokio::test]
+async fn whatever_is_said_on_a_callers_stream_is_said_in_the_callers_name_and_an_introduction_in_nobodys() {
+    let ping = r#"{"jsonrpc":"2.0","id":"ping","method":"ping"}"#;
+    let (fake, peer, _) = server(move |seen, _| match seen.rpc() {
+        "tools/call" => (202, vec![ping.to_owned()]),
+        _ => (202, Vec::new()),
+    })
+    .await;
+    let caller = |seen: &Seen| seen.headers.get("weft-caller").cloned();
+    peer.introduction().await.unwrap();
+    for rpc in ["", "initialize", "notifications/initialized"] {
+        let seen = fake.next(|seen| seen.rpc() == rpc).await;
+        assert_eq!(caller(&seen), None, "{rpc}");
+    }
+    for name in ["a", "b"] {
+        let reply = peer.call(ask(name, CALL)).await.unwrap();
+        for rpc in ["", "initialize", "notifications/initialized", "tools/call"] {
+            let seen = fake.next(|seen| seen.rpc() == rpc).await;
+            assert_eq!(caller(&seen).unwrap(), name, "{rpc}");
+        }
+        let pong = fake.next(|seen| seen.body["id"] == "ping").await;
+        assert_eq!(caller(&pong).unwrap(), name);
+        drop(reply);
+        let cancelled = fake.next(|seen| seen.rpc() == "notifications/cancelled").await;
+        assert_eq!(caller(&cancelled).unwrap(), name);
+    }
 }
 
 #[tokio::test]

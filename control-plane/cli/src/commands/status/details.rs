@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 
-use super::{Standing, expiry};
-use crate::answers::Sidecar;
+use super::{Standing, expiry, health_tone};
+use crate::answers::{Report, Sidecar};
 use crate::moments;
 use crate::table::{Cell, Table};
 use crate::terminal::{Tone, plain};
@@ -11,6 +11,10 @@ use crate::terminal::{Tone, plain};
 pub(super) fn render(sidecar: &Sidecar, now: Timestamp, colour: bool) -> String {
     let mut text = facts(sidecar, now).render_bare(colour);
     text.push('\n');
+    if let Some(report) = sidecar.report.as_ref().filter(|report| !report.servers.is_empty()) {
+        text.push_str(&servers(report).render(colour));
+        text.push('\n');
+    }
     text.push_str(&types(sidecar).render(colour));
     for (of, nack) in sidecar.nacks() {
         let head = plain(&format!("refused {} at {}:", of.r#type, nack.at)).into_owned();
@@ -42,6 +46,25 @@ fn facts(sidecar: &Sidecar, now: Timestamp) -> Table {
     fact("certificate", text(&certificate.serial));
     fact("expires", expiry(certificate.expires_at.as_deref(), now));
     fact("root", text(&certificate.root));
+    if let Some(report) = &sidecar.report {
+        let uptime = report.uptime_seconds.map(|secs| moments::length(secs.try_into().unwrap_or(i64::MAX)));
+        fact("uptime", Cell::new(uptime.unwrap_or_default()));
+        fact("reached at", text(&report.inbound_address));
+        fact("reported", Cell::new(since(&report.at)));
+    }
+    table
+}
+
+fn servers(report: &Report) -> Table {
+    let mut table = Table::new(vec!["SERVER", "HEALTH", "IN FLIGHT", "DETAIL"]);
+    for one in &report.servers {
+        table.push(vec![
+            Cell::new(&one.server),
+            Cell::new(&one.health).toned(health_tone(&one.health)),
+            Cell::new(one.in_flight.map(|count| count.to_string()).unwrap_or_default()),
+            Cell::new(one.detail.as_deref().unwrap_or_default()),
+        ]);
+    }
     table
 }
 

@@ -96,6 +96,7 @@ async fn a_refusal_is_told_as_one_until_the_stream_has_begun() {
     let told = next(&mut body).await.unwrap();
     assert!(told.contains(r#""id":1,"error":{"code":5032,"#), "{told}");
     assert_eq!(next(&mut body).await, None);
+    assert!(body.refusal().is_some(), "for the record");
 }
 
 #[tokio::test(start_paused = true)]

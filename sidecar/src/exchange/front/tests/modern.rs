@@ -102,11 +102,13 @@ async fn a_refusal_is_told_as_one_until_the_stream_has_begun() {
     called.note(&note(1)).await;
     let mut body = stream(answered(answer).await);
     next(&mut body).await.unwrap();
+    assert_eq!(body.refusal(), None);
     called.reply.send(Err(Refusal::ChildExited("status 1".to_owned()))).await.unwrap();
     let told = next(&mut body).await.unwrap();
     assert!(told.contains(r#""id":"a","error":{"code":5021,"#), "{told}");
     assert!(told.contains(r#""data":{"reason":"child_exited"}"#), "{told}");
     assert_eq!(next(&mut body).await, None);
+    assert_eq!(body.refusal(), Some(&Refusal::ChildExited("status 1".to_owned())), "for the record");
 
     let answer = stage.modern(&call("1"));
     drop(stage.called().await);

@@ -1,0 +1,79 @@
+//! Where the reports of a connected sidecar go: beside what else is known of it, and to the planner.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use weft_proto::name::{NodeId, ServerName, SpiffeId, TrustDomain};
+
+use super::{Client, Hub, lock};
+use crate::metrics::Metrics;
+use crate::plan::Observation;
+use crate::reports::{self, Report};
+
+/// A connected sidecar that reports. What it said last goes with this.
+#[derive(Debug)]
+pub struct Reporter {
+    hub: Arc<Hub>,
+    client: Arc<Client>,
+    over: CancellationToken,
+}
+
+impl Hub {
+    /// Lets a connected sidecar report, instead of whoever reported for it before; none if it is not connected.
+    pub fn reporter(self: &Arc<Self>, identity: &SpiffeId, node: &NodeId) -> Option<Reporter> {
+        let clients = lock(&self.clients);
+        let id = clients.by_node.get(&(identity.clone(), node.clone()))?;
+        let client = Arc::clone(clients.by_id.get(id)?);
+        drop(clients);
+        let over = client.replaced.child_token();
+        std::mem::replace(&mut *lock(&client.reporting), over.clone()).cancel();
+        Some(Reporter { hub: Arc::clone(self), client, over })
+    }
+
+    /// How reports are taken.
+    pub fn report_settings(&self) -> reports::Settings {
+        self.settings.reports.clone()
+    }
+
+    pub fn trust_domain(&self) -> TrustDomain {
+        self.world().trust_domain().clone()
+    }
+
+    pub const fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Ends when the control plane is about to.
+    pub async fn stopping(&self) {
+        self.shutdown.cancelled().await;
+    }
+}
+
+impl Reporter {
+    /// Ends when the sidecar is gone, or somebody else reports for it.
+    pub fn over(&self) -> CancellationToken {
+        self.over.clone()
+    }
+
+    pub fn show(&self, report: Report) {
+        let _current = lock(&self.client.reporting);
+        if !self.over.is_cancelled() {
+            lock(&self.client.status).report = Some(Arc::new(report));
+        }
+    }
+
+    /// Tells the planner for which servers the sidecar does not serve.
+    pub fn tell(&self, unfit: BTreeSet<ServerName>) {
+        self.hub.observe(Observation::Reported { by: self.client.speaker(), unfit });
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        let _current = lock(&self.client.reporting);
+        if !self.over.is_cancelled() {
+            lock(&self.client.status).report = None;
+        }
+    }
+}
