@@ -94,11 +94,12 @@ async fn introduce(terminal: &Terminal, sides: &Sides) -> Result<(), Failure> {
     let urls = seen.servers.keys().map(|name| (name, format!("http://{agent}/servers/{name}/mcp")));
     let mut said =
         String::from("\nServers, each with a sidecar beside it and mutual TLS on the way there:\n");
-    for (name, url) in urls.clone() {
-        said += &format!("  {:<24} {url}\n", name.to_string());
-    }
-    for (name, why) in &seen.left_out {
-        said += &format!("  {:<24} not here: {why}\n", name.to_string());
+    let shown = urls.clone().map(|(name, url)| (name.to_string(), url));
+    let left_out = seen.left_out.iter().map(|(name, why)| (name.to_string(), format!("not here: {why}")));
+    let shown: Vec<_> = shown.chain(left_out).collect();
+    let width = shown.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    for (name, what) in shown {
+        said += &format!("  {name:<width$}  {what}\n");
     }
     let clients: serde_json::Map<_, _> =
         urls.map(|(name, url)| (name.name.to_string(), json!({ "type": "http", "url": url }))).collect();
