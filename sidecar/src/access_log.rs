@@ -5,13 +5,11 @@
 //! and writes them together.
 
 use std::cell::RefCell;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use serde::Deserialize;
 
 use crate::metrics::{METHODS, Metrics};
 use crate::record::Event;
@@ -26,19 +24,32 @@ const WRITE_BYTES: usize = 64 << 10;
 const TEXT_BYTES_MAX: usize = 256;
 
 /// Where the access log goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default)]
 pub enum Sink {
     Off,
     #[default]
     Stdout,
     /// A file that is appended to.
     File(PathBuf),
+    /// Somebody in this process.
+    Told(Told),
 }
+
+/// Who is told of each request that ended, in the thread that served it: it must not wait for anything.
+#[derive(Clone)]
+pub struct Told(Arc<dyn Fn(&Event) + Send + Sync>);
 
 /// A handle to the log; clones write to the same.
 #[derive(Clone, Debug, Default)]
-pub struct AccessLog(Option<Arc<Shared>>);
+pub struct AccessLog(To);
+
+#[derive(Clone, Debug, Default)]
+enum To {
+    #[default]
+    Nobody,
+    Lines(Arc<Shared>),
+    Told(Told),
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -62,9 +73,21 @@ struct Waiting {
     done: bool,
 }
 
+impl Told {
+    pub fn new(tell: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+}
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Told").finish_non_exhaustive()
+    }
+}
+
 impl AccessLog {
     pub const fn off() -> Self {
-        Self(None)
+        Self(To::Nobody)
     }
 
     /// Opens the sink and starts the thread that writes. It ends when the last handle is gone.
@@ -73,15 +96,20 @@ impl AccessLog {
             Sink::Off => return Ok(Self::off()),
             Sink::Stdout => Box::new(io::stdout()),
             Sink::File(path) => Box::new(std::fs::File::options().create(true).append(true).open(path)?),
+            Sink::Told(told) => return Ok(Self(To::Told(told.clone()))),
         };
         let lines = Arc::new(Lines::default());
         let written = Arc::clone(&lines);
         std::thread::Builder::new().name("access-log".to_owned()).spawn(move || written.write_all(out))?;
-        Ok(Self(Some(Arc::new(Shared { lines, metrics: Arc::clone(metrics) }))))
+        Ok(Self(To::Lines(Arc::new(Shared { lines, metrics: Arc::clone(metrics) }))))
     }
 
     pub fn write(&self, event: &Event) {
-        let Some(shared) = &self.0 else { return };
+        let shared = match &self.0 {
+            To::Nobody => return,
+            To::Told(told) => return (told.0)(event),
+            To::Lines(shared) => shared,
+        };
         let room = SCRATCH.with_borrow_mut(|scratch| shared.lines.add(scratch.line(event)));
         if !room {
             shared.metrics.access_log_dropped.inc();
@@ -90,7 +118,7 @@ impl AccessLog {
 
     /// Takes no more lines, and waits a while until those that came are written.
     pub fn close(&self, patience: Duration) {
-        let Some(shared) = &self.0 else { return };
+        let To::Lines(shared) = &self.0 else { return };
         shared.lines.close();
         let waiting = shared.lines.lock();
         // Whether in time or not, there is nothing left to do.
@@ -355,13 +383,24 @@ mod tests {
     }
 
     #[test]
+    fn somebody_in_this_process_is_told_of_each_request_that_ended() {
+        let (sender, told) = std::sync::mpsc::channel();
+        let sink = Sink::Told(Told::new(move |event| sender.send(event.target.clone()).unwrap()));
+        let log = AccessLog::start(&sink, &Arc::new(Metrics::new())).unwrap();
+        log.write(&event("a"));
+        log.write(&event("b"));
+        log.close(Duration::ZERO);
+        assert_eq!(told.try_iter().flatten().collect::<Vec<_>>(), ["a".into(), "b".into()]);
+    }
+
+    #[test]
     fn a_sink_that_takes_nothing_costs_lines_and_no_time() {
         let (reader, writer) = io::pipe().unwrap();
         let metrics = Arc::new(Metrics::new());
         let lines = Arc::new(Lines::default());
         let written = Arc::clone(&lines);
         let thread = std::thread::spawn(move || written.write_all(Box::new(writer)));
-        let log = AccessLog(Some(Arc::new(Shared { lines, metrics: Arc::clone(&metrics) })));
+        let log = AccessLog(To::Lines(Arc::new(Shared { lines, metrics: Arc::clone(&metrics) })));
         let long = "x".repeat(TEXT_BYTES_MAX);
         while metrics.access_log_dropped.get() == 0 {
             log.write(&event(&long));

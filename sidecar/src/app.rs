@@ -346,6 +346,11 @@ impl Running {
         }
     }
 
+    /// What the doors for health and administration show.
+    pub fn shown(&self) -> Arc<dyn admin::Shown> {
+        Arc::<Shown>::clone(&self.shown)
+    }
+
     /// How the control link stands.
     pub fn control(&self) -> watch::Receiver<control::State> {
         self.control.state.clone()
@@ -368,6 +373,8 @@ impl Running {
         self.tokens.stop.cancel();
         let servers = self.servers.clone();
         let _ = self.workers.spawn(async move { servers.stop().await }).await;
+        // What was told last is on disk when nobody writes there any more.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.control.ended()).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), self.traffic.wait()).await;
         let _ = self.workers.spawn_blocking(move || self.log.close(LOG_PATIENCE)).await;
     }

@@ -63,6 +63,17 @@ pub struct SeenChild {
     pub garbage_lines: i64,
 }
 
+/// How a server stands, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is starting, or nobody asked it anything yet.
+    Starting,
+    /// It answered, and this is what it speaks.
+    Ready(String),
+    /// It does not answer, and why.
+    Failing(String),
+}
+
 /// A server that listens beside this sidecar.
 #[derive(Debug)]
 pub struct Http {
@@ -170,6 +181,29 @@ impl Backend {
         match self {
             Self::Http(_) => true,
             Self::Child(child) => matches!(&*child.peer.phase().borrow(), Phase::Ready(_)),
+        }
+    }
+
+    /// How it goes, for people.
+    pub fn standing(&self) -> Standing {
+        match self {
+            Self::Http(http) => match (http.ways.spoke(), http.ways.trouble()) {
+                (Some(spoke), _) => Standing::Ready(spoke.to_string()),
+                (None, Some(trouble)) => Standing::Failing(trouble),
+                (None, None) => Standing::Starting,
+            },
+            Self::Child(child) => match &*child.peer.phase().borrow() {
+                Phase::Ready(introduction) => Standing::Ready(introduction.revision.clone()),
+                Phase::Backoff { reason, .. } => Standing::Failing(reason.to_string()),
+                Phase::Starting | Phase::Stopped => Standing::Starting,
+            },
+        }
+    }
+
+    /// Asks a server what it speaks before anybody calls it, if that is not known. A command says it when it starts.
+    pub fn introduce(&self) {
+        if let Self::Http(http) = self {
+            http.ways.introduce();
         }
     }
 

@@ -1,5 +1,6 @@
 """`weft up`: a whole mesh in one process, as a newcomer starts it."""
 
+import json
 import os
 import queue
 import re
@@ -44,6 +45,18 @@ class Up:
             said += line
             if re.search(pattern, line):
                 return said
+
+    def weft(self, *words: str, stdin: str = "") -> str:
+        """Runs a command in the folder of the mesh, as in another terminal."""
+        command = [os.environ["WEFT_BIN"], *words]
+        ran = subprocess.run(command, cwd=self.folder, input=stdin, capture_output=True, text=True, timeout=30)
+        assert ran.returncode == 0, f"{words}: {ran.stdout}{ran.stderr}"
+        return ran.stdout
+
+    def in_sync(self, *nodes: str) -> bool:
+        """Whether these are the sidecars, and each has acknowledged the newest change."""
+        items = json.loads(self.weft("status", "--check", "--wait", "10s", "-o", "json"))["items"]
+        return sorted(it["node"] for it in items) == sorted(nodes)
 
     def __enter__(self):
         return self
@@ -110,6 +123,105 @@ def test_a_newcomer_sees_one_call_succeed_and_one_refused_and_nothing_is_left_be
         assert up.process.wait(20) == 0
         gone = lambda: not [pid for pid in below if Path(f"/proc/{pid}").exists()]  # noqa: E731
         control_plane.eventually(gone, within=10)
+
+
+def server(name: str, account: str = "") -> str:
+    """A server as it is applied: the example, by another name."""
+    spec = {"stdio": {"command": os.environ["WEFT_BIN"], "args": ["example-server"]}}
+    if account:
+        spec["serviceAccount"] = account
+    metadata = {"namespace": "demo", "name": name}
+    return json.dumps({"apiVersion": "weft.dev/v1alpha1", "kind": "McpServer", "metadata": metadata, "spec": spec})
+
+
+CLEANERS = """
+apiVersion: weft.dev/v1alpha1
+kind: AccessPolicy
+metadata: { namespace: demo, name: cleaners }
+spec:
+  servers: { names: [example] }
+  rules: [{ action: allow, from: [{ namespaces: [local] }], to: [{ tools: ["delete_*"] }] }]
+"""
+
+
+def test_every_sidecar_follows_a_policy_that_is_applied_and_the_status_says_so(tmp_path):
+    with Up(tmp_path) as up:
+        said = up.said_until("demo/example: ready")
+        url = re.search(r'"url": "(.+)"', said).group(1)
+        assert call(url, "delete_everything", {}).status_code == 403
+        up.weft("apply", "-f", "-", stdin=CLEANERS)
+        assert up.in_sync("demo/example-up", "local/agent")
+        assert call(url, "delete_everything", {}).status_code == 200
+        up.weft("rollback", "3", "--yes")
+        assert up.in_sync("demo/example-up", "local/agent")
+        assert call(url, "delete_everything", {}).status_code == 403
+
+
+def test_a_server_that_is_applied_later_is_served_and_one_that_is_deleted_is_refused(tmp_path):
+    with Up(tmp_path) as up:
+        said = up.said_until("demo/example: ready")
+        url = re.search(r'"url": "(.+)"', said).group(1).replace("example", "later")
+        up.weft("apply", "-f", "-", stdin=server("later"))
+        assert url in up.said_until("demo/later: ready")
+        control_plane.eventually(lambda: call(url, "greet", {"name": "you"}).status_code == 200, within=20)
+        control_plane.eventually(lambda: up.in_sync("demo/example-up", "demo/later-up", "local/agent"), within=20)
+
+        # By another identity it is another sidecar, which takes the place of the first.
+        up.weft("apply", "-f", "-", stdin=server("later", account="other"))
+        renamed = lambda: "/sa/other" in up.weft("status") and call(url, "greet", {}).status_code == 200  # noqa: E731
+        control_plane.eventually(renamed, within=20)
+
+        up.weft("delete", "mcpserver", "demo/later")
+        up.said_until("demo/later: gone")
+        refused = call(url, "greet", {})
+        assert (refused.status_code, refused.headers["weft-reason"]) == (404, "unknown_server")
+        assert 'no server "demo/later"' in refused.json()["error"]["message"]
+        assert "demo/later" in up.said_until("refused tools/call greet: unknown_server")
+        control_plane.eventually(lambda: up.in_sync("demo/example-up", "local/agent"), within=20)
+
+
+def test_a_server_that_does_not_start_is_named_with_its_reason_and_harms_no_other(tmp_path):
+    with Up(tmp_path) as up:
+        url = re.search(r'"url": "(.+)"', up.said_until("demo/example: ready")).group(1)
+        broken = server("broken").replace(os.environ["WEFT_BIN"], "/nowhere/to/be/found")
+        up.weft("apply", "-f", "-", stdin=broken)
+        assert "/nowhere/to/be/found" in up.said_until("demo/broken: failing: ").splitlines()[-1]
+        assert call(url, "greet", {}).status_code == 200
+        assert call(url.replace("example", "broken"), "greet", {}).status_code == 503
+        up.said_until("demo/broken: failed tools/call greet: child_busy")
+
+
+def test_each_sidecar_serves_its_metrics_where_the_file_says_and_comes_back_when_told_to_quit(tmp_path):
+    with Up(tmp_path) as up:
+        url = re.search(r'"url": "(.+)"', up.said_until("demo/example: ready")).group(1)
+        file = tmp_path / ".weft" / "sidecars.json"
+        read = lambda: json.loads(file.read_text())  # noqa: E731
+        control_plane.eventually(lambda: len(read()) == 2, within=10)
+        before = read()
+        metrics = requests.get(before["demo/example-up"]["metrics"], timeout=10).text
+        assert re.search(r'weft_sidecar_requests_total\{.*server="demo/example".*reason="denied"\} 1', metrics)
+        for node in before:
+            assert requests.get(before[node]["health"], timeout=10).status_code == 200
+            assert requests.get(before[node]["admin"] + "/config_dump", timeout=10).status_code == 200
+            requests.post(before[node]["admin"] + "/quitquitquit", timeout=10)
+        renewed = lambda: len(read()) == 2 and all(  # noqa: E731
+            read()[node]["admin"] != before[node]["admin"] for node in before
+        )
+        control_plane.eventually(renewed, within=20)
+        served = lambda: call(url, "greet", {}).status_code == 200  # noqa: E731
+        control_plane.eventually(served, within=20)
+        up.process.send_signal(signal.SIGTERM)
+        assert up.process.wait(20) == 0
+        assert not file.exists(), "nobody listens there any more"
+
+
+def test_a_mesh_that_is_started_again_serves_at_once(tmp_path):
+    for start in range(2):
+        with Up(tmp_path) as up:
+            url = re.search(r'"url": "(.+)"', up.said_until("demo/example: ready")).group(1)
+            assert call(url, "greet", {}).status_code == 200, f"start {start}"
+            up.process.send_signal(signal.SIGTERM)
+            assert up.process.wait(20) == 0
 
 
 def test_the_servers_of_a_desktop_client_are_served(tmp_path):

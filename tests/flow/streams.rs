@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tonic::Code;
+use weft_control_plane::xds::{ClientStatus, Sync};
 use weft_proto::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use weft_proto::wire::ResourceType;
 
@@ -10,6 +11,9 @@ use crate::mesh::{Mesh, Stream, eventually};
 
 const POLICY: &str = "apiVersion: weft.dev/v1alpha1\nkind: AccessPolicy\n\
     metadata: { namespace: weft-system, name: p }\nspec: { rules: [{ action: allow }] }\n";
+const TRUST: &str = "apiVersion: weft.dev/v1alpha1\nkind: Trust\n\
+    metadata: { namespace: weft-system, name: mesh }\n\
+    spec: { trustDomain: flow.test, defaultAction: audit }\n";
 const SERVER: &str = "apiVersion: weft.dev/v1alpha1\nkind: McpServer\n\
     metadata: { namespace: agents, name: files }\nspec: { stdio: { command: x } }\n";
 
@@ -99,9 +103,7 @@ async fn a_broken_message_ends_its_stream_and_no_other() {
     broken.next().await.unwrap();
     broken.send(DeltaDiscoveryRequest::default()).await;
     assert_eq!(broken.next().await.unwrap_err().code(), Code::InvalidArgument);
-    let trust = "apiVersion: weft.dev/v1alpha1\nkind: Trust\nmetadata: { namespace: weft-system, name: mesh }\n\
-        spec: { trustDomain: flow.test, defaultAction: audit }\n";
-    mesh.apply(trust).await;
+    mesh.apply(TRUST).await;
     assert_eq!(good.next().await.unwrap().resources.len(), 1);
     mesh.stop().await;
 }
@@ -119,6 +121,49 @@ async fn a_vanished_client_stays_known_until_it_is_forgotten() {
     assert_eq!(hub.status().len(), 1);
     hub.sweep(weft_control_plane::clock::now() + Duration::from_secs(48 * 3600));
     assert!(hub.status().is_empty());
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn once_a_change_is_published_no_client_is_in_sync_that_has_not_acknowledged_it() {
+    let mesh = Mesh::start().await;
+    let workload = mesh.workload("research", "files").await;
+    let channel = mesh.connect(&workload).await.unwrap();
+    let mut stream = Stream::open(channel, "research/files-1", &[ResourceType::Mesh]).await;
+    stream.next().await.unwrap();
+    let hub = &mesh.running.hub;
+    let sync = || hub.status().first().map(ClientStatus::sync);
+    eventually("the first is acknowledged", || sync() == Some(Sync::Synced)).await;
+    for action in ["audit", "deny", "audit", "deny"] {
+        mesh.apply(&TRUST.replace("audit", action)).await;
+        let newest = mesh.running.store.head().await.unwrap().revision.0;
+        hub.revision().wait_for(|published| *published >= newest).await.unwrap();
+        assert_eq!(sync(), Some(Sync::Waiting));
+        stream.next().await.unwrap();
+        eventually("it is acknowledged", || sync() == Some(Sync::Synced)).await;
+    }
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_gone_for_good_is_forgotten_whether_its_end_was_noticed_or_not() {
+    let mesh = Mesh::start().await;
+    let workload = mesh.workload("research", "files").await;
+    let hub = &mesh.running.hub;
+    for noticed in [true, false] {
+        let channel = mesh.connect(&workload).await.unwrap();
+        let mut stream = Stream::open(channel, "research/files-1", &[ResourceType::Mesh]).await;
+        stream.next().await.unwrap();
+        if noticed {
+            drop(stream);
+            eventually("the end is noticed", || hub.status().iter().all(|client| !client.connected)).await;
+            hub.forget(&"research/files-1".parse().unwrap());
+        } else {
+            hub.forget(&"research/files-1".parse().unwrap());
+            stream.next().await.unwrap_err();
+        }
+        assert!(hub.status().is_empty());
+    }
     mesh.stop().await;
 }
 

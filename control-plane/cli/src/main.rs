@@ -16,6 +16,7 @@ mod moments;
 mod names;
 mod output;
 mod running;
+mod screen;
 mod serve;
 mod table;
 mod terminal;

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io::IsTerminal as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,21 +18,24 @@ use crate::commands::outcome;
 use crate::credentials::{Given, OPERATOR_FILE, OperatorFile, Secret, read_operator_file};
 use crate::failure::{ExitCode, Failure};
 use crate::files::{File, Joined};
+use crate::screen::{Above, Screen};
 use crate::serve::{ControlPlaneArgs, LogArgs, LogFormat, UpArgs};
 use crate::terminal::Terminal;
 use crate::up::sides::{self, Sides};
-use crate::up::tour;
+use crate::up::{show, tour};
 
 /// The environment variable that holds the key when no file does. It is no flag: a command line can be seen by others.
 const CA_KEY_VARIABLE: &str = "WEFT_CA_KEY";
 /// The folder of a home that belongs to the control plane.
 const DATA: &str = "data";
-/// The folder of a home that belongs to its sidecars.
-const SIDECARS: &str = "sidecars";
 
 /// Starts a mesh in a folder and serves it until it is stopped.
 pub(crate) async fn up(args: UpArgs, resources: Vec<File>, context: &Context) -> Result<ExitCode, Failure> {
-    start_log(&args.log)?;
+    let terminal = &context.terminal;
+    let draws = terminal.drawable() && !args.no_table && !args.no_sidecars;
+    let screen = draws.then(|| Arc::new(Screen::new(Arc::clone(terminal))));
+    start_log(&args.log, screen.as_ref())?;
+    weft_sidecar::descriptors::raise();
     let named = !args.files.is_empty();
     let listen_agent = (!args.no_sidecars).then_some(args.listen_agent);
     let home = &context.given.home;
@@ -48,37 +52,59 @@ pub(crate) async fn up(args: UpArgs, resources: Vec<File>, context: &Context) ->
     let resources = if named || begins { resources } else { Vec::new() };
     let applied = apply(home, resources, context).await?;
     let sides = match listen_agent {
-        Some(listen) => Some(Box::pin(sides::start(&running, &home.join(SIDECARS), listen)).await?),
+        Some(listen) => Some(Box::pin(sides::start(&running, home, listen)).await?),
         None => None,
     };
-    greet(&context.terminal, home, &running, applied)?;
-    if let Some(sides) = &sides {
-        introduce(&context.terminal, sides).await?;
-    }
-    until_asked_to_stop().await?;
-    if let Some(sides) = sides {
-        sides.stop().await;
+    greet(terminal, home, &running, applied, sides.as_ref())?;
+    match sides {
+        Some(sides) => with_sidecars(sides, terminal, screen).await?,
+        None => until_asked_to_stop().await?,
     }
     running.stop().await;
     Ok(ExitCode::Done)
 }
 
+/// Says how the sidecars stand from the start to the end.
+async fn with_sidecars(
+    sides: Sides,
+    terminal: &Terminal,
+    screen: Option<Arc<Screen>>,
+) -> Result<(), Failure> {
+    let served = async {
+        sides.settled().await;
+        introduce(terminal, &sides).await?;
+        show::show(&sides, terminal, screen.as_ref()).await;
+        Ok(())
+    };
+    let ended = tokio::select! {
+        asked = until_asked_to_stop() => asked,
+        shown = served => shown,
+    };
+    if let Some(screen) = screen {
+        screen.leave();
+    }
+    terminal.say("stopping: calls under way may finish");
+    sides.stop().await;
+    ended
+}
+
 /// Says where the agent's endpoint is, what stands behind it, and how a client is told of it.
 async fn introduce(terminal: &Terminal, sides: &Sides) -> Result<(), Failure> {
-    let Some(agent) = sides.address() else { return Ok(()) };
-    let urls = sides.servers.iter().map(|(name, _)| (name, format!("http://{agent}/servers/{name}/mcp")));
+    let (agent, seen) = (sides.address, sides.board.look());
+    let urls = seen.servers.keys().map(|name| (name, format!("http://{agent}/servers/{name}/mcp")));
     let mut said =
         String::from("\nServers, each with a sidecar beside it and mutual TLS on the way there:\n");
-    for (name, url) in urls.clone() {
-        said += &format!("  {name:<24} {url}\n");
-    }
-    for (name, why) in &sides.left_out {
-        said += &format!("  {:<24} not here: {why}\n", name.to_string());
+    let shown = urls.clone().map(|(name, url)| (name.to_string(), url));
+    let left_out = seen.left_out.iter().map(|(name, why)| (name.to_string(), format!("not here: {why}")));
+    let shown: Vec<_> = shown.chain(left_out).collect();
+    let width = shown.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    for (name, what) in shown {
+        said += &format!("  {name:<width$}  {what}\n");
     }
     let clients: serde_json::Map<_, _> =
         urls.map(|(name, url)| (name.name.to_string(), json!({ "type": "http", "url": url }))).collect();
     said += &format!("For your client:\n{:#}\n", json!({ "mcpServers": clients }));
-    if sides.servers.iter().any(|(name, _)| name.to_string() == tour::SERVER)
+    if seen.servers.keys().any(|name| name.to_string() == tour::SERVER)
         && let Some(shown) = tour::take(agent).await
     {
         said += &shown;
@@ -88,7 +114,7 @@ async fn introduce(terminal: &Terminal, sides: &Sides) -> Result<(), Failure> {
 
 /// Serves a control plane until it is stopped. Where it is, is one line of JSON for whatever started it.
 pub(crate) async fn control_plane(args: ControlPlaneArgs, terminal: &Terminal) -> Result<ExitCode, Failure> {
-    start_log(&args.log)?;
+    start_log(&args.log, None)?;
     make_folder(&args.data_dir)?;
     let mut config = Config::local(args.data_dir);
     config.kek = kek(args.ca_key_file, args.issuer_dir.is_some())?;
@@ -194,20 +220,30 @@ async fn apply(home: &Path, resources: Vec<File>, context: &Context) -> Result<u
         return Ok(0);
     }
     let given = Given { home: home.to_owned(), server: None, ca_file: None, token: None };
-    let client = Client::new(given.load()?, context.patience, std::sync::Arc::clone(&context.terminal));
+    let client = Client::new(given.load()?, context.patience, Arc::clone(&context.terminal));
     let input = Joined::new(resources);
     let path = ApiPath::v1(&["apply"]).with("reason", Some("weft up")).with("file", Some(input.label()));
     let answer = outcome::send(&client, &path, &input).await?;
     Ok(answer["results"].as_array().map_or(0, Vec::len))
 }
 
-fn greet(terminal: &Terminal, home: &Path, running: &Running, applied: usize) -> Result<(), Failure> {
+fn greet(
+    terminal: &Terminal,
+    home: &Path,
+    running: &Running,
+    applied: usize,
+    sides: Option<&Sides>,
+) -> Result<(), Failure> {
     let (domain, home) = (running.trust.trust_domain(), home.display());
+    let addresses = sides.map_or_else(String::new, |sides| {
+        format!("\x20 each sidecar's health, metrics and admin: {}\n", sides.addresses_file.display())
+    });
     terminal.print(&format!(
         "Weft is up: trust domain {domain}, {applied} resources applied, files in {home}\n\
          \x20 sidecars   {}\n\
          \x20 operators  https://{}\n\
          \x20 health     http://{}/healthz/ready and /metrics\n\
+         {addresses}\
          Try in another terminal: weft get mcpservers -A · weft status · weft check · weft history\n\
          Stop with Ctrl-C; everything is kept.\n",
         running.sidecars, running.operators, running.health
@@ -225,18 +261,27 @@ async fn until_asked_to_stop() -> Result<(), Failure> {
     Ok(())
 }
 
-pub(crate) fn make_folder(path: &Path) -> Result<(), Failure> {
+fn make_folder(path: &Path) -> Result<(), Failure> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|error| Failure::failed(format!("the folder {} cannot be made: {error}", path.display())))
 }
 
-fn start_log(args: &LogArgs) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&args.log_level).map_err(|error| {
+/// Starts the log, on stderr. Where that is the terminal that a table is drawn on, lines scroll by above the table, and
+/// there are fewer of them.
+fn start_log(args: &LogArgs, screen: Option<&Arc<Screen>>) -> Result<(), Failure> {
+    let coloured = std::io::stderr().is_terminal();
+    let screen = screen.filter(|_| coloured).cloned();
+    let default = if screen.is_some() { "warn" } else { "info" };
+    let filter = EnvFilter::try_new(args.log_level.as_deref().unwrap_or(default)).map_err(|error| {
         Failure::usage(format!("--log-level: {error}")).then("use error, warn, info, debug or trace")
     })?;
-    let coloured = std::io::stderr().is_terminal();
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(coloured);
+    let writer = move || -> Box<dyn std::io::Write> {
+        match &screen {
+            Some(screen) => Box::new(Above(Arc::clone(screen))),
+            None => Box::new(std::io::stderr()),
+        }
+    };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(coloured);
     let started = match args.log_format {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),

@@ -44,16 +44,22 @@ pub(crate) struct LogArgs {
     /// How the log is written
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
-    /// What is logged: error, warn, info, debug or trace, also per module as in info,weft_control_plane::xds=debug
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
-    pub(crate) log_level: String,
+    /// What is logged: error, warn, info, debug or trace, also per module as in info,weft_control_plane::xds=debug; if
+    /// not given, info, or warn where the table of `weft up` shares the terminal with the log
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) log_level: Option<String>,
 }
 
 /// Starts a whole mesh in this folder: control plane, a sidecar beside each server, and an endpoint for the agent
 ///
 /// Servers that are commands are started and supervised by their sidecars. Between the agent's sidecar and theirs is
-/// mutual TLS, with certificates of the mesh's own authority. The files of the mesh are kept in .weft of this folder. At first start the authority and an admin token are made,
-/// and operator.json is written, so that every other command works in this folder without further flags.
+/// mutual TLS, with certificates of the mesh's own authority. A server that is applied later gets its sidecar, and one
+/// that is deleted loses it, without a restart; there are at most 64. A table shows how each server stands and what
+/// became of calls; without a terminal, or with TERM=dumb, each change is a line.
+///
+/// The files of the mesh are kept in .weft of this folder. At first start the authority and an admin token are made, and
+/// operator.json is written, so that every other command works in this folder without further flags. Where each sidecar
+/// serves health, metrics and administration stands in .weft/sidecars.json.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = UP_EXAMPLES)]
 pub(crate) struct UpArgs {
@@ -82,6 +88,9 @@ pub(crate) struct UpArgs {
     /// Start the control plane alone
     #[arg(long)]
     pub(crate) no_sidecars: bool,
+    /// Tell changes line by line, as is done without a terminal, instead of drawing a table
+    #[arg(long)]
+    pub(crate) no_table: bool,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }

@@ -111,6 +111,8 @@ pub(crate) struct Terminal {
     err: Stream,
     /// Somebody is there to be asked.
     interactive: bool,
+    /// Stdout is a terminal on which the cursor can be moved.
+    drawable: bool,
     verbose: bool,
 }
 
@@ -118,11 +120,13 @@ impl Terminal {
     /// The terminal of this process.
     pub(crate) fn real(color: Color, verbose: bool) -> Self {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         Self {
             input: Mutex::new(Box::new(io::stdin())),
             out: Stream::new(io::stdout(), color.on(io::stdout().is_terminal(), no_color)),
             err: Stream::new(io::stderr(), color.on(io::stderr().is_terminal(), no_color)),
             interactive: io::stdin().is_terminal() && io::stderr().is_terminal(),
+            drawable: io::stdout().is_terminal() && !dumb,
             verbose,
         }
     }
@@ -134,6 +138,17 @@ impl Terminal {
 
     pub(crate) const fn interactive(&self) -> bool {
         self.interactive
+    }
+
+    /// Whether what was printed can be drawn over.
+    pub(crate) const fn drawable(&self) -> bool {
+        self.drawable
+    }
+
+    /// Lines that the terminal shows now.
+    pub(crate) fn lines(&self) -> usize {
+        let size = rustix::termios::tcgetwinsize(io::stdout());
+        size.map_or(LINES, |size| usize::from(size.ws_row)).max(LINES_MIN)
     }
 
     /// Writes data, as it is.
@@ -191,6 +206,10 @@ impl Terminal {
 }
 
 const ANSWER_BYTES_MAX: u64 = 1024;
+/// Lines of a terminal that does not say how many it has.
+const LINES: usize = 24;
+/// Fewer are not drawn for.
+const LINES_MIN: usize = 6;
 
 impl std::fmt::Debug for Terminal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -265,6 +284,7 @@ pub(crate) mod testing {
                 out: Stream::new(out.clone(), false),
                 err: Stream::new(err.clone(), false),
                 interactive,
+                drawable: true,
                 verbose: false,
             };
             (terminal, out, err)

@@ -271,6 +271,7 @@ mod tests {
             disconnected_at: None,
             serves: Vec::new(),
             seen_revision: 0,
+            told_revision: 0,
             types: BTreeMap::from([(ResourceType::TrustBundle, TypeStatus::default())]),
             certificate_serial: String::new(),
             certificate_expires: at(3000),

@@ -61,7 +61,8 @@ impl Client {
     }
 
     /// Hands over all that one planning touched, in one go: what belongs together is judged together.
-    fn tell(&self, batches: Vec<Batch>) {
+    fn tell(&self, batches: Vec<Batch>, revision: u64) {
+        lock(&self.status).told_revision = revision;
         let mut pending = lock(&self.pending);
         pending.since.get_or_insert_with(Instant::now);
         if !pending.resync {
@@ -249,11 +250,11 @@ impl Hub {
             let gauge = self.metrics.resources.get_or_create(&TypeLabel { r#type: ty.name() });
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-        self.dispatch(touched);
+        self.dispatch(touched, revision);
         self.revision.send_replace(revision);
     }
 
-    fn dispatch(&self, touched: Vec<Touched>) {
+    fn dispatch(&self, touched: Vec<Touched>, revision: u64) {
         let mut groups: HashMap<Group, Vec<Touched>> = HashMap::new();
         for it in touched {
             for group in Group::of(&it.audience) {
@@ -273,7 +274,7 @@ impl Hub {
             }
         }
         for (client, batches) in concerned.into_values() {
-            client.tell(batches);
+            client.tell(batches, revision);
         }
     }
 
@@ -381,6 +382,22 @@ impl Hub {
                 () = hub.shutdown.cancelled() => {}
             }
         });
+    }
+
+    /// Forgets a client that is gone for good, at once: nobody waits for it, and no status speaks of it. One whose end
+    /// was not noticed yet is cut off.
+    pub fn forget(&self, node: &NodeId) {
+        let mut clients = lock(&self.clients);
+        clients.gone.retain(|(_, gone), _| gone != node);
+        let ids = clients.by_node.iter().filter(|((_, known), _)| known == node).map(|(_, id)| *id);
+        let ids: Vec<_> = ids.collect();
+        let left: Vec<_> = ids.into_iter().filter_map(|id| clients.remove(id)).collect();
+        self.metrics.xds_clients.set(i64::try_from(clients.by_id.len()).unwrap_or(i64::MAX));
+        drop(clients);
+        for client in left {
+            client.replaced.cancel();
+            self.observe(Observation::Gone { by: client.speaker() });
+        }
     }
 
     /// Forgets clients that have been gone for long.

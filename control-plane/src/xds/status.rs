@@ -73,6 +73,8 @@ pub struct ClientStatus {
     pub serves: Vec<ServerName>,
     /// Revision of the mesh that the client was last compared with.
     pub seen_revision: u64,
+    /// Newest revision of the mesh that may concern the client.
+    pub told_revision: u64,
     pub types: BTreeMap<ResourceType, TypeStatus>,
     pub certificate_serial: String,
     pub certificate_expires: SystemTime,
@@ -85,13 +87,18 @@ pub struct ClientStatus {
 }
 
 impl ClientStatus {
-    /// The worst of its types.
+    /// The worst of its types; and what it was not compared with yet, it cannot have acknowledged.
     pub fn sync(&self) -> Sync {
         let of = |wanted: Sync| self.types.values().any(|status| status.sync() == wanted);
         match () {
             () if of(Sync::Rejected) => Sync::Rejected,
-            () if of(Sync::Waiting) => Sync::Waiting,
+            () if of(Sync::Waiting) || self.is_behind() => Sync::Waiting,
             () => Sync::Synced,
         }
+    }
+
+    /// Of one that is gone only what it acknowledged is known.
+    const fn is_behind(&self) -> bool {
+        self.connected && self.seen_revision < self.told_revision
     }
 }

@@ -203,6 +203,7 @@ impl ClientStream {
             disconnected_at: None,
             serves: Vec::new(),
             seen_revision: 0,
+            told_revision: 0,
             types: Default::default(),
             certificate_serial: leaf.map(|leaf| leaf.serial.as_str().to_owned()).unwrap_or_default(),
             certificate_expires: leaf.map_or(now, |leaf| leaf.not_after),
@@ -295,9 +296,10 @@ impl<'a> Connection<'a> {
     }
 
     async fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), End> {
-        let result = {
+        let (result, revision) = {
             let world = self.stream.hub.world();
-            self.session.request(request, View { world: &world, viewer: &self.client.viewer })
+            let view = View { world: &world, viewer: &self.client.viewer };
+            (self.session.request(request, view), world.revision())
         };
         let (heard, outgoing) = result.map_err(|error| {
             let code = match &error {
@@ -315,7 +317,9 @@ impl<'a> Connection<'a> {
         })?;
         self.heard(heard);
         self.note_denied(&outgoing);
-        self.send(outgoing).await?;
+        // Only what was asked for was looked at: what else changed is still to be compared, but for a new client.
+        let seen = lock(&self.client.status).seen_revision;
+        self.send(outgoing, revision, if seen == 0 { revision } else { seen }).await?;
         if self.session.names_any() && !self.hears_of_all {
             self.hears_of_all = true;
             self.stream.hub.hears_of_all(&self.client);
@@ -335,27 +339,29 @@ impl<'a> Connection<'a> {
     }
 
     async fn compare_everything(&mut self) -> Result<(), End> {
-        let outgoing = {
+        let (outgoing, revision) = {
             let world = self.stream.hub.world();
-            self.session.resync(View { world: &world, viewer: &self.client.viewer })
+            let outgoing = self.session.resync(View { world: &world, viewer: &self.client.viewer });
+            (outgoing, world.revision())
         };
-        self.send(outgoing).await
+        self.send(outgoing, revision, revision).await
     }
 
     async fn push(&mut self) -> Result<(), End> {
         let pending = self.client.take_pending();
-        let outgoing = {
+        let (outgoing, revision) = {
             let world = self.stream.hub.world();
             let view = View { world: &world, viewer: &self.client.viewer };
-            match pending.resync {
+            let outgoing = match pending.resync {
                 true => self.session.resync(view),
                 false => self.session.changed(pending.batches.iter().flat_map(|batch| batch.iter()), view),
-            }
+            };
+            (outgoing, world.revision())
         };
         if let Some(since) = pending.since {
             self.stream.hub.metrics.xds_push_seconds.observe(since.elapsed().as_secs_f64());
         }
-        self.send(outgoing).await?;
+        self.send(outgoing, revision, revision).await?;
         if self.note_served() {
             // A change that came between the comparison and the note would not have woken this client.
             self.compare_everything().await?;
@@ -374,8 +380,9 @@ impl<'a> Connection<'a> {
         true
     }
 
-    async fn send(&mut self, outgoing: Vec<Outgoing>) -> Result<(), End> {
-        self.note_sent(&outgoing);
+    /// Sends what a look at the mesh at a revision came to. Everything was compared up to `seen`.
+    async fn send(&mut self, outgoing: Vec<Outgoing>, revision: u64, seen: u64) -> Result<(), End> {
+        self.note_sent(&outgoing, revision, seen);
         let metrics = &self.stream.hub.metrics;
         for response in outgoing {
             let label = TypeLabel { r#type: response.ty.map_or("unknown", ResourceType::name) };
@@ -398,11 +405,10 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    fn note_sent(&mut self, outgoing: &[Outgoing]) {
+    fn note_sent(&mut self, outgoing: &[Outgoing], revision: u64, seen: u64) {
         let now = clock::now();
-        let revision = self.stream.hub.world().revision();
         let mut status = lock(&self.client.status);
-        status.seen_revision = revision;
+        status.seen_revision = seen;
         for ty in outgoing.iter().filter_map(|it| it.ty) {
             self.unanswered_since[ty.index()].get_or_insert_with(Instant::now);
             let of_type = status.types.entry(ty).or_default();

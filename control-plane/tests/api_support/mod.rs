@@ -60,6 +60,7 @@ impl Sidecars for FakeSidecars {
             disconnected_at: None,
             serves: Vec::new(),
             seen_revision: 7,
+            told_revision: 7,
             types: [(ResourceType::Server, status)].into(),
             certificate_serial: "1".to_owned(),
             certificate_expires: SystemTime::UNIX_EPOCH,

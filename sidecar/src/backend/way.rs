@@ -59,6 +59,17 @@ pub enum Legacy {
     HttpSse,
 }
 
+impl std::fmt::Display for Spoke {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match (self.modern, self.legacy) {
+            (true, None) => "modern",
+            (true, Some(_)) => "modern, legacy",
+            (false, Some(Legacy::HttpSse)) => "2024-11-05",
+            (false, _) => "legacy",
+        })
+    }
+}
+
 /// What was learned of a server, and the fronts for callers that speak something else.
 #[derive(Debug)]
 struct Learned {
@@ -149,6 +160,25 @@ impl Ways {
     /// What was learned, if anything was.
     pub fn spoke(&self) -> Option<Spoke> {
         self.learned.load().as_ref().map(|learned| learned.spoke)
+    }
+
+    /// Why it is not known what the server speaks. None if it is known, or nobody asked, or it is being asked.
+    pub fn trouble(&self) -> Option<String> {
+        if self.learned.load().is_some() {
+            return None;
+        }
+        let last = self.asking.try_lock().ok()?;
+        last.as_ref().map(|failed| failed.refusal.detail())
+    }
+
+    /// Asks what the server speaks, if that is not known, with nobody waiting for it.
+    pub fn introduce(self: &Arc<Self>) {
+        if self.learned.load().is_some() || self.asking.try_lock().is_err() {
+            return;
+        }
+        let ways = Arc::clone(self);
+        // What comes of it is kept.
+        tokio::spawn(async move { drop(ways.ask(None).await) });
     }
 
     /// The server was away: what comes back may be another.

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use weft_proto::name::{Namespace, NodeId};
 use weft_proto::resource::units::Span;
 
-use crate::answers::{Report, Sidecar, Sidecars};
+use crate::answers::{History, Report, Sidecar, Sidecars};
 use crate::app::Context;
 use crate::client::{self, Client, Path};
 use crate::columns::clip;
@@ -97,7 +97,7 @@ impl Standing {
 
 pub(crate) async fn run(args: StatusArgs, context: &Context) -> Result<ExitCode, Failure> {
     let client = context.client()?;
-    let (answer, sidecars) = look(&client, &args).await?;
+    let (answer, sidecars, published) = look(&client, &args).await?;
     if let Some(text) = args.form.form.machine(&answer) {
         context.terminal.print(&text?)?;
     } else if let (Some(_), [sidecar]) = (&args.node, &*sidecars.items) {
@@ -107,11 +107,15 @@ pub(crate) async fn run(args: StatusArgs, context: &Context) -> Result<ExitCode,
     } else {
         context.terminal.print(&overview(&sidecars, context.now(), context.terminal.color()))?;
     }
-    Ok(if args.check && !is_good(&sidecars) { ExitCode::Failed } else { ExitCode::Done })
+    if !published {
+        context.terminal.warn("the newest change is not published to the sidecars yet");
+    }
+    Ok(if args.check && !(published && is_good(&sidecars)) { ExitCode::Failed } else { ExitCode::Done })
 }
 
-/// What there is to show; with `--check`, after sidecars that are only behind had their time.
-async fn look(client: &Client, args: &StatusArgs) -> Result<(Value, Sidecars), Failure> {
+/// What there is to show, and whether it is about the newest change; with `--check`, after sidecars that are only behind
+/// had their time.
+async fn look(client: &Client, args: &StatusArgs) -> Result<(Value, Sidecars, bool), Failure> {
     let path = match &args.node {
         Some(node) => {
             let (namespace, instance) = node.as_str().split_once('/').unwrap_or(("", node.as_str()));
@@ -120,18 +124,33 @@ async fn look(client: &Client, args: &StatusArgs) -> Result<(Value, Sidecars), F
         None => Path::v1(&["sidecars"]).with("namespace", args.namespace.as_ref()),
     };
     let deadline = Instant::now() + args.wait.duration();
+    // What is not published yet, no sidecar can be behind with.
+    let newest = if args.check { newest_change(client).await? } else { None };
     loop {
         let answer = client.get(&path).await?;
         let sidecars = match args.node {
             Some(_) => Sidecars { items: vec![client::read(answer.clone())?], ..Sidecars::default() },
             None => client::read(answer.clone())?,
         };
-        let behind = sidecars.items.iter().any(|sidecar| Standing::of(sidecar) == Standing::Waiting);
+        let is_behind = |sidecar| Standing::of(sidecar) == Standing::Waiting;
+        let published = is_published(&sidecars, newest);
+        let behind = !published || sidecars.items.iter().any(is_behind);
         if !args.check || !behind || Instant::now() >= deadline {
-            return Ok((answer, sidecars));
+            return Ok((answer, sidecars, published));
         }
         sleep(LOOK_AGAIN).await;
     }
+}
+
+/// The newest change that operators made.
+async fn newest_change(client: &Client) -> Result<Option<u64>, Failure> {
+    let history: History = client::read(client.get(&Path::v1(&["history"]).with("limit", Some(1))).await?)?;
+    Ok(history.items.first().map(|change| change.revision))
+}
+
+/// Whether a change is published, as far as the answer says what is.
+fn is_published(sidecars: &Sidecars, change: Option<u64>) -> bool {
+    sidecars.published_revision.is_none_or(|published| change.is_none_or(|change| change <= published))
 }
 
 fn is_good(sidecars: &Sidecars) -> bool {

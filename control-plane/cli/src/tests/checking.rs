@@ -89,14 +89,27 @@ async fn the_status_only_fails_when_it_is_asked_to_check() {
 async fn sidecars_that_are_behind_are_given_time_to_follow() {
     let looks = AtomicU64::new(0);
     let fake = Fake::start(move |asked| {
-        let sync = if looks.fetch_add(1, Ordering::Relaxed) == 0 { "waiting" } else { "synced" };
-        mesh(&asked.line, sync, FAR)
+        let is_look = asked.line.starts_with("GET /v1/sidecars");
+        let behind = is_look && looks.fetch_add(1, Ordering::Relaxed) == 0;
+        mesh(&asked.line, if behind { "waiting" } else { "synced" }, FAR)
     })
     .await;
     fake.run(&["status", "--check"]).await.done();
-    assert_eq!(fake.lines().len(), 2);
+    assert_eq!(fake.lines(), ["GET /v1/history?limit=1", "GET /v1/sidecars", "GET /v1/sidecars"]);
     let never = Fake::start(|asked| mesh(&asked.line, "waiting", FAR)).await;
     assert_eq!(never.run(&["status", "--check", "--wait", "1ms"]).await.code, ExitCode::Failed);
+}
+
+#[tokio::test]
+async fn a_change_that_is_not_published_yet_is_waited_for() {
+    let newer = |line: &str| match line.contains("/history") {
+        true => ok(json!({ "items": [{ "revision": 8, "at": FAR, "author": "a", "changes": [] }] })),
+        false => mesh(line, "synced", FAR),
+    };
+    let fake = Fake::start(move |asked| newer(&asked.line)).await;
+    let ran = fake.run(&["status", "--check", "--wait", "1ms"]).await;
+    ran.ended(ExitCode::Failed, &["not published"]);
+    fake.run(&["status"]).await.done();
 }
 
 #[tokio::test]

@@ -1,183 +1,269 @@
 //! The sidecars of a mesh on this machine, each with an identity of its own and mutual TLS between them, as on many
-//! machines; only that they share a process.
+//! machines; only that they share a process. They follow the store: a server that is applied gets its sidecar, and one
+//! that is deleted loses it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use futures_util::StreamExt as _;
+use tokio::sync::watch;
+use tokio::task::{Id, JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
 use weft_control_plane::app::Running as ControlPlane;
-use weft_control_plane::auth::Actor;
-use weft_control_plane::store::{self, Prefix};
-use weft_control_plane::{clock, desired, tokens};
+use weft_control_plane::desired;
+use weft_control_plane::store::{self, Entry, Prefix, Revision, Store};
 use weft_proto::name::ServerName;
-use weft_proto::resource::kinds::{Location, McpServer};
 use weft_proto::resource::{self, Spec};
-use weft_sidecar::access_log::Sink;
-use weft_sidecar::app::{self, Running, Surroundings};
-use weft_sidecar::bootstrap::Bootstrap;
-use weft_sidecar::stdio::launch::Launcher;
 
-use super::AGENT;
+use super::addresses;
+use super::board::{Board, Standing};
+use super::keeper::{End, Keeper};
+use super::sidecar::{Mesh, Recipe};
+use super::tally::Tally;
+use super::wanted::{Plan, Stored, Wanted, plan};
 use crate::failure::Failure;
 
-/// Time for a sidecar to get its certificate and its configuration.
+/// Time for the sidecars of the start to get their certificates and configuration before it is said how they stand.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
-/// For how long a join token of ours is good: it is used at once.
-const TOKEN_LIFE: Duration = Duration::from_secs(600);
+/// How often that is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// After a failure to read the servers.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// The running sidecars.
 pub(crate) struct Sides {
-    /// Beside servers.
-    pub(crate) servers: Vec<(ServerName, Running)>,
-    /// Servers that no sidecar here stands beside, and why.
-    pub(crate) left_out: Vec<(ServerName, &'static str)>,
-    agent: Running,
+    pub(crate) board: Arc<Board>,
+    pub(crate) tally: Arc<Tally>,
+    /// Where the agent on this machine calls.
+    pub(crate) address: SocketAddr,
+    pub(crate) addresses_file: PathBuf,
+    agent: JoinHandle<()>,
+    servers: JoinHandle<()>,
+    agent_end: watch::Sender<Option<End>>,
+    quit: watch::Sender<bool>,
+    addresses: JoinHandle<()>,
 }
 
 impl Sides {
-    /// Where the agent on this machine calls.
-    pub(crate) fn address(&self) -> Option<SocketAddr> {
-        self.agent.outbound
+    /// Waits until it is known of each sidecar whether it serves.
+    pub(crate) async fn settled(&self) {
+        let settled = async {
+            while !is_settled(&self.board) {
+                sleep(LOOK_EVERY).await;
+            }
+        };
+        if timeout(READY_TIMEOUT, settled).await.is_err() {
+            tracing::warn!("some sidecars got no configuration yet");
+        }
     }
 
     /// Ends them all: the agent's first, so that what is under way can finish.
     pub(crate) async fn stop(self) {
-        self.agent.stop().await;
-        let stopping = self.servers.into_iter().map(|(_, sidecar)| tokio::spawn(sidecar.stop()));
-        for stopped in stopping.collect::<Vec<_>>() {
-            let _ = stopped.await;
+        self.agent_end.send_replace(Some(End::Quit));
+        let _ = self.agent.await;
+        self.quit.send_replace(true);
+        let _ = self.servers.await;
+        self.addresses.abort();
+        let _ = self.addresses.await;
+        addresses::remove(&self.addresses_file).await;
+    }
+}
+
+fn is_settled(board: &Board) -> bool {
+    let seen = board.look();
+    seen.servers.values().chain([&seen.agent]).all(|standing| match standing {
+        Standing::Running(up) => up.shown.ready().is_ok(),
+        Standing::Failed(_) => true,
+        Standing::Starting | Standing::Stopping => false,
+    })
+}
+
+/// Starts a sidecar for the agent and one beside each server that can run here, and follows the store.
+pub(crate) async fn start(
+    control_plane: &ControlPlane,
+    home: &Path,
+    listen: SocketAddr,
+) -> Result<Sides, Failure> {
+    let (board, tally) = (Arc::new(Board::default()), Arc::new(Tally::default()));
+    let mesh = Arc::new(Mesh::new(control_plane, Tally::told(&tally)));
+    let read = read(&*mesh.store).await;
+    let servers = read
+        .map(|(_, servers)| servers)
+        .map_err(|error| Failure::failed(format!("the servers cannot be read: {error}")))?;
+    let (agent, agent_end, address) = agent(&mesh, &board, listen).await?;
+    let (stored, told) = watch::channel(servers);
+    let feed = tokio::spawn(feed(Arc::clone(&mesh.store), stored));
+    let (quit, quits) = watch::channel(false);
+    let mut follower = Follower {
+        mesh,
+        board: Arc::clone(&board),
+        tally: Arc::clone(&tally),
+        slots: BTreeMap::new(),
+        keepers: JoinSet::new(),
+    };
+    follower.reconcile(&told.borrow());
+    let servers = tokio::spawn(async move {
+        follower.follow(told, quits).await;
+        feed.abort();
+    });
+    let addresses_file = home.join(addresses::FILE);
+    let addresses = tokio::spawn(addresses::keep(Arc::clone(&board), addresses_file.clone()));
+    Ok(Sides { board, tally, address, agent, servers, agent_end, quit, addresses, addresses_file })
+}
+
+/// Without the agent's there is nothing to try, so this one must start.
+async fn agent(
+    mesh: &Arc<Mesh>,
+    board: &Arc<Board>,
+    listen: SocketAddr,
+) -> Result<(JoinHandle<()>, watch::Sender<Option<End>>, SocketAddr), Failure> {
+    let recipe = |listen| Recipe::agent(listen).map_err(Failure::failed);
+    let running = mesh.start(&recipe(listen)?).await?;
+    let address = running.outbound.unwrap_or(listen);
+    let (end, ends) = watch::channel(None);
+    let keeper = Keeper {
+        mesh: Arc::clone(mesh),
+        // Clients were told where it is.
+        recipe: recipe(address)?,
+        board: Arc::clone(board),
+        server: None,
+        end: ends,
+    };
+    Ok((tokio::spawn(keeper.keep(Some(running))), end, address))
+}
+
+/// A sidecar beside a server, from its start until it has ended.
+struct Slot {
+    wanted: Wanted,
+    end: watch::Sender<Option<End>>,
+    task: Id,
+}
+
+/// Keeps the sidecars those that are wanted.
+struct Follower {
+    mesh: Arc<Mesh>,
+    board: Arc<Board>,
+    tally: Arc<Tally>,
+    slots: BTreeMap<ServerName, Slot>,
+    keepers: JoinSet<()>,
+}
+
+impl Follower {
+    async fn follow(mut self, mut stored: watch::Receiver<Vec<Stored>>, mut quit: watch::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                _ = quit.wait_for(|quit| *quit) => break,
+                Some(ended) = self.keepers.join_next_with_id() => {
+                    self.ended(ended.map_or_else(|error| error.id(), |(id, ())| id));
+                }
+                Ok(()) = stored.changed() => {}
+            }
+            let servers = stored.borrow_and_update().clone();
+            self.reconcile(&servers);
+        }
+        for slot in self.slots.values() {
+            slot.end.send_replace(Some(End::Quit));
+        }
+        while self.keepers.join_next().await.is_some() {}
+    }
+
+    /// A sidecar has ended; what its server was called for is not known any more, if it is gone too.
+    fn ended(&mut self, task: Id) {
+        let name = self.slots.iter().find(|(_, slot)| slot.task == task).map(|(name, _)| name.clone());
+        let Some((name, slot)) = name.and_then(|name| self.slots.remove_entry(&name)) else { return };
+        self.board.remove(&name);
+        if *slot.end.borrow() == Some(End::Withdrawn) {
+            self.tally.forget(&name.to_string());
+        }
+    }
+
+    /// One that is to be another is ended first: two with one name would take turns.
+    fn reconcile(&mut self, servers: &[Stored]) {
+        let running: BTreeSet<_> = self.slots.keys().cloned().collect();
+        let Plan { beside, mut left_out } = plan(servers, &running);
+        for (name, slot) in &self.slots {
+            let end = match beside.get(name) {
+                Some(wanted) if *wanted == slot.wanted => continue,
+                Some(_) => End::Changed,
+                None => End::Withdrawn,
+            };
+            // Once said it stays: a sidecar that ends is not called back.
+            slot.end.send_if_modified(|said| said.is_none() && said.replace(end).is_none());
+        }
+        for (name, wanted) in beside {
+            if self.slots.contains_key(&name) {
+                continue;
+            }
+            match Recipe::beside(&name, &wanted) {
+                Ok(recipe) => self.start(name, wanted, recipe),
+                Err(why) => _ = left_out.insert(name, why),
+            }
+        }
+        self.board.leave_out(left_out);
+    }
+
+    fn start(&mut self, name: ServerName, wanted: Wanted, recipe: Recipe) {
+        let (end, ends) = watch::channel(None);
+        self.board.set(Some(&name), Standing::Starting);
+        let keeper = Keeper {
+            mesh: Arc::clone(&self.mesh),
+            recipe,
+            board: Arc::clone(&self.board),
+            server: Some(name.clone()),
+            end: ends,
+        };
+        let task = self.keepers.spawn(keeper.keep(None)).id();
+        self.slots.insert(name, Slot { wanted, end, task });
+    }
+}
+
+/// Tells of the servers of the store whenever they change.
+async fn feed(store: Arc<dyn Store>, to: watch::Sender<Vec<Stored>>) {
+    loop {
+        let changed = async {
+            let (revision, servers) = read(&*store).await?;
+            to.send_if_modified(|known| {
+                let differs = *known != servers;
+                *known = servers;
+                differs
+            });
+            let mut changes = store.watch(prefix()?, revision).await?;
+            changes.next().await.transpose()
+        };
+        if let Err(error) = changed.await {
+            tracing::warn!(%error, "the servers cannot be read; sidecars stay as they are");
+            sleep(READ_AGAIN).await;
         }
     }
 }
 
-/// Starts a sidecar beside each server that can run here, and one for the agent.
-pub(crate) async fn start(
-    control_plane: &ControlPlane,
-    folder: &Path,
-    listen: SocketAddr,
-) -> Result<Sides, Failure> {
-    let (mut servers, mut left_out) = (Vec::new(), Vec::new());
-    for (name, spec) in stored(control_plane).await? {
-        match runs_here(&spec) {
-            Ok(()) => {
-                let sidecar = beside(control_plane, folder, &name, &spec).await?;
-                servers.push((name, sidecar));
-            }
-            Err(why) => left_out.push((name, why)),
-        }
-    }
-    let agent = agent(control_plane, folder, listen).await?;
-    for sidecar in servers.iter().map(|(_, sidecar)| sidecar).chain([&agent]) {
-        let ready = tokio::time::timeout(READY_TIMEOUT, sidecar.ready()).await;
-        ready.map_err(|_| {
-            let why = sidecar.control().borrow().last_error.as_ref().map(|error| error.message.clone());
-            Failure::failed("a sidecar got no configuration in time").because(why.unwrap_or_default())
-        })?;
-    }
-    Ok(Sides { servers, left_out, agent })
+fn prefix() -> store::Result<Prefix> {
+    Ok(Prefix::new(format!("{}mcpservers/", desired::PREFIX))?)
 }
 
 /// Every server that the control plane knows.
-async fn stored(control_plane: &ControlPlane) -> Result<Vec<(ServerName, McpServer)>, Failure> {
-    let failed =
-        |error: &dyn std::fmt::Display| Failure::failed(format!("the servers cannot be read: {error}"));
-    let prefix = Prefix::new(format!("{}mcpservers/", desired::PREFIX)).map_err(|error| failed(&error))?;
-    let (_, entries) =
-        store::list_all(&*control_plane.store, &prefix, None).await.map_err(|error| failed(&error))?;
-    let mut servers = Vec::new();
-    for entry in entries {
-        let text = String::from_utf8_lossy(&entry.value);
-        let object = resource::parse_one("store", &text);
-        let object =
-            object.map_err(|errors| failed(&errors.first().map_or_else(String::new, ToString::to_string)))?;
-        if let Spec::McpServer(spec) = object.spec {
-            let name = ServerName { namespace: object.metadata.namespace, name: object.metadata.name };
-            servers.push((name, spec));
-        }
-    }
-    Ok(servers)
+async fn read(store: &dyn Store) -> store::Result<(Revision, Vec<Stored>)> {
+    let (revision, entries) = store::list_all(store, &prefix()?, None).await?;
+    Ok((revision, entries.iter().filter_map(server).collect()))
 }
 
-fn runs_here(spec: &McpServer) -> Result<(), &'static str> {
-    match &spec.location {
-        Location::Stdio(_) => Ok(()),
-        Location::Workload(workload) if workload.port.is_some() || workload.unix_socket.is_some() => Ok(()),
-        Location::Workload(_) => Err("nothing says on which port it listens"),
-        Location::Endpoints(_) => Err("its sidecars run elsewhere"),
-        Location::External(_) => Err("servers outside of the mesh are not reached yet"),
-    }
-}
-
-async fn beside(
-    control_plane: &ControlPlane,
-    folder: &Path,
-    name: &ServerName,
-    spec: &McpServer,
-) -> Result<Running, Failure> {
-    let account = spec.service_account.as_ref().map_or(name.name.as_str(), |account| account.as_str());
-    let labels = match &spec.location {
-        Location::Workload(workload) => serde_json::to_value(&workload.labels).unwrap_or_default(),
-        _ => json!({}),
+/// A server as it is stored; none if not even its name can be read.
+fn server(entry: &Entry) -> Option<Stored> {
+    let mut names = entry.key.as_str().rsplit('/');
+    let (name, namespace) = (names.next()?, names.next()?);
+    let name = ServerName { namespace: namespace.parse().ok()?, name: name.parse().ok()? };
+    let spec = match resource::parse_one("store", &String::from_utf8_lossy(&entry.value)) {
+        Ok(object) => match object.spec {
+            Spec::McpServer(spec) => Ok(spec),
+            _ => Err("what is stored under its name is no server".to_owned()),
+        },
+        Err(errors) => Err(format!(
+            "what is stored cannot be read: {}",
+            errors.first().map_or_else(String::new, ToString::to_string)
+        )),
     };
-    let node = json!({
-        "id": format!("{}/{}-up", name.namespace, name.name),
-        "labels": labels,
-        "servers": [name.to_string()],
-    });
-    let listen = json!({ "inbound": "127.0.0.1:0", "outbound": null, "health": null, "admin": null });
-    sidecar(control_plane, folder, (name.namespace.as_str(), account), node, listen).await
-}
-
-async fn agent(control_plane: &ControlPlane, folder: &Path, listen: SocketAddr) -> Result<Running, Failure> {
-    let node = json!({ "id": format!("{}/{}-up", AGENT.0, AGENT.1) });
-    let listen = json!({ "inbound": null, "outbound": listen.to_string(), "health": null, "admin": null });
-    sidecar(control_plane, folder, AGENT, node, listen).await
-}
-
-/// Lets a sidecar in with a token of its own and starts it.
-async fn sidecar(
-    control_plane: &ControlPlane,
-    folder: &Path,
-    (namespace, account): (&str, &str),
-    node: Value,
-    listen: Value,
-) -> Result<Running, Failure> {
-    let failed =
-        |what: String| Failure::failed(format!("the sidecar {namespace}/{account} does not start: {what}"));
-    let wanted = tokens::Wanted {
-        namespace: namespace.parse().map_err(|error| failed(format!("{error}")))?,
-        account: account.parse().map_err(|error| failed(format!("{error}")))?,
-        uses: 1,
-        expires_in: TOKEN_LIFE,
-        description: Some("weft up".to_owned()),
-    };
-    let root = control_plane.trust.root();
-    let token = control_plane.tokens.create(&wanted, root, &Actor::system(), clock::now()).await;
-    let (token, _) = token.map_err(|error| failed(error.to_string()))?;
-    let state = folder.join(node["id"].as_str().unwrap_or_default().replace('/', "."));
-    crate::running::make_folder(&state)?;
-    let bootstrap = json!({
-        "node": node,
-        "source": { "controlPlane": {
-            "address": control_plane.sidecars.to_string(), "proof": { "joinToken": token.to_string() },
-        } },
-        "listen": listen,
-        "stateDir": state,
-        "limits": { "drainTimeout": "5s" },
-    });
-    let bootstrap: Bootstrap =
-        serde_json::from_value(bootstrap).map_err(|error| failed(error.to_string()))?;
-    let around = Surroundings {
-        workers: tokio::runtime::Handle::current(),
-        launcher: Launcher::default(),
-        access_log: Sink::Off,
-        set_logging: Arc::new(|_| Err("this process logs as `weft up` was told".to_owned())),
-    };
-    Box::pin(app::start(bootstrap, around)).await.map_err(|error| {
-        let next = matches!(error, app::Error::Listen { .. });
-        let failure = failed(error.to_string()).because(crate::running::causes(&error));
-        if next { failure.then("choose another address with --listen-agent") } else { failure }
-    })
+    Some((name, spec))
 }

@@ -1,0 +1,144 @@
+//! One sidecar of a mesh on this machine: what it is started with.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use weft_control_plane::app::Running as ControlPlane;
+use weft_control_plane::auth::Actor;
+use weft_control_plane::clock;
+use weft_control_plane::store::Store;
+use weft_control_plane::tokens::{self, Tokens};
+use weft_control_plane::trust::Trust;
+use weft_control_plane::xds::Hub;
+use weft_proto::name::{NodeId, ServerName};
+use weft_sidecar::access_log::{Sink, Told};
+use weft_sidecar::app::{self, Running, Surroundings};
+use weft_sidecar::bootstrap::Bootstrap;
+use weft_sidecar::stdio::launch::Launcher;
+
+use super::AGENT;
+use super::wanted::Wanted;
+use crate::failure::Failure;
+
+/// For how long a join token of ours is good: it is used at once.
+const TOKEN_LIFE: Duration = Duration::from_secs(600);
+/// Connections to a sidecar beside a server: only the agent's comes here.
+const CONNECTIONS_MAX: usize = 256;
+
+/// What every sidecar here is started with.
+pub(crate) struct Mesh {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) hub: Arc<Hub>,
+    /// Told of each request that ended.
+    pub(crate) told: Told,
+    address: SocketAddr,
+    tokens: Arc<Tokens>,
+    trust: Arc<Trust>,
+}
+
+/// One sidecar, not started.
+#[derive(Clone, Debug)]
+pub(crate) struct Recipe {
+    pub(crate) node: NodeId,
+    namespace: String,
+    account: String,
+    said: Value,
+    listen: Value,
+}
+
+impl Recipe {
+    /// A sidecar beside a server.
+    pub(crate) fn beside(name: &ServerName, wanted: &Wanted) -> Result<Self, String> {
+        let id = node(name);
+        Ok(Self {
+            node: NodeId::parse(&id).map_err(|error| error.to_string())?,
+            namespace: name.namespace.to_string(),
+            account: wanted.account.clone(),
+            said: json!({ "id": id, "labels": wanted.labels, "servers": [name.to_string()] }),
+            listen: json!({ "inbound": ANY, "outbound": null, "health": ANY, "admin": ANY }),
+        })
+    }
+
+    /// The one beside the agent.
+    pub(crate) fn agent(listen: SocketAddr) -> Result<Self, String> {
+        let id = agent_node();
+        Ok(Self {
+            node: NodeId::parse(&id).map_err(|error| error.to_string())?,
+            namespace: AGENT.0.to_owned(),
+            account: AGENT.1.to_owned(),
+            said: json!({ "id": id }),
+            listen: json!({ "inbound": null, "outbound": listen, "health": ANY, "admin": ANY }),
+        })
+    }
+}
+
+/// How the sidecar beside a server is called.
+pub(crate) fn node(name: &ServerName) -> String {
+    format!("{}/{}-up", name.namespace, name.name)
+}
+
+/// How the agent's is called: as no server's can be.
+pub(crate) fn agent_node() -> String {
+    format!("{}/{}", AGENT.0, AGENT.1)
+}
+
+/// A port of the system's choice, for nobody but this machine.
+const ANY: &str = "127.0.0.1:0";
+
+impl Mesh {
+    pub(crate) fn new(control_plane: &ControlPlane, told: Told) -> Self {
+        Self {
+            store: Arc::clone(&control_plane.store),
+            hub: Arc::clone(&control_plane.hub),
+            address: control_plane.sidecars,
+            tokens: Arc::clone(&control_plane.tokens),
+            trust: Arc::clone(&control_plane.trust),
+            told,
+        }
+    }
+
+    /// Lets a sidecar in with a token of its own and starts it. It keeps nothing: the control plane is there whenever it
+    /// is, and where others listened in an earlier run is no use to it.
+    pub(crate) async fn start(&self, recipe: &Recipe) -> Result<Running, Failure> {
+        let failed =
+            |what: String| Failure::failed(format!("the sidecar {} does not start: {what}", recipe.node));
+        let token = self.token(recipe).await.map_err(failed)?;
+        let bootstrap = json!({
+            "node": recipe.said,
+            "source": { "controlPlane": { "address": self.address.to_string(), "proof": { "joinToken": token } } },
+            "listen": recipe.listen,
+            "limits": { "drainTimeout": "5s", "connectionsMax": CONNECTIONS_MAX },
+        });
+        let bootstrap: Bootstrap =
+            serde_json::from_value(bootstrap).map_err(|error| failed(error.to_string()))?;
+        let around = Surroundings {
+            workers: tokio::runtime::Handle::current(),
+            launcher: Launcher::default(),
+            access_log: Sink::Told(self.told.clone()),
+            set_logging: Arc::new(|_| Err("this process logs as `weft up` was told".to_owned())),
+        };
+        Box::pin(app::start(bootstrap, around)).await.map_err(|error| {
+            let failure = failed(error.to_string()).because(crate::running::causes(&error));
+            match error {
+                app::Error::Listen { door: "outbound", .. } => {
+                    failure.then("choose another address with --listen-agent")
+                }
+                _ => failure,
+            }
+        })
+    }
+
+    async fn token(&self, recipe: &Recipe) -> Result<String, String> {
+        let wanted = tokens::Wanted {
+            namespace: recipe.namespace.parse().map_err(|error| format!("{error}"))?,
+            account: recipe.account.parse().map_err(|error| format!("{error}"))?,
+            uses: 1,
+            expires_in: TOKEN_LIFE,
+            description: Some("weft up".to_owned()),
+        };
+        let created = self.tokens.create(&wanted, self.trust.root(), &Actor::system(), clock::now()).await;
+        created.map(|(token, _)| token.to_string()).map_err(|error| error.to_string())
+    }
+}

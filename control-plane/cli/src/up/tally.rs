@@ -1,0 +1,265 @@
+//! What became of the calls: counted as the sidecars record them, once each, and the last ones in words.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use weft_sidecar::access_log::Told;
+use weft_sidecar::metrics::METHODS;
+use weft_sidecar::record::Event;
+use weft_sidecar::refusal::Refusal;
+
+/// Calls that are remembered in words.
+const LAST_MAX: usize = 5;
+/// Longest text of one of them, in bytes.
+const TEXT_BYTES_MAX: usize = 400;
+
+/// What became of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Answered,
+    /// Not let through: by policy, by a limit, or because it is no good request.
+    Refused,
+    /// Let through, and not answered properly.
+    Failed,
+    /// The caller did not wait for the answer.
+    Left,
+}
+
+impl Outcome {
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Answered => "ok",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Left => "left",
+        }
+    }
+}
+
+/// One call, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Last {
+    pub(crate) at: SystemTime,
+    /// None if it was about no server that is known.
+    pub(crate) server: Option<Arc<str>>,
+    pub(crate) outcome: Outcome,
+    /// The word of the metrics, `denied` for one.
+    pub(crate) reason: &'static str,
+    /// Method and target.
+    pub(crate) what: String,
+    /// Why, where it was not answered.
+    pub(crate) why: String,
+}
+
+/// The calls of one server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// All of them, but for handshakes and notifications that went well.
+    pub(crate) calls: u64,
+    pub(crate) refused: u64,
+    pub(crate) failed: u64,
+    pub(crate) last_refused: Option<Last>,
+    pub(crate) last_failed: Option<Last>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Tally(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    by_server: BTreeMap<Arc<str>, Counts>,
+    last: VecDeque<Last>,
+    reasons: HashMap<&'static str, u16>,
+}
+
+impl Tally {
+    /// Where sidecars tell this tally of what they record.
+    pub(crate) fn told(tally: &Arc<Self>) -> Told {
+        let statuses = Refusal::every().into_iter().map(|refusal| refusal.told());
+        tally.inner().reasons = statuses.map(|told| (told.reason, told.status)).collect();
+        let tally = Arc::clone(tally);
+        Told::new(move |event| tally.count(event))
+    }
+
+    /// The calls of a server; with an empty name, those about no server that is known.
+    pub(crate) fn of(&self, server: &str) -> Counts {
+        self.inner().by_server.get(server).cloned().unwrap_or_default()
+    }
+
+    /// The last calls, the newest last.
+    pub(crate) fn last(&self) -> Vec<Last> {
+        self.inner().last.iter().cloned().collect()
+    }
+
+    pub(crate) fn forget(&self, server: &str) {
+        self.inner().by_server.remove(server);
+    }
+
+    fn count(&self, event: &Event) {
+        let went_well = matches!(event.reason, "ok" | "caller_left");
+        if !is_counted_here(event) || (went_well && !is_call(event)) {
+            return;
+        }
+        let mut inner = self.inner();
+        let outcome = inner.outcome(event.reason);
+        let counts = inner.by_server.entry(Arc::clone(&event.server)).or_default();
+        counts.calls += 1;
+        counts.refused += u64::from(outcome == Outcome::Refused);
+        counts.failed += u64::from(outcome == Outcome::Failed);
+        let last = in_words(event, outcome);
+        match outcome {
+            Outcome::Refused => counts.last_refused = Some(last.clone()),
+            Outcome::Failed => counts.last_failed = Some(last.clone()),
+            Outcome::Answered | Outcome::Left => {}
+        }
+        if inner.last.len() >= LAST_MAX {
+            inner.last.pop_front();
+        }
+        inner.last.push_back(last);
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn outcome(&self, reason: &str) -> Outcome {
+        match (reason, self.reasons.get(reason)) {
+            ("ok", _) => Outcome::Answered,
+            ("caller_left", _) => Outcome::Left,
+            (_, Some(400..500)) => Outcome::Refused,
+            _ => Outcome::Failed,
+        }
+    }
+}
+
+/// Each call is recorded twice, by the agent's sidecar and by the server's. The server's counts; the agent's only where
+/// it was as far as the call came.
+fn is_counted_here(event: &Event) -> bool {
+    let relayed = matches!(event.reason, "ok" | "caller_left" | "client_error" | "server_error");
+    event.listener == "inbound" || !relayed
+}
+
+/// Whether somebody wanted something of the server, rather than a connection with it.
+fn is_call(event: &Event) -> bool {
+    let method = METHODS[event.method];
+    let is_about_the_connection = method.starts_with("notifications/")
+        || matches!(
+            method,
+            "none" | "initialize" | "server/discover" | "ping" | "response" | "GET" | "DELETE"
+        );
+    !event.listens && !is_about_the_connection
+}
+
+fn in_words(event: &Event, outcome: Outcome) -> Last {
+    let method = METHODS[event.method];
+    let mut what = match method {
+        "none" => event.http_method.to_string(),
+        method => method.to_owned(),
+    };
+    if let Some(target) = &event.target {
+        what = format!("{what} {target}");
+    }
+    let why = match (outcome, &event.detail) {
+        (Outcome::Answered | Outcome::Left, _) => String::new(),
+        (_, Some(detail)) => detail.clone(),
+        (_, None) => format!("the server answered with status {}", event.status),
+    };
+    Last {
+        at: event.at,
+        server: Some(Arc::clone(&event.server)).filter(|server| !server.is_empty()),
+        outcome,
+        reason: event.reason,
+        what: clipped(what),
+        why: clipped(why),
+    }
+}
+
+fn clipped(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use weft_sidecar::metrics::method_index;
+
+    use super::*;
+
+    fn event(listener: &'static str, method: &str, reason: &'static str) -> Event {
+        Event {
+            at: SystemTime::UNIX_EPOCH,
+            listener,
+            caller: "".into(),
+            server: "demo/example".into(),
+            http_method: http::Method::POST,
+            method: method_index(method),
+            target: Some("greet".into()),
+            rpc_id: None,
+            era: "modern",
+            status: 200,
+            reason,
+            detail: (reason != "ok").then(|| "why".to_owned()),
+            rule: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            duration: Duration::ZERO,
+            listens: false,
+        }
+    }
+
+    fn tallied(events: &[Event]) -> Arc<Tally> {
+        let tally = Arc::new(Tally::default());
+        drop(Tally::told(&tally));
+        events.iter().for_each(|event| tally.count(event));
+        tally
+    }
+
+    #[test]
+    fn a_call_is_counted_once_although_two_sidecars_record_it() {
+        let tally = tallied(&[
+            event("inbound", "tools/call", "ok"),
+            event("outbound", "tools/call", "ok"),
+            event("inbound", "tools/call", "denied"),
+            event("outbound", "tools/call", "client_error"),
+        ]);
+        let counts = tally.of("demo/example");
+        assert_eq!((counts.calls, counts.refused, counts.failed), (2, 1, 0));
+        assert_eq!(counts.last_refused.unwrap().what, "tools/call greet");
+    }
+
+    #[test]
+    fn what_came_no_further_than_the_agents_sidecar_is_counted_all_the_same() {
+        let nowhere = Event { server: "".into(), ..event("outbound", "tools/call", "unknown_server") };
+        let tally = tallied(&[event("outbound", "tools/call", "no_instance"), nowhere]);
+        assert_eq!(tally.of("demo/example").failed, 1);
+        assert_eq!(tally.of("").refused, 1);
+        let last = tally.last();
+        assert_eq!((last[0].reason, &last[1].server), ("no_instance", &None));
+    }
+
+    #[test]
+    fn handshakes_and_notifications_count_only_when_they_go_wrong() {
+        let good = ["initialize", "notifications/initialized", "ping", "GET", "server/discover"];
+        let mut events: Vec<_> = good.map(|method| event("inbound", method, "ok")).into();
+        events.push(Event { listens: true, ..event("inbound", "subscriptions/listen", "caller_left") });
+        let tally = tallied(&events);
+        assert_eq!(tally.of("demo/example"), Counts::default());
+        events.push(event("inbound", "initialize", "denied"));
+        assert_eq!(tallied(&events[6..]).of("demo/example").refused, 1);
+    }
+
+    #[test]
+    fn only_the_last_calls_are_kept_in_words_and_a_server_can_be_forgotten() {
+        let events: Vec<_> = (0..20).map(|_| event("inbound", "tools/call", "timed_out")).collect();
+        let tally = tallied(&events);
+        assert_eq!((tally.last().len(), tally.of("demo/example").failed), (LAST_MAX, 20));
+        tally.forget("demo/example");
+        assert_eq!(tally.of("demo/example"), Counts::default());
+    }
+}
