@@ -4,7 +4,7 @@
 //!
 //! The pass writes down where the members of the outer objects stand, so that whoever reads the message need not look
 //! for them again. No recursion, and memory in proportion to the message: twelve bytes for a key of an open object,
-//! thirty-two for a member that is written down. Not here: what the message means.
+//! twenty-eight for a member that is written down. Not here: what the message means.
 
 use memchr::memchr2;
 
