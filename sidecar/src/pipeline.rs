@@ -76,9 +76,10 @@ impl Inbound {
         let entry = current.snapshot.server(&server.name).ok_or(Refusal::NotReady)?;
         let permit = authorize::authorize(&current.snapshot, entry, &connection.caller, &call)?;
         record.event.rule = permit.rule();
-        let admitted = match call.is_exempt() {
-            true => Places::exempt(),
-            false => server.places.admit(Counted::new(server.in_flight.clone())).await?,
+        let admitted = match (call.listens(), call.is_exempt()) {
+            (true, _) => server.places.listen()?,
+            (false, true) => Places::exempt(),
+            (false, false) => server.places.admit(Counted::new(server.in_flight.clone())).await?,
         };
         let inbound = ForwardInbound {
             server: &server,
