@@ -43,10 +43,39 @@ pub struct Decision<'p> {
 /// What a policy in shadow would have changed.
 #[derive(Clone, Copy, Debug)]
 pub struct Shadow<'p> {
-    pub policy: &'p Object<AccessPolicy>,
+    pub policy: &'p Arc<Object<AccessPolicy>>,
     pub allowed: bool,
     pub reason: Reason<'p>,
     pub audit: bool,
+}
+
+/// The same, to be kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Foretold {
+    policy: Arc<Object<AccessPolicy>>,
+    rule: Option<usize>,
+    pub allowed: bool,
+}
+
+impl Shadow<'_> {
+    pub fn keep(&self) -> Foretold {
+        let rule = match self.reason {
+            Reason::Rule(rule) if Arc::ptr_eq(rule.policy, self.policy) => Some(rule.index),
+            Reason::Rule(_) | Reason::NoRule | Reason::Default | Reason::Unnamed => None,
+        };
+        Foretold { policy: Arc::clone(self.policy), rule, allowed: self.allowed }
+    }
+}
+
+impl fmt::Display for Foretold {
+    /// `refuse <namespace>/<policy>#<rule>`, without the rule where the policy has none that allows the call.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.allowed { "allow " } else { "refuse " })?;
+        match self.rule {
+            Some(index) => RuleRef { policy: &self.policy, index }.fmt(f),
+            None => self.policy.meta.full_name().fmt(f),
+        }
+    }
 }
 
 /// Why a call is allowed or refused.

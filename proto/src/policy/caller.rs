@@ -162,7 +162,8 @@ mod tests {
     #[test]
     fn every_claim_must_fit_by_any_of_its_texts() {
         let caller = caller().of_tenant("acme");
-        let caller = caller.with_claims(r#"{"groups": ["dev", 7], "s\u0075b": "ann", "n": 5, "o": {"a": "x"}}"#);
+        let caller =
+            caller.with_claims(r#"{"groups": ["dev", 7], "s\u0075b": "ann", "n": 5, "o": {"a": "x"}}"#);
         let caller = caller.unwrap();
         check(&caller, r#"{"tenants": ["b", "ac*"]}"#, None);
         check(&caller, r#"{"tenants": ["b"]}"#, Some("tenants"));

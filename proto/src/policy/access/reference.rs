@@ -107,4 +107,3 @@ fn surely_means(rule: &AccessRule, caller: &Caller, call: Call<'_>) -> bool {
 fn is_about<'m>(to: Option<impl IntoIterator<Item = &'m TargetMatch>>, call: Call<'_>) -> bool {
     to.is_none_or(|to| to.into_iter().any(|wanted| matches(wanted, call)))
 }
-

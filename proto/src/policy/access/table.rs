@@ -27,11 +27,6 @@ impl Policies {
     pub(super) fn table(&self) -> &Arc<Table> {
         self.table.get_or_init(|| Arc::new(Table::new(&self.list)))
     }
-
-    /// Whether they are the very same, so that what was made of one holds for the other.
-    pub fn are(&self, others: &Self) -> bool {
-        self.len() == others.len() && self.iter().zip(&**others).all(|(one, other)| Arc::ptr_eq(one, other))
-    }
 }
 
 impl Deref for Policies {

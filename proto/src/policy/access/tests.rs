@@ -63,11 +63,7 @@ impl From<Decision<'_>> for Told {
     }
 }
 
-fn view(
-    policies: &[Arc<Object<AccessPolicy>>],
-    default_action: DefaultAction,
-    caller: &Caller,
-) -> View {
+fn view(policies: &[Arc<Object<AccessPolicy>>], default_action: DefaultAction, caller: &Caller) -> View {
     let server = ServerName::parse("tools/files").unwrap();
     View::new(&policies.iter().cloned().collect(), default_action, caller.clone(), server)
 }
@@ -224,7 +220,8 @@ fn a_workload_without_claims_and_tenant_is_not_who_has_them() {
 
 #[test]
 fn tenants_and_claims_of_a_caller_are_matched() {
-    let policies = policies(&["{rules: [{action: allow, from: [{tenants: [acme], claims: {groups: [dev]}}]}]}"]);
+    let policies =
+        policies(&["{rules: [{action: allow, from: [{tenants: [acme], claims: {groups: [dev]}}]}]}"]);
     let decide = |caller| decide(&policies, DefaultAction::Allow, &caller, call("tools/call x")).allowed;
     assert!(decide(caller().of_tenant("acme").with_claims(r#"{"groups": ["ops", "dev"]}"#).unwrap()));
     assert!(!decide(caller().of_tenant("other").with_claims(r#"{"groups": ["dev"]}"#).unwrap()));
@@ -399,7 +396,7 @@ proptest! {
         for shadow in view.decide(call(&text)).shadow {
             let enforced = policies.iter().map(|it| {
                 let mut object = Object::clone(it);
-                object.spec.shadow &= !std::ptr::eq(&**it, shadow.policy);
+                object.spec.shadow &= !Arc::ptr_eq(it, shadow.policy);
                 Arc::new(object)
             });
             let enforced: Vec<_> = enforced.collect();

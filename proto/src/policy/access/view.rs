@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::mcp::{Target, method};
-use crate::name::ServerName;
+use crate::name::{Namespace, ObjectName, ServerName};
 use crate::policy::Caller;
 use crate::resource::kinds::{AccessRule, Action, DefaultAction};
 
@@ -47,7 +47,12 @@ struct Tally {
 
 impl View {
     /// `policies` are those that select the server.
-    pub fn new(policies: &Policies, default_action: DefaultAction, caller: Caller, server: ServerName) -> Self {
+    pub fn new(
+        policies: &Policies,
+        default_action: DefaultAction,
+        caller: Caller,
+        server: ServerName,
+    ) -> Self {
         let table = Arc::clone(policies.table());
         let mut speaks = vec![0_u64; table.rules.len().div_ceil(64)].into_boxed_slice();
         for (number, word) in (0..).zip(&mut speaks) {
@@ -61,6 +66,18 @@ impl View {
         let mut view = Self { table, caller, server, default_action, speaks, first_allow: None };
         view.first_allow = view.first_allow_of(&view.table.enforced);
         view
+    }
+
+    /// Whether [`View::new`] would make the same of these, for the same caller and server.
+    pub fn is_of(&self, policies: &Policies, default_action: DefaultAction) -> bool {
+        let mine = &self.table.policies;
+        self.default_action == default_action
+            && mine.len() == policies.len()
+            && mine.iter().zip(&**policies).all(|(one, other)| Arc::ptr_eq(one, other))
+    }
+
+    pub fn is_about(&self, namespace: &Namespace, name: &ObjectName) -> bool {
+        self.server.namespace == *namespace && self.server.name == *name
     }
 
     pub fn caller(&self) -> &Caller {
@@ -88,7 +105,8 @@ impl View {
             let policy = &self.table.policies[rules.policy];
             shadow.push(Shadow { policy, allowed, reason, audit: with.audit });
         }
-        let audit = enforced.audit || reason == Reason::Default && self.default_action == DefaultAction::Audit;
+        let audit =
+            enforced.audit || reason == Reason::Default && self.default_action == DefaultAction::Audit;
         Decision { allowed, reason, explain: explains(enforced, reason), audit, shadow }
     }
 
