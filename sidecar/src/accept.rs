@@ -38,7 +38,7 @@ use weft_proto::policy;
 
 use crate::answer::Answer;
 use crate::clock;
-use crate::identify::{Caller, Identified, Protocol, Proved};
+use crate::identify::{Caller, Identified, Protocol, Proved, Views};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use watch::{Activity, Watched};
@@ -289,6 +289,7 @@ fn identify(
         // A SPIFFE ID has none of the letters that a header could not hold.
         header: HeaderValue::from_str(leaf.spiffe_id.as_str()).ok()?,
         serial: leaf.serial,
+        views: Views::default(),
     };
     Some((Identified { address, caller: Caller::Workload(proved), protocol }, leaf.not_after))
 }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::authorize::Decided;
 use crate::metrics::{METHODS, Metrics};
 use crate::record::Event;
 
@@ -196,7 +197,7 @@ struct Scratch {
     /// The second that was last written, and how.
     second: Option<u64>,
     stamp: String,
-    rule: String,
+    written: String,
 }
 
 impl Scratch {
@@ -231,11 +232,15 @@ impl Scratch {
         text(line, "server", Some(&event.server));
         text(line, "target", event.target.as_deref());
         text(line, "id", event.rpc_id.as_deref());
-        if let Some(rule) = &event.rule {
-            self.rule.clear();
-            // Writing to a text cannot fail.
-            let _ = write!(self.rule, "{rule}");
-            text(line, "rule", Some(&self.rule));
+        let Decided { rule, audit, shadow } = &event.decided;
+        if let Some(rule) = rule {
+            text(line, "rule", Some(written(&mut self.written, rule)));
+        }
+        if let Some(shadow) = shadow {
+            text(line, "shadow", Some(written(&mut self.written, shadow)));
+        }
+        if *audit {
+            line.push_str(",\"audit\":true");
         }
         text(line, "detail", event.detail.as_deref());
         line.push_str("}\n");
@@ -256,6 +261,13 @@ impl Scratch {
         digits(&mut self.line, since.subsec_micros().into(), 6);
         self.line.push('Z');
     }
+}
+
+fn written<'s>(scratch: &'s mut String, value: &impl fmt::Display) -> &'s str {
+    scratch.clear();
+    // Writing to a text cannot fail.
+    let _ = write!(scratch, "{value}");
+    scratch
 }
 
 fn number(line: &mut String, number: u64) {
@@ -307,7 +319,7 @@ mod tests {
             status: 200,
             reason: "ok",
             detail: None,
-            rule: None,
+            decided: Decided::default(),
             request_bytes: 1,
             response_bytes: 2,
             duration: Duration::from_micros(1500),

@@ -1,9 +1,11 @@
 //! Whether a caller may make a call: the policies of the snapshot decide, and only here are permits made.
 
+use std::sync::Arc;
+
 use weft_proto::compile::{ServerEntry, Snapshot};
 use weft_proto::mcp::{Message, Target, method};
 use weft_proto::name::Workload;
-use weft_proto::policy::access::{self, Call as Asked, Reason, Rule};
+use weft_proto::policy::access::{Call as Asked, Decision, Foretold, Reason, Rule, View};
 use weft_proto::resource::kinds::DefaultAction;
 
 use crate::classify::{Call, Kind};
@@ -13,13 +15,38 @@ use crate::refusal::Refusal;
 /// Leave to forward one request. Only this module makes one.
 #[derive(Debug)]
 pub struct Permit {
-    rule: Option<Rule>,
+    view: Option<Arc<View>>,
 }
 
 impl Permit {
-    /// The rule that let the request pass, for the record.
-    pub fn rule(&self) -> Option<Rule> {
-        self.rule.clone()
+    /// What the caller may do at the server; none where nothing is hidden from it.
+    pub const fn view(&self) -> Option<&Arc<View>> {
+        self.view.as_ref()
+    }
+}
+
+/// What the record keeps of the decisions about a request.
+#[derive(Clone, Debug, Default)]
+pub struct Decided {
+    /// The rule that let the request pass or refused it; the last, where there were several.
+    pub rule: Option<Rule>,
+    /// Whether a rule, or the default of the mesh, wants the request recorded.
+    pub audit: bool,
+    /// What the first policy in shadow that would have decided otherwise would have done.
+    pub shadow: Option<Foretold>,
+}
+
+impl Decided {
+    fn add(&mut self, decision: &Decision<'_>) {
+        // That nothing forbade it needs no words in every line of the log.
+        if let Reason::Rule(by) = decision.reason {
+            self.rule = Some(by.keep());
+        }
+        self.audit |= decision.audit;
+        if self.shadow.is_none() {
+            let otherwise = decision.shadow.iter().find(|it| it.allowed != decision.allowed);
+            self.shadow = otherwise.map(|it| it.keep());
+        }
     }
 }
 
@@ -33,6 +60,7 @@ pub fn authorize(
     entry: &ServerEntry,
     caller: &Caller,
     call: &Call<'_>,
+    decided: &mut Decided,
 ) -> Result<Permit, Refusal> {
     let proved = match caller {
         Caller::Workload(proved) => proved,
@@ -47,37 +75,41 @@ pub fn authorize(
             explain: false,
         });
     }
-    let mut rule = None;
-    let mut decide = |method: &str, target| {
-        let asked = Asked { method, target };
-        let decision = access::decide(&entry.access, snapshot.default_action(), &proved.caller, asked);
-        match (decision.allowed, decision.reason) {
-            (false, reason) => return Err(denied(asked, reason, decision.explain)),
-            (true, Reason::Rule(by)) => rule = Some(by.keep()),
-            // That nothing forbade it needs no words in every line of the log.
-            (true, Reason::Default | Reason::NoRule | Reason::Unnamed) => {}
+    let view = proved.view(snapshot, entry);
+    let mut decide = |asked: Asked<'_>| {
+        let decision = view.decide(asked);
+        decided.add(&decision);
+        match decision.allowed {
+            true => Ok(()),
+            false => Err(denied(asked, decision.reason, decision.explain)),
         }
-        Ok(())
     };
+    let whole = |method| Asked { method, target: None, arguments: None };
     for message in call.messages() {
         match message {
             Message::Request(request) => {
-                decide(&request.method, request.target())?;
+                let arguments = method::has_arguments(&request.method).then_some(request.params.arguments);
+                decide(Asked {
+                    method: &request.method,
+                    target: request.target(),
+                    arguments: arguments.flatten(),
+                })?;
                 // A stream that listens is no way around the rules about what it listens to.
                 for uri in &request.params.subscribed_uris {
-                    decide(method::RESOURCES_SUBSCRIBE, Some(Target::Resource(uri)))?;
+                    let target = Some(Target::Resource(uri));
+                    decide(Asked { target, ..whole(method::RESOURCES_SUBSCRIBE) })?;
                 }
             }
-            Message::Notification(note) => decide(&note.method, None)?,
+            Message::Notification(note) => decide(whole(&note.method))?,
             // It answers what a permitted call was asked; the session knows whether it was.
-            Message::Response(_) => decide(OF_SESSIONS, None)?,
+            Message::Response(_) => decide(whole(OF_SESSIONS))?,
         }
     }
     match call.kind {
-        Kind::Listen | Kind::End => decide(OF_SESSIONS, None)?,
+        Kind::Listen | Kind::End => decide(whole(OF_SESSIONS))?,
         Kind::Message(_) | Kind::Batch(_) => {}
     }
-    Ok(Permit { rule })
+    Ok(Permit { view: Some(view) })
 }
 
 /// Whether a caller is of this mesh. Policies speak of namespaces and accounts of the mesh: one of a federated domain,
@@ -99,7 +131,7 @@ fn denied(asked: Asked<'_>, reason: Reason<'_>, explain: bool) -> Refusal {
 
 /// The agent beside this sidecar asks in the sidecar's own name; whether that may call is decided where the server is.
 pub const fn local() -> Permit {
-    Permit { rule: None }
+    Permit { view: None }
 }
 
 fn anonymous(snapshot: &Snapshot, entry: &ServerEntry) -> Result<Permit, Refusal> {

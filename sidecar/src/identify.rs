@@ -1,11 +1,16 @@
 //! Who is at the other end of a connection: found once, when it opens.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderValue;
 use weft_certs::svid::Serial;
+use weft_proto::compile::{ServerEntry, Snapshot};
 use weft_proto::policy;
+use weft_proto::policy::access::View;
+
+/// Most servers whose views a connection keeps: beside a sidecar there are few, and a view is soon made again.
+const VIEWS_MAX: usize = 16;
 
 /// In whose name requests come on a connection.
 #[derive(Debug)]
@@ -37,6 +42,35 @@ pub struct Proved {
     /// The same, as a header.
     pub header: HeaderValue,
     pub serial: Serial,
+    /// What the caller may do at the servers that it called on the connection.
+    pub views: Views,
+}
+
+/// Views of servers, the last made last.
+#[derive(Debug, Default)]
+pub struct Views(Mutex<Vec<Arc<View>>>);
+
+impl Proved {
+    /// What the caller may do at a server by a snapshot: found once for a connection, and again when a policy changed.
+    pub fn view(&self, snapshot: &Snapshot, entry: &ServerEntry) -> Arc<View> {
+        let (policies, default_action) = (&entry.access, snapshot.default_action());
+        let server = &entry.server.meta;
+        let mut views = self.views.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = views.iter().rposition(|view| view.is_about(&server.namespace, &server.name));
+        if let Some(place) = place {
+            let view = &views[place];
+            if view.is_of(policies, default_action) {
+                return Arc::clone(view);
+            }
+            views.remove(place);
+        }
+        let view = Arc::new(View::new(policies, default_action, self.caller.clone(), server.full_name()));
+        if views.len() == VIEWS_MAX {
+            views.remove(0);
+        }
+        views.push(Arc::clone(&view));
+        view
+    }
 }
 
 /// What is spoken on a connection.

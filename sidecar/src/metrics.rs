@@ -94,6 +94,7 @@ metrics! {
     snapshot_age_seconds: Gauge = Gauge::default(), "Since when nothing was heard of the configuration in force";
     snapshot_stored: Gauge = Gauge::default(), "Whether the configuration in force is one kept from an earlier run: 1, or 0";
     control_plane_connected: Gauge = Gauge::default(), "Whether the control plane is connected: 1, or 0";
+    shadow_refusals: Family<ServerLabel, Counter> = Family::default(), "Requests that were let through and that a policy in shadow would have refused";
     access_log_dropped: Counter = Counter::default(), "Events that the access log had no room for";
     panics: Counter = Counter::default(), "Requests that ended in a panic";
 }
@@ -224,6 +225,11 @@ impl ServerSeries {
         if let Some(seconds) = seconds {
             histogram.observe(seconds);
         }
+    }
+
+    pub fn refused_in_shadow(&self) {
+        let label = ServerLabel { server: Arc::clone(&self.server) };
+        self.metrics.shadow_refusals.get_or_create(&label).inc();
     }
 
     fn series(&self, method: usize) -> (Counter, Histogram) {

@@ -15,6 +15,7 @@ use weft_proto::resource::kinds::Era;
 use crate::access_log::AccessLog;
 use crate::admit::Places;
 use crate::answer::Answer;
+use crate::authorize::Decided;
 use crate::body::Body;
 use crate::classify::{self, Call};
 use crate::forward::{self, Inbound as ForwardInbound};
@@ -74,8 +75,8 @@ impl Inbound {
         let server = parts.servers.find(&received.place, &current)?;
         record.about(Arc::clone(&server.series), Arc::clone(&server.label));
         let entry = current.snapshot.server(&server.name).ok_or(Refusal::NotReady)?;
-        let permit = authorize::authorize(&current.snapshot, entry, &connection.caller, &call)?;
-        record.event.rule = permit.rule();
+        let decided = &mut record.event.decided;
+        let permit = authorize::authorize(&current.snapshot, entry, &connection.caller, &call, decided)?;
         let admitted = match (call.listens(), call.is_exempt()) {
             (true, _) => server.places.listen()?,
             (false, true) => Places::exempt(),
@@ -113,7 +114,7 @@ fn opened(
         status: 0,
         reason: "ok",
         detail: None,
-        rule: None,
+        decided: Decided::default(),
         request_bytes: 0,
         response_bytes: 0,
         duration: std::time::Duration::ZERO,

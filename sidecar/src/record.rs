@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use weft_proto::policy::access::Rule;
-
 use crate::access_log::AccessLog;
+use crate::authorize::Decided;
 use crate::metrics::ServerSeries;
 
 /// What there is to say of a request. Texts that callers choose are clipped when the event is written.
@@ -27,8 +26,7 @@ pub struct Event {
     pub reason: &'static str,
     /// What the log may say besides, and the caller may not hear.
     pub detail: Option<String>,
-    /// The rule that let the request pass or refused it.
-    pub rule: Option<Rule>,
+    pub decided: Decided,
     pub request_bytes: u64,
     pub response_bytes: u64,
     pub duration: Duration,
@@ -63,6 +61,9 @@ impl Open {
         let Event { method, reason, listens, duration, request_bytes, response_bytes, .. } = self.event;
         let seconds = (!listens).then_some(duration.as_secs_f64());
         self.series.ended(method, reason, seconds, (request_bytes, response_bytes));
+        if self.event.decided.shadow.as_ref().is_some_and(|shadow| !shadow.allowed) {
+            self.series.refused_in_shadow();
+        }
         self.log.write(&self.event);
     }
 }

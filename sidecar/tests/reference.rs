@@ -90,6 +90,7 @@ fn metrics_shown() -> String {
     for family in [in_flight, upstream_up, server_healthy, child_restarts, child_garbage_lines] {
         drop(family.get_or_create(&ServerLabel { server: "".into() }));
     }
+    drop(metrics.shadow_refusals.get_or_create(&ServerLabel { server: "".into() }));
     drop(metrics.connections_refused.get_or_create(&RefusedLabel { listener: "", reason: "" }));
     let labels = RequestLabels { listener: "", server: "".into(), method: "", reason: "" };
     drop(metrics.requests.get_or_create(&labels));

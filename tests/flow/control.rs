@@ -94,7 +94,7 @@ impl Sidecar {
     pub(crate) fn policies(&self, server: &str) -> Vec<String> {
         let current = self.live.load();
         let entry = current.snapshot.server(&server.parse().unwrap());
-        let access = entry.into_iter().flat_map(|entry| entry.access.clone());
+        let access = entry.into_iter().flat_map(|entry| entry.access.to_vec());
         access.map(|policy| policy.meta.full_name().to_string()).collect()
     }
 

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::name::{Namespace, ServerName, TrustDomain};
+use crate::policy::access::Policies;
 use crate::resource::ROOT_NAMESPACE;
 use crate::resource::kinds::{
     AccessPolicy, Authentication, DefaultAction, McpServer, Member, QuotaPolicy, Route, ServerSelector,
@@ -52,7 +53,7 @@ pub struct ServerEntry {
     pub server: Arc<Object<McpServer>>,
     /// Empty when none is known, or none was told of yet.
     pub endpoints: Arc<[Endpoint]>,
-    pub access: Vec<Arc<Object<AccessPolicy>>>,
+    pub access: Policies,
     pub quotas: Vec<Arc<Object<QuotaPolicy>>>,
     pub tools: Vec<Arc<Object<ToolPolicy>>>,
     pub telemetry: Vec<Arc<Object<Telemetry>>>,
@@ -66,7 +67,7 @@ pub struct VirtualEntry {
     /// Whoever keeps a contested name comes first: the higher priority, then the earlier in the list. Only servers
     /// that are known.
     pub members: Vec<ResolvedMember>,
-    pub access: Vec<Arc<Object<AccessPolicy>>>,
+    pub access: Policies,
 }
 
 /// A member of a virtual server.
@@ -224,7 +225,7 @@ fn servers(
         let entry = ServerEntry {
             server: Arc::clone(server),
             endpoints: Arc::clone(endpoints.get(&name).unwrap_or(&&nowhere)),
-            access: access.selecting(subject),
+            access: access.selecting(subject).into(),
             quotas: quotas.selecting(subject),
             tools: tools.selecting(subject),
             telemetry: telemetry.selecting(subject),

@@ -62,3 +62,8 @@ pub fn subject(method: &str) -> Option<Subject> {
         _ => None,
     }
 }
+
+/// Whether requests of this method come with `arguments`, an object, of what they name.
+pub fn has_arguments(method: &str) -> bool {
+    matches!(method, TOOLS_CALL | PROMPTS_GET)
+}

@@ -203,8 +203,7 @@ const KNOWN: [&str; 16] = [
 /// Whether a method uses a member of its parameters, and so tells its type.
 fn uses(method: &str, key: &str) -> bool {
     match key {
-        "name" => matches!(method, method::TOOLS_CALL | method::PROMPTS_GET),
-        "arguments" => matches!(method, method::TOOLS_CALL | method::PROMPTS_GET),
+        "name" | "arguments" => method::has_arguments(method),
         "uri" => method == method::RESOURCES_UPDATED || method::subject(method) == Some(Subject::Resource),
         "taskId" => method::subject(method) == Some(Subject::Task),
         "cursor" => method.ends_with("/list"),

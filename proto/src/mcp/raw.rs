@@ -9,6 +9,9 @@ use std::fmt;
 use memchr::memchr2;
 use serde_json::value::RawValue;
 
+use super::scan::scan;
+use super::{Bounds, Error};
+
 /// The JSON text of a value within a message.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Raw<'a>(&'a str);
@@ -27,8 +30,15 @@ impl<'a> From<&'a RawValue> for Raw<'a> {
 
 impl<'a> Raw<'a> {
     /// A value that was scanned, without anything around it.
-    pub(super) const fn scanned(text: &'a str) -> Self {
+    pub(crate) const fn scanned(text: &'a str) -> Self {
         Self(text)
+    }
+
+    /// A JSON text that came otherwise than in a message, held to the same: everyone reads it alike.
+    pub fn scan(text: &'a str, depth_max: usize) -> Result<Self, Error> {
+        let scanned = scan(text.as_bytes(), Bounds { depth_max, batch_max: usize::MAX })?;
+        let (start, end) = scanned.whole;
+        Ok(Self(&text[start..end]))
     }
 
     pub fn get(self) -> &'a str {
@@ -44,7 +54,7 @@ impl<'a> Raw<'a> {
     }
 
     /// The text of a string; none for other values.
-    pub(super) fn text(self) -> Option<Cow<'a, str>> {
+    pub(crate) fn text(self) -> Option<Cow<'a, str>> {
         let inner = self.0.strip_prefix('"')?.strip_suffix('"')?;
         match inner.as_bytes().contains(&b'\\') {
             false => Some(Cow::Borrowed(inner)),
@@ -57,7 +67,7 @@ impl<'a> Raw<'a> {
         self.text().filter(|text| !text.contains('\0'))
     }
 
-    pub(super) fn is_object(self) -> bool {
+    pub(crate) fn is_object(self) -> bool {
         self.0.starts_with('{')
     }
 
@@ -94,11 +104,46 @@ impl<'a> Raw<'a> {
         if self.is_object() { pick(known, members) } else { Ok([None; N]) }
     }
 
+    /// The members of an object, or the elements of an array with themselves for keys; none of other values.
+    pub(crate) fn parts(self) -> impl Iterator<Item = (Self, Self)> {
+        let mut walk = Walk { text: self.0, at: 1 };
+        let (object, array) = (self.is_object(), self.0.starts_with('['));
+        std::iter::from_fn(move || match (object, array) {
+            (true, _) => walk.member(),
+            (_, true) if walk.next_part()? != b']' => walk.value().map(|it| (it, it)),
+            _ => None,
+        })
+    }
+
+    /// One member of an object by a key that is not known beforehand; none also where there is no object. An error as by
+    /// [`Raw::members`].
+    pub(crate) fn find(self, key: &str) -> Result<Option<Self>, AlikeButForCase> {
+        let mut found = None;
+        for (raw, value) in self.is_object().then(|| self.parts()).into_iter().flatten() {
+            // Most keys are of another length, and written as they are.
+            let plain = !raw.0.contains('\\');
+            if plain && raw.0.len() != key.len() + 2 && raw.0.is_ascii() && key.is_ascii() {
+                continue;
+            }
+            let text = raw.text().unwrap_or_default();
+            if text == key {
+                found = Some(value);
+            } else if alike_but_for_case(&text, key) {
+                return Err(AlikeButForCase);
+            }
+        }
+        Ok(found)
+    }
+
     /// One member of an object; none also where there is no object.
     pub(super) fn member(self, key: &'static str) -> Option<Self> {
         self.members(&[key]).ok().and_then(|[value]| value)
     }
 }
+
+/// An object has another key that some readers would take for the one that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AlikeButForCase;
 
 /// Of all members of an object those that are asked for. See [`Raw::members`].
 pub(super) fn pick<'k, V: Copy, const N: usize>(

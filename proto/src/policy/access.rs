@@ -1,16 +1,21 @@
 //! Whether a call may be made: the one place that says what access policies mean.
 //!
-//! Conditions over arguments, and claims and tenants of a caller, cannot be judged yet. Until they can, a rule with any
-//! of them never allows a call, and denies as if they were met. Not here: what a refused caller is told, and records.
+//! A [`View`] is what one caller may do at one server. Not here: what a refused caller is told, and records.
+
+#[cfg(test)]
+mod reference;
+mod table;
+mod view;
 
 use std::fmt;
 use std::sync::Arc;
 
-use crate::mcp::{Target, method};
-use crate::resource::kinds::{AccessPolicy, AccessRule, Action, DefaultAction, TargetMatch};
+use crate::mcp::{Raw, Target, method};
+use crate::resource::kinds::{AccessPolicy, TargetMatch};
 use crate::wire::Object;
 
-use super::caller::{Caller, Likeness};
+pub use table::Policies;
+pub use view::View;
 
 /// What is called.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +23,8 @@ pub struct Call<'a> {
     pub method: &'a str,
     /// What the method is about, if it names something.
     pub target: Option<Target<'a>>,
+    /// What a tool or a prompt is called with; none is as good as an empty object.
+    pub arguments: Option<Raw<'a>>,
 }
 
 /// What was decided, and why.
@@ -36,10 +43,39 @@ pub struct Decision<'p> {
 /// What a policy in shadow would have changed.
 #[derive(Clone, Copy, Debug)]
 pub struct Shadow<'p> {
-    pub policy: &'p Object<AccessPolicy>,
+    pub policy: &'p Arc<Object<AccessPolicy>>,
     pub allowed: bool,
     pub reason: Reason<'p>,
     pub audit: bool,
+}
+
+/// The same, to be kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Foretold {
+    policy: Arc<Object<AccessPolicy>>,
+    rule: Option<usize>,
+    pub allowed: bool,
+}
+
+impl Shadow<'_> {
+    pub fn keep(&self) -> Foretold {
+        let rule = match self.reason {
+            Reason::Rule(rule) if Arc::ptr_eq(rule.policy, self.policy) => Some(rule.index),
+            Reason::Rule(_) | Reason::NoRule | Reason::Default | Reason::Unnamed => None,
+        };
+        Foretold { policy: Arc::clone(self.policy), rule, allowed: self.allowed }
+    }
+}
+
+impl fmt::Display for Foretold {
+    /// `refuse <namespace>/<policy>#<rule>`, without the rule where the policy has none that allows the call.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.allowed { "allow " } else { "refuse " })?;
+        match self.rule {
+            Some(index) => RuleRef { policy: &self.policy, index }.fmt(f),
+            None => self.policy.meta.full_name().fmt(f),
+        }
+    }
 }
 
 /// Why a call is allowed or refused.
@@ -104,110 +140,10 @@ impl fmt::Display for Reason<'_> {
     }
 }
 
-/// Decides a call by the policies that select its server, in the order of conflicts, which settles who is named as the
-/// reason and nothing else.
-///
-/// - A `deny` that matches refuses.
-/// - Else, with an `allow` rule in any of the policies, one must match.
-/// - Else the default of the mesh holds.
-///
-/// Methods about the server as a whole, such as lists, are allowed to whoever could be allowed any call, unless a rule
-/// denies them; methods that are not known need a rule that allows them.
-pub fn decide<'p>(
-    policies: &'p [Arc<Object<AccessPolicy>>],
-    default_action: DefaultAction,
-    caller: &Caller,
-    call: Call<'_>,
-) -> Decision<'p> {
-    let mut enforced = Tally::default();
-    for policy in policies.iter().filter(|policy| !policy.spec.shadow) {
-        enforced.count(policy, caller, call);
-    }
-    let (allowed, reason) = enforced.settle(default_action, call);
-    let shadow = policies.iter().filter(|policy| policy.spec.shadow).map(|policy| {
-        let mut with = enforced;
-        with.count(policy, caller, call);
-        let (allowed, reason) = with.settle(default_action, call);
-        Shadow { policy, allowed, reason, audit: with.audit }
-    });
-    let audit = enforced.audit || reason == Reason::Default && default_action == DefaultAction::Audit;
-    Decision { allowed, reason, explain: enforced.explains(reason), audit, shadow: shadow.collect() }
-}
-
-/// What the rules of some policies say about a call.
-#[derive(Clone, Copy, Default)]
-struct Tally<'p> {
-    denied: Option<RuleRef<'p>>,
-    allowed: Option<RuleRef<'p>>,
-    /// Whether any rule allows anything.
-    an_allow_exists: bool,
-    /// Whether a policy with such a rule does not explain itself.
-    keeps_quiet: bool,
-    audit: bool,
-}
-
-impl<'p> Tally<'p> {
-    fn count(&mut self, policy: &'p Arc<Object<AccessPolicy>>, caller: &Caller, call: Call<'_>) {
-        for (index, rule) in policy.spec.rules.iter().enumerate() {
-            let this = RuleRef { policy, index };
-            match rule.action {
-                Action::Deny if self.denied.is_none() && could_mean(rule, caller, call) => {
-                    self.denied = Some(this)
-                }
-                Action::Deny => {}
-                Action::Allow => {
-                    self.an_allow_exists = true;
-                    self.keeps_quiet |= !policy.spec.explain;
-                    if self.allowed.is_none() && surely_means(rule, caller, call) {
-                        self.allowed = Some(this);
-                    }
-                }
-                Action::Audit => self.audit = self.audit || could_mean(rule, caller, call),
-            }
-        }
-    }
-
-    fn settle(&self, default_action: DefaultAction, call: Call<'_>) -> (bool, Reason<'p>) {
-        match (self.denied, self.allowed) {
-            (Some(rule), _) => (false, Reason::Rule(rule)),
-            _ if lacks_its_target(call) => (false, Reason::Unnamed),
-            (None, Some(rule)) => (true, Reason::Rule(rule)),
-            (None, None) if self.an_allow_exists => (false, Reason::NoRule),
-            (None, None) => (default_action != DefaultAction::Deny, Reason::Default),
-        }
-    }
-
-    /// Where no rule allowed the call, every policy that might have must be open about it.
-    fn explains(&self, reason: Reason<'_>) -> bool {
-        match reason {
-            Reason::Rule(rule) => rule.policy.spec.explain,
-            Reason::NoRule => !self.keeps_quiet,
-            Reason::Default | Reason::Unnamed => false,
-        }
-    }
-}
-
-/// For rules that deny or record: what cannot be judged counts as met.
-fn could_mean(rule: &AccessRule, caller: &Caller, call: Call<'_>) -> bool {
-    let AccessRule { name: _, action: _, from, to, when: _ } = rule;
-    is_about(to.as_ref(), call) && caller.is_like_any(from.as_ref()) != Likeness::No
-}
-
-/// For rules that allow: what cannot be judged counts as not met.
-fn surely_means(rule: &AccessRule, caller: &Caller, call: Call<'_>) -> bool {
-    let AccessRule { name: _, action: _, from, to, when } = rule;
-    let called = is_general(call.method) || when.is_none() && is_about(to.as_ref(), call);
-    called && caller.is_like_any(from.as_ref()) == Likeness::Yes
-}
-
-fn is_about<'m>(to: Option<impl IntoIterator<Item = &'m TargetMatch>>, call: Call<'_>) -> bool {
-    to.is_none_or(|to| to.into_iter().any(|wanted| matches(wanted, call)))
-}
-
 /// Of names, those of the kind that the call is about must match; with methods given, these must match too.
 fn matches(wanted: &TargetMatch, call: Call<'_>) -> bool {
-    let TargetMatch { methods, tools, prompts, resources } = wanted;
-    if methods.as_ref().is_some_and(|methods| !methods.iter().any(|it| it.matches(call.method))) {
+    let TargetMatch { methods: _, tools, prompts, resources } = wanted;
+    if !speaks_of_method(wanted, call.method) {
         return false;
     }
     if tools.is_none() && prompts.is_none() && resources.is_none() {
@@ -220,6 +156,10 @@ fn matches(wanted: &TargetMatch, call: Call<'_>) -> bool {
         Some(Target::Task(_)) | None => return false,
     };
     names.as_ref().is_some_and(|names| names.iter().any(|it| it.matches(name)))
+}
+
+fn speaks_of_method(wanted: &TargetMatch, method: &str) -> bool {
+    wanted.methods.as_ref().is_none_or(|methods| methods.iter().any(|it| it.matches(method)))
 }
 
 fn lacks_its_target(call: Call<'_>) -> bool {

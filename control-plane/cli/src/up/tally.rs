@@ -205,7 +205,7 @@ mod tests {
             status: 200,
             reason,
             detail: (reason != "ok").then(|| "why".to_owned()),
-            rule: None,
+            decided: Default::default(),
             request_bytes: 0,
             response_bytes: 0,
             duration: Duration::ZERO,

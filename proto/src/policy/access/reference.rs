@@ -1,0 +1,109 @@
+//! What access policies mean, said in the plainest way: every rule is looked at. [`View`](super::View) must agree.
+
+use std::sync::Arc;
+
+use crate::resource::kinds::{AccessPolicy, AccessRule, Action, DefaultAction, TargetMatch};
+use crate::wire::Object;
+
+use super::super::Caller;
+use super::{Call, Decision, Reason, RuleRef, Shadow, is_general, lacks_its_target, matches};
+
+/// Decides a call by the policies that select its server, in the order of conflicts, which settles who is named as the
+/// reason and nothing else.
+///
+/// - A `deny` that matches refuses.
+/// - Else, with an `allow` rule in any of the policies, one must match.
+/// - Else the default of the mesh holds.
+///
+/// Methods about the server as a whole, such as lists, are allowed to whoever could be allowed any call, unless a rule
+/// denies them; methods that are not known need a rule that allows them.
+pub(super) fn decide<'p>(
+    policies: &'p [Arc<Object<AccessPolicy>>],
+    default_action: DefaultAction,
+    caller: &Caller,
+    call: Call<'_>,
+) -> Decision<'p> {
+    let mut enforced = Tally::default();
+    for policy in policies.iter().filter(|policy| !policy.spec.shadow) {
+        enforced.count(policy, caller, call);
+    }
+    let (allowed, reason) = enforced.settle(default_action, call);
+    let shadow = policies.iter().filter(|policy| policy.spec.shadow).map(|policy| {
+        let mut with = enforced;
+        with.count(policy, caller, call);
+        let (allowed, reason) = with.settle(default_action, call);
+        Shadow { policy, allowed, reason, audit: with.audit }
+    });
+    let audit = enforced.audit || reason == Reason::Default && default_action == DefaultAction::Audit;
+    Decision { allowed, reason, explain: enforced.explains(reason), audit, shadow: shadow.collect() }
+}
+
+/// What the rules of some policies say about a call.
+#[derive(Clone, Copy, Default)]
+struct Tally<'p> {
+    denied: Option<RuleRef<'p>>,
+    allowed: Option<RuleRef<'p>>,
+    /// Whether any rule allows anything.
+    an_allow_exists: bool,
+    /// Whether a policy with such a rule does not explain itself.
+    keeps_quiet: bool,
+    audit: bool,
+}
+
+impl<'p> Tally<'p> {
+    fn count(&mut self, policy: &'p Arc<Object<AccessPolicy>>, caller: &Caller, call: Call<'_>) {
+        for (index, rule) in policy.spec.rules.iter().enumerate() {
+            let this = RuleRef { policy, index };
+            match rule.action {
+                Action::Deny if self.denied.is_none() && could_mean(rule, caller, call) => {
+                    self.denied = Some(this)
+                }
+                Action::Deny => {}
+                Action::Allow => {
+                    self.an_allow_exists = true;
+                    self.keeps_quiet |= !policy.spec.explain;
+                    if self.allowed.is_none() && surely_means(rule, caller, call) {
+                        self.allowed = Some(this);
+                    }
+                }
+                Action::Audit => self.audit = self.audit || could_mean(rule, caller, call),
+            }
+        }
+    }
+
+    fn settle(&self, default_action: DefaultAction, call: Call<'_>) -> (bool, Reason<'p>) {
+        match (self.denied, self.allowed) {
+            (Some(rule), _) => (false, Reason::Rule(rule)),
+            _ if lacks_its_target(call) => (false, Reason::Unnamed),
+            (None, Some(rule)) => (true, Reason::Rule(rule)),
+            (None, None) if self.an_allow_exists => (false, Reason::NoRule),
+            (None, None) => (default_action != DefaultAction::Deny, Reason::Default),
+        }
+    }
+
+    /// Where no rule allowed the call, every policy that might have must be open about it.
+    fn explains(&self, reason: Reason<'_>) -> bool {
+        match reason {
+            Reason::Rule(rule) => rule.policy.spec.explain,
+            Reason::NoRule => !self.keeps_quiet,
+            Reason::Default | Reason::Unnamed => false,
+        }
+    }
+}
+
+/// For rules that deny or record: a condition that cannot be judged counts as met.
+fn could_mean(rule: &AccessRule, caller: &Caller, call: Call<'_>) -> bool {
+    let AccessRule { name: _, action: _, from, to, when: _ } = rule;
+    is_about(to.as_ref(), call) && caller.is_one_of(from.as_ref())
+}
+
+/// For rules that allow: what cannot be judged counts as not met.
+fn surely_means(rule: &AccessRule, caller: &Caller, call: Call<'_>) -> bool {
+    let AccessRule { name: _, action: _, from, to, when } = rule;
+    let called = is_general(call.method) || when.is_none() && is_about(to.as_ref(), call);
+    called && caller.is_one_of(from.as_ref())
+}
+
+fn is_about<'m>(to: Option<impl IntoIterator<Item = &'m TargetMatch>>, call: Call<'_>) -> bool {
+    to.is_none_or(|to| to.into_iter().any(|wanted| matches(wanted, call)))
+}

@@ -1,0 +1,220 @@
+//! What one caller may do at one server: the rules that speak of the caller, found once for a connection and snapshot,
+//! so that a decision looks at no others.
+
+use std::sync::Arc;
+
+use crate::mcp::{Target, method};
+use crate::name::{Namespace, ObjectName, ServerName};
+use crate::policy::Caller;
+use crate::resource::kinds::{AccessRule, Action, DefaultAction};
+
+use super::table::{Policies, RuleNumber, Rules, Table};
+use super::{Call, Decision, Reason, RuleRef, Shadow, is_general, lacks_its_target};
+
+/// A caller's view of a server.
+#[derive(Debug)]
+pub struct View {
+    table: Arc<Table>,
+    caller: Caller,
+    server: ServerName,
+    default_action: DefaultAction,
+    /// For each rule of the table whether it speaks of the caller, one bit each.
+    speaks: Box<[u64]>,
+    /// The first enforced rule that allows the caller anything.
+    first_allow: Option<RuleNumber>,
+}
+
+/// What became of a rule's condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Condition {
+    Met,
+    Unmet,
+    /// It could not be evaluated.
+    Failed,
+    /// It depends on arguments that are not known.
+    Open,
+}
+
+/// What some rules say about a call.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    denied: Option<RuleNumber>,
+    allowed: Option<RuleNumber>,
+    an_allow_exists: bool,
+    keeps_quiet: bool,
+    audit: bool,
+}
+
+impl View {
+    /// `policies` are those that select the server.
+    pub fn new(
+        policies: &Policies,
+        default_action: DefaultAction,
+        caller: Caller,
+        server: ServerName,
+    ) -> Self {
+        let table = Arc::clone(policies.table());
+        let mut speaks = vec![0_u64; table.rules.len().div_ceil(64)].into_boxed_slice();
+        for (number, word) in (0..).zip(&mut speaks) {
+            for bit in 0..64 {
+                let rule = table.rule(number * 64 + bit);
+                if rule.is_some_and(|rule| caller.is_one_of(rule.from.as_ref())) {
+                    *word |= 1 << bit;
+                }
+            }
+        }
+        let mut view = Self { table, caller, server, default_action, speaks, first_allow: None };
+        view.first_allow = view.first_allow_of(&view.table.enforced);
+        view
+    }
+
+    /// Whether [`View::new`] would make the same of these, for the same caller and server.
+    pub fn is_of(&self, policies: &Policies, default_action: DefaultAction) -> bool {
+        let mine = &self.table.policies;
+        self.default_action == default_action
+            && mine.len() == policies.len()
+            && mine.iter().zip(&**policies).all(|(one, other)| Arc::ptr_eq(one, other))
+    }
+
+    pub fn is_about(&self, namespace: &Namespace, name: &ObjectName) -> bool {
+        self.server.namespace == *namespace && self.server.name == *name
+    }
+
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Decides a call. Without conditions and policies in shadow nothing is allocated.
+    ///
+    /// - A `deny` that matches refuses.
+    /// - Else, with an `allow` rule in any of the policies, for whomever, one must match.
+    /// - Else the default of the mesh holds.
+    ///
+    /// A condition that cannot be evaluated counts as met by rules that deny or record, and as not met by those that
+    /// allow. Methods about the server as a whole, such as lists, are allowed to whoever could be allowed any call,
+    /// unless a rule denies them; methods that are not known need a rule that allows them.
+    pub fn decide(&self, call: Call<'_>) -> Decision<'_> {
+        let mut judge = |rule: &AccessRule| self.condition(rule, call);
+        let enforced = self.tally(&self.table.enforced, self.first_allow, call, &mut judge);
+        let (allowed, reason) = self.settle(enforced, call);
+        let mut shadow = Vec::new();
+        for rules in &self.table.shadows {
+            let more = self.tally(rules, self.first_allow_of(rules), call, &mut judge);
+            let with = enforced.and(more);
+            let (allowed, reason) = self.settle(with, call);
+            let policy = &self.table.policies[rules.policy];
+            shadow.push(Shadow { policy, allowed, reason, audit: with.audit });
+        }
+        let audit =
+            enforced.audit || reason == Reason::Default && self.default_action == DefaultAction::Audit;
+        Decision { allowed, reason, explain: explains(enforced, reason), audit, shadow }
+    }
+
+    /// Whether the caller could be allowed to call something, with some arguments: whether a list should show it. Of a
+    /// resource, whether it may be read.
+    pub fn may_see(&self, target: Target<'_>) -> bool {
+        let method = match target {
+            Target::Tool(_) => method::TOOLS_CALL,
+            Target::Prompt(_) => method::PROMPTS_GET,
+            Target::Resource(_) => method::RESOURCES_READ,
+            Target::Task(_) => method::TASKS_GET,
+        };
+        let call = Call { method, target: Some(target), arguments: None };
+        let mut judge = |rule: &AccessRule| match rule.when {
+            Some(_) => Condition::Open,
+            None => Condition::Met,
+        };
+        let tally = self.tally(&self.table.enforced, self.first_allow, call, &mut judge);
+        self.settle(tally, call).0
+    }
+
+    fn speaks(&self, number: RuleNumber) -> bool {
+        self.speaks.get(number as usize / 64).is_some_and(|word| word >> (number % 64) & 1 == 1)
+    }
+
+    fn first_allow_of(&self, rules: &Rules) -> Option<RuleNumber> {
+        let allows = |number: RuleNumber| self.table.rules[number as usize].action == Action::Allow;
+        rules.numbers.iter().copied().find(|number| allows(*number) && self.speaks(*number))
+    }
+
+    /// Conditions are judged last, and only where they could change what is said.
+    fn tally(
+        &self,
+        rules: &Rules,
+        first_allow: Option<RuleNumber>,
+        call: Call<'_>,
+        judge: &mut impl FnMut(&AccessRule) -> Condition,
+    ) -> Tally {
+        let Rules { an_allow_exists, keeps_quiet, .. } = *rules;
+        let mut tally = Tally { an_allow_exists, keeps_quiet, ..Tally::default() };
+        if is_general(call.method) {
+            tally.allowed = first_allow;
+        }
+        self.table.about(rules, call, |number| {
+            let action = self.table.rules[number as usize].action;
+            let before = match action {
+                Action::Deny => tally.denied,
+                Action::Allow => tally.allowed,
+                Action::Audit => tally.audit.then_some(0),
+            };
+            if before.is_some_and(|before| before <= number) || !self.speaks(number) {
+                return;
+            }
+            let condition = match self.table.rules[number as usize].conditional {
+                true => self.table.rule(number).map_or(Condition::Failed, &mut *judge),
+                false => Condition::Met,
+            };
+            match (action, condition) {
+                (Action::Deny, Condition::Met | Condition::Failed) => tally.denied = Some(number),
+                (Action::Allow, Condition::Met | Condition::Open) => tally.allowed = Some(number),
+                (Action::Audit, Condition::Met | Condition::Failed) => tally.audit = true,
+                (Action::Deny | Action::Audit, Condition::Unmet | Condition::Open)
+                | (Action::Allow, Condition::Unmet | Condition::Failed) => {}
+            }
+        });
+        tally
+    }
+
+    fn condition(&self, rule: &AccessRule, call: Call<'_>) -> Condition {
+        let _ = (rule, call, &self.server);
+        Condition::Failed
+    }
+
+    fn settle(&self, tally: Tally, call: Call<'_>) -> (bool, Reason<'_>) {
+        match (tally.denied, tally.allowed) {
+            (Some(rule), _) => (false, self.reason(rule)),
+            _ if lacks_its_target(call) => (false, Reason::Unnamed),
+            (None, Some(rule)) => (true, self.reason(rule)),
+            (None, None) if tally.an_allow_exists => (false, Reason::NoRule),
+            (None, None) => (self.default_action != DefaultAction::Deny, Reason::Default),
+        }
+    }
+
+    fn reason(&self, number: RuleNumber) -> Reason<'_> {
+        let at = self.table.rules[number as usize];
+        let policy = &self.table.policies[at.policy as usize];
+        Reason::Rule(RuleRef { policy, index: at.index as usize })
+    }
+}
+
+impl Tally {
+    /// With the rules of a policy in shadow besides.
+    fn and(self, more: Self) -> Self {
+        Self {
+            denied: self.denied.or(more.denied),
+            allowed: self.allowed.or(more.allowed),
+            an_allow_exists: self.an_allow_exists || more.an_allow_exists,
+            keeps_quiet: self.keeps_quiet || more.keeps_quiet,
+            audit: self.audit || more.audit,
+        }
+    }
+}
+
+/// Where no rule allowed the call, every policy that might have must be open about it.
+fn explains(tally: Tally, reason: Reason<'_>) -> bool {
+    match reason {
+        Reason::Rule(rule) => rule.policy.spec.explain,
+        Reason::NoRule => !tally.keeps_quiet,
+        Reason::Default | Reason::Unnamed => false,
+    }
+}
