@@ -69,9 +69,12 @@ pub fn cut(
         }
         Message::Response(_) | Message::Request(_) | Message::Notification(_) => Ok(()),
     };
-    match parse(message, bounds)? {
-        Body::One(one) => each(&one)?,
-        Body::Batch(several) => several.iter().try_for_each(each)?,
+    match parse(message, bounds) {
+        Ok(Body::One(one)) => each(&one)?,
+        Ok(Body::Batch(several)) => several.iter().try_for_each(each)?,
+        // Whatever it wants to say, it is no answer.
+        Err(Error::BadParams { .. }) if message.trim_ascii_start().starts_with(b"{") => {}
+        Err(error) => return Err(error),
     }
     Ok((!edits.is_empty()).then(|| splice(message, edits)))
 }
@@ -188,6 +191,8 @@ mod tests {
             r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"tools":[{"name":"b"}]}}"#,
             r#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"tools":[{"name":"b"}]}]}}"#,
             r#"{"jsonrpc":"2.0","id":1,"result":{"tools":{"name":"b"}}}"#,
+            r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":{}}}"#,
+            r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":7}"#,
         ] {
             assert_eq!(cut_down(message), None);
         }
