@@ -1,4 +1,5 @@
-//! Whether a call may run now: the calls under way at a server are bounded, and so are those that wait for a place.
+//! Whether a call may run now: the calls under way at a server are bounded, and so are those that wait for a place and
+//! the streams that only listen.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,12 +20,12 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Places {
     free: Arc<Semaphore>,
+    listening: Arc<Semaphore>,
     waiting: AtomicU32,
     waiting_max: u32,
 }
 
-/// A call that may run. Only [`Places::admit`] and [`Places::exempt`] make one; its place is free again when this and
-/// all clones of it are dropped.
+/// A call that may run. Only [`Places`] makes one; its place is free again when this and all clones of it are dropped.
 #[derive(Clone, Debug)]
 pub struct Admitted {
     _place: Option<Arc<Place>>,
@@ -33,15 +34,17 @@ pub struct Admitted {
 #[derive(Debug)]
 struct Place {
     _permit: OwnedSemaphorePermit,
-    _counted: Counted,
+    /// None for what only listens.
+    _counted: Option<Counted>,
 }
 
 impl Places {
-    pub fn new(in_flight: &InFlight) -> Self {
+    pub fn new(in_flight: &InFlight, listening_max: usize) -> Self {
         let max = in_flight.max.map_or(IN_FLIGHT_MAX, |max| max.get());
         let waiting_max = in_flight.queue_max.map_or(0, |max| max.get());
         Self {
             free: Arc::new(Semaphore::new(max.try_into().unwrap_or(Semaphore::MAX_PERMITS))),
+            listening: Arc::new(Semaphore::new(listening_max.min(Semaphore::MAX_PERMITS))),
             waiting: AtomicU32::new(0),
             waiting_max,
         }
@@ -58,10 +61,16 @@ impl Places {
                 place.map_err(|_| full.clone())?.map_err(|_| full)?
             }
         };
-        Ok(Admitted { _place: Some(Arc::new(Place { _permit: place, _counted: counted })) })
+        Ok(Admitted { _place: Some(Arc::new(Place { _permit: place, _counted: Some(counted) })) })
     }
 
-    /// What takes no place: handshakes, which must never fail for load, and streams that only listen.
+    /// A place among the streams that only listen: each holds a connection to the server for as long as it lasts.
+    pub fn listen(&self) -> Result<Admitted, Refusal> {
+        let place = Arc::clone(&self.listening).try_acquire_owned().map_err(|_| Refusal::TooManyStreams)?;
+        Ok(Admitted { _place: Some(Arc::new(Place { _permit: place, _counted: None })) })
+    }
+
+    /// What takes no place: handshakes, which must never fail for load.
     pub const fn exempt() -> Admitted {
         Admitted { _place: None }
     }
@@ -90,7 +99,7 @@ mod tests {
 
     fn places(max: u32, queue: u32) -> Places {
         let json = format!("{{\"max\":{max},\"queueMax\":{queue}}}");
-        Places::new(&serde_json::from_str(&json).unwrap())
+        Places::new(&serde_json::from_str(&json).unwrap(), 1)
     }
 
     fn counted() -> Counted {
@@ -104,6 +113,17 @@ mod tests {
         assert!(matches!(places.admit(counted()).await, Err(Refusal::InFlight { .. })));
         drop(first);
         places.admit(counted()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn streams_that_listen_have_places_of_their_own() {
+        let places = places(1, 0);
+        let call = places.admit(counted()).await.unwrap();
+        let stream = places.listen().unwrap();
+        assert!(matches!(places.listen(), Err(Refusal::TooManyStreams)));
+        drop(stream);
+        places.listen().unwrap();
+        drop(call);
     }
 
     #[tokio::test(start_paused = true)]

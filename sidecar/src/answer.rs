@@ -5,13 +5,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 
 use crate::accept::Busy;
 use crate::body::Body;
 use crate::metrics::Counted;
 use crate::record::Open;
+use crate::refusal::Refusal;
 use crate::relay::{Broken, Relay};
+use crate::shown::Sieve;
+use crate::standing::Standing;
+use crate::watched::Watched;
 
 /// What the caller reads.
 #[derive(Debug)]
@@ -23,9 +27,10 @@ pub struct Answer {
 }
 
 #[derive(Debug)]
-enum Inner {
+pub(crate) enum Inner {
     Made(Body),
     Relayed(Box<Relay>),
+    Watched(Box<Watched>),
 }
 
 impl From<Body> for Answer {
@@ -56,27 +61,61 @@ impl Answer {
         self
     }
 
+    /// A stream that is looked at on its way.
+    pub(crate) fn watched(mut self, sieve: Option<Sieve>, standing: Option<Standing>) -> Self {
+        let inner = std::mem::replace(&mut self.body, Inner::Made(Body::empty()));
+        self.body = Inner::Watched(Box::new(Watched::new(inner, sieve, standing)));
+        self
+    }
+
     /// Everything was said, or nothing more will be: what the body held is let go, and the record is written.
     fn end(&mut self, failure: Option<(&'static str, String)>) {
         self.stream = None;
         let Some(mut record) = self.record.take() else { return };
         // What was told on a stream that had begun says more than how the stream ended.
-        let refusal = match &self.body {
-            Inner::Made(body) => body.refusal(),
-            Inner::Relayed(_) => None,
-        };
-        let told = refusal.map(|refusal| (refusal.told().reason, refusal.detail()));
+        let told = self.body.refusal().map(|refusal| (refusal.told().reason, refusal.detail()));
         if let Some((reason, detail)) = told.or(failure) {
             record.event.reason = reason;
             record.event.detail = Some(detail);
         }
         record.finish();
     }
+}
 
-    fn is_over(&self) -> bool {
-        match &self.body {
-            Inner::Made(body) => http_body::Body::is_end_stream(body),
-            Inner::Relayed(relay) => http_body::Body::is_end_stream(&**relay),
+impl Inner {
+    pub(crate) fn is_over(&self) -> bool {
+        match self {
+            Self::Made(body) => body.is_end_stream(),
+            Self::Relayed(relay) => relay.is_end_stream(),
+            Self::Watched(watched) => watched.is_over(),
+        }
+    }
+
+    /// What was refused on it after it had begun.
+    pub(crate) fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Made(body) => body.refusal(),
+            Self::Relayed(_) => None,
+            Self::Watched(watched) => watched.refusal(),
+        }
+    }
+
+    pub(crate) fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self {
+            Self::Made(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
+            Self::Relayed(relay) => Pin::new(&mut **relay).poll_frame(context),
+            Self::Watched(watched) => watched.poll(context),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Made(body) => body.size_hint(),
+            Self::Relayed(relay) => relay.size_hint(),
+            Self::Watched(_) => SizeHint::default(),
         }
     }
 }
@@ -90,10 +129,7 @@ impl http_body::Body for Answer {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = self.get_mut();
-        let polled = match &mut this.body {
-            Inner::Made(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
-            Inner::Relayed(relay) => Pin::new(&mut **relay).poll_frame(context),
-        };
+        let polled = this.body.poll_frame(context);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
@@ -111,14 +147,11 @@ impl http_body::Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.is_over()
+        self.body.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.body {
-            Inner::Made(body) => body.size_hint(),
-            Inner::Relayed(relay) => relay.size_hint(),
-        }
+        self.body.size_hint()
     }
 }
 
@@ -126,7 +159,7 @@ impl Drop for Answer {
     /// That a caller left is known only by this: hyper drops the body. So it also does with one whose last byte was
     /// taken.
     fn drop(&mut self) {
-        let left = (!self.is_over()).then(|| ("caller_left", "the caller closed the stream".to_owned()));
+        let left = (!self.body.is_over()).then(|| ("caller_left", "the caller closed the stream".to_owned()));
         self.end(left);
     }
 }

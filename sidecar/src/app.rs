@@ -196,7 +196,8 @@ struct Core {
 impl Core {
     fn new(bootstrap: Bootstrap, launcher: Launcher, access_log: &Sink) -> Result<Self, Error> {
         let mut limits = bootstrap.limits.clone();
-        limits.connections_max = descriptors::connections_max(limits.connections_max);
+        limits.connections_max = descriptors::at_most(limits.connections_max, "connections");
+        limits.listening_max = descriptors::at_most(limits.listening_max, "streams that listen");
         let limits = Arc::new(limits);
         let metrics = Arc::new(Metrics::new());
         let room = Room::new(metrics.bodies_held_bytes.clone(), limits.bodies_bytes_max);

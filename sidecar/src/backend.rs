@@ -113,7 +113,11 @@ impl Backend {
         };
         let connect = spec.timeouts.connect.map_or(CONNECT_TIMEOUT, |span| span.duration());
         let host = HeaderValue::from_str(&host).map_err(|_| Error::Path)?;
-        let pool = Pool::new(destination, Settings { connect_timeout: connect, ..Settings::local() });
+        let settings = Settings { connect_timeout: connect, ..Settings::local() };
+        // Each stream that listens has a connection, and must leave calls theirs. How many of either there are is said
+        // where they are admitted.
+        let connections_max = settings.connections_max + parts.limits.listening_max;
+        let pool = Pool::new(destination, Settings { connections_max, ..settings });
         let server = HeaderValue::from_str(&name.to_string()).map_err(|_| Error::Path)?;
         let target = way::target(path.as_str(), &host, &server);
         let ways = Ways::new(&pool, target, spec.protocol, &parts.limits, &parts.drain);

@@ -64,6 +64,19 @@ pub fn classify<'a>(received: &'a Received, limits: &Limits) -> Result<Call<'a>,
     }
 }
 
+/// Reads again what was understood before, to be judged anew. Without a message it is a stream that listens.
+pub fn again<'a>(body: &'a [u8], era: Era, limits: &Limits) -> Result<Call<'a>, Refusal> {
+    if body.is_empty() {
+        return Ok(Call { era, kind: Kind::Listen });
+    }
+    let bounds = Bounds { depth_max: limits.depth_max, batch_max: limits.batch_max };
+    let kind = match mcp::parse(body, bounds).map_err(|error| Unclear::from(error).refusal)? {
+        Body::One(message) => Kind::Message(message),
+        Body::Batch(messages) => Kind::Batch(messages),
+    };
+    Ok(Call { era, kind })
+}
+
 /// A method that the modern era lacks is not there, whatever its parameters are.
 fn unread(error: mcp::Error, headers: &HeaderMap, named: Option<&str>) -> Unclear {
     let method = headers.get(header::METHOD).and_then(|value| value.to_str().ok());

@@ -1,5 +1,6 @@
 //! File descriptors, of which a process has so many and no more. Out of them, a sidecar could neither answer who asks
-//! whether it is ready nor connect to a server; so connections that callers open take only a part.
+//! whether it is ready nor connect to a server; so connections that callers open take only a part, and so do those that
+//! streams hold open to servers.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -16,16 +17,17 @@ pub fn raise() {
     }
 }
 
-/// How many connections a listener may have, of those that are wanted.
-pub fn connections_max(wanted: usize) -> usize {
+/// How many of what each takes a descriptor one part may have, of those that are wanted.
+pub fn at_most(wanted: usize, what: &'static str) -> usize {
     let limit = getrlimit(Resource::Nofile).current;
     let max = share(wanted, limit);
     if max < wanted {
         tracing::warn!(
-            connections_max = max,
+            what,
+            max,
             wanted,
             open_files_max = limit,
-            "as many connections as wanted would need more open files"
+            "as many as wanted would need more open files"
         );
     }
     max

@@ -94,6 +94,9 @@ limits! {
     event_bytes_max: usize = 16 << 20;
     /// Bytes of a JSON answer that is looked into.
     answer_bytes_max: usize = 16 << 20;
+    /// Streams that only listen, at once at each server. Never more than a third of the files that the process may have
+    /// open.
+    listening_max: usize = 10_000;
     /// Sessions open at once at one server, where the sidecar keeps them.
     sessions_max: usize = 10_000;
     /// Sessions of one caller open at once, where the sidecar keeps them.

@@ -28,6 +28,8 @@ use crate::record::{Event, Open};
 use crate::refusal::Refusal;
 use crate::room::Room;
 use crate::servers::Servers;
+use crate::shown::{self, Cutter};
+use crate::standing::{self, Asked};
 use crate::state::Live;
 use crate::{accept, authorize, clock, session_id};
 
@@ -59,7 +61,7 @@ impl Inbound {
 
     async fn run(
         &self,
-        connection: &Identified,
+        connection: &Arc<Identified>,
         request: Box<Request<Incoming>>,
         record: &mut Open,
     ) -> Result<Response<Answer>, Refusal> {
@@ -77,9 +79,10 @@ impl Inbound {
         let entry = current.snapshot.server(&server.name).ok_or(Refusal::NotReady)?;
         let decided = &mut record.event.decided;
         let permit = authorize::authorize(&current.snapshot, entry, &connection.caller, &call, decided)?;
-        let admitted = match call.is_exempt() {
-            true => Places::exempt(),
-            false => server.places.admit(Counted::new(server.in_flight.clone())).await?,
+        let admitted = match (call.listens(), call.is_exempt()) {
+            (true, _) => server.places.listen()?,
+            (false, true) => Places::exempt(),
+            (false, false) => server.places.admit(Counted::new(server.in_flight.clone())).await?,
         };
         let inbound = ForwardInbound {
             server: &server,
@@ -88,7 +91,17 @@ impl Inbound {
             sessions: &parts.sessions,
             drain: &parts.drain,
         };
-        forward::inbound(inbound, &received, &call, permit, admitted).await
+        let cutter = Cutter::new(&call, permit.view(), &parts.limits);
+        let response = forward::inbound(inbound, &received, &call, permit, admitted).await?;
+        let response = shown::show(response, cutter, &parts.limits).await?;
+        let asked = || Asked {
+            connection: Arc::clone(connection),
+            server: server.name.clone(),
+            era: call.era,
+            body: received.body.clone(),
+            limits: Arc::clone(&parts.limits),
+        };
+        Ok(standing::watch(response, asked, &parts.live, current))
     }
 }
 

@@ -51,6 +51,8 @@ pub enum Refusal {
     SessionMissing,
     SessionUnknown,
     TooManySessions,
+    /// As many streams listen to the server as may.
+    TooManyStreams,
     /// Policy refuses. The target is as the caller named it; the rule is for the log, and for callers of policies that
     /// explain themselves.
     Denied {
@@ -128,6 +130,7 @@ impl Refusal {
             Self::SessionMissing => told(400, 4001, "session_missing", false),
             Self::SessionUnknown => told(404, 4042, "session_unknown", false),
             Self::TooManySessions => told(503, 5033, "too_many_sessions", true),
+            Self::TooManyStreams => told(503, 5037, "too_many_streams", true),
             Self::Denied { .. } => told(403, 4030, "denied", false),
             Self::InFlight { .. } => told(429, 4292, "in_flight", true),
             Self::UpstreamBroke(_) => told(502, 5020, "upstream_broke", false),
@@ -171,6 +174,7 @@ impl Refusal {
             Self::SessionMissing,
             Self::SessionUnknown,
             Self::TooManySessions,
+            Self::TooManyStreams,
             Self::Denied { target: text(), rule: text(), explain: false },
             Self::InFlight { after: Duration::from_secs(1) },
             Self::UpstreamBroke(text()),
@@ -211,6 +215,7 @@ impl Refusal {
             Self::SessionMissing => "the session id is missing".to_owned(),
             Self::SessionUnknown => "the session is unknown or has ended".to_owned(),
             Self::TooManySessions => "too many sessions are open".to_owned(),
+            Self::TooManyStreams => "too many streams listen to this server".to_owned(),
             Self::Denied { target, rule, explain: true } => format!("{target} is refused by {rule}"),
             Self::Denied { target, .. } => format!("{target} is unknown or not permitted"),
             Self::InputNeeded => {

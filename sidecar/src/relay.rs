@@ -266,13 +266,13 @@ pub(crate) async fn read_on(mut upstream: UpstreamBody, silence_max: Duration) {
 
 /// The last bytes of a stream, as far as they tell whether an event has just ended.
 #[derive(Debug, Default)]
-struct Tail {
+pub(crate) struct Tail {
     seen: bool,
     last: [u8; 4],
 }
 
 impl Tail {
-    fn see(&mut self, data: &[u8]) {
+    pub(crate) fn see(&mut self, data: &[u8]) {
         self.seen |= !data.is_empty();
         let from = data.len().saturating_sub(4);
         let fresh = &data[from..];
@@ -281,7 +281,7 @@ impl Tail {
         self.last[at..].copy_from_slice(fresh);
     }
 
-    fn is_between_events(&self) -> bool {
+    pub(crate) fn is_between_events(&self) -> bool {
         let [.., c, d] = self.last;
         !self.seen || matches!((c, d), (b'\n', b'\n') | (b'\r', b'\r')) || self.last == *b"\r\n\r\n"
     }

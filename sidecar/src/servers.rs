@@ -193,7 +193,8 @@ impl Servers {
             name: name.clone(),
             header: HeaderValue::from_str(&label).ok()?,
             spec: spec.clone(),
-            places: places.unwrap_or_else(|| Arc::new(Places::new(&spec.in_flight))),
+            places: places
+                .unwrap_or_else(|| Arc::new(Places::new(&spec.in_flight, parts.limits.listening_max))),
             series: Arc::new(ServerSeries::new(&parts.metrics, "inbound", Arc::clone(&label))),
             in_flight: parts
                 .metrics

@@ -11,6 +11,7 @@ pub mod code;
 pub mod edit;
 pub mod header;
 mod id;
+pub mod lists;
 pub mod method;
 mod params;
 mod raw;

@@ -1,12 +1,15 @@
 //! Changes of the configuration under open streams: a stream outlives whatever does not concern it, and what does
 //! concern it counts from the next call.
 
+use std::time::Duration;
+
 use serde_json::json;
+use tokio::time::timeout;
 use weft_tests::link::Workload;
 
 use super::doors;
 use super::pair::{self, Pair};
-use super::streams::{call, listen, stream, until};
+use super::streams::{call, legacy_listen, listen, rest, stream, until};
 use super::upstream::Upstream;
 use crate::mesh::eventually;
 
@@ -34,8 +37,8 @@ async fn open_streams_outlive_every_change_that_is_not_theirs() {
     let address = pair.upstream.address;
     let timeouts = pair::server(address, "timeouts: { call: 7s, idle: 9s }");
     let in_flight = pair::server(address, "inFlight: { max: 3 }");
-    let denied = POLICY.replace("agents", "nobody");
-    let changes = [POLICY, &other("one"), &other("two"), &timeouts, &in_flight, &denied];
+    let narrower = POLICY.replace("agents", "'a*'");
+    let changes = [POLICY, &other("one"), &other("two"), &timeouts, &in_flight, &narrower];
     for (n, change) in changes.into_iter().enumerate() {
         pair.apply(change).await;
         // The same again changes nothing, and must not look as if it did.
@@ -47,6 +50,43 @@ async fn open_streams_outlive_every_change_that_is_not_theirs() {
         }
     }
     drop((said, told));
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_no_longer_allowed_ends_with_the_reason_and_others_go_on() {
+    let (upstream, mut asked) = Upstream::asking().await;
+    let pair = Pair::start(upstream).await;
+    let (mut calling, mut listening) =
+        (pair.caller("agents", "calling").await, pair.caller("agents", "listening").await);
+    let (mut oldest, mut staying) =
+        (pair.caller("agents", "oldest").await, pair.caller("staff", "staying").await);
+    let (called, said) = stream(&mut calling, call(), &mut asked).await;
+    let (listened, told) = stream(&mut listening, listen(), &mut asked).await;
+    let (legacy, heard) = stream(&mut oldest, legacy_listen(), &mut asked).await;
+    let (mut stays, still) = stream(&mut staying, call(), &mut asked).await;
+    // Within an event nothing may come between.
+    said.send("data: begun".into()).await.unwrap();
+    pair.apply(&POLICY.replace("agents", "staff")).await;
+    let refused = |text: &str| {
+        let data = text.rsplit_once("data: ").unwrap().1.trim_end();
+        let message: serde_json::Value = serde_json::from_str(data).unwrap();
+        (message["id"].clone(), message["error"]["code"].clone(), message["error"]["data"]["reason"].clone())
+    };
+    let denied = (json!(7), json!(4030), json!("denied"));
+    let (text, whole) = rest(listened).await;
+    assert_eq!((refused(&text), whole), (denied.clone(), true));
+    said.send(" and ended\n\n".into()).await.unwrap();
+    let (text, whole) = rest(called).await;
+    assert!(text.starts_with("data: begun and ended\n\n"), "{text}");
+    assert_eq!((refused(&text), whole), (denied, true));
+    assert_eq!(rest(legacy).await, (String::new(), true), "there is no request to answer");
+    for ended in [said, told, heard] {
+        timeout(Duration::from_secs(10), ended.closed()).await.expect("the server is told");
+    }
+    still.send("data: 1\n\n".into()).await.unwrap();
+    assert_eq!(until(&mut stays, |text| text.len() >= 9).await, "data: 1\n\n");
+    drop(still);
     pair.stop().await;
 }
 

@@ -21,7 +21,7 @@ use weft_certs::verifier::Expect;
 
 use super::doors;
 use super::pair::{Answer, PATH, Pair, legacy, modern};
-use super::streams::{call, rest, stream};
+use super::streams::{call, listen, rest, stream};
 use super::upstream::{self, Upstream};
 use crate::mesh::eventually;
 
@@ -32,6 +32,7 @@ async fn connect(pair: &Pair, alpn: &[u8]) -> TlsStream<TcpStream> {
     let workload = pair.mesh.workload("agents", "raw").await;
     let config = tls::client_config(&workload.live, &workload.trust, Expect::AnyInMesh, &[alpn]);
     let stream = TcpStream::connect(pair.inbound.inbound.unwrap()).await.unwrap();
+    stream.set_nodelay(true).unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
 }
@@ -305,5 +306,31 @@ async fn streams_that_are_opened_and_reset_hurt_no_other_call() {
     let mut sender = multiplexed(&pair).await;
     assert_eq!(Answer::read(sender.send_request(in_full(listing())).await.unwrap()).await.status, 200);
     drop((sender, caller));
+    pair.stop().await;
+}
+
+/// What listens holds a connection to the server for as long as it lasts, and there may be more of it than of calls.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_listen_leave_calls_their_connections_and_one_too_many_is_told() {
+    const LISTENING_MAX: usize = 1200;
+    let (upstream, mut asked) = Upstream::asking().await;
+    let pair = Pair::with(upstream, json!({ "listeningMax": LISTENING_MAX })).await;
+    let mut held = Vec::new();
+    let mut sender = multiplexed(&pair).await;
+    while held.len() < LISTENING_MAX {
+        if held.len() % 200 == 0 {
+            sender = multiplexed(&pair).await;
+        }
+        let opened = tokio::spawn(sender.send_request(in_full(listen())));
+        let (said, response) = upstream::events();
+        asked.recv().await.unwrap().answer.send(response).unwrap();
+        held.push((timeout(Duration::from_secs(10), opened).await.unwrap().unwrap().unwrap(), said));
+    }
+    let mut caller = pair.caller("agents", "reviewer").await;
+    let refused = Answer::read(caller.send(listen()).await).await;
+    assert_eq!((refused.status, refused.code(), refused.reason()), (503, 5037, "too_many_streams"));
+    let listing = Answer::read(caller.send(modern("tools/list", "", json!({}))).await).await;
+    assert_eq!(listing.status, 200);
+    drop((held, sender));
     pair.stop().await;
 }

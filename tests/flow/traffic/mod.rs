@@ -16,5 +16,6 @@ mod health;
 mod inbound;
 mod leaving;
 mod limits;
+mod lists;
 mod outbound;
 mod streams;

@@ -81,6 +81,11 @@ impl View {
         self.server.namespace == *namespace && self.server.name == *name
     }
 
+    /// Whether any enforced rule speaks of the server, so that one caller may see what another does not.
+    pub fn tells_callers_apart(&self) -> bool {
+        !self.table.enforced.numbers.is_empty()
+    }
+
     pub fn caller(&self) -> &Caller {
         &self.caller
     }

@@ -260,7 +260,7 @@ async fn a_server_that_waits_for_the_caller_is_not_taken_for_silent() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_whose_caller_left_keeps_its_place_until_the_server_is_done_with_it() {
-    let places = Places::new(&serde_json::from_str(r#"{"max":1,"queueMax":1}"#).unwrap());
+    let places = Places::new(&serde_json::from_str(r#"{"max":1,"queueMax":1}"#).unwrap(), 1);
     let counted = || Counted::new(prometheus_client::metrics::gauge::Gauge::default());
     let mut stage = legacy();
     let id = stage.open("2025-06-18").await;

@@ -1,0 +1,114 @@
+//! Whether what goes on is still allowed. A stream may outlive the policy that let it begin; it is judged anew whenever
+//! the configuration changes.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::Response;
+use weft_proto::name::ServerName;
+use weft_proto::resource::kinds::Era;
+
+use crate::answer::Answer;
+use crate::authorize::{self, Decided};
+use crate::classify::{self, Call};
+use crate::forward::is_event_stream;
+use crate::identify::Identified;
+use crate::limits::Limits;
+use crate::refusal::Refusal;
+use crate::sse;
+use crate::state::{Current, Live};
+
+/// What was asked when a stream began, kept to be judged again.
+#[derive(Debug)]
+pub struct Asked {
+    pub connection: Arc<Identified>,
+    pub server: ServerName,
+    pub era: Era,
+    /// As it was received; empty for what came without a message.
+    pub body: Bytes,
+    pub limits: Arc<Limits>,
+}
+
+/// Ends the answer, if it is a stream, once what was asked is allowed no longer.
+pub fn watch(
+    response: Response<Answer>,
+    asked: impl FnOnce() -> Asked,
+    live: &Live,
+    by: Arc<Current>,
+) -> Response<Answer> {
+    if !is_event_stream(response.headers()) {
+        return response;
+    }
+    let standing = Standing::new(asked(), live, by);
+    response.map(|answer| answer.watched(None, Some(standing)))
+}
+
+/// Waits for the stream to be allowed no longer.
+pub struct Standing(Pin<Box<dyn Future<Output = Over> + Send>>);
+
+/// Why and how a stream ends.
+#[derive(Debug)]
+pub struct Over {
+    pub refusal: Refusal,
+    /// The last event, if there is anything to tell on the stream.
+    pub last: Option<Bytes>,
+}
+
+impl fmt::Debug for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Standing")
+    }
+}
+
+impl Standing {
+    /// Watches from the snapshot on by which the stream was allowed.
+    pub fn new(asked: Asked, live: &Live, by: Arc<Current>) -> Self {
+        let mut changes = live.watch();
+        Self(Box::pin(async move {
+            let mut seen = by;
+            loop {
+                let current = Arc::clone(&changes.borrow_and_update());
+                // Between the decision and here there may have been a change already.
+                if !Arc::ptr_eq(&current, &seen)
+                    && let Err(refusal) = asked.judge(&current)
+                {
+                    let last = asked.last(&refusal);
+                    return Over { refusal, last };
+                }
+                seen = current;
+                if changes.changed().await.is_err() {
+                    // There will be no other configuration.
+                    std::future::pending::<()>().await;
+                }
+            }
+        }))
+    }
+
+    pub(crate) fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<Over> {
+        self.0.as_mut().poll(context)
+    }
+}
+
+impl Asked {
+    fn judge(&self, current: &Current) -> Result<(), Refusal> {
+        let server = || Refusal::UnknownServer(self.server.to_string());
+        let entry = current.snapshot.server(&self.server).ok_or_else(server)?;
+        let caller = &self.connection.caller;
+        let mut decided = Decided::default();
+        authorize::authorize(&current.snapshot, entry, caller, &self.call()?, &mut decided).map(drop)
+    }
+
+    fn call(&self) -> Result<Call<'_>, Refusal> {
+        classify::again(&self.body, self.era, &self.limits)
+    }
+
+    /// The refusal as the response to the one request; what has no id to answer under ends in silence.
+    fn last(&self, refusal: &Refusal) -> Option<Bytes> {
+        let call = self.call().ok()?;
+        let id = call.request()?.id.raw();
+        Some(sse::event(None, Some("message"), &refusal.body(Some(id))))
+    }
+}
