@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use proptest::string::string_regex;
 
 use crate::name::{Digest, Glob, HostPort, ObjectName, ServerName, SpiffeId, ToolName, TrustDomain, WebUrl};
+use crate::policy::expr::{Condition, Weight};
 use crate::resource::bounded::{Count, List, Map, Text};
 use crate::resource::kinds::*;
 use crate::resource::units::{Budget, ByteSize, CalendarWindow, Rate, Ratio, Span};
@@ -286,11 +287,38 @@ fn target() -> BoxedStrategy<TargetMatch> {
         .boxed()
 }
 
+/// Conditions that are met, are not, and cannot be evaluated.
+fn condition() -> BoxedStrategy<Condition> {
+    const TEXTS: [&str; 9] = [
+        "true",
+        "false",
+        "args.a == 1",
+        "has(args.a)",
+        "args.a",
+        "caller.namespace == 'a' || caller.tenant != ''",
+        "request.tool.startsWith('a')",
+        "'x' in claims.groups",
+        "request.method in ['tools/call', 'prompts/get']\n  && size(args) < 2",
+    ];
+    proptest::sample::select(&TEXTS[..]).prop_map(|text| text.parse().unwrap()).boxed()
+}
+
+fn weight() -> BoxedStrategy<Weight> {
+    proptest::sample::select(&["2", "size(args) + 1", "args.n * 0.5"][..])
+        .prop_map(|text| text.parse().unwrap())
+        .boxed()
+}
+
 pub(crate) fn access_policy() -> BoxedStrategy<AccessPolicy> {
     let action = prop_oneof![Just(Action::Allow), Just(Action::Deny), Just(Action::Audit)];
-    let rule =
-        (option::of(object_name()), action, some_list(caller()), some_list(target()), option::of(text()))
-            .prop_map(|(name, action, from, to, when)| AccessRule { name, action, from, to, when });
+    let rule = (
+        option::of(object_name()),
+        action,
+        some_list(caller()),
+        some_list(target()),
+        option::of(condition()),
+    )
+        .prop_map(|(name, action, from, to, when)| AccessRule { name, action, from, to, when });
     (selector(), some_patterns(), list(rule), any::<bool>(), any::<bool>())
         .prop_map(|(servers, virtual_servers, rules, shadow, explain)| AccessPolicy {
             servers,
@@ -334,7 +362,7 @@ fn limit() -> BoxedStrategy<Limit> {
         unavailable.prop_map(|unavailable| (LimitScope::Mesh, unavailable)),
     ];
     let what = (option::of(object_name()), some_patterns(), some_patterns(), per);
-    (what, amount(), option::of(text()), scope)
+    (what, amount(), option::of(weight()), scope)
         .prop_map(|((name, tools, methods, per), amount, cost, (scope, when_unavailable))| Limit {
             name,
             tools,

@@ -6,6 +6,7 @@
 
 mod display;
 mod parts;
+mod resources;
 mod select;
 mod warning;
 
@@ -22,6 +23,7 @@ use crate::resource::kinds::{
 use crate::wire::{Endpoint, Mesh, Object, ResourceType, TrustBundle};
 
 pub use parts::Parts;
+pub use resources::compile_resources;
 pub use select::{Precision, Specificity, Subject, selects, specificity, specificity_of_virtual_server};
 pub use warning::{Concern, Warning};
 

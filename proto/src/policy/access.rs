@@ -2,6 +2,7 @@
 //!
 //! A [`View`] is what one caller may do at one server. Not here: what a refused caller is told, and records.
 
+mod explain;
 #[cfg(test)]
 mod reference;
 mod table;
@@ -14,6 +15,9 @@ use crate::mcp::{Raw, Target, method};
 use crate::resource::kinds::{AccessPolicy, TargetMatch};
 use crate::wire::Object;
 
+pub use explain::{
+    Asked, Audience, AudienceRule, Explanation, May, Question, RULES_MAX, RuleTold, Unasked, audience,
+};
 pub use table::Policies;
 pub use view::View;
 

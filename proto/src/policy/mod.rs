@@ -5,6 +5,7 @@
 
 pub mod access;
 mod caller;
+pub mod expr;
 pub mod placement;
 mod reach;
 

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::name::{LabelKey, Namespace, ObjectName};
 use bounded::Map;
 use kinds::{Labels, is_default};
+pub(crate) use parse::nearest;
 pub use parse::{DOCUMENTS_MAX, Error, INPUT_BYTES_MAX, Parsed, Place, Problem, parse, parse_one};
 
 /// The version of the model, as documents state it.

@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
+use crate::name::ServerName;
 use crate::resource::kinds::{AccessPolicy, AccessRule, Action, DefaultAction, TargetMatch};
 use crate::wire::Object;
 
 use super::super::Caller;
+use super::super::expr::{Condition, Facts, Meter};
 use super::{Call, Decision, Reason, RuleRef, Shadow, is_general, lacks_its_target, matches};
+
+/// The caller, and the server that is called.
+type Of<'a> = (&'a Caller, &'a ServerName);
 
 /// Decides a call by the policies that select its server, in the order of conflicts, which settles who is named as the
 /// reason and nothing else.
@@ -20,17 +25,17 @@ use super::{Call, Decision, Reason, RuleRef, Shadow, is_general, lacks_its_targe
 pub(super) fn decide<'p>(
     policies: &'p [Arc<Object<AccessPolicy>>],
     default_action: DefaultAction,
-    caller: &Caller,
+    of: Of<'_>,
     call: Call<'_>,
 ) -> Decision<'p> {
     let mut enforced = Tally::default();
     for policy in policies.iter().filter(|policy| !policy.spec.shadow) {
-        enforced.count(policy, caller, call);
+        enforced.count(policy, of, call);
     }
     let (allowed, reason) = enforced.settle(default_action, call);
     let shadow = policies.iter().filter(|policy| policy.spec.shadow).map(|policy| {
         let mut with = enforced;
-        with.count(policy, caller, call);
+        with.count(policy, of, call);
         let (allowed, reason) = with.settle(default_action, call);
         Shadow { policy, allowed, reason, audit: with.audit }
     });
@@ -51,22 +56,22 @@ struct Tally<'p> {
 }
 
 impl<'p> Tally<'p> {
-    fn count(&mut self, policy: &'p Arc<Object<AccessPolicy>>, caller: &Caller, call: Call<'_>) {
+    fn count(&mut self, policy: &'p Arc<Object<AccessPolicy>>, of: Of<'_>, call: Call<'_>) {
         for (index, rule) in policy.spec.rules.iter().enumerate() {
             let this = RuleRef { policy, index };
             match rule.action {
-                Action::Deny if self.denied.is_none() && could_mean(rule, caller, call) => {
+                Action::Deny if self.denied.is_none() && could_mean(rule, of, call) => {
                     self.denied = Some(this)
                 }
                 Action::Deny => {}
                 Action::Allow => {
                     self.an_allow_exists = true;
                     self.keeps_quiet |= !policy.spec.explain;
-                    if self.allowed.is_none() && surely_means(rule, caller, call) {
+                    if self.allowed.is_none() && surely_means(rule, of, call) {
                         self.allowed = Some(this);
                     }
                 }
-                Action::Audit => self.audit = self.audit || could_mean(rule, caller, call),
+                Action::Audit => self.audit = self.audit || could_mean(rule, of, call),
             }
         }
     }
@@ -91,17 +96,24 @@ impl<'p> Tally<'p> {
     }
 }
 
-/// For rules that deny or record: a condition that cannot be judged counts as met.
-fn could_mean(rule: &AccessRule, caller: &Caller, call: Call<'_>) -> bool {
-    let AccessRule { name: _, action: _, from, to, when: _ } = rule;
-    is_about(to.as_ref(), call) && caller.is_one_of(from.as_ref())
+/// For rules that deny or record: a condition that cannot be evaluated counts as met.
+fn could_mean(rule: &AccessRule, of: Of<'_>, call: Call<'_>) -> bool {
+    let AccessRule { name: _, action: _, from, to, when } = rule;
+    let met = || when.as_ref().is_none_or(|when| holds(when, of, call).unwrap_or(true));
+    is_about(to.as_ref(), call) && of.0.is_one_of(from.as_ref()) && met()
 }
 
-/// For rules that allow: what cannot be judged counts as not met.
-fn surely_means(rule: &AccessRule, caller: &Caller, call: Call<'_>) -> bool {
+/// For rules that allow: what cannot be evaluated counts as not met.
+fn surely_means(rule: &AccessRule, of: Of<'_>, call: Call<'_>) -> bool {
     let AccessRule { name: _, action: _, from, to, when } = rule;
-    let called = is_general(call.method) || when.is_none() && is_about(to.as_ref(), call);
-    called && caller.is_one_of(from.as_ref())
+    let met = || when.as_ref().is_none_or(|when| holds(when, of, call).unwrap_or(false));
+    let called = is_general(call.method) || is_about(to.as_ref(), call) && met();
+    called && of.0.is_one_of(from.as_ref())
+}
+
+fn holds(when: &Condition, (caller, server): Of<'_>, call: Call<'_>) -> Option<bool> {
+    let Call { method, target, arguments } = call;
+    when.evaluate(&Facts { caller, server, method, target, arguments }, &Meter::default()).ok()
 }
 
 fn is_about<'m>(to: Option<impl IntoIterator<Item = &'m TargetMatch>>, call: Call<'_>) -> bool {

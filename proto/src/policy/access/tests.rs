@@ -30,9 +30,11 @@ fn caller() -> Caller {
     Caller::new(workload())
 }
 
-/// `tools/call read`: a method and what it names.
+/// `tools/call read {}`: a method, what it names, and with which arguments.
 fn call(text: &str) -> Call<'_> {
-    let (method, name) = text.split_once(' ').map_or((text, None), |(method, name)| (method, Some(name)));
+    let mut words = text.splitn(3, ' ');
+    let (method, name, arguments) = (words.next().unwrap(), words.next(), words.next());
+    let arguments = arguments.map(|json| Raw::scan(json, 64).unwrap());
     let target = name.map(|name| match method {
         "tools/call" => Target::Tool(name),
         "prompts/get" => Target::Prompt(name),
@@ -40,7 +42,7 @@ fn call(text: &str) -> Call<'_> {
         method if method.starts_with("tasks/") => Target::Task(name),
         _ => Target::Resource(name),
     });
-    Call { method, target, arguments: None }
+    Call { method, target, arguments }
 }
 
 /// What was decided, said so that it can be compared and kept.
@@ -63,9 +65,12 @@ impl From<Decision<'_>> for Told {
     }
 }
 
+fn server() -> ServerName {
+    ServerName::parse("tools/files").unwrap()
+}
+
 fn view(policies: &[Arc<Object<AccessPolicy>>], default_action: DefaultAction, caller: &Caller) -> View {
-    let server = ServerName::parse("tools/files").unwrap();
-    View::new(&policies.iter().cloned().collect(), default_action, caller.clone(), server)
+    View::new(&policies.iter().cloned().collect(), default_action, caller.clone(), server())
 }
 
 /// Every decision of these tests is made twice.
@@ -77,7 +82,11 @@ fn decide(
     call: Call<'_>,
 ) -> Told {
     let told = Told::from(view(policies, default_action, caller).decide(call));
-    assert_eq!(told, Told::from(reference::decide(policies, default_action, caller, call)), "{call:?}");
+    assert_eq!(
+        told,
+        Told::from(reference::decide(policies, default_action, (caller, &server()), call)),
+        "{call:?}"
+    );
     told
 }
 
@@ -229,6 +238,73 @@ fn tenants_and_claims_of_a_caller_are_matched() {
 }
 
 #[test]
+fn a_condition_decides_by_the_arguments() {
+    let allow = "{rules: [{action: allow, when: 'args.path.startsWith(\"/data/\") && args.size < 100'}]}";
+    let calls = [
+        (r#"tools/call x {"path":"/data/a","size":99}"#, true, "a/p0#0"),
+        (r#"tools/call x {"path":"/data/a","size":99.5}"#, true, "a/p0#0"),
+        (r#"tools/call x {"path":"/data/a","size":100}"#, false, "no-rule"),
+        (r#"tools/call x {"path":"/etc","size":1}"#, false, "no-rule"),
+        (r#"prompts/get x {"p\u0061th":"/data/a","size":1}"#, true, "a/p0#0"),
+        ("tools/list", true, "a/p0#0"),
+    ];
+    check(&[allow], &calls);
+    let deny = "{rules: [{action: deny, to: [{tools: [x]}], when: 'args.path.glob(\"/etc/*\")'}]}";
+    check(
+        &[deny],
+        &[
+            (r#"tools/call x {"path":"/etc/shadow"}"#, false, "a/p0#0"),
+            (r#"tools/call x {"path":"/data"}"#, true, "default"),
+            (r#"tools/call y {"path":"/etc/shadow"}"#, true, "default"),
+        ],
+    );
+}
+
+#[test]
+fn a_condition_that_cannot_be_evaluated_refuses() {
+    let calls = |allowed, reason| {
+        [
+            ("tools/call x", allowed, reason),
+            (r#"tools/call x {"path":5}"#, allowed, reason),
+            (r#"tools/call x {"path":"/a","PATH":"/b"}"#, allowed, reason),
+            (r#"tools/call x {"path":"/a\u0000"}"#, allowed, reason),
+        ]
+    };
+    let starts = "args.path.startsWith(\"/\")";
+    check(&[&format!("{{rules: [{{action: allow, when: '{starts}'}}]}}")], &calls(false, "no-rule"));
+    check(&[&format!("{{rules: [{{action: deny, when: '{starts}'}}]}}")], &calls(false, "a/p0#0"));
+    let policies = policies(&[&format!("{{rules: [{{action: audit, when: '{starts}'}}]}}")]);
+    assert!(decide(&policies, DefaultAction::Allow, &caller(), call("tools/call x")).audit);
+}
+
+#[test]
+fn a_list_shows_what_some_arguments_would_open() {
+    let sees = |specs: &[&str], name| {
+        view(&policies(specs), DefaultAction::Allow, &caller()).may_see(Target::Tool(name))
+    };
+    let conditional = "{rules: [{action: allow, to: [{tools: [x]}], when: 'args.a == 1'}]}";
+    assert!(sees(&[conditional], "x") && !sees(&[conditional], "y"));
+    assert!(sees(&["{rules: [{action: deny, to: [{tools: [x]}], when: 'args.a == 1'}]}"], "x"));
+    assert!(!sees(&["{rules: [{action: deny, to: [{tools: [x]}], when: 'request.tool == \"x\"'}]}"], "x"));
+    assert!(!sees(&["{rules: [{action: allow, when: 'caller.namespace == \"b\"'}]}"], "x"));
+    assert!(!sees(&[conditional, "{rules: [{action: deny, to: [{tools: ['*']}]}]}"], "x"));
+    assert!(sees(&["{shadow: true, rules: [{action: deny}]}"], "x"));
+}
+
+#[test]
+fn conditions_of_one_decision_share_what_they_may_take() {
+    let list = format!(r#"tools/call x {{"l":[{}1]}}"#, "1,".repeat(20_000));
+    let rule = "{action: allow, when: 'args.l.all(a, a == 2 || a == 3 || a == 1)'}";
+    let many =
+        format!("{{rules: [{}{{action: deny, when: 'args.l == []'}}]}}", format!("{rule}, ").repeat(2));
+    let policies = policies(&[&many]);
+    let view = view(&policies, DefaultAction::Allow, &caller());
+    // Alone the last could have been evaluated.
+    assert_eq!(view.decide(call(&list)).reason.to_string(), "a/p0#2");
+    assert_eq!(view.decide(call(r#"tools/call x {"l":[1]}"#)).reason.to_string(), "a/p0#0");
+}
+
+#[test]
 fn a_rule_with_a_condition_counts_as_callable_for_lists() {
     let allow = "{rules: [{action: allow, to: [{tools: [x]}], when: 'true'}]}";
     check(&[allow], &[("tools/list", true, "a/p0#0"), ("initialize", true, "a/p0#0")]);
@@ -256,7 +332,12 @@ fn an_audit_rule_records_and_allows_nothing() {
     let other = "{rules: [{action: allow, to: [{tools: [y]}]}]}";
     check(&[audit, other], DefaultAction::Allow, "tools/call x", (false, true));
     check(&[audit, other], DefaultAction::Audit, "tools/call y", (true, false));
-    check(&["{rules: [{action: audit, when: 'false'}]}"], DefaultAction::Allow, "tools/call x", (true, true));
+    check(
+        &["{rules: [{action: audit, when: 'false'}]}"],
+        DefaultAction::Allow,
+        "tools/call x",
+        (true, false),
+    );
 }
 
 #[test]
@@ -311,6 +392,7 @@ fn some_call() -> impl Strategy<Value = String> {
     let name = "[a-d]{1,2}";
     prop_oneof![
         name.prop_map(|name| format!("tools/call {name}")),
+        (name, some_arguments()).prop_map(|(name, arguments)| format!("tools/call {name} {arguments}")),
         name.prop_map(|name| format!("prompts/get {name}")),
         name.prop_map(|name| format!("resources/read {name}:")),
         name.prop_map(|name| format!("completion/complete {name}")),
@@ -320,6 +402,10 @@ fn some_call() -> impl Strategy<Value = String> {
         Just("tools/call".to_owned()),
         name,
     ]
+}
+
+fn some_arguments() -> impl Strategy<Value = &'static str> {
+    proptest::sample::select(&["{}", r#"{"a":1}"#, r#"{"a":true}"#, r#"{"a":2,"b":3}"#][..])
 }
 
 /// Callers that the arbitrary policies speak of now and then.
@@ -376,7 +462,7 @@ proptest! {
     ) {
         let caller = Caller::new(workload);
         let first = decide(&policies, default_action, &caller, call(&text));
-        let mut turned = policies.clone();
+        let mut turned = policies;
         turned.reverse();
         let by = turn.min(turned.len());
         turned.rotate_left(by);
@@ -409,6 +495,7 @@ proptest! {
     #[test]
     fn what_may_be_called_is_seen(
         policies in some_policies(), name in "[a-d]{1,2}", workload in some_workload(), default_action in some_default(),
+        arguments in some_arguments(),
     ) {
         let view = view(&policies, default_action, &Caller::new(workload));
         for (method, target) in [
@@ -416,7 +503,8 @@ proptest! {
             ("prompts/get", Target::Prompt(&name)),
             ("resources/read", Target::Resource(&name)),
         ] {
-            let allowed = view.decide(Call { method, target: Some(target), arguments: None }).allowed;
+            let arguments = Some(Raw::scan(arguments, 64).unwrap());
+            let allowed = view.decide(Call { method, target: Some(target), arguments }).allowed;
             prop_assert!(allowed <= view.may_see(target));
         }
     }

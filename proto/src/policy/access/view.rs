@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::mcp::{Target, method};
 use crate::name::{Namespace, ObjectName, ServerName};
 use crate::policy::Caller;
+use crate::policy::expr::{Condition, Facts, Meter};
 use crate::resource::kinds::{AccessRule, Action, DefaultAction};
 
 use super::table::{Policies, RuleNumber, Rules, Table};
@@ -26,7 +27,7 @@ pub struct View {
 
 /// What became of a rule's condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Condition {
+enum Outcome {
     Met,
     Unmet,
     /// It could not be evaluated.
@@ -99,7 +100,8 @@ impl View {
     /// allow. Methods about the server as a whole, such as lists, are allowed to whoever could be allowed any call,
     /// unless a rule denies them; methods that are not known need a rule that allows them.
     pub fn decide(&self, call: Call<'_>) -> Decision<'_> {
-        let mut judge = |rule: &AccessRule| self.condition(rule, call);
+        let meter = Meter::default();
+        let mut judge = |rule: &AccessRule| self.condition(rule, call, &meter);
         let enforced = self.tally(&self.table.enforced, self.first_allow, call, &mut judge);
         let (allowed, reason) = self.settle(enforced, call);
         let mut shadow = Vec::new();
@@ -124,13 +126,35 @@ impl View {
             Target::Resource(_) => method::RESOURCES_READ,
             Target::Task(_) => method::TASKS_GET,
         };
-        let call = Call { method, target: Some(target), arguments: None };
-        let mut judge = |rule: &AccessRule| match rule.when {
-            Some(_) => Condition::Open,
-            None => Condition::Met,
+        self.could(Call { method, target: Some(target), arguments: None })
+    }
+
+    /// Whether a call would be allowed with some arguments.
+    pub(super) fn could(&self, call: Call<'_>) -> bool {
+        self.allowed_where_arguments(Outcome::Open, call)
+    }
+
+    /// Whether a call would be allowed with whatever arguments.
+    pub(super) fn must(&self, call: Call<'_>) -> bool {
+        self.allowed_where_arguments(Outcome::Failed, call)
+    }
+
+    /// Decides with this for the outcome of conditions that look at arguments.
+    fn allowed_where_arguments(&self, outcome: Outcome, call: Call<'_>) -> bool {
+        let meter = Meter::default();
+        let mut judge = |rule: &AccessRule| match &rule.when {
+            Some(when) if when.reads_arguments() => outcome,
+            Some(_) | None => self.condition(rule, call, &meter),
         };
         let tally = self.tally(&self.table.enforced, self.first_allow, call, &mut judge);
         self.settle(tally, call).0
+    }
+
+    /// Every rule of the policies, in the order of conflicts, whomever it speaks of.
+    pub(super) fn rules(&self) -> impl Iterator<Item = (RuleRef<'_>, &AccessRule)> {
+        self.table.policies.iter().flat_map(|policy| {
+            policy.spec.rules.iter().enumerate().map(move |(index, rule)| (RuleRef { policy, index }, rule))
+        })
     }
 
     fn speaks(&self, number: RuleNumber) -> bool {
@@ -148,7 +172,7 @@ impl View {
         rules: &Rules,
         first_allow: Option<RuleNumber>,
         call: Call<'_>,
-        judge: &mut impl FnMut(&AccessRule) -> Condition,
+        judge: &mut impl FnMut(&AccessRule) -> Outcome,
     ) -> Tally {
         let Rules { an_allow_exists, keeps_quiet, .. } = *rules;
         let mut tally = Tally { an_allow_exists, keeps_quiet, ..Tally::default() };
@@ -165,24 +189,33 @@ impl View {
             if before.is_some_and(|before| before <= number) || !self.speaks(number) {
                 return;
             }
-            let condition = match self.table.rules[number as usize].conditional {
-                true => self.table.rule(number).map_or(Condition::Failed, &mut *judge),
-                false => Condition::Met,
+            let outcome = match self.table.rules[number as usize].conditional {
+                true => self.table.rule(number).map_or(Outcome::Failed, &mut *judge),
+                false => Outcome::Met,
             };
-            match (action, condition) {
-                (Action::Deny, Condition::Met | Condition::Failed) => tally.denied = Some(number),
-                (Action::Allow, Condition::Met | Condition::Open) => tally.allowed = Some(number),
-                (Action::Audit, Condition::Met | Condition::Failed) => tally.audit = true,
-                (Action::Deny | Action::Audit, Condition::Unmet | Condition::Open)
-                | (Action::Allow, Condition::Unmet | Condition::Failed) => {}
+            match (action, outcome) {
+                (Action::Deny, Outcome::Met | Outcome::Failed) => tally.denied = Some(number),
+                (Action::Allow, Outcome::Met | Outcome::Open) => tally.allowed = Some(number),
+                (Action::Audit, Outcome::Met | Outcome::Failed) => tally.audit = true,
+                (Action::Deny | Action::Audit, Outcome::Unmet | Outcome::Open)
+                | (Action::Allow, Outcome::Unmet | Outcome::Failed) => {}
             }
         });
         tally
     }
 
-    fn condition(&self, rule: &AccessRule, call: Call<'_>) -> Condition {
-        let _ = (rule, call, &self.server);
-        Condition::Failed
+    fn condition(&self, rule: &AccessRule, call: Call<'_>, meter: &Meter) -> Outcome {
+        let evaluate = |when: &Condition| when.evaluate(&self.facts(call), meter);
+        match rule.when.as_ref().map(evaluate) {
+            None | Some(Ok(true)) => Outcome::Met,
+            Some(Ok(false)) => Outcome::Unmet,
+            Some(Err(_)) => Outcome::Failed,
+        }
+    }
+
+    pub(super) fn facts<'a>(&'a self, call: Call<'a>) -> Facts<'a> {
+        let Call { method, target, arguments } = call;
+        Facts { caller: &self.caller, server: &self.server, method, target, arguments }
     }
 
     fn settle(&self, tally: Tally, call: Call<'_>) -> (bool, Reason<'_>) {

@@ -3,8 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Expression, Patterns, ServerSelector, is_default};
+use super::{Patterns, ServerSelector, is_default};
 use crate::name::{Glob, IdentityPattern, ObjectName};
+use crate::policy::expr::Condition;
 use crate::resource::bounded::{List, Map, Text};
 
 /// Who may call which method, tool, prompt or resource, with which arguments. Deny wins; once an allow rule selects a
@@ -44,7 +45,7 @@ pub struct AccessRule {
     pub to: Option<List<TargetMatch, 256, 1>>,
     /// A condition over `caller`, `request`, `args` and `claims`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub when: Option<Expression>,
+    pub when: Option<Condition>,
 }
 
 /// What a rule does.

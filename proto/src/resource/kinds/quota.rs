@@ -6,8 +6,9 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Expression, Patterns, ServerSelector, is_default};
+use super::{Patterns, ServerSelector, is_default};
 use crate::name::{ObjectName, serde_as_text};
+use crate::policy::expr::Weight;
 use crate::resource::bounded::{Count, List, Text};
 use crate::resource::units::{Budget, Rate, Span};
 
@@ -35,7 +36,7 @@ pub struct Limit {
     pub methods: Option<Patterns>,
     pub per: List<Dimension, 8>,
     pub amount: Amount,
-    pub cost: Option<Expression>,
+    pub cost: Option<Weight>,
     pub scope: LimitScope,
     pub when_unavailable: WhenUnavailable,
 }
@@ -115,7 +116,7 @@ pub(crate) struct Raw {
     pub(crate) concurrency: Option<Count<1, 65536>>,
     /// An expression that weighs a call; 1 if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) cost: Option<Expression>,
+    pub(crate) cost: Option<Weight>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) scope: LimitScope,
     /// For `scope: mesh`: what holds while no lease can be had; `floor` if not given.

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Expression, ServerSelector, is_default};
+use super::{Filter, ServerSelector, is_default};
 use crate::name::WebUrl;
 use crate::resource::bounded::{List, Text};
 use crate::resource::units::Ratio;
@@ -63,7 +63,7 @@ pub struct AccessLog {
     pub format: LogFormat,
     /// Only calls for which this holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub filter: Option<Expression>,
+    pub filter: Option<Filter>,
 }
 
 /// How an event of the access log is written.
