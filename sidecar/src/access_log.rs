@@ -237,6 +237,8 @@ impl Scratch {
             let _ = write!(self.rule, "{rule}");
             text(line, "rule", Some(&self.rule));
         }
+        text(line, "limit", event.limit.as_deref());
+        text(line, "shadowLimit", event.shadow_limit.as_deref());
         text(line, "detail", event.detail.as_deref());
         line.push_str("}\n");
         line
@@ -308,6 +310,8 @@ mod tests {
             reason: "ok",
             detail: None,
             rule: None,
+            limit: None,
+            shadow_limit: None,
             request_bytes: 1,
             response_bytes: 2,
             duration: Duration::from_micros(1500),

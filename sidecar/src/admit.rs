@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use weft_proto::resource::kinds::InFlight;
 
 use crate::metrics::Counted;
+use crate::quota::Held;
 use crate::refusal::Refusal;
 
 /// Calls under way, if nothing else is said.
@@ -28,6 +29,14 @@ pub struct Places {
 #[derive(Clone, Debug)]
 pub struct Admitted {
     _place: Option<Arc<Place>>,
+    _held: Option<Arc<Held>>,
+}
+
+impl Admitted {
+    /// Gives back what was taken of quotas with the place.
+    pub fn holding(self, held: Held) -> Self {
+        Self { _held: Some(Arc::new(held)), ..self }
+    }
 }
 
 #[derive(Debug)]
@@ -58,12 +67,12 @@ impl Places {
                 place.map_err(|_| full.clone())?.map_err(|_| full)?
             }
         };
-        Ok(Admitted { _place: Some(Arc::new(Place { _permit: place, _counted: counted })) })
+        Ok(Admitted { _place: Some(Arc::new(Place { _permit: place, _counted: counted })), _held: None })
     }
 
     /// What takes no place: handshakes, which must never fail for load, and streams that only listen.
     pub const fn exempt() -> Admitted {
-        Admitted { _place: None }
+        Admitted { _place: None, _held: None }
     }
 }
 

@@ -29,6 +29,10 @@ pub struct Event {
     pub detail: Option<String>,
     /// The rule that let the request pass or refused it.
     pub rule: Option<Rule>,
+    /// The limit of a quota that refused it.
+    pub limit: Option<Arc<str>>,
+    /// A limit in shadow that would have.
+    pub shadow_limit: Option<Arc<str>>,
     pub request_bytes: u64,
     pub response_bytes: u64,
     pub duration: Duration,

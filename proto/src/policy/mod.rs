@@ -6,6 +6,7 @@
 pub mod access;
 mod caller;
 pub mod placement;
+pub mod quota;
 mod reach;
 
 pub use caller::Caller;

@@ -17,4 +17,5 @@ mod inbound;
 mod leaving;
 mod limits;
 mod outbound;
+mod quotas;
 mod streams;
