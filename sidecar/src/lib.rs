@@ -30,6 +30,7 @@ pub mod metrics;
 mod oldest;
 pub mod outbound;
 pub mod pipeline;
+pub mod quota;
 pub mod receive;
 pub mod record;
 pub mod refusal;

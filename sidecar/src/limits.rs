@@ -131,6 +131,16 @@ limits! {
     stderr_line_bytes_max: usize = 4 << 10;
     /// Children at once of a server that has one per session.
     children_max: usize = 64;
+    /// Counts of quotas that are kept at once. Where all are in use, further callers and tools of a limit share one.
+    quota_keys_max: usize = 131_072;
+    /// Counts that one caller makes by calling tools of different names; further ones share one for each limit.
+    quota_keys_per_caller_max: usize = 4096;
+    /// Time that a call waits for a place among those that a quota allows at once. Zero refuses it at once.
+    quota_wait_timeout: Limited = secs(1);
+    /// Calls that wait for such places at once.
+    quota_waiting_max: usize = 4096;
+    /// Calls of one caller that wait for one place at once.
+    quota_waiting_per_caller_max: usize = 64;
     /// Time a draining sidecar gives to what is in flight.
     drain_timeout: Limited = secs(25);
 }

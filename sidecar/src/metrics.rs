@@ -2,7 +2,7 @@
 //! methods of the protocol, reasons.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -44,6 +44,20 @@ pub struct DurationLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ServerLabel {
     pub server: Arc<str>,
+}
+
+/// What a limit of a quota decided. Never a caller's or a tool's name: callers choose them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct QuotaLabels {
+    pub policy: Arc<str>,
+    pub limit: Arc<str>,
+    pub outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LimitLabels {
+    pub policy: Arc<str>,
+    pub limit: Arc<str>,
 }
 
 /// Declares the metrics: each is registered under the name of its field.
@@ -90,6 +104,10 @@ metrics! {
     server_healthy: Family<ServerLabel, Gauge> = Family::default(), "Whether a server with a health check is well: 1, or 0";
     child_restarts: Family<ServerLabel, Gauge> = Family::default(), "Starts of a stdio server after its first";
     child_garbage_lines: Family<ServerLabel, Gauge> = Family::default(), "Lines of a stdio server that were no messages";
+    quota_decisions: Family<QuotaLabels, Counter> = Family::default(), "Calls that a limit of a quota counted, or would not: allowed, near (allowed, with four fifths taken), denied, shadow_denied";
+    quota_limit: Family<LimitLabels, Gauge<f64, AtomicU64>> = Family::default(), "How much a limit of a quota allows at once: its burst, its budget, its calls under way";
+    quota_used: Family<LimitLabels, Gauge<f64, AtomicU64>> = Family::default(), "How much of it is taken, where most is";
+    quota_keys: Gauge = Gauge::default(), "Counts of quotas that are kept";
     certificate_expiry_timestamp_seconds: Gauge = Gauge::default(), "When this sidecar's certificate expires";
     snapshot_age_seconds: Gauge = Gauge::default(), "Since when nothing was heard of the configuration in force";
     snapshot_stored: Gauge = Gauge::default(), "Whether the configuration in force is one kept from an earlier run: 1, or 0";

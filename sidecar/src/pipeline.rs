@@ -23,6 +23,7 @@ use crate::headers::REASON;
 use crate::identify::Identified;
 use crate::limits::Limits;
 use crate::metrics::{Counted, ServerSeries, method_index};
+use crate::quota::Quotas;
 use crate::receive;
 use crate::record::{Event, Open};
 use crate::refusal::Refusal;
@@ -46,6 +47,7 @@ pub struct Parts {
     pub servers: Servers,
     pub limits: Arc<Limits>,
     pub room: Room,
+    pub quotas: Quotas,
     pub log: AccessLog,
     pub sessions: session_id::Key,
     /// Ends what merely listens.
@@ -79,11 +81,13 @@ impl Inbound {
         let entry = current.snapshot.server(&server.name).ok_or(Refusal::NotReady)?;
         let decided = &mut record.event.decided;
         let permit = authorize::authorize(&current.snapshot, entry, &connection.caller, &call, decided)?;
+        let held = parts.quotas.take(&server, entry, &connection.caller, &call, &mut record.event).await?;
         let admitted = match (call.listens(), call.is_exempt()) {
             (true, _) => server.places.listen()?,
             (false, true) => Places::exempt(),
             (false, false) => server.places.admit(Counted::new(server.in_flight.clone())).await?,
         };
+        let admitted = admitted.holding(held.keep());
         let inbound = ForwardInbound {
             server: &server,
             caller: &connection.caller,
@@ -127,6 +131,8 @@ fn opened(
         reason: "ok",
         detail: None,
         decided: Decided::default(),
+        limit: None,
+        shadow_limit: None,
         request_bytes: 0,
         response_bytes: 0,
         duration: std::time::Duration::ZERO,
@@ -211,6 +217,13 @@ impl Refusal {
         match self {
             Self::UnsupportedVersion { requested, supported } => {
                 data = serde_json::json!({ "requested": requested, "supported": supported });
+            }
+            Self::Limited(hit) | Self::BudgetSpent(hit) => {
+                data["limit"] = hit.limit.as_str().into();
+                data["window"] = hit.window.as_str().into();
+                if let Some(after) = hit.after {
+                    data["retryAfterSecs"] = after.as_secs().into();
+                }
             }
             Self::BodyTooLarge { max } | Self::HeadTooLarge { max } => data["bytesMax"] = (*max).into(),
             _ => {}

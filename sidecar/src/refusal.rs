@@ -62,6 +62,10 @@ pub enum Refusal {
     },
     /// The server asks for input that the caller's era has no way to give.
     InputNeeded,
+    /// A limit of a quota is reached.
+    Limited(Hit),
+    /// The budget of a quota is spent.
+    BudgetSpent(Hit),
     /// As many calls are under way as the server takes.
     InFlight {
         after: Duration,
@@ -86,6 +90,17 @@ pub enum Refusal {
     /// The sidecar has no configuration yet.
     NotReady,
     Draining,
+}
+
+/// The limit of a quota that refuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// `<namespace>/<policy>#<limit>`.
+    pub limit: String,
+    /// How much it allows, as `10/min`.
+    pub window: String,
+    /// When to come back, in whole seconds; none where the call weighs more than the limit ever allows.
+    pub after: Option<Duration>,
 }
 
 /// How a refusal is told.
@@ -132,6 +147,8 @@ impl Refusal {
             Self::TooManySessions => told(503, 5033, "too_many_sessions", true),
             Self::TooManyStreams => told(503, 5037, "too_many_streams", true),
             Self::Denied { .. } => told(403, 4030, "denied", false),
+            Self::Limited(_) => told(429, 4290, "limited", true),
+            Self::BudgetSpent(_) => told(429, 4291, "budget_spent", true),
             Self::InFlight { .. } => told(429, 4292, "in_flight", true),
             Self::UpstreamBroke(_) => told(502, 5020, "upstream_broke", false),
             Self::UpstreamUnreachable(_) => told(503, 5034, "upstream_unreachable", true),
@@ -176,6 +193,8 @@ impl Refusal {
             Self::TooManySessions,
             Self::TooManyStreams,
             Self::Denied { target: text(), rule: text(), explain: false },
+            Self::Limited(Hit { limit: text(), window: "10/min".to_owned(), after: Some(after) }),
+            Self::BudgetSpent(Hit { limit: text(), window: "500/day".to_owned(), after: Some(after) }),
             Self::InFlight { after: Duration::from_secs(1) },
             Self::UpstreamBroke(text()),
             Self::UpstreamUnreachable(text()),
@@ -221,6 +240,10 @@ impl Refusal {
             Self::InputNeeded => {
                 "the server asks for input that a client of this protocol version cannot give".to_owned()
             }
+            Self::Limited(Hit { limit, window, .. }) => format!("the limit {limit} of {window} is reached"),
+            Self::BudgetSpent(Hit { limit, window, .. }) => {
+                format!("the budget {limit} of {window} is spent")
+            }
             Self::InFlight { .. } => "too many calls are under way".to_owned(),
             Self::UpstreamBroke(_) => "the server's answer broke off or cannot be read".to_owned(),
             Self::UpstreamUnreachable(_) => "the server cannot be reached".to_owned(),
@@ -250,6 +273,7 @@ impl Refusal {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::InFlight { after } => Some(*after),
+            Self::Limited(hit) | Self::BudgetSpent(hit) => hit.after,
             _ if self.told().again => Some(Duration::from_secs(1)),
             _ => None,
         }

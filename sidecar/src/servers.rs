@@ -21,6 +21,7 @@ use crate::health::check::Checked;
 use crate::health::{Health, Told};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, ServerLabel, ServerSeries};
+use crate::quota::Plans;
 use crate::receive::Place;
 use crate::refusal::Refusal;
 use crate::state::{Current, Origin};
@@ -36,6 +37,8 @@ pub struct Local {
     pub header: HeaderValue,
     pub spec: McpServer,
     pub places: Arc<Places>,
+    /// What quotas say of it, made ready.
+    pub quotas: Plans,
     pub series: Arc<ServerSeries>,
     /// Calls under way.
     pub in_flight: Gauge,
@@ -195,6 +198,7 @@ impl Servers {
             spec: spec.clone(),
             places: places
                 .unwrap_or_else(|| Arc::new(Places::new(&spec.in_flight, parts.limits.listening_max))),
+            quotas: Plans::default(),
             series: Arc::new(ServerSeries::new(&parts.metrics, "inbound", Arc::clone(&label))),
             in_flight: parts
                 .metrics

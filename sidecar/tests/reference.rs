@@ -8,7 +8,8 @@ use std::path::Path;
 use weft_sidecar::cli;
 use weft_sidecar::limits::Limits;
 use weft_sidecar::metrics::{
-    DurationLabels, ListenerLabel, Metrics, RefusedLabel, RequestLabels, ServerLabel,
+    DurationLabels, LimitLabels, ListenerLabel, Metrics, QuotaLabels, RefusedLabel, RequestLabels,
+    ServerLabel,
 };
 use weft_sidecar::refusal::Refusal;
 
@@ -96,6 +97,11 @@ fn metrics_shown() -> String {
     drop(metrics.requests.get_or_create(&labels));
     let labels = DurationLabels { listener: "", server: "".into(), method: "" };
     drop(metrics.request_seconds.get_or_create(&labels));
+    let labels = QuotaLabels { policy: "".into(), limit: "".into(), outcome: "" };
+    drop(metrics.quota_decisions.get_or_create(&labels));
+    for family in [&metrics.quota_limit, &metrics.quota_used] {
+        drop(family.get_or_create(&LimitLabels { policy: "".into(), limit: "".into() }));
+    }
     metrics.text()
 }
 

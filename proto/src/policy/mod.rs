@@ -7,6 +7,7 @@ pub mod access;
 mod caller;
 pub mod expr;
 pub mod placement;
+pub mod quota;
 mod reach;
 
 pub use caller::Caller;

@@ -18,4 +18,5 @@ mod leaving;
 mod limits;
 mod lists;
 mod outbound;
+mod quotas;
 mod streams;
