@@ -237,6 +237,7 @@ impl Scratch {
             let _ = write!(self.rule, "{rule}");
             text(line, "rule", Some(&self.rule));
         }
+        text(line, "tools", event.tools.as_deref());
         text(line, "detail", event.detail.as_deref());
         line.push_str("}\n");
         line
@@ -308,6 +309,7 @@ mod tests {
             reason: "ok",
             detail: None,
             rule: None,
+            tools: None,
             request_bytes: 1,
             response_bytes: 2,
             duration: Duration::from_micros(1500),

@@ -12,6 +12,7 @@ use crate::body::Body;
 use crate::metrics::Counted;
 use crate::record::Open;
 use crate::relay::{Broken, Relay};
+use crate::tools::Cap;
 
 /// What the caller reads.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct Answer {
     busy: Option<Busy>,
     record: Option<Box<Open>>,
     stream: Option<Counted>,
+    /// What was read of the body already, and comes first.
+    before: Option<Bytes>,
 }
 
 #[derive(Debug)]
@@ -30,13 +33,13 @@ enum Inner {
 
 impl From<Body> for Answer {
     fn from(body: Body) -> Self {
-        Self { body: Inner::Made(body), busy: None, record: None, stream: None }
+        Self { body: Inner::Made(body), busy: None, record: None, stream: None, before: None }
     }
 }
 
 impl From<Relay> for Answer {
     fn from(relay: Relay) -> Self {
-        Self { body: Inner::Relayed(Box::new(relay)), busy: None, record: None, stream: None }
+        Self { body: Inner::Relayed(Box::new(relay)), busy: None, record: None, stream: None, before: None }
     }
 }
 
@@ -56,6 +59,21 @@ impl Answer {
         self
     }
 
+    /// The body, of which some was read already.
+    pub(crate) fn after(mut self, before: Bytes) -> Self {
+        self.before = Some(before).filter(|before| !before.is_empty());
+        self
+    }
+
+    /// Holds the events of a server's own stream to a limit. One that is made here was made within its limits.
+    pub(crate) fn capped(mut self, cap: Cap) -> Self {
+        match &mut self.body {
+            Inner::Relayed(relay) => relay.cap(cap),
+            Inner::Made(_) => {}
+        }
+        self
+    }
+
     /// Everything was said, or nothing more will be: what the body held is let go, and the record is written.
     fn end(&mut self, failure: Option<(&'static str, String)>) {
         self.stream = None;
@@ -63,7 +81,7 @@ impl Answer {
         // What was told on a stream that had begun says more than how the stream ended.
         let refusal = match &self.body {
             Inner::Made(body) => body.refusal(),
-            Inner::Relayed(_) => None,
+            Inner::Relayed(relay) => relay.refusal(),
         };
         let told = refusal.map(|refusal| (refusal.told().reason, refusal.detail()));
         if let Some((reason, detail)) = told.or(failure) {
@@ -74,10 +92,11 @@ impl Answer {
     }
 
     fn is_over(&self) -> bool {
-        match &self.body {
-            Inner::Made(body) => http_body::Body::is_end_stream(body),
-            Inner::Relayed(relay) => http_body::Body::is_end_stream(&**relay),
-        }
+        self.before.is_none()
+            && match &self.body {
+                Inner::Made(body) => http_body::Body::is_end_stream(body),
+                Inner::Relayed(relay) => http_body::Body::is_end_stream(&**relay),
+            }
     }
 }
 
@@ -90,7 +109,9 @@ impl http_body::Body for Answer {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = self.get_mut();
+        let before = this.before.take();
         let polled = match &mut this.body {
+            _ if before.is_some() => Poll::Ready(before.map(|before| Ok(Frame::data(before)))),
             Inner::Made(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
             Inner::Relayed(relay) => Pin::new(&mut **relay).poll_frame(context),
         };
@@ -115,9 +136,14 @@ impl http_body::Body for Answer {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.body {
+        let rest = match &self.body {
             Inner::Made(body) => body.size_hint(),
             Inner::Relayed(relay) => relay.size_hint(),
+        };
+        match (&self.before, rest.exact()) {
+            (None, _) => rest,
+            (Some(before), Some(rest)) => SizeHint::with_exact(rest + before.len() as u64),
+            (Some(_), None) => SizeHint::default(),
         }
     }
 }

@@ -40,4 +40,5 @@ pub mod session_id;
 pub mod sse;
 pub mod state;
 pub mod stdio;
+pub mod tools;
 pub mod upstream;

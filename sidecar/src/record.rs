@@ -29,6 +29,8 @@ pub struct Event {
     pub detail: Option<String>,
     /// The rule that let the request pass or refused it.
     pub rule: Option<Rule>,
+    /// What policies for tools would have refused, or warn of.
+    pub tools: Option<Box<str>>,
     pub request_bytes: u64,
     pub response_bytes: u64,
     pub duration: Duration,

@@ -58,6 +58,19 @@ pub enum Refusal {
         rule: String,
         explain: bool,
     },
+    /// The arguments of a call are not as the tool's schema wants. The text says where and what.
+    BadArguments {
+        problems: String,
+        shape: Shape,
+    },
+    /// The arguments of a call are to be validated and cannot be, for this.
+    NotValidated(String),
+    /// What the server advertises has to be known for the call, and is not. The text is for the log.
+    ToolsUnknown(String),
+    /// The answer is larger than the policy for the tool lets through.
+    ResultTooLarge {
+        max: u64,
+    },
     /// The server asks for input that the caller's era has no way to give.
     InputNeeded,
     /// As many calls are under way as the server takes.
@@ -84,6 +97,15 @@ pub enum Refusal {
     /// The sidecar has no configuration yet.
     NotReady,
     Draining,
+}
+
+/// As what bad arguments are told, which protocols have done differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// As a result of the tool that says that it failed.
+    Result,
+    /// As the protocol's error for bad parameters.
+    Error,
 }
 
 /// How a refusal is told.
@@ -129,6 +151,10 @@ impl Refusal {
             Self::SessionUnknown => told(404, 4042, "session_unknown", false),
             Self::TooManySessions => told(503, 5033, "too_many_sessions", true),
             Self::Denied { .. } => told(403, 4030, "denied", false),
+            Self::BadArguments { .. } => told(400, 4002, "bad_arguments", false),
+            Self::NotValidated(_) => told(502, 5024, "not_validated", false),
+            Self::ToolsUnknown(_) => told(503, 5037, "tools_unknown", true),
+            Self::ResultTooLarge { .. } => told(502, 5023, "result_too_large", false),
             Self::InFlight { .. } => told(429, 4292, "in_flight", true),
             Self::UpstreamBroke(_) => told(502, 5020, "upstream_broke", false),
             Self::UpstreamUnreachable(_) => told(503, 5034, "upstream_unreachable", true),
@@ -172,6 +198,10 @@ impl Refusal {
             Self::SessionUnknown,
             Self::TooManySessions,
             Self::Denied { target: text(), rule: text(), explain: false },
+            Self::BadArguments { problems: text(), shape: Shape::Result },
+            Self::NotValidated(text()),
+            Self::ToolsUnknown(text()),
+            Self::ResultTooLarge { max: 1 << 20 },
             Self::InFlight { after: Duration::from_secs(1) },
             Self::UpstreamBroke(text()),
             Self::UpstreamUnreachable(text()),
@@ -213,6 +243,12 @@ impl Refusal {
             Self::TooManySessions => "too many sessions are open".to_owned(),
             Self::Denied { target, rule, explain: true } => format!("{target} is refused by {rule}"),
             Self::Denied { target, .. } => format!("{target} is unknown or not permitted"),
+            Self::BadArguments { problems, .. } => {
+                format!("the arguments are not as the tool wants them: {problems}")
+            }
+            Self::NotValidated(why) => format!("the arguments cannot be validated: {why}"),
+            Self::ToolsUnknown(_) => "what tools the server has is not known at the moment".to_owned(),
+            Self::ResultTooLarge { max } => format!("the answer is larger than {max} bytes"),
             Self::InputNeeded => {
                 "the server asks for input that a client of this protocol version cannot give".to_owned()
             }
@@ -235,6 +271,7 @@ impl Refusal {
             Self::UpstreamBroke(detail)
             | Self::UpstreamUnreachable(detail)
             | Self::ChildExited(detail)
+            | Self::ToolsUnknown(detail)
             | Self::ChildBusy(detail) => format!("{}: {detail}", self.message()),
             Self::Denied { target, rule, .. } => format!("{target} is refused by {rule}"),
             other => other.message(),

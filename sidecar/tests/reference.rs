@@ -8,7 +8,8 @@ use std::path::Path;
 use weft_sidecar::cli;
 use weft_sidecar::limits::Limits;
 use weft_sidecar::metrics::{
-    DurationLabels, ListenerLabel, Metrics, RefusedLabel, RequestLabels, ServerLabel,
+    DurationLabels, ListenerLabel, Metrics, RefusedLabel, RequestLabels, ServerLabel, ServerOutcomeLabels,
+    ToolCheckLabels,
 };
 use weft_sidecar::refusal::Refusal;
 
@@ -89,6 +90,11 @@ fn metrics_shown() -> String {
         &metrics;
     for family in [in_flight, upstream_up, server_healthy, child_restarts, child_garbage_lines] {
         drop(family.get_or_create(&ServerLabel { server: "".into() }));
+    }
+    let labels = ToolCheckLabels { server: "".into(), check: "", outcome: "" };
+    drop(metrics.tool_checks.get_or_create(&labels));
+    for family in [&metrics.tool_readings, &metrics.kept_answers] {
+        drop(family.get_or_create(&ServerOutcomeLabels { server: "".into(), outcome: "" }));
     }
     drop(metrics.connections_refused.get_or_create(&RefusedLabel { listener: "", reason: "" }));
     let labels = RequestLabels { listener: "", server: "".into(), method: "", reason: "" };

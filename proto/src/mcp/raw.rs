@@ -9,6 +9,9 @@ use std::fmt;
 use memchr::memchr2;
 use serde_json::value::RawValue;
 
+use super::scan::scan;
+use super::{Bounds, Error};
+
 /// The JSON text of a value within a message.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Raw<'a>(&'a str);
@@ -27,8 +30,15 @@ impl<'a> From<&'a RawValue> for Raw<'a> {
 
 impl<'a> Raw<'a> {
     /// A value that was scanned, without anything around it.
-    pub(super) const fn scanned(text: &'a str) -> Self {
+    pub(crate) const fn scanned(text: &'a str) -> Self {
         Self(text)
+    }
+
+    /// A JSON text that came otherwise than in a message, held to the same: everyone reads it alike.
+    pub fn scan(text: &'a str, depth_max: usize) -> Result<Self, Error> {
+        let scanned = scan(text.as_bytes(), Bounds { depth_max, batch_max: usize::MAX })?;
+        let (start, end) = scanned.whole;
+        Ok(Self(&text[start..end]))
     }
 
     pub fn get(self) -> &'a str {
@@ -44,7 +54,7 @@ impl<'a> Raw<'a> {
     }
 
     /// The text of a string; none for other values.
-    pub(super) fn text(self) -> Option<Cow<'a, str>> {
+    pub(crate) fn text(self) -> Option<Cow<'a, str>> {
         let inner = self.0.strip_prefix('"')?.strip_suffix('"')?;
         match inner.as_bytes().contains(&b'\\') {
             false => Some(Cow::Borrowed(inner)),
@@ -57,11 +67,11 @@ impl<'a> Raw<'a> {
         self.text().filter(|text| !text.contains('\0'))
     }
 
-    pub(super) fn is_object(self) -> bool {
+    pub(crate) fn is_object(self) -> bool {
         self.0.starts_with('{')
     }
 
-    pub(super) fn is_null(self) -> bool {
+    pub(crate) fn is_null(self) -> bool {
         self.0 == "null"
     }
 
@@ -82,7 +92,7 @@ impl<'a> Raw<'a> {
     ///
     /// A key that is one of them but for its case is an error: some readers would take it for the other (Go's do, and
     /// take the last that comes), and a server must not see what was not seen here.
-    pub(super) fn members<const N: usize>(
+    pub(crate) fn members<const N: usize>(
         self,
         known: &[&'static str; N],
     ) -> Result<[Option<Self>; N], String> {
@@ -92,6 +102,17 @@ impl<'a> Raw<'a> {
             Some((key.text().unwrap_or_default(), value))
         });
         if self.is_object() { pick(known, members) } else { Ok([None; N]) }
+    }
+
+    /// The members of an object, or the elements of an array with themselves for keys; none of other values.
+    pub(crate) fn parts(self) -> impl Iterator<Item = (Self, Self)> {
+        let mut walk = Walk { text: self.0, at: 1 };
+        let (object, array) = (self.is_object(), self.0.starts_with('['));
+        std::iter::from_fn(move || match (object, array) {
+            (true, _) => walk.member(),
+            (_, true) if walk.next_part()? != b']' => walk.value().map(|it| (it, it)),
+            _ => None,
+        })
     }
 
     /// One member of an object; none also where there is no object.
@@ -213,7 +234,7 @@ fn past_string(bytes: &[u8], open: usize) -> Option<usize> {
     }
 }
 
-pub(super) fn json_string(text: &str) -> String {
+pub(crate) fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 

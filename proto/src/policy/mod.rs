@@ -7,6 +7,7 @@ pub mod access;
 mod caller;
 pub mod placement;
 mod reach;
+pub mod tools;
 
 pub use caller::Caller;
 pub use reach::{may_reach, may_use};

@@ -18,3 +18,4 @@ mod leaving;
 mod limits;
 mod outbound;
 mod streams;
+mod tools;
