@@ -244,6 +244,7 @@ impl Scratch {
         }
         text(line, "limit", event.limit.as_deref());
         text(line, "shadowLimit", event.shadow_limit.as_deref());
+        text(line, "tools", event.tools.as_deref());
         text(line, "detail", event.detail.as_deref());
         line.push_str("}\n");
         line
@@ -324,6 +325,7 @@ mod tests {
             decided: Decided::default(),
             limit: None,
             shadow_limit: None,
+            tools: None,
             request_bytes: 1,
             response_bytes: 2,
             duration: Duration::from_micros(1500),

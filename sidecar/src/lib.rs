@@ -43,5 +43,6 @@ pub mod sse;
 mod standing;
 pub mod state;
 pub mod stdio;
+pub mod tools;
 pub mod upstream;
 mod watched;

@@ -31,6 +31,8 @@ pub struct Event {
     pub limit: Option<Arc<str>>,
     /// A limit in shadow that would have.
     pub shadow_limit: Option<Arc<str>>,
+    /// What policies for tools would have refused, or warn of.
+    pub tools: Option<Box<str>>,
     pub request_bytes: u64,
     pub response_bytes: u64,
     pub duration: Duration,

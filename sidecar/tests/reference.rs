@@ -9,7 +9,7 @@ use weft_sidecar::cli;
 use weft_sidecar::limits::Limits;
 use weft_sidecar::metrics::{
     DurationLabels, LimitLabels, ListenerLabel, Metrics, QuotaLabels, RefusedLabel, RequestLabels,
-    ServerLabel,
+    ServerLabel, ServerOutcomeLabels, ToolCheckLabels,
 };
 use weft_sidecar::refusal::Refusal;
 
@@ -92,6 +92,11 @@ fn metrics_shown() -> String {
         drop(family.get_or_create(&ServerLabel { server: "".into() }));
     }
     drop(metrics.shadow_refusals.get_or_create(&ServerLabel { server: "".into() }));
+    let labels = ToolCheckLabels { server: "".into(), check: "", outcome: "" };
+    drop(metrics.tool_checks.get_or_create(&labels));
+    for family in [&metrics.tool_readings, &metrics.kept_answers] {
+        drop(family.get_or_create(&ServerOutcomeLabels { server: "".into(), outcome: "" }));
+    }
     drop(metrics.connections_refused.get_or_create(&RefusedLabel { listener: "", reason: "" }));
     let labels = RequestLabels { listener: "", server: "".into(), method: "", reason: "" };
     drop(metrics.requests.get_or_create(&labels));

@@ -20,3 +20,4 @@ mod lists;
 mod outbound;
 mod quotas;
 mod streams;
+mod tools;
