@@ -113,7 +113,7 @@ pub(super) async fn explain(api: Arc<Api>, call: Call) -> Result<Response, Error
         arguments: args.map(|args| args.get().to_owned()),
     };
     let world = World::now(&api).await?;
-    let explain = move || {
+    let explain = move || -> Result<Explained, Error> {
         let entry = world.server(&server)?;
         let explanation = match caller.workload().trust_domain == world.trust_domain {
             true => world.view(entry, caller.clone()).explain(&question).map_err(unasked)?,
@@ -135,7 +135,7 @@ pub(super) async fn who_can(api: Arc<Api>, call: Call) -> Result<Response, Error
     let question = Question { target: target(tool, prompt, resource)?, method, arguments: None };
     let known: BTreeSet<SpiffeId> = api.deps.sidecars.status().into_iter().map(|it| it.identity).collect();
     let world = World::now(&api).await?;
-    let find = move || {
+    let find = move || -> Result<WhoCan, Error> {
         let entry = world.server(&server)?;
         let default_action = world.snapshot.default_action();
         let audience = access::audience(&entry.access, default_action, &question).map_err(unasked)?;
