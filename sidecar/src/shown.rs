@@ -43,11 +43,12 @@ impl Cutter {
     }
 
     fn may_show(&self, item: &Item<'_>) -> bool {
-        self.view.may_see(match item.listed {
-            Listed::Tool => Target::Tool(&item.name),
-            Listed::Prompt => Target::Prompt(&item.name),
-            Listed::Resource | Listed::ResourceTemplate => Target::Resource(&item.name),
-        })
+        match item.listed {
+            Listed::Tool => self.view.may_see(Target::Tool(&item.name)),
+            Listed::Prompt => self.view.may_see(Target::Prompt(&item.name)),
+            Listed::Resource => self.view.may_see(Target::Resource(&item.name)),
+            Listed::ResourceTemplate => self.view.may_see_template(&item.name),
+        }
     }
 }
 

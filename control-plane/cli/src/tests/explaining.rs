@@ -59,7 +59,7 @@ async fn who_can_shows_rules_and_identities() {
     })
     .await;
     let expected = "\
-RULE   ACTION  CALLERS                            WHEN
+RULE   ACTION  CALLERS                           WHEN
 a/p#0  allow   {\"namespaces\":[\"a\"]} or everyone  args.x == 1
 
 IDENTITY              MAY
