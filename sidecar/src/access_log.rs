@@ -242,6 +242,9 @@ impl Scratch {
         if *audit {
             line.push_str(",\"audit\":true");
         }
+        text(line, "limit", event.limit.as_deref());
+        text(line, "shadowLimit", event.shadow_limit.as_deref());
+        text(line, "tools", event.tools.as_deref());
         text(line, "detail", event.detail.as_deref());
         line.push_str("}\n");
         line
@@ -320,6 +323,9 @@ mod tests {
             reason: "ok",
             detail: None,
             decided: Decided::default(),
+            limit: None,
+            shadow_limit: None,
+            tools: None,
             request_bytes: 1,
             response_bytes: 2,
             duration: Duration::from_micros(1500),

@@ -15,6 +15,7 @@ use crate::refusal::Refusal;
 use crate::relay::{Broken, Relay};
 use crate::shown::Sieve;
 use crate::standing::Standing;
+use crate::tools::Cap;
 use crate::watched::Watched;
 
 /// What the caller reads.
@@ -24,6 +25,8 @@ pub struct Answer {
     busy: Option<Busy>,
     record: Option<Box<Open>>,
     stream: Option<Counted>,
+    /// What was read of the body already, and comes first.
+    before: Option<Bytes>,
 }
 
 #[derive(Debug)]
@@ -35,13 +38,13 @@ pub(crate) enum Inner {
 
 impl From<Body> for Answer {
     fn from(body: Body) -> Self {
-        Self { body: Inner::Made(body), busy: None, record: None, stream: None }
+        Self { body: Inner::Made(body), busy: None, record: None, stream: None, before: None }
     }
 }
 
 impl From<Relay> for Answer {
     fn from(relay: Relay) -> Self {
-        Self { body: Inner::Relayed(Box::new(relay)), busy: None, record: None, stream: None }
+        Self { body: Inner::Relayed(Box::new(relay)), busy: None, record: None, stream: None, before: None }
     }
 }
 
@@ -65,6 +68,21 @@ impl Answer {
     pub(crate) fn watched(mut self, sieve: Option<Sieve>, standing: Option<Standing>) -> Self {
         let inner = std::mem::replace(&mut self.body, Inner::Made(Body::empty()));
         self.body = Inner::Watched(Box::new(Watched::new(inner, sieve, standing)));
+        self
+    }
+
+    /// The body, of which some was read already.
+    pub(crate) fn after(mut self, before: Bytes) -> Self {
+        self.before = Some(before).filter(|before| !before.is_empty());
+        self
+    }
+
+    /// Holds the events of a server's own stream to a limit. One that is made here was made within its limits.
+    pub(crate) fn capped(mut self, cap: Cap) -> Self {
+        match &mut self.body {
+            Inner::Relayed(relay) => relay.cap(cap),
+            Inner::Made(_) | Inner::Watched(_) => {}
+        }
         self
     }
 
@@ -95,7 +113,7 @@ impl Inner {
     pub(crate) fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Made(body) => body.refusal(),
-            Self::Relayed(_) => None,
+            Self::Relayed(relay) => relay.refusal(),
             Self::Watched(watched) => watched.refusal(),
         }
     }
@@ -129,7 +147,11 @@ impl http_body::Body for Answer {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = self.get_mut();
-        let polled = this.body.poll_frame(context);
+        let before = this.before.take().map(|before| Ok(Frame::data(before)));
+        let polled = match before {
+            Some(before) => Poll::Ready(Some(before)),
+            None => this.body.poll_frame(context),
+        };
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
@@ -147,11 +169,16 @@ impl http_body::Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_over()
+        self.before.is_none() && self.body.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let rest = self.body.size_hint();
+        match (&self.before, rest.exact()) {
+            (None, _) => rest,
+            (Some(before), Some(rest)) => SizeHint::with_exact(rest + before.len() as u64),
+            (Some(_), None) => SizeHint::default(),
+        }
     }
 }
 
@@ -159,7 +186,7 @@ impl Drop for Answer {
     /// That a caller left is known only by this: hyper drops the body. So it also does with one whose last byte was
     /// taken.
     fn drop(&mut self) {
-        let left = (!self.body.is_over()).then(|| ("caller_left", "the caller closed the stream".to_owned()));
+        let left = (!self.is_end_stream()).then(|| ("caller_left", "the caller closed the stream".to_owned()));
         self.end(left);
     }
 }

@@ -26,6 +26,7 @@ use crate::bootstrap::{Bootstrap, Listen, Source};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, SeriesByServer, ServerSeries};
 use crate::outbound::{self, Outbound};
+use crate::quota::Quotas;
 use crate::room::Room;
 use crate::servers::{self, Servers};
 use crate::state::Live;
@@ -144,6 +145,7 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
     let control = Box::pin(control::start_with(&core.bootstrap, deps, control::Settings::default())).await?;
     let traffic = TaskTracker::new();
     traffic.spawn_on(core.follow(), &workers);
+    workers.spawn(core.quotas.clone().sweep(core.tokens.stop.clone()));
     let addresses = sockets.addresses();
     let serving = sockets.inbound.map(|socket| traffic.spawn_on(core.inbound(socket), &workers));
     if let Some(socket) = sockets.outbound {
@@ -182,6 +184,7 @@ struct Core {
     bootstrap: Bootstrap,
     limits: Arc<Limits>,
     room: Room,
+    quotas: Quotas,
     metrics: Arc<Metrics>,
     log: AccessLog,
     sessions: session_id::Key,
@@ -201,6 +204,7 @@ impl Core {
         let limits = Arc::new(limits);
         let metrics = Arc::new(Metrics::new());
         let room = Room::new(metrics.bodies_held_bytes.clone(), limits.bodies_bytes_max);
+        let quotas = Quotas::new(&limits, &metrics);
         let log = AccessLog::start(access_log, &metrics).map_err(Error::AccessLog)?;
         make_state_dir(&bootstrap)?;
         let sessions = session_key(&bootstrap)?;
@@ -225,6 +229,7 @@ impl Core {
             bootstrap,
             limits,
             room,
+            quotas,
             metrics,
             log,
             sessions,
@@ -268,6 +273,7 @@ impl Core {
             servers: self.servers.clone(),
             limits: Arc::clone(&self.limits),
             room: self.room.clone(),
+            quotas: self.quotas.clone(),
             log: self.log.clone(),
             sessions: self.sessions.clone(),
             drain: self.tokens.drain.clone(),

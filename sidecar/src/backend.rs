@@ -18,6 +18,7 @@ use crate::health::check::Checked;
 use crate::servers::Parts;
 use crate::stdio::check::StdioProbe;
 use crate::stdio::{Phase, StdioPeer};
+use crate::tools::Lister;
 use crate::upstream::{Address, Destination, Pool, Settings};
 use way::Ways;
 use way::check::HttpProbe;
@@ -177,6 +178,14 @@ impl Backend {
             Self::Child(child) => {
                 Checked::start(server, check, before, StdioProbe::new(Arc::clone(&child.peer)), changes)
             }
+        }
+    }
+
+    /// Whoever asks the server for what it advertises.
+    pub fn lister(&self) -> Lister {
+        match self {
+            Self::Http(http) => Lister::http(Arc::clone(&http.ways)),
+            Self::Child(child) => Lister::Child(Arc::clone(&child.peer)),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::admit::Admitted;
 use crate::answer::Answer;
 use crate::authorize::Permit;
 use crate::backend::way::Way;
-use crate::backend::{Backend, CALL_TIMEOUT, Http, IDLE_TIMEOUT};
+use crate::backend::{Backend, Http, IDLE_TIMEOUT};
 use crate::classify::{Call, Kind};
 use crate::exchange::front::{Front, Incoming, Patience};
 use crate::headers::{self, CALLER, SERVER, SESSION};
@@ -33,6 +33,7 @@ pub(crate) use crate::relay::READ_ON_SILENCE_MAX;
 use crate::relay::{self, Ending, Relay, WhenLeft};
 use crate::servers::Local;
 use crate::session_id;
+use crate::tools::Treated;
 use crate::upstream::{Outgoing, SendError, UpstreamBody};
 
 /// What forwarding to a server beside this sidecar needs.
@@ -43,6 +44,7 @@ pub struct Inbound<'a> {
     pub limits: &'a Limits,
     pub sessions: &'a session_id::Key,
     pub drain: &'a CancellationToken,
+    pub treated: &'a Treated,
 }
 
 /// Forwards what was permitted to the server beside this sidecar. The call's place is free again when the server is
@@ -102,7 +104,8 @@ impl Inbound<'_> {
         call: &Call<'_>,
         admitted: Admitted,
     ) -> Result<Response<Answer>, Refusal> {
-        let patience = Patience { call: self.call_timeout(), idle: Some(self.idle_max()) };
+        let result_bytes_max = self.treated.result_bytes_max;
+        let patience = Patience { call: self.call_timeout(), idle: Some(self.idle_max()), result_bytes_max };
         let caller = self.caller.shared_name();
         let (head, body) = (&received.head, &received.body);
         let incoming = Incoming { caller: &caller, head, body, patience, admitted: &admitted };
@@ -116,7 +119,7 @@ impl Inbound<'_> {
     }
 
     fn call_timeout(&self) -> Duration {
-        self.server.spec.timeouts.call.map_or(CALL_TIMEOUT, |span| span.duration())
+        self.treated.call_timeout.unwrap_or_else(|| self.server.call_timeout())
     }
 
     async fn transparent(

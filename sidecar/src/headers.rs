@@ -13,6 +13,8 @@ pub const CALLER: HeaderName = HeaderName::from_static("weft-caller");
 pub const SERVER: HeaderName = HeaderName::from_static("weft-server");
 /// Why a request was refused: the word of the table of refusals.
 pub const REASON: HeaderName = HeaderName::from_static("weft-reason");
+/// Whether the answer is one that was kept: `hit`, or absent.
+pub const CACHE: HeaderName = HeaderName::from_static("weft-cache");
 /// The session of the legacy era.
 pub const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 

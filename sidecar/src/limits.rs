@@ -131,6 +131,32 @@ limits! {
     stderr_line_bytes_max: usize = 4 << 10;
     /// Children at once of a server that has one per session.
     children_max: usize = 64;
+    /// Counts of quotas that are kept at once. Where all are in use, further callers and tools of a limit share one.
+    quota_keys_max: usize = 131_072;
+    /// Counts that one caller makes by calling tools of different names; further ones share one for each limit.
+    quota_keys_per_caller_max: usize = 4096;
+    /// Time that a call waits for a place among those that a quota allows at once. Zero refuses it at once.
+    quota_wait_timeout: Limited = secs(1);
+    /// Calls that wait for such places at once.
+    quota_waiting_max: usize = 4096;
+    /// Calls of one caller that wait for one place at once.
+    quota_waiting_per_caller_max: usize = 64;
+    /// Tools of one server that are known. Of a server with more nothing is known.
+    tools_max: usize = 1024;
+    /// Bytes of their definitions, with all pages that they are on.
+    tools_bytes_max: usize = 8 << 20;
+    /// Pages of a server's list of tools that are read.
+    tool_pages_max: usize = 64;
+    /// Between readings of what a server advertises, where a policy needs to know and the server says nothing of a change.
+    tools_read_every: Limited = secs(60);
+    /// Bytes of a tool's input schema that arguments are held against.
+    schema_bytes_max: usize = 128 << 10;
+    /// Answers that are kept for one server, where a policy says so.
+    kept_answers_max: usize = 10_000;
+    /// Bytes of all answers that are kept for one server.
+    kept_answers_bytes_max: usize = 64 << 20;
+    /// Bytes of the largest answer that is kept.
+    kept_answer_bytes_max: usize = 1 << 20;
     /// Time a draining sidecar gives to what is in flight.
     drain_timeout: Limited = secs(25);
 }

@@ -2,7 +2,7 @@
 //! methods of the protocol, reasons.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -44,6 +44,36 @@ pub struct DurationLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ServerLabel {
     pub server: Arc<str>,
+}
+
+/// What a limit of a quota decided. Never a caller's or a tool's name: callers choose them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct QuotaLabels {
+    pub policy: Arc<str>,
+    pub limit: Arc<str>,
+    pub outcome: &'static str,
+}
+
+/// What became of a check of calls of tools.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ToolCheckLabels {
+    pub server: Arc<str>,
+    /// `pin`, `arguments` or `result`.
+    pub check: &'static str,
+    /// `refused`, `warned`, or `shadow` where it would have been refused.
+    pub outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LimitLabels {
+    pub policy: Arc<str>,
+    pub limit: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ServerOutcomeLabels {
+    pub server: Arc<str>,
+    pub outcome: &'static str,
 }
 
 /// Declares the metrics: each is registered under the name of its field.
@@ -90,6 +120,13 @@ metrics! {
     server_healthy: Family<ServerLabel, Gauge> = Family::default(), "Whether a server with a health check is well: 1, or 0";
     child_restarts: Family<ServerLabel, Gauge> = Family::default(), "Starts of a stdio server after its first";
     child_garbage_lines: Family<ServerLabel, Gauge> = Family::default(), "Lines of a stdio server that were no messages";
+    quota_decisions: Family<QuotaLabels, Counter> = Family::default(), "Calls that a limit of a quota counted, or would not: allowed, near (allowed, with four fifths taken), denied, shadow_denied";
+    quota_limit: Family<LimitLabels, Gauge<f64, AtomicU64>> = Family::default(), "How much a limit of a quota allows at once: its burst, its budget, its calls under way";
+    quota_used: Family<LimitLabels, Gauge<f64, AtomicU64>> = Family::default(), "How much of it is taken, where most is";
+    quota_keys: Gauge = Gauge::default(), "Counts of quotas that are kept";
+    tool_checks: Family<ToolCheckLabels, Counter> = Family::default(), "Calls of tools that were not as policies want them, by what was checked and what became of them";
+    tool_readings: Family<ServerOutcomeLabels, Counter> = Family::default(), "Readings of the tools that a server advertises: ok, or failed";
+    kept_answers: Family<ServerOutcomeLabels, Counter> = Family::default(), "Calls of tools whose answers are kept: hit, or miss";
     certificate_expiry_timestamp_seconds: Gauge = Gauge::default(), "When this sidecar's certificate expires";
     snapshot_age_seconds: Gauge = Gauge::default(), "Since when nothing was heard of the configuration in force";
     snapshot_stored: Gauge = Gauge::default(), "Whether the configuration in force is one kept from an earlier run: 1, or 0";
@@ -245,6 +282,36 @@ impl ServerSeries {
     fn labels(&self, method: usize, reason: &'static str) -> RequestLabels {
         let server = Arc::clone(&self.server);
         RequestLabels { listener: self.listener, server, method: METHODS[method], reason }
+    }
+}
+
+/// The series of what is done about the tools of one server.
+#[derive(Clone, Debug)]
+pub struct ToolSeries {
+    metrics: Arc<Metrics>,
+    server: Arc<str>,
+}
+
+impl ToolSeries {
+    pub fn new(metrics: &Arc<Metrics>, server: Arc<str>) -> Self {
+        Self { metrics: Arc::clone(metrics), server }
+    }
+
+    pub fn checked(&self, check: &'static str, outcome: &'static str) {
+        let server = Arc::clone(&self.server);
+        self.metrics.tool_checks.get_or_create(&ToolCheckLabels { server, check, outcome }).inc();
+    }
+
+    pub fn read(&self, well: bool) {
+        let outcome = if well { "ok" } else { "failed" };
+        let labels = ServerOutcomeLabels { server: Arc::clone(&self.server), outcome };
+        self.metrics.tool_readings.get_or_create(&labels).inc();
+    }
+
+    pub fn looked_up(&self, hit: bool) {
+        let outcome = if hit { "hit" } else { "miss" };
+        let labels = ServerOutcomeLabels { server: Arc::clone(&self.server), outcome };
+        self.metrics.kept_answers.get_or_create(&labels).inc();
     }
 }
 

@@ -10,6 +10,7 @@ use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
+use weft_proto::mcp::code;
 use weft_proto::resource::kinds::Era;
 
 use crate::access_log::AccessLog;
@@ -23,15 +24,16 @@ use crate::headers::REASON;
 use crate::identify::Identified;
 use crate::limits::Limits;
 use crate::metrics::{Counted, ServerSeries, method_index};
+use crate::quota::Quotas;
 use crate::receive;
 use crate::record::{Event, Open};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Shape};
 use crate::room::Room;
 use crate::servers::Servers;
 use crate::shown::{self, Cutter};
 use crate::standing::{self, Asked};
 use crate::state::Live;
-use crate::{accept, authorize, clock, session_id};
+use crate::{accept, authorize, clock, session_id, tools};
 
 pub use outbound::{Outbound, Parts as OutboundParts};
 
@@ -46,6 +48,7 @@ pub struct Parts {
     pub servers: Servers,
     pub limits: Arc<Limits>,
     pub room: Room,
+    pub quotas: Quotas,
     pub log: AccessLog,
     pub sessions: session_id::Key,
     /// Ends what merely listens.
@@ -79,20 +82,37 @@ impl Inbound {
         let entry = current.snapshot.server(&server.name).ok_or(Refusal::NotReady)?;
         let decided = &mut record.event.decided;
         let permit = authorize::authorize(&current.snapshot, entry, &connection.caller, &call, decided)?;
+        let asked = tools::Asked {
+            snapshot: &current.snapshot,
+            entry,
+            tools: &server.tools,
+            headers: &received.head.headers,
+            caller: &connection.caller.shared_name(),
+            patience: server.call_timeout(),
+        };
+        let mut treated = tools::treat(asked, &call).await?;
+        record.event.tools = treated.note.take();
+        let held = parts.quotas.take(&server, entry, &connection.caller, &call, &mut record.event).await?;
         let admitted = match (call.listens(), call.is_exempt()) {
             (true, _) => server.places.listen()?,
             (false, true) => Places::exempt(),
             (false, false) => server.places.admit(Counted::new(server.in_flight.clone())).await?,
         };
+        let admitted = admitted.holding(held.keep());
         let inbound = ForwardInbound {
             server: &server,
             caller: &connection.caller,
             limits: &parts.limits,
             sessions: &parts.sessions,
             drain: &parts.drain,
+            treated: &treated,
         };
+        if let Some(kept) = treated.kept(&server.tools, &call) {
+            return Ok(kept);
+        }
         let cutter = Cutter::new(&call, permit.view(), &parts.limits);
         let response = forward::inbound(inbound, &received, &call, permit, admitted).await?;
+        let response = tools::answered(treated, &server.tools, &call, response, &parts.limits).await?;
         let response = shown::show(response, cutter, &parts.limits).await?;
         let asked = || Asked {
             connection: Arc::clone(connection),
@@ -127,6 +147,9 @@ fn opened(
         reason: "ok",
         detail: None,
         decided: Decided::default(),
+        limit: None,
+        shadow_limit: None,
+        tools: None,
         request_bytes: 0,
         response_bytes: 0,
         duration: std::time::Duration::ZERO,
@@ -187,7 +210,7 @@ pub(crate) fn finish(outcome: Result<Response<Answer>, Refusal>, mut record: Box
 /// connection, not of the call; so what failed after a request was understood is told as its response.
 pub(crate) fn refused(refusal: &Refusal, id: Option<&str>, legacy: bool) -> Response<Answer> {
     let told = refusal.told();
-    let as_response = legacy && told.code > 0 && !refusal.is_about_transport();
+    let as_response = refusal.is_answer() || legacy && told.code > 0 && !refusal.is_about_transport();
     let status = if as_response { 200 } else { told.status };
     let mut response = Response::new(Answer::from(Body::full(refusal.body(id))));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -207,18 +230,39 @@ impl Refusal {
     /// The refusal as a JSON-RPC error, with the id if one was read.
     pub fn body(&self, id: Option<&str>) -> Bytes {
         let told = self.told();
+        // The id goes back as it came: a number beyond what this program's numbers hold keeps its digits.
+        let id = id.map_or_else(String::new, |id| format!("\"id\":{id},"));
+        if let Self::BadArguments { shape: Shape::Result, .. } = self {
+            let content = serde_json::json!([{ "type": "text", "text": self.message() }]);
+            let result = format!("{{\"resultType\":\"complete\",\"content\":{content},\"isError\":true}}");
+            return format!("{{\"jsonrpc\":\"2.0\",{id}\"result\":{result}}}").into();
+        }
         let mut data = serde_json::json!({ "reason": told.reason });
         match self {
             Self::UnsupportedVersion { requested, supported } => {
                 data = serde_json::json!({ "requested": requested, "supported": supported });
             }
+            Self::Limited(hit) | Self::BudgetSpent(hit) => {
+                data["limit"] = hit.limit.as_str().into();
+                data["window"] = hit.window.as_str().into();
+                if let Some(after) = hit.after {
+                    data["retryAfterSecs"] = after.as_secs().into();
+                }
+            }
             Self::BodyTooLarge { max } | Self::HeadTooLarge { max } => data["bytesMax"] = (*max).into(),
             _ => {}
         }
-        let error = serde_json::json!({ "code": told.code, "message": self.message(), "data": data });
-        // The id goes back as it came: a number beyond what this program's numbers hold keeps its digits.
-        let id = id.map_or_else(String::new, |id| format!("\"id\":{id},"));
+        let code = match self {
+            Self::BadArguments { .. } => code::INVALID_PARAMS,
+            _ => told.code,
+        };
+        let error = serde_json::json!({ "code": code, "message": self.message(), "data": data });
         format!("{{\"jsonrpc\":\"2.0\",{id}\"error\":{error}}}").into()
+    }
+
+    /// Whether it is told as the server would tell it, whatever its own status is.
+    const fn is_answer(&self) -> bool {
+        matches!(self, Self::BadArguments { .. })
     }
 
     /// Whether it concerns the way a request came rather than what was asked.

@@ -27,6 +27,12 @@ pub struct Event {
     /// What the log may say besides, and the caller may not hear.
     pub detail: Option<String>,
     pub decided: Decided,
+    /// The limit of a quota that refused it.
+    pub limit: Option<Arc<str>>,
+    /// A limit in shadow that would have.
+    pub shadow_limit: Option<Arc<str>>,
+    /// What policies for tools would have refused, or warn of.
+    pub tools: Option<Box<str>>,
     pub request_bytes: u64,
     pub response_bytes: u64,
     pub duration: Duration,

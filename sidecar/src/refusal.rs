@@ -60,8 +60,25 @@ pub enum Refusal {
         rule: String,
         explain: bool,
     },
+    /// The arguments of a call are not as the tool's schema wants. The text says where and what.
+    BadArguments {
+        problems: String,
+        shape: Shape,
+    },
+    /// The arguments of a call are to be validated and cannot be, for this.
+    NotValidated(String),
+    /// What the server advertises has to be known for the call, and is not. The text is for the log.
+    ToolsUnknown(String),
+    /// The answer is larger than the policy for the tool lets through.
+    ResultTooLarge {
+        max: u64,
+    },
     /// The server asks for input that the caller's era has no way to give.
     InputNeeded,
+    /// A limit of a quota is reached.
+    Limited(Hit),
+    /// The budget of a quota is spent.
+    BudgetSpent(Hit),
     /// As many calls are under way as the server takes.
     InFlight {
         after: Duration,
@@ -86,6 +103,26 @@ pub enum Refusal {
     /// The sidecar has no configuration yet.
     NotReady,
     Draining,
+}
+
+/// The limit of a quota that refuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// `<namespace>/<policy>#<limit>`.
+    pub limit: String,
+    /// How much it allows, as `10/min`.
+    pub window: String,
+    /// When to come back, in whole seconds; none where the call weighs more than the limit ever allows.
+    pub after: Option<Duration>,
+}
+
+/// As what bad arguments are told, which protocols have done differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// As a result of the tool that says that it failed.
+    Result,
+    /// As the protocol's error for bad parameters.
+    Error,
 }
 
 /// How a refusal is told.
@@ -130,8 +167,14 @@ impl Refusal {
             Self::SessionMissing => told(400, 4001, "session_missing", false),
             Self::SessionUnknown => told(404, 4042, "session_unknown", false),
             Self::TooManySessions => told(503, 5033, "too_many_sessions", true),
-            Self::TooManyStreams => told(503, 5037, "too_many_streams", true),
+            Self::TooManyStreams => told(503, 5038, "too_many_streams", true),
             Self::Denied { .. } => told(403, 4030, "denied", false),
+            Self::Limited(_) => told(429, 4290, "limited", true),
+            Self::BudgetSpent(_) => told(429, 4291, "budget_spent", true),
+            Self::BadArguments { .. } => told(400, 4002, "bad_arguments", false),
+            Self::NotValidated(_) => told(502, 5024, "not_validated", false),
+            Self::ToolsUnknown(_) => told(503, 5037, "tools_unknown", true),
+            Self::ResultTooLarge { .. } => told(502, 5023, "result_too_large", false),
             Self::InFlight { .. } => told(429, 4292, "in_flight", true),
             Self::UpstreamBroke(_) => told(502, 5020, "upstream_broke", false),
             Self::UpstreamUnreachable(_) => told(503, 5034, "upstream_unreachable", true),
@@ -176,6 +219,12 @@ impl Refusal {
             Self::TooManySessions,
             Self::TooManyStreams,
             Self::Denied { target: text(), rule: text(), explain: false },
+            Self::Limited(Hit { limit: text(), window: "10/min".to_owned(), after: Some(after) }),
+            Self::BudgetSpent(Hit { limit: text(), window: "500/day".to_owned(), after: Some(after) }),
+            Self::BadArguments { problems: text(), shape: Shape::Result },
+            Self::NotValidated(text()),
+            Self::ToolsUnknown(text()),
+            Self::ResultTooLarge { max: 1 << 20 },
             Self::InFlight { after: Duration::from_secs(1) },
             Self::UpstreamBroke(text()),
             Self::UpstreamUnreachable(text()),
@@ -218,8 +267,18 @@ impl Refusal {
             Self::TooManyStreams => "too many streams listen to this server".to_owned(),
             Self::Denied { target, rule, explain: true } => format!("{target} is refused by {rule}"),
             Self::Denied { target, .. } => format!("{target} is unknown or not permitted"),
+            Self::BadArguments { problems, .. } => {
+                format!("the arguments are not as the tool wants them: {problems}")
+            }
+            Self::NotValidated(why) => format!("the arguments cannot be validated: {why}"),
+            Self::ToolsUnknown(_) => "what tools the server has is not known at the moment".to_owned(),
+            Self::ResultTooLarge { max } => format!("the answer is larger than {max} bytes"),
             Self::InputNeeded => {
                 "the server asks for input that a client of this protocol version cannot give".to_owned()
+            }
+            Self::Limited(Hit { limit, window, .. }) => format!("the limit {limit} of {window} is reached"),
+            Self::BudgetSpent(Hit { limit, window, .. }) => {
+                format!("the budget {limit} of {window} is spent")
             }
             Self::InFlight { .. } => "too many calls are under way".to_owned(),
             Self::UpstreamBroke(_) => "the server's answer broke off or cannot be read".to_owned(),
@@ -240,6 +299,7 @@ impl Refusal {
             Self::UpstreamBroke(detail)
             | Self::UpstreamUnreachable(detail)
             | Self::ChildExited(detail)
+            | Self::ToolsUnknown(detail)
             | Self::ChildBusy(detail) => format!("{}: {detail}", self.message()),
             Self::Denied { target, rule, .. } => format!("{target} is refused by {rule}"),
             other => other.message(),
@@ -250,6 +310,7 @@ impl Refusal {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::InFlight { after } => Some(*after),
+            Self::Limited(hit) | Self::BudgetSpent(hit) => hit.after,
             _ if self.told().again => Some(Duration::from_secs(1)),
             _ => None,
         }

@@ -14,6 +14,8 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::oldest::{Begun, Exchange};
+use crate::refusal::Refusal;
+use crate::tools::{Cap, Passed};
 use crate::upstream::UpstreamBody;
 
 /// What keeps an idle stream open on its way through whatever lies between.
@@ -63,6 +65,10 @@ pub struct Relay {
     events: Option<Events>,
     /// The beginning of a stream of 2024-11-05, until it has named the address for messages.
     exchange: Option<Box<Exchange>>,
+    /// What an event may be large.
+    cap: Option<Box<Cap>>,
+    /// Why the stream was ended here.
+    refused: Option<Refusal>,
     over: bool,
 }
 
@@ -105,6 +111,8 @@ impl Relay {
             idle_max: None,
             events: None,
             exchange: None,
+            cap: None,
+            refused: None,
         }
     }
 
@@ -126,6 +134,8 @@ impl Relay {
             idle_max,
             events: Some(events),
             exchange: None,
+            cap: None,
+            refused: None,
             over: false,
         }
     }
@@ -135,6 +145,31 @@ impl Relay {
     pub(crate) fn exchanging(mut self, exchange: Exchange) -> Self {
         self.exchange = Some(Box::new(exchange));
         self
+    }
+
+    /// Holds every event of a stream to a limit.
+    pub(crate) fn cap(&mut self, cap: Cap) {
+        self.cap = Some(Box::new(cap));
+    }
+
+    /// Why the stream was ended here, if it was.
+    pub(crate) const fn refusal(&self) -> Option<&Refusal> {
+        self.refused.as_ref()
+    }
+
+    /// Takes bytes of a stream whose events are held to a limit; gives those that may pass, if there are any yet.
+    fn hold(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+        let cap = self.cap.as_mut()?;
+        let Passed { bytes, over } = cap.feed(&frame.into_data().ok()?);
+        if let Some(events) = &mut self.events {
+            events.last_byte = Instant::now();
+            events.tail.see(&bytes);
+        }
+        if over.is_some() {
+            self.refused = over;
+            self.end();
+        }
+        (!bytes.is_empty()).then(|| Frame::data(bytes))
     }
 
     /// Takes bytes of the beginning; gives what takes their place, once that is known.
@@ -215,6 +250,14 @@ impl http_body::Body for Relay {
                     }
                 }
             }
+            Poll::Ready(Some(Ok(frame))) if this.cap.is_some() => match this.hold(frame) {
+                Some(frame) => Poll::Ready(Some(Ok(frame))),
+                None => {
+                    // There may be more already.
+                    context.waker().wake_by_ref();
+                    Poll::Pending
+                }
+            },
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(events), Some(data)) = (&mut this.events, frame.data_ref()) {
                     events.last_byte = Instant::now();
@@ -229,7 +272,8 @@ impl http_body::Body for Relay {
             }
             Poll::Ready(None) => {
                 this.end();
-                Poll::Ready(None)
+                let rest = this.cap.take().map(|mut cap| cap.rest()).filter(|rest| !rest.is_empty());
+                Poll::Ready(rest.map(|rest| Ok(Frame::data(rest))))
             }
             Poll::Pending => this.poll_quiet(context),
         }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -15,17 +16,19 @@ use weft_proto::policy::placement;
 use weft_proto::resource::kinds::{Location, McpServer};
 
 use crate::admit::Places;
-use crate::backend::Backend;
+use crate::backend::{Backend, CALL_TIMEOUT};
 use crate::bootstrap::Node;
 use crate::health::check::Checked;
 use crate::health::{Health, Told};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, ServerLabel, ServerSeries};
+use crate::quota::Plans;
 use crate::receive::Place;
 use crate::refusal::Refusal;
 use crate::state::{Current, Origin};
 use crate::stdio::Phase;
 use crate::stdio::launch::Launcher;
+use crate::tools::Tools;
 
 /// A server beside this sidecar.
 #[derive(Debug)]
@@ -36,12 +39,16 @@ pub struct Local {
     pub header: HeaderValue,
     pub spec: McpServer,
     pub places: Arc<Places>,
+    /// What quotas say of it, made ready.
+    pub quotas: Plans,
     pub series: Arc<ServerSeries>,
     /// Calls under way.
     pub in_flight: Gauge,
     pub backend: Arc<Backend>,
     /// What active checks found, where the server is to be checked.
     pub checked: Option<Arc<Checked>>,
+    /// What it advertises, and what policies for its tools need.
+    pub tools: Arc<Tools>,
 }
 
 /// The servers beside this sidecar now. Clones are the same.
@@ -131,6 +138,7 @@ impl Servers {
             }
             let kept = before.get(name).filter(|local| local.spec == *spec).cloned();
             if let Some(local) = kept.or_else(|| self.make(name, spec, before.get(name))) {
+                local.tools.follow(entry);
                 table.insert(name.clone(), local);
             }
         }
@@ -189,12 +197,17 @@ impl Servers {
         let places = places.map(|local| Arc::clone(&local.places));
         let label: Arc<str> = name.to_string().into();
         let checked = self.checked(&label, spec, &backend, before);
+        let tools = before.filter(|local| Arc::ptr_eq(&local.backend, &backend));
+        let tools = tools.map(|local| Arc::clone(&local.tools));
+        let tools =
+            tools.unwrap_or_else(|| Arc::new(Tools::new(&label, &backend, &parts.limits, &parts.metrics)));
         Some(Arc::new(Local {
             name: name.clone(),
             header: HeaderValue::from_str(&label).ok()?,
             spec: spec.clone(),
             places: places
                 .unwrap_or_else(|| Arc::new(Places::new(&spec.in_flight, parts.limits.listening_max))),
+            quotas: Plans::default(),
             series: Arc::new(ServerSeries::new(&parts.metrics, "inbound", Arc::clone(&label))),
             in_flight: parts
                 .metrics
@@ -202,6 +215,7 @@ impl Servers {
                 .get_or_create_owned(&ServerLabel { server: Arc::clone(&label) }),
             backend,
             checked,
+            tools,
             label,
         }))
     }
@@ -237,6 +251,11 @@ impl Servers {
 }
 
 impl Local {
+    /// Time to the first byte of an answer, if no policy for a tool says anything else.
+    pub fn call_timeout(&self) -> Duration {
+        self.spec.timeouts.call.map_or(CALL_TIMEOUT, |span| span.duration())
+    }
+
     /// How the server is, as far as it is known here.
     pub fn health(&self) -> Health {
         match &self.checked {

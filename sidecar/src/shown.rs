@@ -23,14 +23,14 @@ use crate::sse::{self, Event, Splitter};
 
 /// Cuts lists down to what one caller may see.
 #[derive(Clone, Debug)]
-pub struct Cutter {
+pub(crate) struct Cutter {
     view: Arc<View>,
     bounds: Bounds,
 }
 
 impl Cutter {
     /// None where nothing that the call is answered with could be a list, or where nothing is hidden from the caller.
-    pub fn new(call: &Call<'_>, view: Option<&Arc<View>>, limits: &Limits) -> Option<Self> {
+    pub(crate) fn new(call: &Call<'_>, view: Option<&Arc<View>>, limits: &Limits) -> Option<Self> {
         let view = Arc::clone(view?);
         let bounds = Bounds { depth_max: limits.depth_max, batch_max: limits.batch_max };
         (may_list(call) && view.tells_callers_apart()).then_some(Self { view, bounds })
@@ -59,7 +59,7 @@ fn may_list(call: &Call<'_>) -> bool {
 }
 
 /// The answer as the caller may see it.
-pub async fn show(
+pub(crate) async fn show(
     response: Response<Answer>,
     cutter: Option<Cutter>,
     limits: &Limits,
@@ -104,7 +104,7 @@ async fn whole(answer: Answer, bytes_max: usize) -> Result<Bytes, Refusal> {
 
 /// An event stream's events, each looked at.
 #[derive(Debug)]
-pub struct Sieve {
+pub(crate) struct Sieve {
     splitter: Splitter,
     cutter: Cutter,
 }

@@ -23,17 +23,17 @@ use crate::state::{Current, Live};
 
 /// What was asked when a stream began, kept to be judged again.
 #[derive(Debug)]
-pub struct Asked {
-    pub connection: Arc<Identified>,
-    pub server: ServerName,
-    pub era: Era,
+pub(crate) struct Asked {
+    pub(crate) connection: Arc<Identified>,
+    pub(crate) server: ServerName,
+    pub(crate) era: Era,
     /// As it was received; empty for what came without a message.
-    pub body: Bytes,
-    pub limits: Arc<Limits>,
+    pub(crate) body: Bytes,
+    pub(crate) limits: Arc<Limits>,
 }
 
 /// Ends the answer, if it is a stream, once what was asked is allowed no longer.
-pub fn watch(
+pub(crate) fn watch(
     response: Response<Answer>,
     asked: impl FnOnce() -> Asked,
     live: &Live,
@@ -47,14 +47,14 @@ pub fn watch(
 }
 
 /// Waits for the stream to be allowed no longer.
-pub struct Standing(Pin<Box<dyn Future<Output = Over> + Send>>);
+pub(crate) struct Standing(Pin<Box<dyn Future<Output = Over> + Send>>);
 
 /// Why and how a stream ends.
 #[derive(Debug)]
-pub struct Over {
-    pub refusal: Refusal,
+pub(crate) struct Over {
+    pub(crate) refusal: Refusal,
     /// The last event, if there is anything to tell on the stream.
-    pub last: Option<Bytes>,
+    pub(crate) last: Option<Bytes>,
 }
 
 impl fmt::Debug for Standing {
@@ -65,7 +65,7 @@ impl fmt::Debug for Standing {
 
 impl Standing {
     /// Watches from the snapshot on by which the stream was allowed.
-    pub fn new(asked: Asked, live: &Live, by: Arc<Current>) -> Self {
+    pub(crate) fn new(asked: Asked, live: &Live, by: Arc<Current>) -> Self {
         let mut changes = live.watch();
         Self(Box::pin(async move {
             let mut seen = by;

@@ -8,7 +8,8 @@ use std::path::Path;
 use weft_sidecar::cli;
 use weft_sidecar::limits::Limits;
 use weft_sidecar::metrics::{
-    DurationLabels, ListenerLabel, Metrics, RefusedLabel, RequestLabels, ServerLabel,
+    DurationLabels, LimitLabels, ListenerLabel, Metrics, QuotaLabels, RefusedLabel, RequestLabels,
+    ServerLabel, ServerOutcomeLabels, ToolCheckLabels,
 };
 use weft_sidecar::refusal::Refusal;
 
@@ -91,11 +92,21 @@ fn metrics_shown() -> String {
         drop(family.get_or_create(&ServerLabel { server: "".into() }));
     }
     drop(metrics.shadow_refusals.get_or_create(&ServerLabel { server: "".into() }));
+    let labels = ToolCheckLabels { server: "".into(), check: "", outcome: "" };
+    drop(metrics.tool_checks.get_or_create(&labels));
+    for family in [&metrics.tool_readings, &metrics.kept_answers] {
+        drop(family.get_or_create(&ServerOutcomeLabels { server: "".into(), outcome: "" }));
+    }
     drop(metrics.connections_refused.get_or_create(&RefusedLabel { listener: "", reason: "" }));
     let labels = RequestLabels { listener: "", server: "".into(), method: "", reason: "" };
     drop(metrics.requests.get_or_create(&labels));
     let labels = DurationLabels { listener: "", server: "".into(), method: "" };
     drop(metrics.request_seconds.get_or_create(&labels));
+    let labels = QuotaLabels { policy: "".into(), limit: "".into(), outcome: "" };
+    drop(metrics.quota_decisions.get_or_create(&labels));
+    for family in [&metrics.quota_limit, &metrics.quota_used] {
+        drop(family.get_or_create(&LimitLabels { policy: "".into(), limit: "".into() }));
+    }
     metrics.text()
 }
 

@@ -24,6 +24,7 @@ pub use edit::{span, splice};
 pub use id::Id;
 pub use params::{Meta, Params};
 pub use raw::Raw;
+pub(crate) use raw::json_string;
 pub use read::parse;
 pub use revision::Revision;
 

@@ -71,7 +71,7 @@ impl<'a> Raw<'a> {
         self.0.starts_with('{')
     }
 
-    pub(super) fn is_null(self) -> bool {
+    pub(crate) fn is_null(self) -> bool {
         self.0 == "null"
     }
 
@@ -92,7 +92,7 @@ impl<'a> Raw<'a> {
     ///
     /// A key that is one of them but for its case is an error: some readers would take it for the other (Go's do, and
     /// take the last that comes), and a server must not see what was not seen here.
-    pub(super) fn members<const N: usize>(
+    pub(crate) fn members<const N: usize>(
         self,
         known: &[&'static str; N],
     ) -> Result<[Option<Self>; N], String> {
@@ -258,7 +258,7 @@ fn past_string(bytes: &[u8], open: usize) -> Option<usize> {
     }
 }
 
-pub(super) fn json_string(text: &str) -> String {
+pub(crate) fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 

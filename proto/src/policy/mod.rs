@@ -7,7 +7,9 @@ pub mod access;
 mod caller;
 pub mod expr;
 pub mod placement;
+pub mod quota;
 mod reach;
+pub mod tools;
 
 pub use caller::Caller;
 pub use reach::{may_reach, may_use};

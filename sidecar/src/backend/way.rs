@@ -3,6 +3,7 @@
 //! server was away.
 
 pub mod check;
+pub mod list;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -159,6 +159,17 @@ pub(super) fn discover() -> String {
     )
 }
 
+/// The parameters of `tools/list`.
+pub(super) fn listing(cursor: Option<&str>) -> String {
+    match cursor {
+        None => discover(),
+        Some(cursor) => {
+            let (discover, cursor) = (discover(), serde_json::Value::from(cursor));
+            format!("{{\"cursor\":{cursor},{}", &discover[1..])
+        }
+    }
+}
+
 /// The parameters to listen to the lists that a server says it tells of; none if it tells of none.
 pub(super) fn lists_to_hear_of(introduction: &[u8]) -> Option<String> {
     let result: serde_json::Value = serde_json::from_slice(introduction).ok()?;

@@ -11,8 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep};
+use weft_proto::mcp::method;
 use weft_proto::name::ServerName;
-use weft_proto::resource::kinds::{Sharing, Stdio};
+use weft_proto::resource::kinds::{Era, Sharing, Stdio};
 
 use crate::exchange::{Aside, Ask, Asker, BoxFuture, Introduction, Peer, Reply};
 use crate::limits::Limits;
@@ -127,6 +128,23 @@ impl StdioPeer {
     /// Whether each session has a child of its own.
     pub fn is_per_session(&self) -> bool {
         self.recipe.stdio.sharing == Sharing::PerSession
+    }
+
+    /// Asks the child that introduced the server for its tools.
+    pub(crate) async fn ask_for_tools(&self, cursor: Option<&str>) -> Result<Reply, Refusal> {
+        let introduction = self.first.ready().await?;
+        let params = match introduction.era {
+            Era::Modern => handshake::listing(cursor),
+            Era::Legacy => {
+                cursor.map_or_else(|| "{}".to_owned(), |it| serde_json::json!({ "cursor": it }).to_string())
+            }
+        };
+        Ok(self.first.wire.own(method::TOOLS_LIST, &params))
+    }
+
+    /// What that child says to everyone.
+    pub(crate) fn asides_of_first(&self) -> broadcast::Receiver<Aside> {
+        self.first.wire.asides(&Asker { caller: "".into(), session: None })
     }
 
     fn sessions(&self) -> MutexGuard<'_, Sessions> {

@@ -328,7 +328,7 @@ async fn streams_that_listen_leave_calls_their_connections_and_one_too_many_is_t
     }
     let mut caller = pair.caller("agents", "reviewer").await;
     let refused = Answer::read(caller.send(listen()).await).await;
-    assert_eq!((refused.status, refused.code(), refused.reason()), (503, 5037, "too_many_streams"));
+    assert_eq!((refused.status, refused.code(), refused.reason()), (503, 5038, "too_many_streams"));
     let listing = Answer::read(caller.send(modern("tools/list", "", json!({}))).await).await;
     assert_eq!(listing.status, 200);
     drop((held, sender));

@@ -18,4 +18,6 @@ mod leaving;
 mod limits;
 mod lists;
 mod outbound;
+mod quotas;
 mod streams;
+mod tools;

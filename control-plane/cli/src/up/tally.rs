@@ -206,6 +206,8 @@ mod tests {
             reason,
             detail: (reason != "ok").then(|| "why".to_owned()),
             decided: Default::default(),
+            limit: None,
+            shadow_limit: None,
             request_bytes: 0,
             response_bytes: 0,
             duration: Duration::ZERO,

@@ -159,6 +159,9 @@ impl TryFrom<Raw> for Limit {
         if raw.zone.is_some() && raw.budget.is_none() {
             return Err("zone belongs to a budget");
         }
+        if raw.zone.as_ref().is_some_and(|zone| !is_zone(zone.as_str())) {
+            return Err("zone is unknown; expected a name of the IANA database such as Europe/Vienna");
+        }
         let mut seen = raw.per.to_vec();
         seen.sort();
         if seen.windows(2).any(|pair| pair[0] == pair[1]) {
@@ -176,6 +179,10 @@ impl TryFrom<Raw> for Limit {
             when_unavailable,
         })
     }
+}
+
+fn is_zone(name: &str) -> bool {
+    crate::policy::quota::Calendar::new(crate::resource::units::CalendarWindow::Day, Some(name)).is_ok()
 }
 
 fn when_unavailable(raw: &Raw) -> Result<WhenUnavailable, &'static str> {

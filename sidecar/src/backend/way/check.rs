@@ -96,7 +96,7 @@ impl HttpProbe {
 
 impl Ways {
     /// What the server speaks; asks it if that is not known. Whoever gives up waiting leaves the question to go on.
-    async fn known(self: &Arc<Self>) -> Result<Spoke, Refusal> {
+    pub(super) async fn known(self: &Arc<Self>) -> Result<Spoke, Refusal> {
         if let Some(spoke) = self.spoke() {
             return Ok(spoke);
         }

@@ -150,7 +150,7 @@ impl Conversation {
 
     async fn hear(&mut self) -> Heard {
         loop {
-            let Patience { call, idle } = self.rules.patience;
+            let Patience { call, idle, .. } = self.rules.patience;
             let (by, late) = match self.due {
                 Due::First(by) => (Some(by), Refusal::TimedOut { after: call }),
                 Due::Next(by) => (Some(by), Refusal::FellSilent { after: idle.unwrap_or(call) }),
@@ -220,6 +220,11 @@ impl Conversation {
             },
             Said::Response(response) => {
                 let response = self.way.response(response)?;
+                if let Some(max) =
+                    self.rules.patience.result_bytes_max.filter(|max| response.len() as u64 > *max)
+                {
+                    return Err(Refusal::ResultTooLarge { max });
+                }
                 if !self.renamed {
                     return Ok(Some(Heard::Response(response)));
                 }

@@ -67,6 +67,8 @@ pub struct Patience {
     pub call: Duration,
     /// Between one thing that it says and the next. Without a limit it may be silent for ever.
     pub idle: Option<Duration>,
+    /// Bytes of a response that are passed on.
+    pub result_bytes_max: Option<u64>,
 }
 
 /// One server, as callers see it.

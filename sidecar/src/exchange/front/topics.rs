@@ -115,7 +115,7 @@ impl Front {
             way: Way::Same,
             under_way: None,
         };
-        let patience = Patience { call: AGREE_TIMEOUT, idle: None };
+        let patience = Patience { call: AGREE_TIMEOUT, idle: None, result_bytes_max: None };
         let mut upstream = self.conversation(question, patience, Places::exempt());
         super::subscribe::acknowledged(&mut upstream, self.settings.bounds).await.map(|_| upstream)
     }

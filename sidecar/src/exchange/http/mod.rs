@@ -147,7 +147,7 @@ pub(super) fn initialize(id: &str, revision: Revision) -> Bytes {
 }
 
 /// A request of our own in the modern era; `more` are further members of its parameters.
-pub(super) fn modern_request(id: &str, method: &str, more: &str) -> Bytes {
+pub(crate) fn modern_request(id: &str, method: &str, more: &str) -> Bytes {
     let (version, revision) = (env!("CARGO_PKG_VERSION"), Revision::LATEST);
     format!(
         "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"{method}\",\"params\":{{\"_meta\":{{\

@@ -20,7 +20,7 @@ use crate::metrics::Counted;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
-const PATIENCE: Patience = Patience { call: CALL_TIMEOUT, idle: Some(IDLE_TIMEOUT) };
+const PATIENCE: Patience = Patience { call: CALL_TIMEOUT, idle: Some(IDLE_TIMEOUT), result_bytes_max: None };
 const INITIALIZE_RESULT: &str = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{"listChanged":true},"resources":{"subscribe":true,"listChanged":true},"logging":{}},"serverInfo":{"name":"s","version":"1"}}"#;
 const DISCOVER_RESULT: &str = r#"{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{"listChanged":true},"resources":{"subscribe":true},"logging":{}},"ttlMs":1000,"cacheScope":"private","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"m","version":"1"}}}"#;
 

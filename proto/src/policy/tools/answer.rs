@@ -1,0 +1,77 @@
+//! What of a server's answers about its tools is looked at: pages of `tools/list`, and whether the result of a call may
+//! be given to another call.
+
+use std::borrow::Cow;
+
+use crate::mcp::Raw;
+
+/// A page of `tools/list`.
+#[derive(Clone, Debug)]
+pub struct Page<'a> {
+    /// The definitions, as they are written.
+    pub tools: Vec<Raw<'a>>,
+    /// Where the next page begins, if there is one.
+    pub next: Option<Cow<'a, str>>,
+}
+
+/// Reads the result of `tools/list`; none if it is no such result.
+pub fn page(result: Raw<'_>) -> Option<Page<'_>> {
+    let [tools, next] = result.members(&["tools", "nextCursor"]).ok()?;
+    let next = match next.filter(|it| !it.is_null()) {
+        Some(cursor) => Some(cursor.text()?),
+        None => None,
+    };
+    let tools = tools?;
+    tools.get().starts_with('[').then(|| Page { tools: tools.parts().map(|(_, tool)| tool).collect(), next })
+}
+
+/// Whether the result of `tools/call` answers the call, now and for others of its kind: it is complete, no failure, no
+/// question and no task.
+pub fn is_lasting(result: Raw<'_>) -> bool {
+    let Ok([kind, failed, task, asked, state]) =
+        result.members(&["resultType", "isError", "task", "inputRequests", "requestState"])
+    else {
+        return false;
+    };
+    let complete = kind.is_none_or(|it| it.text().as_deref() == Some("complete"));
+    let succeeded = failed.is_none_or(|it| it.get() == "false");
+    complete && succeeded && task.is_none() && asked.is_none() && state.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Raw<'_> {
+        Raw::scan(json, 64).unwrap()
+    }
+
+    #[test]
+    fn a_page_has_definitions_and_may_have_another_after_it() {
+        let check = |json: &str, tools: usize, next: Option<&str>| {
+            let page = page(read(json)).unwrap();
+            assert_eq!((page.tools.len(), page.next.as_deref()), (tools, next), "{json}");
+        };
+        check(r#"{"tools":[]}"#, 0, None);
+        check(r#"{"tools":[{"name":"a"},{"name":"b"}],"nextCursor":null}"#, 2, None);
+        check(r#"{"tools":[{"name":"a"}],"nextCursor":""}"#, 1, Some(""));
+        for json in ["{}", r#"{"tools":{}}"#, r#"{"tools":[],"nextCursor":1}"#, r#"{"tools":[],"Tools":[]}"#]
+        {
+            assert!(page(read(json)).is_none(), "{json}");
+        }
+    }
+
+    #[test]
+    fn only_a_complete_success_lasts() {
+        let check = |json: &str, expected| assert_eq!(is_lasting(read(json)), expected, "{json}");
+        check(r#"{"content":[]}"#, true);
+        check(r#"{"resultType":"complete","isError":false}"#, true);
+        check(r#"{"isError":true}"#, false);
+        check(r#"{"isError":null}"#, false);
+        check(r#"{"iserror":true}"#, false);
+        check(r#"{"resultType":"input_required","inputRequests":{}}"#, false);
+        check(r#"{"resultType":"task"}"#, false);
+        check(r#"{"task":{"taskId":"1"}}"#, false);
+        check(r#"{"requestState":"x"}"#, false);
+    }
+}

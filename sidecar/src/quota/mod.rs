@@ -1,0 +1,236 @@
+//! What callers may take, counted here: limits of `scope: instance` exactly, each call against every limit that matches
+//! it, all or nothing.
+//!
+//! What a limit means is in `weft_proto::policy::quota`; here are the counts, who waits for a place, and what is said
+//! of it. The number of counts is bounded, and a count is forgotten only where a fresh one would be the same, so that no
+//! flood of names makes a limit start anew; see [`table`]. A call that answers a server's question (`requestState`,
+//! `inputResponses`) is counted like any other: this sidecar cannot tell a state that the server made from one that the
+//! caller did.
+
+mod line;
+mod plan;
+mod table;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use weft_proto::compile::ServerEntry;
+use weft_proto::mcp::{Message, method};
+use weft_proto::policy::access::Call as Asked;
+use weft_proto::policy::quota::{Again, Cost, Facts, Gauge, Outcome, Verdict};
+
+use crate::classify::Call;
+use crate::identify::Caller;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::record::Event;
+use crate::refusal::{Hit, Refusal};
+use crate::servers::Local;
+
+use line::Line;
+use plan::{Ready, Series};
+use table::{Claim, Key, Table};
+
+pub use plan::Plans;
+
+/// When a call is told to come again that waits for another to end, which may be any time.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How often counts that are idle are forgotten, and the fullest are written down.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// The counts of this sidecar. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Quotas(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    table: Table,
+    line: Arc<Line>,
+    series: Series,
+    wait_max: Duration,
+    metrics: Arc<Metrics>,
+}
+
+/// What a call took. Until it is kept, dropping it gives everything back; after, only its places among the calls under
+/// way, when the last clone of it is dropped.
+#[derive(Debug, Default)]
+#[must_use = "what is dropped is given back"]
+pub struct Held(Option<Box<Taken>>);
+
+#[derive(Debug)]
+struct Taken {
+    quotas: Quotas,
+    counts: Vec<(Key, Arc<Ready>, Cost)>,
+}
+
+impl Quotas {
+    pub fn new(limits: &Limits, metrics: &Arc<Metrics>) -> Self {
+        Self(Arc::new(Shared {
+            table: Table::new(limits.quota_keys_max, limits.quota_keys_per_caller_max),
+            line: Arc::new(Line::new(limits.quota_waiting_max, limits.quota_waiting_per_caller_max)),
+            series: Series::new(metrics),
+            wait_max: *limits.quota_wait_timeout,
+            metrics: Arc::clone(metrics),
+        }))
+    }
+
+    /// Takes what a request costs from every limit of its server, or says which limit refuses.
+    pub async fn take(
+        &self,
+        server: &Local,
+        entry: &Arc<ServerEntry>,
+        caller: &Caller,
+        call: &Call<'_>,
+        event: &mut Event,
+    ) -> Result<Held, Refusal> {
+        let plan = server.quotas.of(entry, &self.0.series, &self.0.table);
+        if plan.is_empty() {
+            return Ok(Held::default());
+        }
+        let mut claims = Vec::new();
+        for message in call.messages() {
+            let Message::Request(request) = message else { continue };
+            let arguments =
+                method::has_arguments(&request.method).then_some(request.params.arguments).flatten();
+            let asked = Asked { method: &request.method, target: request.target(), arguments };
+            let facts =
+                Facts { caller: caller.name(), tenant: tenant(caller), server: &server.label, call: asked };
+            claims.extend(plan.matching(asked).map(|ready| self.0.table.claim(ready, facts)));
+        }
+        if claims.is_empty() {
+            return Ok(Held::default());
+        }
+        let owner = self.0.table.owner(caller.name());
+        let seen = self.0.line.ended(&claims);
+        let (mut outcome, mut verdicts) = match self.0.line.is_before(&claims) {
+            // Whoever waits for the same place goes first.
+            Some(by) => (Outcome::Denied { by, again: Again::WhenOneEnds }, Vec::new()),
+            None => self.0.table.take(&mut claims, owner, self.0.table.now()),
+        };
+        if let Outcome::Denied { by, again: Again::WhenOneEnds } = outcome {
+            (outcome, verdicts) = Box::pin(self.wait(&mut claims, owner, by, seen)).await;
+        }
+        match outcome {
+            Outcome::Taken => Ok(self.taken(&claims, &verdicts, event)),
+            Outcome::Denied { by, again } => Err(self.denied(&claims[by].ready, again, event)),
+        }
+    }
+
+    /// Waits in line for a place, a while.
+    async fn wait(
+        &self,
+        claims: &mut Vec<Claim<'_>>,
+        owner: u64,
+        mut by: usize,
+        mut seen: u64,
+    ) -> (Outcome, Vec<Verdict>) {
+        let deadline = tokio::time::Instant::now() + self.0.wait_max;
+        let mut place = None;
+        loop {
+            let full = (Outcome::Denied { by, again: Again::WhenOneEnds }, Vec::new());
+            let Some(mut waits) = self.0.line.join(claims, by, owner, seen, place.take()) else {
+                return full;
+            };
+            if tokio::time::timeout_at(deadline, waits.turn()).await.is_err() {
+                return full;
+            }
+            seen = self.0.line.ended(claims);
+            match self.0.table.take(claims, owner, self.0.table.now()) {
+                (Outcome::Denied { by: other, again: Again::WhenOneEnds }, _) => by = other,
+                (Outcome::Taken, verdicts) => {
+                    waits.took();
+                    return (Outcome::Taken, verdicts);
+                }
+                (outcome, verdicts) => return (outcome, verdicts),
+            }
+            place = Some(waits);
+        }
+    }
+
+    fn taken(&self, claims: &[Claim<'_>], verdicts: &[Verdict], event: &mut Event) -> Held {
+        let mut counts = Vec::with_capacity(claims.len());
+        for (claim, verdict) in claims.iter().zip(verdicts) {
+            let counted = &claim.ready.counted;
+            match verdict {
+                Verdict::Allowed => counted.allowed.inc(),
+                Verdict::Near => counted.near.inc(),
+                Verdict::Denied(_) => {
+                    event.shadow_limit = Some(Arc::clone(&claim.ready.label));
+                    counted.shadow_denied.inc();
+                    continue;
+                }
+            };
+            counts.push((claim.key, Arc::clone(claim.ready), claim.cost));
+        }
+        Held(Some(Box::new(Taken { quotas: self.clone(), counts })))
+    }
+
+    fn denied(&self, by: &Ready, again: Again, event: &mut Event) -> Refusal {
+        by.counted.denied.inc();
+        event.limit = Some(Arc::clone(&by.label));
+        let after = match again {
+            Again::WhenOneEnds => Some(AGAIN_AFTER),
+            // Whole seconds, and never too early.
+            Again::After(after) => {
+                Some(Duration::from_secs(after.as_nanos().div_ceil(1_000_000_000).max(1) as u64))
+            }
+            Again::Never => None,
+        };
+        let hit = Hit { limit: by.label.to_string(), window: by.limit.amount(), after };
+        match by.limit.gauge {
+            Gauge::Budget { .. } => Refusal::BudgetSpent(hit),
+            Gauge::Rate(_) | Gauge::Slots(_) => Refusal::Limited(hit),
+        }
+    }
+
+    /// Forgets idle counts and writes down the fullest of each limit, now and then until the stop.
+    pub async fn sweep(self, stop: CancellationToken) {
+        let mut every = tokio::time::interval(SWEEP_EVERY);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = every.tick() => {}
+            }
+            self.0.series.show(&self.0.table.sweep(self.0.table.now()));
+            self.0.metrics.quota_keys.set(i64::try_from(self.0.table.len()).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+/// The namespace of a caller that proved one.
+fn tenant(caller: &Caller) -> Option<&str> {
+    match caller {
+        Caller::Workload(proved) => Some(proved.caller.workload().namespace.as_str()),
+        Caller::Local | Caller::Anonymous => None,
+    }
+}
+
+impl Held {
+    /// The call is made: from now on only its places are given back, when it ends.
+    pub fn keep(mut self) -> Self {
+        if let Some(taken) = &mut self.0 {
+            taken.counts.retain(|(_, ready, _)| matches!(ready.limit.gauge, Gauge::Slots(_)));
+            if taken.counts.is_empty() {
+                return Self(None);
+            }
+        }
+        self
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let shared = &*self.quotas.0;
+        let now = shared.table.now();
+        for (key, ready, cost) in &self.counts {
+            shared.table.give_back(*key, *cost, now);
+            if matches!(ready.limit.gauge, Gauge::Slots(_)) {
+                shared.line.one_ended(*key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

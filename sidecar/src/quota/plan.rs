@@ -1,0 +1,134 @@
+//! The limits of a server, made ready once for each change of what selects it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use prometheus_client::metrics::counter::Counter;
+use weft_proto::compile::ServerEntry;
+use weft_proto::policy::access::Call;
+use weft_proto::policy::quota::{Limit, Plan};
+
+use super::table::{Seed, Table};
+use crate::metrics::{LimitLabels, Metrics, QuotaLabels};
+
+/// Limits whose series are kept apart; further ones are counted together. Operators choose their names, yet may choose
+/// others every day.
+const SERIES_MAX: usize = 1024;
+
+/// The limits of one server as they were last asked for.
+#[derive(Debug, Default)]
+pub struct Plans(ArcSwapOption<Of>);
+
+#[derive(Debug)]
+struct Of {
+    /// Kept, so that no other can have its place in memory.
+    entry: Arc<ServerEntry>,
+    limits: Arc<[Arc<Ready>]>,
+    plan: Plan,
+}
+
+/// A limit with what every look at it needs.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) limit: Limit,
+    /// `<namespace>/<policy>#<limit>`.
+    pub(super) label: Arc<str>,
+    pub(super) seed: Seed,
+    pub(super) counted: Counters,
+}
+
+/// What was decided by a limit.
+#[derive(Clone, Debug)]
+pub(super) struct Counters {
+    pub(super) allowed: Counter,
+    pub(super) near: Counter,
+    pub(super) denied: Counter,
+    pub(super) shadow_denied: Counter,
+}
+
+/// The series of limits.
+#[derive(Debug)]
+pub(super) struct Series {
+    metrics: Arc<Metrics>,
+    known: Mutex<HashSet<(Arc<str>, Arc<str>)>>,
+}
+
+/// The limits that count the calls of one request.
+#[derive(Debug)]
+pub(super) struct Matching(Arc<Of>);
+
+impl Plans {
+    pub(super) fn of(&self, entry: &Arc<ServerEntry>, series: &Series, table: &Table) -> Matching {
+        let found = self.0.load_full().filter(|of| Arc::ptr_eq(&of.entry, entry));
+        Matching(found.unwrap_or_else(|| {
+            let plan = Plan::new(&entry.quotas);
+            let ready = |limit: &Limit| {
+                Arc::new(Ready {
+                    label: format!("{}#{}", limit.policy, limit.name).into(),
+                    seed: table.seed(limit),
+                    counted: series.of(limit),
+                    limit: limit.clone(),
+                })
+            };
+            let limits = plan.limits().iter().map(ready).collect();
+            let of = Arc::new(Of { entry: Arc::clone(entry), limits, plan });
+            self.0.store(Some(Arc::clone(&of)));
+            of
+        }))
+    }
+}
+
+impl Matching {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.plan.is_empty()
+    }
+
+    pub(super) fn matching<'a>(&'a self, call: Call<'a>) -> impl Iterator<Item = &'a Arc<Ready>> {
+        self.0.plan.matching(call).filter_map(|(at, _)| self.0.limits.get(at))
+    }
+}
+
+impl Series {
+    pub(super) fn new(metrics: &Arc<Metrics>) -> Self {
+        Self { metrics: Arc::clone(metrics), known: Mutex::default() }
+    }
+
+    fn of(&self, limit: &Limit) -> Counters {
+        let (policy, name) = self.names(limit);
+        let outcome = |outcome| {
+            let labels = QuotaLabels { policy: Arc::clone(&policy), limit: Arc::clone(&name), outcome };
+            self.metrics.quota_decisions.get_or_create_owned(&labels)
+        };
+        Counters {
+            allowed: outcome("allowed"),
+            near: outcome("near"),
+            denied: outcome("denied"),
+            shadow_denied: outcome("shadow_denied"),
+        }
+    }
+
+    fn names(&self, limit: &Limit) -> (Arc<str>, Arc<str>) {
+        let names = (Arc::clone(&limit.policy), Arc::clone(&limit.name));
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= SERIES_MAX && !known.contains(&names) {
+            return ("other".into(), "other".into());
+        }
+        known.insert(names.clone());
+        names
+    }
+
+    /// Writes down the fullest count of each limit.
+    pub(super) fn show(&self, fullest: &HashMap<Arc<str>, (Arc<Ready>, u64)>) {
+        self.metrics.quota_used.clear();
+        self.metrics.quota_limit.clear();
+        for (ready, used) in fullest.values() {
+            let (policy, limit) = self.names(&ready.limit);
+            let labels = LimitLabels { policy, limit };
+            #[expect(clippy::cast_precision_loss, reason = "a gauge need not be exact past 2^53")]
+            let whole = |milli: u64| milli as f64 / 1000.0;
+            self.metrics.quota_used.get_or_create(&labels).set(whole(*used));
+            self.metrics.quota_limit.get_or_create(&labels).set(whole(ready.limit.gauge.limit_milli()));
+        }
+    }
+}

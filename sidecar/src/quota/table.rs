@@ -1,0 +1,359 @@
+//! The counts, by what tells them apart: in shards with a lock each, so that calls of different callers seldom meet. A
+//! call that takes from several counts locks their shards in order, looks, and takes: it is exact, whoever else calls.
+//!
+//! There are at most so many counts. One is forgotten only while nothing is taken of it, where a fresh one would be the
+//! same. Where a caller has made as many as one may — tools are called by names of its choice — further calls of it
+//! share one count for each limit; and where no count can be forgotten at all, further ones share one for each limit. So
+//! a flood of names costs whoever makes it, and never makes a limit start anew.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, Hash, Hasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, UNIX_EPOCH};
+
+use weft_proto::policy::quota::{Cost, Facts, Limit, Meter, Now, Outcome, Taking, Verdict, take_all};
+
+use super::plan::Ready;
+use crate::clock;
+
+const SHARDS: usize = 64;
+/// A shard that is full of counts in use is not searched again for so long, however many new names come.
+const SEARCH_AGAIN_NANOS: u64 = 100_000_000;
+
+/// What tells a count from all others: a keyed digest of the limit and the values that split it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Key(u128);
+
+/// The beginning of the digests of a limit.
+#[derive(Clone, Debug)]
+pub(super) struct Seed([DefaultHasher; 2]);
+
+/// What a call wants of one count.
+#[derive(Clone, Debug)]
+pub(super) struct Claim<'a> {
+    pub(super) key: Key,
+    pub(super) ready: &'a Arc<Ready>,
+    pub(super) cost: Cost,
+    share: Share,
+}
+
+/// Whose count it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Share {
+    Own,
+    /// One for all further values of a caller.
+    OfCaller,
+    /// One for all further values.
+    OfAll,
+}
+
+#[derive(Debug)]
+pub(super) struct Table {
+    hashers: [RandomState; 2],
+    shards: Box<[Mutex<Shard>]>,
+    per_shard_max: usize,
+    /// Counts by the callers that made them.
+    owners: Box<[Mutex<HashMap<u64, usize>>]>,
+    per_caller_max: usize,
+    len: AtomicUsize,
+    began: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    counts: HashMap<Key, Count, BuildHasherDefault<Digested>>,
+    /// When it was searched in vain for a count to forget.
+    searched_nanos: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Count {
+    meter: Meter,
+    ready: Arc<Ready>,
+    owner: u64,
+}
+
+impl Key {
+    pub(super) const fn low(self) -> u64 {
+        self.0 as u64
+    }
+
+    /// By the highest bits, so that keys in order are in the order of their shards.
+    const fn shard(self) -> usize {
+        (self.0 >> 122) as usize
+    }
+}
+
+impl Table {
+    pub(super) fn new(keys_max: usize, per_caller_max: usize) -> Self {
+        Self {
+            hashers: [RandomState::new(), RandomState::new()],
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            per_shard_max: keys_max.div_ceil(SHARDS),
+            owners: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            per_caller_max,
+            len: AtomicUsize::new(0),
+            began: Instant::now(),
+        }
+    }
+
+    pub(super) fn now(&self) -> Now {
+        let since = clock::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now {
+            nanos: u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            unix_secs: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        }
+    }
+
+    pub(super) fn seed(&self, limit: &Limit) -> Seed {
+        Seed(self.hashers.each_ref().map(|state| {
+            let mut hasher = state.build_hasher();
+            limit.identity.hash(&mut hasher);
+            hasher
+        }))
+    }
+
+    pub(super) fn owner(&self, caller: &str) -> u64 {
+        self.hashers[0].hash_one(caller)
+    }
+
+    pub(super) fn claim<'a>(&self, ready: &'a Arc<Ready>, facts: Facts<'a>) -> Claim<'a> {
+        let cost = Cost::one(ready.limit.weight(facts));
+        let key = ready.seed.key(Share::Own, |hasher| {
+            for value in ready.limit.values(facts) {
+                value.hash(hasher);
+            }
+        });
+        Claim { key, ready, cost, share: Share::Own }
+    }
+
+    /// Takes what all claims say, or nothing. The claims are put in order, and those of one count together.
+    pub(super) fn take(&self, claims: &mut Vec<Claim<'_>>, owner: u64, now: Now) -> (Outcome, Vec<Verdict>) {
+        loop {
+            in_order(claims);
+            let mut guards = self.lock(claims);
+            if self.find_room(claims, &mut guards, owner, now) {
+                return self.settle(claims, &mut guards, owner, now);
+            }
+        }
+    }
+
+    /// The shards of the claims, each once, in order.
+    fn lock(&self, claims: &[Claim<'_>]) -> Vec<(usize, MutexGuard<'_, Shard>)> {
+        let mut guards: Vec<(usize, MutexGuard<'_, Shard>)> = Vec::with_capacity(claims.len());
+        for claim in claims {
+            let at = claim.key.shard();
+            if guards.last().is_none_or(|(last, _)| *last != at) {
+                guards.push((at, self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)));
+            }
+        }
+        guards
+    }
+
+    /// Sees to it that every claim has a count or room for one. False if some now want another.
+    fn find_room(
+        &self,
+        claims: &mut [Claim<'_>],
+        guards: &mut [(usize, MutexGuard<'_, Shard>)],
+        owner: u64,
+        now: Now,
+    ) -> bool {
+        let mut found = true;
+        for claim in claims {
+            let shard = shard_of(guards, claim.key);
+            if shard.counts.contains_key(&claim.key) || claim.share == Share::OfAll {
+                continue;
+            }
+            if shard.counts.len() >= self.per_shard_max && !self.forget_idle(shard, now) {
+                claim.share = Share::OfAll;
+                claim.key = claim.ready.seed.key(Share::OfAll, |_| {});
+                found = false;
+            } else if claim.share == Share::Own
+                && claim.ready.limit.is_split_by_choice()
+                && self.owned(owner) >= self.per_caller_max
+            {
+                claim.share = Share::OfCaller;
+                claim.key = claim.ready.seed.key(Share::OfCaller, |hasher| owner.hash(hasher));
+                found = false;
+            }
+        }
+        found
+    }
+
+    fn settle(
+        &self,
+        claims: &[Claim<'_>],
+        guards: &mut [(usize, MutexGuard<'_, Shard>)],
+        owner: u64,
+        now: Now,
+    ) -> (Outcome, Vec<Verdict>) {
+        let meters =
+            claims.iter().map(|claim| match shard_of(guards, claim.key).counts.get_mut(&claim.key) {
+                Some(count) => count.meter_for(claim.ready, now),
+                None => claim.ready.limit.gauge.fresh(),
+            });
+        let mut meters: Vec<Meter> = meters.collect();
+        let takings = claims.iter().zip(&mut meters).map(|(claim, meter)| Taking {
+            gauge: &claim.ready.limit.gauge,
+            meter,
+            cost: claim.cost,
+            shadow: claim.ready.limit.shadow,
+            verdict: Verdict::Allowed,
+        });
+        let mut takings: Vec<_> = takings.collect();
+        let outcome = take_all(&mut takings, now);
+        let verdicts: Vec<_> = takings.iter().map(|taking| taking.verdict).collect();
+        if outcome == Outcome::Taken {
+            for ((claim, meter), verdict) in claims.iter().zip(meters).zip(&verdicts) {
+                if !matches!(verdict, Verdict::Denied(_)) {
+                    self.put(shard_of(guards, claim.key), claim, meter, owner);
+                }
+            }
+        }
+        (outcome, verdicts)
+    }
+
+    fn put(&self, shard: &mut Shard, claim: &Claim<'_>, meter: Meter, owner: u64) {
+        match shard.counts.get_mut(&claim.key) {
+            Some(count) => count.meter = meter,
+            None => {
+                // What all share is nobody's own.
+                let owner = if claim.share == Share::OfAll { 0 } else { owner };
+                shard.counts.insert(claim.key, Count { meter, ready: Arc::clone(claim.ready), owner });
+                self.len.fetch_add(1, Ordering::Relaxed);
+                *self.owners_of(owner).entry(owner).or_default() += 1;
+            }
+        }
+    }
+
+    pub(super) fn give_back(&self, key: Key, cost: Cost, now: Now) {
+        let mut shard = self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = shard.counts.get_mut(&key) {
+            count.ready.limit.gauge.give_back(&mut count.meter, cost, now);
+        }
+    }
+
+    /// Forgets every count of a shard that is idle. False if there was none.
+    fn forget_idle(&self, shard: &mut Shard, now: Now) -> bool {
+        if shard.searched_nanos.is_some_and(|at| now.nanos < at.saturating_add(SEARCH_AGAIN_NANOS)) {
+            return false;
+        }
+        let before = shard.counts.len();
+        shard.counts.retain(|_, count| {
+            let idle = count.ready.limit.gauge.is_idle(&count.meter, now);
+            if idle {
+                self.disown(count.owner);
+            }
+            !idle
+        });
+        let forgotten = before - shard.counts.len();
+        self.len.fetch_sub(forgotten, Ordering::Relaxed);
+        shard.searched_nanos = (forgotten == 0).then_some(now.nanos);
+        forgotten > 0
+    }
+
+    /// Forgets every count that is idle, and finds the fullest of each limit, by the limit's identity.
+    pub(super) fn sweep(&self, now: Now) -> HashMap<Arc<str>, (Arc<Ready>, u64)> {
+        let mut fullest: HashMap<Arc<str>, (Arc<Ready>, u64)> = HashMap::new();
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.searched_nanos = None;
+            self.forget_idle(&mut shard, now);
+            for count in shard.counts.values() {
+                let used = count.ready.limit.gauge.used_milli(&count.meter, now);
+                match fullest.get_mut(&count.ready.limit.identity) {
+                    Some((_, most)) => *most = used.max(*most),
+                    None => {
+                        let identity = Arc::clone(&count.ready.limit.identity);
+                        fullest.insert(identity, (Arc::clone(&count.ready), used));
+                    }
+                }
+            }
+        }
+        fullest
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    fn owners_of(&self, owner: u64) -> MutexGuard<'_, HashMap<u64, usize>> {
+        let at = owner as usize % self.owners.len();
+        self.owners[at].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn owned(&self, owner: u64) -> usize {
+        self.owners_of(owner).get(&owner).copied().unwrap_or(0)
+    }
+
+    fn disown(&self, owner: u64) {
+        let mut owners = self.owners_of(owner);
+        if let Some(count) = owners.get_mut(&owner) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                owners.remove(&owner);
+            }
+        }
+    }
+}
+
+impl Seed {
+    fn key(&self, share: Share, values: impl Fn(&mut DefaultHasher)) -> Key {
+        let [high, low] = self.0.each_ref().map(|seed| {
+            let mut hasher = seed.clone();
+            hasher.write_u8(share as u8);
+            values(&mut hasher);
+            hasher.finish()
+        });
+        Key(u128::from(high) << 64 | u128::from(low))
+    }
+}
+
+impl Count {
+    /// The meter, for a limit that may have been edited since.
+    fn meter_for(&mut self, ready: &Arc<Ready>, now: Now) -> Meter {
+        if !Arc::ptr_eq(&self.ready, ready) {
+            self.ready.limit.gauge.settle(&mut self.meter, now);
+            self.ready = Arc::clone(ready);
+        }
+        self.meter
+    }
+}
+
+/// By count, with one claim for each.
+fn in_order(claims: &mut Vec<Claim<'_>>) {
+    claims.sort_unstable_by_key(|claim| claim.key);
+    claims.dedup_by(|later, first| {
+        let same = later.key == first.key;
+        if same {
+            first.cost = first.cost + later.cost;
+        }
+        same
+    });
+}
+
+fn shard_of<'g>(guards: &'g mut [(usize, MutexGuard<'_, Shard>)], key: Key) -> &'g mut Shard {
+    let at = guards.iter().position(|(at, _)| *at == key.shard());
+    &mut guards[at.expect("every claim's shard is locked")].1
+}
+
+/// Keys are digests already.
+#[derive(Debug, Default)]
+struct Digested(u64);
+
+impl Hasher for Digested {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u128(&mut self, digest: u128) {
+        self.0 = digest as u64;
+    }
+}

@@ -1,0 +1,232 @@
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use proptest::prelude::*;
+use weft_proto::mcp::Target;
+use weft_proto::policy::quota::{Now, Plan};
+use weft_proto::resource::{Spec, parse_one};
+use weft_proto::wire::{Meta, Object};
+
+use super::plan::Counters;
+use super::*;
+
+const SECOND: u64 = 1_000_000_000;
+
+fn ready(table: &Table, limits: &str) -> Vec<Arc<Ready>> {
+    let text = format!(
+        "{{apiVersion: weft.dev/v1alpha1, kind: QuotaPolicy, metadata: {{namespace: a, name: p}}, spec: {{limits: [{limits}]}}}}"
+    );
+    let resource = parse_one("f", &text).unwrap();
+    let Spec::QuotaPolicy(spec) = resource.spec else { panic!("{text} is a quota policy") };
+    let plan = Plan::new(&[Arc::new(Object { meta: Meta::new(&resource.metadata, 1), spec })]);
+    let counter = prometheus_client::metrics::counter::Counter::default;
+    let ready = |limit: &weft_proto::policy::quota::Limit| {
+        let counted =
+            Counters { allowed: counter(), near: counter(), denied: counter(), shadow_denied: counter() };
+        let label = format!("{}#{}", limit.policy, limit.name).into();
+        Arc::new(Ready { label, seed: table.seed(limit), counted, limit: limit.clone() })
+    };
+    plan.limits().iter().map(ready).collect()
+}
+
+fn at(nanos: u64) -> Now {
+    Now { nanos, unix_secs: 1_795_737_600 + i64::try_from(nanos / SECOND).unwrap() }
+}
+
+fn facts<'a>(caller: &'a str, tool: &'a str) -> Facts<'a> {
+    let call = Asked { method: "tools/call", target: Some(Target::Tool(tool)), arguments: None };
+    Facts { caller, tenant: None, server: "research/files", call }
+}
+
+/// One call of a tool, against all limits.
+fn call(table: &Table, limits: &[Arc<Ready>], caller: &str, tool: &str, now: Now) -> bool {
+    let mut claims: Vec<_> = limits.iter().map(|limit| table.claim(limit, facts(caller, tool))).collect();
+    table.take(&mut claims, table.owner(caller), now).0 == Outcome::Taken
+}
+
+#[test]
+fn callers_and_tools_are_counted_apart_and_exactly() {
+    let table = Table::new(1000, 1000);
+    let limits = ready(&table, "{per: [caller, tool], rate: 2/min}, {per: [caller], rate: 3/min}");
+    let mut passed: HashMap<(&str, &str), usize> = HashMap::new();
+    for _ in 0..5 {
+        for (caller, tool) in [("a", "x"), ("a", "y"), ("b", "x")] {
+            if call(&table, &limits, caller, tool, at(0)) {
+                *passed.entry((caller, tool)).or_default() += 1;
+            }
+        }
+    }
+    assert_eq!(passed, HashMap::from([(("a", "x"), 2), (("a", "y"), 1), (("b", "x"), 2)]));
+}
+
+#[test]
+fn calls_at_once_from_many_threads_pass_exactly_as_often_as_the_limit_says() {
+    let table = Table::new(1000, 1000);
+    let limits = ready(&table, "{rate: 1000/h}, {per: [caller], rate: 400/h}, {per: [tool], rate: 10000/h}");
+    let passed = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for caller in ["a", "b", "c", "d"] {
+            let (table, limits, passed) = (&table, &limits, &passed);
+            scope.spawn(move || {
+                for n in 0..500 {
+                    let tool = ["x", "y", "z"][n % 3];
+                    if call(table, limits, caller, tool, at(0)) {
+                        passed.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(passed.into_inner(), 1000);
+}
+
+#[test]
+fn a_flood_of_names_resets_no_limit() {
+    let table = Table::new(256, 128);
+    let limits = ready(&table, "{per: [caller, tool], rate: 1/h}");
+    assert!(call(&table, &limits, "victim", "pay", at(0)));
+    for n in 0..10_000 {
+        call(&table, &limits, ["m", "n", "o", "p"][n % 4], &format!("t{n}"), at(n as u64 * SECOND / 10));
+        call(&table, &limits, "victim", &format!("t{n}"), at(n as u64 * SECOND / 10));
+    }
+    assert!(!call(&table, &limits, "victim", "pay", at(1000 * SECOND)));
+    assert!(call(&table, &limits, "victim", "pay", at(3600 * SECOND)));
+    // In each of the shards, one more than its share may have been made at once.
+    assert!(table.len() <= 256 + 64, "{}", table.len());
+}
+
+#[test]
+fn a_caller_who_made_as_many_counts_as_one_may_shares_one_and_takes_nothing_from_others() {
+    let table = Table::new(100_000, 10);
+    let limits = ready(&table, "{per: [caller, tool], rate: 2/h}");
+    let passed = (0..1000).filter(|n| call(&table, &limits, "a", &format!("t{n}"), at(0))).count();
+    // The eleventh count is the one that all further names share.
+    assert_eq!((passed, table.len()), (12, 11));
+    assert!(call(&table, &limits, "b", "t999", at(0)));
+    // Counts that drained are forgotten, and may be made again.
+    table.sweep(at(3600 * SECOND));
+    assert_eq!(table.len(), 0);
+    assert!(call(&table, &limits, "a", "t999", at(3600 * SECOND)));
+}
+
+#[test]
+fn where_no_count_can_be_forgotten_further_callers_share_one() {
+    let table = Table::new(64, 1000);
+    let limits = ready(&table, "{per: [caller], budget: 3/month}");
+    let passed = (0..2000).filter(|n| call(&table, &limits, &format!("c{n}"), "x", at(0))).count();
+    // A count of its own for the first in each shard, and one for all others, which passes three times.
+    assert_eq!(passed, table.len() - 1 + 3);
+    assert!((64..=65).contains(&table.len()), "{}", table.len());
+}
+
+#[test]
+fn a_limit_that_is_edited_goes_on_from_what_was_taken() {
+    let table = Table::new(1000, 1000);
+    let before = ready(&table, "{name: fair, per: [caller], rate: 4/min}");
+    for _ in 0..4 {
+        assert!(call(&table, &before, "a", "x", at(0)));
+    }
+    let same = ready(&table, "{rate: 1000/s}, {name: fair, per: [caller], rate: 4/min}");
+    assert!(!call(&table, &same, "a", "x", at(0)));
+    // 4 were taken; at 4 a minute one of them drains until the edit, of what is left 2 at once are free.
+    let more = ready(&table, "{name: fair, per: [caller], rate: 5/min}");
+    let passed = (0..10).filter(|_| call(&table, &more, "a", "x", at(15 * SECOND))).count();
+    assert_eq!(passed, 2);
+}
+
+#[test]
+fn what_is_given_back_is_free_for_others() {
+    let table = Table::new(1000, 1000);
+    let limits = ready(&table, "{concurrency: 1}");
+    let mut claims = vec![table.claim(&limits[0], facts("a", "x"))];
+    assert_eq!(table.take(&mut claims, 1, at(0)).0, Outcome::Taken);
+    assert!(!call(&table, &limits, "b", "x", at(0)));
+    table.give_back(claims[0].key, claims[0].cost, at(0));
+    assert!(call(&table, &limits, "b", "x", at(0)));
+}
+
+/// Who is served in which order, with one place that each holds for a moment.
+#[tokio::test]
+async fn callers_that_wait_take_turns() {
+    let table = Table::new(1000, 1000);
+    let limits = ready(&table, "{concurrency: 1}");
+    let claims = [table.claim(&limits[0], facts("a", "x"))];
+    let key = claims[0].key;
+    let line = Arc::new(Line::new(100, 10));
+    let mut waiting = Vec::new();
+    for owner in [1, 1, 1, 1, 2, 3, 3] {
+        waiting.push((owner, line.join(&claims, 0, owner, 0, None).unwrap()));
+    }
+    assert_eq!(line.is_before(&claims), Some(0));
+    let mut order = Vec::new();
+    while !waiting.is_empty() {
+        line.one_ended(key);
+        let called = waiting
+            .iter_mut()
+            .position(|(_, waits)| futures_util::FutureExt::now_or_never(waits.turn()).is_some());
+        let (owner, mut waits) = waiting.remove(called.expect("somebody is called"));
+        waits.took();
+        order.push(owner);
+    }
+    assert_eq!(order, [1, 2, 3, 1, 3, 1, 1]);
+    assert_eq!(line.is_before(&claims), None);
+}
+
+#[tokio::test]
+async fn whoever_leaves_the_line_passes_its_turn_on() {
+    let table = Table::new(1000, 1000);
+    let limits = ready(&table, "{concurrency: 1}");
+    let claims = [table.claim(&limits[0], facts("a", "x"))];
+    let line = Arc::new(Line::new(100, 10));
+    let first = line.join(&claims, 0, 1, 0, None).unwrap();
+    let mut second = line.join(&claims, 0, 2, 0, None).unwrap();
+    line.one_ended(claims[0].key);
+    drop(first);
+    second.turn().await;
+}
+
+#[tokio::test]
+async fn a_call_that_ended_before_somebody_stood_in_line_is_not_missed() {
+    let table = Table::new(1000, 1000);
+    let limits = ready(&table, "{concurrency: 1}");
+    let claims = [table.claim(&limits[0], facts("a", "x"))];
+    let line = Arc::new(Line::new(100, 10));
+    let seen = line.ended(&claims);
+    line.one_ended(claims[0].key);
+    line.join(&claims, 0, 1, seen, None).unwrap().turn().await;
+}
+
+#[test]
+fn lines_are_bounded_in_all_and_for_each_caller() {
+    let table = Table::new(1000, 1000);
+    let limits = ready(&table, "{concurrency: 1}");
+    let claims = [table.claim(&limits[0], facts("a", "x"))];
+    let line = Arc::new(Line::new(5, 2));
+    let found: Vec<_> = [1, 1, 1, 2, 2, 3, 4].map(|owner| line.join(&claims, 0, owner, 0, None)).into();
+    let stand: Vec<_> = found.iter().map(Option::is_some).collect();
+    assert_eq!(stand, [true, true, false, true, true, true, false]);
+    drop(found);
+    assert_eq!(line.is_before(&claims), None);
+}
+
+proptest! {
+    /// However calls fall and counts are forgotten meanwhile, each caller and tool passes as often as a bucket of its
+    /// own would let it.
+    #[test]
+    fn forgetting_idle_counts_changes_no_decision(
+        calls in prop::collection::vec((0..6u8, 0..4u8, 0..20_000_000_000u64, any::<bool>()), 1..200),
+    ) {
+        let (small, large) = (Table::new(1_000_000, 1_000_000), Table::new(1_000_000, 1_000_000));
+        let spec = "{per: [caller, tool], rate: 3/min, burst: 2}, {per: [caller], rate: 6/min}";
+        let (a, b) = (ready(&small, spec), ready(&large, spec));
+        let mut now = 0;
+        for (caller, tool, gap, sweep) in calls {
+            now += gap;
+            if sweep {
+                small.sweep(at(now));
+            }
+            let (caller, tool) = (caller.to_string(), tool.to_string());
+            prop_assert_eq!(call(&small, &a, &caller, &tool, at(now)), call(&large, &b, &caller, &tool, at(now)));
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! What a server advertises, as it was last read. It is read when that is first wanted, when the server says that its
+//! list changed, when a call names a tool that is not in it, and now and then.
+//!
+//! A reading that fails changes nothing: what was known before stays known. Not here: what follows from a definition.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use rand::Rng as _;
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use weft_proto::mcp::{self, Bounds, Message};
+use weft_proto::name::Digest;
+use weft_proto::policy::tools::Definition;
+use weft_proto::policy::tools::definition::Hints;
+
+use crate::exchange::Aside;
+use crate::limits::Limits;
+use crate::metrics::ToolSeries;
+use crate::refusal::Refusal;
+
+use super::read::{Lister, Most};
+use super::schema::{self, Schema};
+
+/// Time for one reading, all pages of it.
+const READING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Between readings, whoever wants them.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause after readings that failed.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+const LIST_CHANGED: &str = "notifications/tools/list_changed";
+
+/// What a server advertises. See the module.
+#[derive(Debug)]
+pub struct Advertised {
+    shared: Arc<Shared>,
+    reading: Mutex<Option<DropGuard>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    server: Arc<str>,
+    state: watch::Sender<State>,
+    again: Notify,
+    lister: tokio::sync::Mutex<Lister>,
+    most: Most,
+    every: Duration,
+    series: ToolSeries,
+}
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    known: Option<Arc<Known>>,
+    /// How the last reading failed, if it did.
+    failed: Option<Arc<str>>,
+    /// When the last reading was over.
+    at: Option<Instant>,
+}
+
+/// The tools of a server, as of one reading.
+#[derive(Debug, Default)]
+pub struct Known {
+    tools: HashMap<String, Arc<Tool>>,
+}
+
+/// A tool.
+#[derive(Debug)]
+pub struct Tool {
+    pub name: String,
+    /// None of one that is advertised twice, so that nobody can say which is meant.
+    pub digest: Option<Digest>,
+    pub hints: Hints,
+    /// The definition, as it was written.
+    pub raw: Box<str>,
+    input_schema: Option<Box<str>>,
+    compiled: OnceLock<Result<Schema, schema::Unusable>>,
+}
+
+impl Known {
+    /// Reads definitions. What is the same as before stays as it was, with everything that was made of it.
+    fn new(raw: Vec<Box<str>>, before: Option<&Self>) -> Self {
+        let mut tools = HashMap::<String, Arc<Tool>>::new();
+        for raw in raw {
+            let definition = match Definition::read(&raw) {
+                Ok(definition) => definition,
+                Err(error) => {
+                    // It is as if it were not there: nobody can say what it is.
+                    tracing::warn!(%error, "a tool's definition cannot be read");
+                    continue;
+                }
+            };
+            let (name, digest) = (definition.name.clone(), definition.digest());
+            let kept = before.and_then(|before| before.tools.get(&name));
+            let kept = kept.filter(|tool| tool.digest.as_ref() == Some(&digest) && tool.raw == raw).cloned();
+            let (hints, input_schema) =
+                (definition.hints(), definition.input_schema.map(|it| it.get().into()));
+            let tool = kept.unwrap_or_else(|| {
+                let (name, digest, raw) = (name.clone(), Some(digest), raw.clone());
+                Arc::new(Tool { name, digest, hints, raw, input_schema, compiled: OnceLock::new() })
+            });
+            if tools.contains_key(&name) {
+                tools.insert(name.clone(), Arc::new(Tool::twice(name, raw)));
+            } else {
+                tools.insert(name, tool);
+            }
+        }
+        Self { tools }
+    }
+
+    pub fn tool(&self, name: &str) -> Option<&Arc<Tool>> {
+        self.tools.get(name)
+    }
+
+    /// All of them, in the order of their names.
+    pub fn tools(&self) -> Vec<&Arc<Tool>> {
+        let mut tools: Vec<_> = self.tools.values().collect();
+        tools.sort_by(|a, b| a.name.cmp(&b.name));
+        tools
+    }
+}
+
+impl Tool {
+    fn twice(name: String, raw: Box<str>) -> Self {
+        let compiled = OnceLock::from(Err(schema::Unusable::AdvertisedTwice));
+        Self { name, digest: None, hints: Hints::default(), raw, input_schema: None, compiled }
+    }
+
+    /// What its arguments are held against; made when it is first asked for.
+    pub fn schema(&self, limits: &schema::Limits) -> Result<&Schema, &schema::Unusable> {
+        let make = || match &self.input_schema {
+            Some(text) => Schema::compile(text, limits),
+            None => Err(schema::Unusable::Missing),
+        };
+        self.compiled.get_or_init(make).as_ref()
+    }
+}
+
+impl Advertised {
+    pub(super) fn new(server: Arc<str>, lister: Lister, limits: &Limits, series: ToolSeries) -> Self {
+        let shared = Shared {
+            server,
+            state: watch::Sender::default(),
+            again: Notify::new(),
+            lister: tokio::sync::Mutex::new(lister),
+            most: Most::of(limits),
+            every: *limits.tools_read_every,
+            series,
+        };
+        Self { shared: Arc::new(shared), reading: Mutex::default() }
+    }
+
+    /// Begins to read, or stops and forgets.
+    pub fn want(&self, wanted: bool) {
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        match (wanted, reading.is_some()) {
+            (true, false) => {
+                let stop = CancellationToken::new();
+                let shared = Arc::clone(&self.shared);
+                tokio::spawn(
+                    stop.clone().run_until_cancelled_owned(async move { shared.keep_reading().await }),
+                );
+                *reading = Some(stop.drop_guard());
+            }
+            (false, true) => {
+                *reading = None;
+                self.shared.state.send_replace(State::default());
+            }
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    /// What is known now.
+    pub fn now(&self) -> Option<Arc<Known>> {
+        self.shared.state.borrow().known.clone()
+    }
+
+    /// Notices each reading that came to something else than the one before.
+    pub fn changes(&self) -> watch::Receiver<impl Sized + use<>> {
+        self.shared.state.subscribe()
+    }
+
+    /// What is known; waits for the first reading, if there was none.
+    pub async fn known(&self, within: Duration) -> Result<Arc<Known>, Refusal> {
+        if let Some(known) = self.now() {
+            return Ok(known);
+        }
+        self.want(true);
+        self.newer(within).await?;
+        self.now().ok_or_else(|| self.unknown())
+    }
+
+    /// What is known after a look at whether there is more, for a call of a tool that nobody heard of.
+    pub async fn renewed(&self, within: Duration) -> Result<Arc<Known>, Refusal> {
+        self.newer(within).await?;
+        self.now().ok_or_else(|| self.unknown())
+    }
+
+    /// Waits for a reading that ends after now. One that was just made is new enough: callers choose what they name.
+    async fn newer(&self, within: Duration) -> Result<(), Refusal> {
+        let came = Instant::now();
+        let mut state = self.shared.state.subscribe();
+        let is_new = |state: &State| state.at.is_some_and(|at| at + PAUSE > came);
+        if is_new(&state.borrow()) {
+            return Ok(());
+        }
+        self.shared.again.notify_one();
+        match timeout(within, state.wait_for(is_new)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Refusal::Draining),
+            Err(_) => Err(Refusal::ToolsUnknown("it did not say them in time".to_owned())),
+        }
+    }
+
+    fn unknown(&self) -> Refusal {
+        let failed = self.shared.state.borrow().failed.clone();
+        Refusal::ToolsUnknown(failed.map_or_else(|| "they were not read".to_owned(), |why| why.to_string()))
+    }
+}
+
+impl Shared {
+    async fn keep_reading(&self) {
+        let (mut failures, mut asides) = (0_u32, None);
+        loop {
+            match self.read().await {
+                Ok(()) => failures = 0,
+                Err(()) => failures += 1,
+            }
+            let over = Instant::now();
+            if asides.is_none() && failures == 0 {
+                asides = self.lister.lock().await.asides().await;
+            }
+            let jitter = rand::rng().random_range(0.9..=1.1);
+            let due = over + self.pause(failures).mul_f64(jitter);
+            tokio::select! {
+                () = sleep_until(due) => {}
+                () = self.again.notified() => {}
+                () = changed(&mut asides, self.most.bounds) => {}
+            }
+            // However often it is wanted. What was failing is not asked more often for it.
+            sleep_until(over + PAUSE.min(self.pause(failures))).await;
+        }
+    }
+
+    fn pause(&self, failures: u32) -> Duration {
+        match failures {
+            0 => self.every,
+            failures => {
+                PAUSE.saturating_mul(2_u32.saturating_pow(failures - 1)).min(PAUSE_MAX).min(self.every)
+            }
+        }
+    }
+
+    async fn read(&self) -> Result<(), ()> {
+        let mut lister = self.lister.lock().await;
+        let read = timeout(READING_TIMEOUT, lister.read(self.most)).await;
+        let read = read.unwrap_or_else(|_| Err(Refusal::TimedOut { after: READING_TIMEOUT }));
+        self.series.read(read.is_ok());
+        match read {
+            Ok(raw) => {
+                self.took(raw);
+                Ok(())
+            }
+            Err(refusal) => {
+                // Its session may be over, or it may be another than before.
+                lister.forget();
+                let why = refusal.detail();
+                tracing::warn!(server = %self.server, why, "the server's tools cannot be read");
+                self.state.send_modify(|state| {
+                    state.failed = Some(why.into());
+                    state.at = Some(Instant::now());
+                });
+                Err(())
+            }
+        }
+    }
+
+    fn took(&self, raw: Vec<Box<str>>) {
+        let before = self.state.borrow().known.clone();
+        let known = Known::new(raw, before.as_deref());
+        let is_same = before.as_ref().is_some_and(|before| {
+            before.tools.len() == known.tools.len()
+                && known.tools.iter().all(|(name, tool)| {
+                    before.tools.get(name).is_some_and(|it| it.digest == tool.digest && it.raw == tool.raw)
+                })
+        });
+        if !is_same {
+            tracing::info!(server = %self.server, tools = known.tools.len(), "the server's tools were read");
+        }
+        let known = before.filter(|_| is_same).unwrap_or_else(|| Arc::new(known));
+        self.state.send_modify(|state| {
+            *state = State { known: Some(known), failed: None, at: Some(Instant::now()) };
+        });
+    }
+}
+
+/// Waits until the server says that its tools changed. One that says nothing more never does.
+async fn changed(asides: &mut Option<broadcast::Receiver<Aside>>, bounds: Bounds) {
+    loop {
+        let Some(receiver) = asides else { return std::future::pending().await };
+        match receiver.recv().await {
+            Ok(Aside::Note(note)) if is_list_changed(&note, bounds) => return,
+            Ok(Aside::Note(_) | Aside::Request(_)) => {}
+            // It may have been among what was missed.
+            Err(broadcast::error::RecvError::Lagged(_)) => return,
+            Err(broadcast::error::RecvError::Closed) => {
+                *asides = None;
+                return std::future::pending().await;
+            }
+        }
+    }
+}
+
+fn is_list_changed(note: &[u8], bounds: Bounds) -> bool {
+    matches!(
+        mcp::parse(note, bounds),
+        Ok(mcp::Body::One(Message::Notification(note))) if note.method == LIST_CHANGED
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+use super::*;
+
+const LIMITS: Limits = Limits { schema_bytes_max: 64 << 10 };
+
+fn compile(schema: &str) -> Schema {
+    Schema::compile(schema, &LIMITS).unwrap()
+}
+
+#[track_caller]
+fn check(schema: &str, arguments: &str, expected: Result<(), &[&str]>) {
+    check_hiding(&[], schema, arguments, expected);
+}
+
+#[track_caller]
+fn check_hiding(redacted: &[&str], schema: &str, arguments: &str, expected: Result<(), &[&str]>) {
+    let redaction = Redaction::new(redacted.iter().copied());
+    let found = compile(schema).check(arguments, &redaction);
+    let found = found.map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let expected = expected.map_err(|lines| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>());
+    assert_eq!(found, expected, "{arguments} against {schema}");
+}
+
+#[test]
+fn problems_are_told_with_their_place_and_what_was_wanted() {
+    let schema = r#"{"type":"object","required":["path"],"additionalProperties":false,"properties":{
+        "path":{"type":"string","pattern":"^/data/","maxLength":20},
+        "mode":{"enum":["r","w"]},
+        "lines":{"type":"array","items":{"type":"integer","minimum":1},"maxItems":2}}}"#;
+    check(schema, r#"{"path":"/data/x","mode":"r","lines":[1,2]}"#, Ok(()));
+    check(schema, "{}", Err(&[r#"lacks "path""#]));
+    check(schema, r#"{"path":5}"#, Err(&["path: is not of the type string"]));
+    check(schema, r#"{"path":"/etc/shadow"}"#, Err(&["path: does not match the pattern ^/data/"]));
+    check(schema, r#"{"path":"/data/","mode":"x"}"#, Err(&[r#"mode: is none of ["r","w"]"#]));
+    check(schema, r#"{"path":"/data/","lines":[1,0]}"#, Err(&["lines[1]: is less than 1"]));
+    check(schema, r#"{"path":"/data/","lines":[1,2,3]}"#, Err(&["lines: has more than 2 items"]));
+    check(schema, r#"{"path":"/data/","x":1,"y":2}"#, Err(&[r#"has keys that are not known: "x", "y""#]));
+}
+
+#[test]
+fn no_value_of_a_call_is_told_and_of_what_is_redacted_not_even_the_keys() {
+    let schema = r#"{"properties":{"token":{"type":"string","pattern":"^a$"},"user":{"additionalProperties":{"type":"integer"}},
+        "list":{"items":{"properties":{"key":{"type":"integer"}}}}}}"#;
+    for arguments in
+        [r#"{"token":"hunter2"}"#, r#"{"user":{"x":"hunter2"}}"#, r#"{"list":[{"key":"hunter2"}]}"#]
+    {
+        let problems = compile(schema).check(arguments, &Redaction::default()).unwrap_err();
+        assert!(!problems[0].to_string().contains("hunter2"), "{problems:?}");
+    }
+    check_hiding(
+        &["user"],
+        schema,
+        r#"{"user":{"hunter2":"x"}}"#,
+        Err(&["user: is not as the schema wants"]),
+    );
+    check_hiding(
+        &["list.key"],
+        schema,
+        r#"{"list":[{"key":"x"}]}"#,
+        Err(&["list.key: is not as the schema wants"]),
+    );
+    let closed = r#"{"properties":{"a":{}},"additionalProperties":false}"#;
+    check_hiding(&["secret"], closed, r#"{"secret":1,"b":2}"#, Err(&[r#"has keys that are not known: "b""#]));
+}
+
+#[test]
+fn problems_are_few_and_short() {
+    let schema = r#"{"additionalProperties":{"type":"string"}}"#;
+    let many: Vec<_> = (0..100).map(|n| format!("\"{n}{}\":1", "k".repeat(500))).collect();
+    let problems =
+        compile(schema).check(&format!("{{{}}}", many.join(",")), &Redaction::default()).unwrap_err();
+    assert_eq!(problems.len(), PROBLEMS_MAX);
+    assert!(problems.iter().all(|it| it.to_string().len() < 300));
+}
+
+#[test]
+fn whole_numbers_that_readers_see_differently_are_refused_where_numbers_are_compared() {
+    let compared = r#"{"properties":{"n":{"type":"integer","maximum":9007199254740993}}}"#;
+    let refused: Result<(), &[&str]> =
+        Err(&["a whole number is beyond ±2^53, where not every reader sees the same"]);
+    check(compared, r#"{"n":9007199254740992}"#, Ok(()));
+    check(compared, r#"{"n":9007199254740993}"#, refused);
+    check(compared, r#"{"n":-9007199254740993}"#, refused);
+    check(compared, r#"{"n":1,"other":[123456789012345678901234567890]}"#, refused);
+    check(compared, r#"{"n":1,"other":"9007199254740993\"9007199254740993"}"#, Ok(()));
+    check(compared, r#"{"n":1.00000000000000000001}"#, Ok(()));
+    let typed = r#"{"properties":{"n":{"type":"integer"}}}"#;
+    for n in
+        ["9007199254740993", "18446744073709551616", "123456789012345678901234567890", "-9223372036854775809"]
+    {
+        check(typed, &format!("{{\"n\":{n}}}"), Ok(()));
+    }
+    check(typed, r#"{"n":1e400}"#, Err(&["a number is out of range"]));
+}
+
+#[test]
+fn a_schema_says_which_draft_it_is_of() {
+    let tuple = |schema: &str| {
+        format!(r#"{{"$schema":"{schema}","properties":{{"a":{{"items":[{{"type":"string"}}]}}}}}}"#)
+    };
+    let wrong = r#"{"a":[1]}"#;
+    let told: Result<(), &[&str]> = Err(&["a[0]: is not of the type string"]);
+    check(&tuple("http://json-schema.org/draft-07/schema#"), wrong, told);
+    check(&tuple("https://json-schema.org/draft/2019-09/schema"), wrong, told);
+    let prefix = r#"{"properties":{"a":{"prefixItems":[{"type":"string"}]}}}"#;
+    check(prefix, wrong, told);
+    let unknown = Schema::compile(&tuple("https://example.com/mine"), &LIMITS).unwrap_err();
+    assert_eq!(unknown, Unusable::Draft("https://example.com/mine".to_owned()));
+}
+
+#[test]
+fn formats_are_remarks() {
+    check(r#"{"properties":{"a":{"format":"email"}}}"#, r#"{"a":"no"}"#, Ok(()));
+    let seventh = r#"{"$schema":"http://json-schema.org/draft-07/schema#","properties":{"a":{"format":"email",
+        "contentEncoding":"base64","contentMediaType":"application/json"}}}"#;
+    check(seventh, r#"{"a":"{"}"#, Ok(()));
+}
+
+#[test]
+fn schemas_that_lead_elsewhere_or_never_end_are_not_used() {
+    let check = |schema: &str, expected: fn(&Unusable) -> bool| {
+        let found = Schema::compile(schema, &LIMITS).unwrap_err();
+        assert!(expected(&found), "{schema}: {found}");
+    };
+    check(r#"{"$ref":"https://example.com/x"}"#, |it| matches!(it, Unusable::Elsewhere(_)));
+    check(r##"{"$ref":"#"}"##, |it| matches!(it, Unusable::Circular));
+    check(r#"{"type":"objekt"}"#, |it| matches!(it, Unusable::Invalid(_)));
+    check(r#"{"properties":{"a":{"pattern":"(?=x)y"}}}"#, |it| matches!(it, Unusable::Invalid(_)));
+    check(r#"{"properties":{"a":{"pattern":"(a{1000}){1000}"}}}"#, |it| matches!(it, Unusable::Invalid(_)));
+    check(&format!(r#"{{"description":"{}"}}"#, "x".repeat(65 << 10)), |it| {
+        matches!(it, Unusable::TooLarge { .. })
+    });
+    check("5", |it| matches!(it, Unusable::Invalid(_)));
+}
+
+#[test]
+fn a_name_that_a_schema_gives_itself_leads_nowhere() {
+    let schema = r##"{"$id":"http://json-schema.org/draft-07/schema#","properties":{"a":{"$ref":"#/$defs/n"}},
+        "$defs":{"n":{"type":"integer"}}}"##;
+    check(schema, r#"{"a":"x"}"#, Err(&["a: is not of the type integer"]));
+}
+
+#[test]
+fn a_pattern_that_would_backtrack_takes_no_time() {
+    let schema = compile(r#"{"properties":{"a":{"pattern":"^(a+)+$"}}}"#);
+    let arguments = format!("{{\"a\":\"{}b\"}}", "a".repeat(50_000));
+    let began = std::time::Instant::now();
+    assert!(schema.check(&arguments, &Redaction::default()).is_err());
+    assert!(began.elapsed().as_secs() < 5);
+}
