@@ -4,6 +4,7 @@
 //! the sidecars are simulated, each with its own key, certificate, connection and stream.
 
 mod child;
+mod decide;
 mod fleet;
 mod micro;
 mod operator;
@@ -40,6 +41,7 @@ fn main() -> anyhow::Result<()> {
     }
     let mut table = table::Table::default();
     micro::run(&mut table)?;
+    decide::run(&mut table)?;
     if !args.micro_only {
         runtime.block_on(scenario::run(args.sidecars, &mut table))?;
     }

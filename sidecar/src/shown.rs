@@ -81,11 +81,12 @@ impl Cutter {
 }
 
 fn may_see(view: &View, item: &Item<'_>) -> bool {
-    view.may_see(match item.listed {
-        Listed::Tool => Target::Tool(&item.name),
-        Listed::Prompt => Target::Prompt(&item.name),
-        Listed::Resource | Listed::ResourceTemplate => Target::Resource(&item.name),
-    })
+    match item.listed {
+        Listed::Tool => view.may_see(Target::Tool(&item.name)),
+        Listed::Prompt => view.may_see(Target::Prompt(&item.name)),
+        Listed::Resource => view.may_see(Target::Resource(&item.name)),
+        Listed::ResourceTemplate => view.may_see_template(&item.name),
+    }
 }
 
 /// A stream that only listens may bring answers to earlier requests: lost ones again, and by the oldest transport all.

@@ -9,7 +9,8 @@ use weft_proto::resource::units::Span;
 
 use crate::client::Endpoint;
 use crate::commands::{
-    apply, audit, check, completion, delete, diff, get, history, key, rollback, status, token, trust, version,
+    apply, audit, check, completion, delete, diff, explain, get, history, key, policy, rollback, status,
+    token, trust, version, who_can,
 };
 use crate::credentials::Secret;
 use crate::serve;
@@ -92,6 +93,9 @@ pub(crate) enum Command {
     Rollback(rollback::RollbackArgs),
     Status(status::StatusArgs),
     Check(check::CheckArgs),
+    Explain(explain::ExplainArgs),
+    WhoCan(who_can::WhoCanArgs),
+    Policy(policy::PolicyArgs),
     Trust(trust::TrustArgs),
     Token(token::TokenArgs),
     Key(key::KeyArgs),

@@ -62,6 +62,15 @@ impl Failure {
         Self::told(ExitCode::Unreachable, what.into())
     }
 
+    /// The same, where what was given to read counts as the command line.
+    #[must_use]
+    pub(crate) fn as_usage(mut self) -> Self {
+        if let Self::Told(told) = &mut self {
+            told.code = ExitCode::Usage;
+        }
+        self
+    }
+
     #[must_use]
     pub(crate) fn because(mut self, why: impl fmt::Display) -> Self {
         if let Self::Told(told) = &mut self {

@@ -9,6 +9,7 @@ mod call;
 mod changes;
 mod dto;
 mod error;
+mod explain;
 mod history;
 mod objects;
 mod openapi;
@@ -37,6 +38,7 @@ use crate::store::{self, Store};
 use crate::tokens::Tokens;
 pub use dto::*;
 pub use error::{Code, Error, FieldError, Problem};
+pub use explain::{ExplainRequest, Explained, IdentityMay, WhoCan};
 pub use openapi::document as openapi;
 use operations::{METHOD_NOT_ALLOWED, OPERATIONS, UNKNOWN_ROUTE};
 pub use sidecars::{

@@ -12,9 +12,9 @@ use super::call::{Call, Content};
 use super::sidecars::{PlanStatus, Sidecar, SidecarList, SidecarsQuery};
 use super::trust::{RevocationRequest, RotationRequest, TrustStatus};
 use super::{
-    Api, ApplyResult, AuditList, Error, HistoryItem, HistoryList, KeyCreated, KeyList, KeyRequest,
-    ObjectList, RollbackRequest, TokenCreated, TokenList, TokenRequest, Version, access, dto, history,
-    objects, openapi, sidecars, trust, watch,
+    Api, ApplyResult, AuditList, Error, ExplainRequest, Explained, HistoryItem, HistoryList, KeyCreated,
+    KeyList, KeyRequest, ObjectList, RollbackRequest, TokenCreated, TokenList, TokenRequest, Version, WhoCan,
+    access, dto, explain, history, objects, openapi, sidecars, trust, watch,
 };
 use crate::auth::Scope;
 
@@ -218,6 +218,16 @@ pub(super) static OPERATIONS: &[Operation] = &[
         .says("One sidecar.")
         .reads(Readonly)
         .answers(Answers(of::<Sidecar>)),
+    Operation::new("explainCall", Post, "/v1/explain", run!(explain::explain))
+        .says("What would come of a call, and what each rule has to say about it. Nothing is called.")
+        .reads(Readonly)
+        .takes_json(of::<ExplainRequest>)
+        .answers(Answers(of::<Explained>)),
+    Operation::new("whoCan", Get, "/v1/who-can", run!(explain::who_can))
+        .says("Who may call something: what the rules about it say, and which of the identities that are known.")
+        .reads(Readonly)
+        .query(of::<explain::WhoCanQuery>)
+        .answers(Answers(of::<WhoCan>)),
     Operation::new("createToken", Post, "/v1/tokens", run!(access::create_token))
         .says("Makes a join token for a workload; it is shown this once.")
         .changes(Admin, "token.create")

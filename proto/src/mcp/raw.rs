@@ -128,7 +128,7 @@ impl<'a> Raw<'a> {
             let text = raw.text().unwrap_or_default();
             if text == key {
                 found = Some(value);
-            } else if alike_but_for_case(&text, key) {
+            } else if alike_but_for_case(&text, key) || alike_in_any_script(&text, key) {
                 return Err(AlikeButForCase);
             }
         }
@@ -269,6 +269,12 @@ fn alike_but_for_case(key: &str, known: &str) -> bool {
     }
 }
 
+/// The same for keys of any letters, which are not known beforehand.
+fn alike_in_any_script(key: &str, other: &str) -> bool {
+    let plain = key.is_ascii() && other.is_ascii();
+    !plain && (key.to_lowercase() == other.to_lowercase() || key.to_uppercase() == other.to_uppercase())
+}
+
 /// Two letters beyond ASCII have one of ASCII as their other case.
 fn folded(letter: char) -> char {
     match letter {
@@ -322,6 +328,19 @@ mod tests {
         }
         assert!(raw("{\"ta\u{17f}\u{212a}Id\": 1}").members(&["taskId"]).is_err());
         assert!(raw(r#"{"names": 1, "nаme": 2}"#).members(&["name"]).is_ok());
+    }
+
+    #[test]
+    fn a_key_that_is_asked_for_must_not_stand_beside_another_in_another_case() {
+        let object = raw(r#"{"p\u0061th": 1, "Uri": 2, "GRÖSSE": 3, "\u017fize": 4, "ключ": 5, "": 6}"#);
+        let find = |key| object.find(key).map(|found| found.map(Raw::get));
+        assert_eq!(find("path"), Ok(Some("1")));
+        assert_eq!(find("ключ"), Ok(Some("5")));
+        assert_eq!((find(""), find("pat"), find("größer")), (Ok(Some("6")), Ok(None), Ok(None)));
+        for alike in ["uri", "größe", "grösse", "size", "КЛЮЧ", "PATH"] {
+            assert_eq!(find(alike), Err(AlikeButForCase), "{alike}");
+        }
+        assert_eq!(raw("[1]").find("a").map(|found| found.map(Raw::get)), Ok(None));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod explain;
 #[cfg(test)]
 mod reference;
 mod table;
+mod template;
 mod view;
 
 use std::fmt;

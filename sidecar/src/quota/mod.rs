@@ -17,7 +17,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use weft_proto::compile::ServerEntry;
 use weft_proto::mcp::{Message, method};
+use weft_proto::name::ServerName;
 use weft_proto::policy::access::Call as Asked;
+use weft_proto::policy::expr;
 use weft_proto::policy::quota::{Again, Cost, Facts, Gauge, Outcome, Verdict};
 
 use crate::classify::Call;
@@ -94,8 +96,13 @@ impl Quotas {
             let arguments =
                 method::has_arguments(&request.method).then_some(request.params.arguments).flatten();
             let asked = Asked { method: &request.method, target: request.target(), arguments };
-            let facts =
-                Facts { caller: caller.name(), tenant: tenant(caller), server: &server.label, call: asked };
+            let facts = Facts {
+                caller: caller.name(),
+                tenant: tenant(caller),
+                server: &server.label,
+                call: asked,
+                over: over(caller, &server.name, asked),
+            };
             claims.extend(plan.matching(asked).map(|ready| self.0.table.claim(ready, facts)));
         }
         if claims.is_empty() {
@@ -113,7 +120,7 @@ impl Quotas {
         }
         match outcome {
             Outcome::Taken => Ok(self.taken(&claims, &verdicts, event)),
-            Outcome::Denied { by, again } => Err(self.denied(&claims[by].ready, again, event)),
+            Outcome::Denied { by, again } => Err(self.denied(claims[by].ready, again, event)),
         }
     }
 
@@ -196,6 +203,13 @@ impl Quotas {
             self.0.metrics.quota_keys.set(i64::try_from(self.0.table.len()).unwrap_or(i64::MAX));
         }
     }
+}
+
+/// What is weighed by expressions.
+fn over<'a>(caller: &'a Caller, server: &'a ServerName, call: Asked<'a>) -> Option<expr::Facts<'a>> {
+    let Caller::Workload(proved) = caller else { return None };
+    let Asked { method, target, arguments } = call;
+    Some(expr::Facts { caller: &proved.caller, server, method, target, arguments })
 }
 
 /// The namespace of a caller that proved one.

@@ -35,7 +35,7 @@ fn at(nanos: u64) -> Now {
 
 fn facts<'a>(caller: &'a str, tool: &'a str) -> Facts<'a> {
     let call = Asked { method: "tools/call", target: Some(Target::Tool(tool)), arguments: None };
-    Facts { caller, tenant: None, server: "research/files", call }
+    Facts { caller, tenant: None, server: "research/files", call, over: None }
 }
 
 /// One call of a tool, against all limits.

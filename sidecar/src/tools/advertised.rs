@@ -256,7 +256,7 @@ impl Shared {
     async fn read(&self) -> Result<(), ()> {
         let mut lister = self.lister.lock().await;
         let read = timeout(READING_TIMEOUT, lister.read(self.most)).await;
-        let read = read.unwrap_or_else(|_| Err(Refusal::TimedOut { after: READING_TIMEOUT }));
+        let read = read.unwrap_or(Err(Refusal::TimedOut { after: READING_TIMEOUT }));
         self.series.read(read.is_ok());
         match read {
             Ok(raw) => {

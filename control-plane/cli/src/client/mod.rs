@@ -41,6 +41,8 @@ const REQUEST_ID: &str = "weft-request-id";
 pub(crate) enum Body {
     None,
     Json(Value),
+    /// JSON as it was written.
+    JsonText(String),
     /// Documents, as operators write them.
     Documents(String),
 }
@@ -144,6 +146,7 @@ impl Client {
         let (kind, bytes) = match body {
             Body::None => (None, Bytes::new()),
             Body::Json(value) => (Some("application/json"), value.to_string().into()),
+            Body::JsonText(text) => (Some("application/json"), text.into()),
             Body::Documents(text) => (Some("application/yaml"), text.into()),
         };
         let request = match kind {

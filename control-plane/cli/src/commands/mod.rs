@@ -2,16 +2,20 @@
 
 pub(crate) mod apply;
 pub(crate) mod audit;
+pub(crate) mod call;
 pub(crate) mod check;
 pub(crate) mod completion;
 pub(crate) mod delete;
 pub(crate) mod diff;
+pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod history;
 pub(crate) mod key;
 pub(crate) mod outcome;
+pub(crate) mod policy;
 pub(crate) mod rollback;
 pub(crate) mod status;
 pub(crate) mod token;
 pub(crate) mod trust;
 pub(crate) mod version;
+pub(crate) mod who_can;

@@ -3,6 +3,7 @@
 mod changes;
 mod checking;
 mod definition;
+mod explaining;
 mod fake;
 mod reference;
 mod showing;

@@ -509,3 +509,42 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_template_is_seen_where_some_uri_of_it_may_be_read() {
+    let sees = |specs: &[&str], template| {
+        view(&policies(specs), DefaultAction::Allow, &caller()).may_see_template(template)
+    };
+    let data = "{rules: [{action: allow, to: [{resources: ['file:///data/*', 'file:///exact']}]}]}";
+    for (template, expected) in [
+        ("file:///data/{path}", true),
+        ("file:///{+path}", true),
+        ("file:///{a}/{b}.txt", true),
+        ("file:///e{x}t", true),
+        ("file:///etc/{path}", false),
+        ("{scheme}:///exact", true),
+        ("{scheme}:///exactly", true),
+        ("file:///exact{x}ly", false),
+        ("file:///{broken", false),
+    ] {
+        assert_eq!(sees(&[data], template), expected, "{template}");
+    }
+    let deny = "{rules: [{action: deny, to: [{resources: ['file:///etc/*']}]}]}";
+    assert!(!sees(&[deny], "file:///etc/{path}") && sees(&[deny], "file:///{path}"));
+    assert!(sees(&["{rules: [{action: deny, when: 'args.a'}]}"], "x:{a}"));
+    assert!(!sees(&["{rules: [{action: allow, to: [{tools: [x]}]}]}"], "x:{a}"));
+}
+
+proptest! {
+    #[test]
+    fn a_template_of_which_some_uri_may_be_read_is_seen(
+        policies in some_policies(), pieces in proptest::collection::vec("[a-d:]{0,2}", 1..4), filled in "[a-d:]{0,2}",
+        workload in some_workload(), default_action in some_default(),
+    ) {
+        let view = view(&policies, default_action, &Caller::new(workload));
+        let (template, uri) = (pieces.join("{x}"), pieces.join(&filled));
+        let target = Some(Target::Resource(&uri));
+        let call = Call { method: method::RESOURCES_READ, target, arguments: None };
+        prop_assert!(view.decide(call).allowed <= view.may_see_template(&template), "{} of {}", uri, template);
+    }
+}

@@ -157,6 +157,16 @@ impl View {
         })
     }
 
+    /// The rules that are enforced, each with whether it speaks of the caller.
+    pub(super) fn enforced(&self) -> impl Iterator<Item = (bool, &AccessRule)> {
+        let numbers = self.table.enforced.numbers.iter();
+        numbers.filter_map(|number| Some((self.speaks(*number), self.table.rule(*number)?)))
+    }
+
+    pub(super) const fn default_action(&self) -> DefaultAction {
+        self.default_action
+    }
+
     fn speaks(&self, number: RuleNumber) -> bool {
         self.speaks.get(number as usize / 64).is_some_and(|word| word >> (number % 64) & 1 == 1)
     }

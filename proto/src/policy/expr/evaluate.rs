@@ -167,10 +167,13 @@ impl<'a> Evaluation<'a> {
             scope = scope.and_then(|scope| scope.outer);
         }
         let element = scope.map_or(&Value::Null, |scope| scope.element);
-        if let Value::Text(Cow::Owned(text)) = element {
-            self.step(node, text.len())?;
-        }
-        Ok(element.clone())
+        self.copied(node, element)
+    }
+
+    /// Texts that were read with escapes, or made, are copied whole.
+    fn copied(self, node: &Node, value: &Value<'a>) -> Evaluated<'a> {
+        self.step(node, value.owned_bytes())?;
+        Ok(value.clone())
     }
 
     /// A value of the call, by its first letter.
@@ -235,7 +238,7 @@ impl<'a> Evaluation<'a> {
                 let (_, element) = raw.parts().nth(place()?).ok_or_else(none)?;
                 self.read(node, element)
             }
-            (Value::List(items), _) => items.get(place()?).cloned().ok_or_else(none),
+            (Value::List(items), _) => self.copied(node, items.get(place()?).ok_or_else(none)?),
             (other, _) => Err(mistyped(node, other, "a list or an object")),
         }
     }
@@ -514,6 +517,20 @@ impl<'a> Evaluation<'a> {
 }
 
 impl Value<'_> {
+    /// What a copy takes. Lists that are values are no deeper than the expression that made them.
+    fn owned_bytes(&self) -> usize {
+        match self {
+            Self::Text(Cow::Owned(text)) => text.len(),
+            Self::List(items) => items.iter().map(|item| size_of::<Self>() + item.owned_bytes()).sum(),
+            Self::Null
+            | Self::Bool(_)
+            | Self::Number(_)
+            | Self::Text(_)
+            | Self::Array(_)
+            | Self::Object(_) => 0,
+        }
+    }
+
     const fn told(&self) -> &'static str {
         match self {
             Self::Null => "null",

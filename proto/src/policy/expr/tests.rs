@@ -311,6 +311,33 @@ fn what_costs_too_much_all_the_same_is_ended() {
 }
 
 #[test]
+fn copies_of_elements_count_for_what_they_are() {
+    let escaped = format!(r#"{{"t": "\u0061{}"}}"#, "a".repeat(1 << 20));
+    let uses = "l.size() == 1 && ".repeat(40);
+    let text = format!("[[args.t]].exists(l, {uses}true)");
+    check_fails(&escaped, &[(&text, "the evaluation takes too long")]);
+}
+
+/// What the documentation shows is as it says.
+#[test]
+fn the_examples_of_the_documentation_are_expressions() {
+    let page = include_str!("../../../docs/expressions.md");
+    let examples = |field: &str| {
+        let texts = page.lines().filter_map(|line| line.strip_prefix(field)?.strip_suffix('\''));
+        texts.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (conditions, weights) = (examples("when: '"), examples("cost: '"));
+    assert!(conditions.len() >= 3 && !weights.is_empty());
+    conditions.iter().for_each(|text| _ = text.parse::<Condition>().unwrap());
+    weights.iter().for_each(|text| _ = text.parse::<Weight>().unwrap());
+    for bound in [TEXT_BYTES_MAX.to_string(), NODES_MAX.to_string(), DEPTH_MAX.to_string()] {
+        assert!(page.contains(&bound), "{bound}");
+    }
+    assert!(page.contains("20,000 steps, at 32 elements") && page.contains("200,000 steps"));
+    assert_eq!((COST_STEPS_MAX, ELEMENTS_ASSUMED, STEPS_MAX, BYTES_PER_STEP), (20_000, 32, 200_000, 64));
+}
+
+#[test]
 fn a_weight_is_a_whole_number_of_bounded_size() {
     let weigh = |text: &str, arguments: &str| {
         let weight: Weight = text.parse().unwrap();

@@ -13,9 +13,11 @@ use std::sync::Arc;
 
 use crate::mcp::{Target, method};
 use crate::resource::kinds::{Amount, Dimension, LimitScope, Patterns, QuotaPolicy, WhenUnavailable};
+use crate::resource::units::Budget;
 use crate::wire::Object;
 
 use super::access::Call;
+use super::expr::{self, Weight};
 
 pub use bucket::{Bucket, Flow};
 pub use calendar::{Calendar, UnknownZone, Window};
@@ -23,6 +25,8 @@ pub use meter::{Again, Cost, Gauge, Meter, Now, Outcome, Taking, Verdict, take_a
 
 /// Amounts are counted in thousandths, so that a call may weigh less than one.
 pub const MILLI: u64 = 1000;
+/// More than any limit has.
+const TOO_HEAVY: u64 = (Budget::AMOUNT_MAX + 1) * MILLI;
 
 /// The limits of one server, made ready from the policies that select it.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +50,7 @@ pub struct Limit {
     pub when_unavailable: WhenUnavailable,
     tools: Option<Patterns>,
     methods: Option<Patterns>,
+    cost: Option<Weight>,
 }
 
 /// What is known of a call that is to be counted.
@@ -56,6 +61,8 @@ pub struct Facts<'a> {
     pub tenant: Option<&'a str>,
     pub server: &'a str,
     pub call: Call<'a>,
+    /// The same, as expressions have it; none where nobody proved who calls.
+    pub over: Option<expr::Facts<'a>>,
 }
 
 impl Plan {
@@ -125,9 +132,12 @@ impl Limit {
         self.per.contains(&Dimension::Tool)
     }
 
-    /// What a call weighs, in thousandths. This is the one place for expressions over a call.
-    pub fn weight(&self, _: Facts<'_>) -> u64 {
-        MILLI
+    /// What a call weighs, in thousandths. One that cannot be weighed is heavier than any limit: arguments that no
+    /// expression fits must not be the ones that cost nothing.
+    pub fn weight(&self, facts: Facts<'_>) -> u64 {
+        let Some(cost) = &self.cost else { return MILLI };
+        let weighed = facts.over.and_then(|over| cost.evaluate(&over, &expr::Meter::default()).ok());
+        weighed.map_or(TOO_HEAVY, |weight| weight * MILLI)
     }
 
     /// The limit and its window, as a refused caller reads it: `10/min`.
@@ -157,6 +167,7 @@ fn limits(policy: &Object<QuotaPolicy>) -> Vec<Limit> {
             when_unavailable: limit.when_unavailable,
             tools: limit.tools.clone(),
             methods: limit.methods.clone(),
+            cost: limit.cost.clone(),
         })
     });
     made.collect()

@@ -1,6 +1,9 @@
 use std::time::Duration;
 
 use super::*;
+use crate::mcp::{self, Body, Bounds, Message};
+use crate::name::{ServerName, SpiffeId};
+use crate::policy::Caller;
 use crate::resource::{Spec, parse_one};
 use crate::wire::Meta;
 
@@ -22,11 +25,11 @@ fn call(text: &str) -> Call<'_> {
     let (method, name) = text.split_once(' ').map_or((text, None), |(method, name)| (method, Some(name)));
     let target =
         name.map(|name| if method == "tools/call" { Target::Tool(name) } else { Target::Resource(name) });
-    Call { method, target }
+    Call { method, target, arguments: None }
 }
 
 fn facts<'a>(caller: &'a str, text: &'a str) -> Facts<'a> {
-    Facts { caller, tenant: Some("agents"), server: "research/files", call: call(text) }
+    Facts { caller, tenant: Some("agents"), server: "research/files", call: call(text), over: None }
 }
 
 #[track_caller]
@@ -49,6 +52,36 @@ fn a_limit_counts_the_tools_and_methods_that_it_names() {
     counted("methods: ['resources/*']", "tools/call x", false);
     counted("tools: ['read'], methods: ['tools/*']", "tools/call read", true);
     counted("tools: ['read'], methods: ['prompts/*']", "tools/call read", false);
+}
+
+#[track_caller]
+fn weighs(limit: &str, arguments: &str, expected: u64) {
+    let message = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"read","arguments":{arguments}}}}}"#
+    );
+    let bounds = Bounds { depth_max: 8, batch_max: 1 };
+    let Ok(Body::One(Message::Request(request))) = mcp::parse(message.as_bytes(), bounds) else {
+        panic!("{message} is a request")
+    };
+    let caller = Caller::new(SpiffeId::parse("spiffe://d/ns/agents/sa/a").unwrap().workload().unwrap());
+    let server = ServerName::parse("research/files").unwrap();
+    let (method, target, arguments) = ("tools/call", request.target(), request.params.arguments);
+    let over = Some(expr::Facts { caller: &caller, server: &server, method, target, arguments });
+    let plan = plan(&format!("{{{limit}, rate: 10/s}}"));
+    let facts = Facts { over, ..facts("a", "tools/call read") };
+    assert_eq!(plan.limits()[0].weight(facts), expected, "{limit} of {message}");
+}
+
+#[test]
+fn a_call_weighs_what_its_cost_says_and_too_much_if_that_cannot_be_said() {
+    weighs("per: []", "{}", MILLI);
+    weighs("cost: 'size(args.urls)'", r#"{"urls":["a","b","c"]}"#, 3 * MILLI);
+    weighs("cost: 'caller.namespace == \"agents\" ? 2 : 5'", "{}", 2 * MILLI);
+    for arguments in [r#"{}"#, r#"{"urls":7}"#, r#"{"urls":null}"#] {
+        weighs("cost: 'size(args.urls)'", arguments, TOO_HEAVY);
+    }
+    weighs("cost: 'args.n'", r#"{"n":-1}"#, TOO_HEAVY);
+    weighs("cost: 'args.n'", r#"{"n":1e300}"#, TOO_HEAVY);
 }
 
 #[test]
