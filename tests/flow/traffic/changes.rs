@@ -140,7 +140,7 @@ async fn a_revoked_certificate_ends_the_connection_that_it_opened() {
     let (mut kept, said) = stream(&mut other, call(), &mut asked).await;
     let serial = revoked.workload.live.leaf().unwrap().serial;
     pair.mesh.running.trust.revoke(&serial).await.unwrap();
-    assert_eq!(super::streams::rest(called).await, (String::new(), false));
+    assert_eq!(rest(called).await, (String::new(), false));
     let open = || doors::value(&pair.inbound, "connections{listener=\"inbound\"}");
     eventually("the connection is closed", || open() == 1).await;
     let again = pair::Caller::try_connect(pair.inbound.inbound.unwrap(), revoked.workload.clone()).await;

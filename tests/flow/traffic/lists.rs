@@ -84,7 +84,7 @@ async fn listed(caller: &mut Caller, method: &str) -> (Value, String) {
 
 fn names(result: &Value, list: &str) -> Vec<String> {
     let items = result[list].as_array().unwrap();
-    items.iter().map(|it| it.get("uri").unwrap_or(&it["name"]).as_str().unwrap().to_owned()).collect()
+    items.iter().map(|it| it.get("uri").unwrap_or_else(|| &it["name"]).as_str().unwrap().to_owned()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
