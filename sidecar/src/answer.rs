@@ -186,7 +186,8 @@ impl Drop for Answer {
     /// That a caller left is known only by this: hyper drops the body. So it also does with one whose last byte was
     /// taken.
     fn drop(&mut self) {
-        let left = (!self.is_end_stream()).then(|| ("caller_left", "the caller closed the stream".to_owned()));
+        let left =
+            (!self.is_end_stream()).then(|| ("caller_left", "the caller closed the stream".to_owned()));
         self.end(left);
     }
 }

@@ -110,7 +110,7 @@ impl Inbound {
         if let Some(kept) = treated.kept(&server.tools, &call) {
             return Ok(kept);
         }
-        let cutter = Cutter::new(&call, permit.view(), &parts.limits);
+        let cutter = Cutter::new(&call, connection, &server.name, &parts.live, &parts.limits);
         let response = forward::inbound(inbound, &received, &call, permit, admitted).await?;
         let response = tools::answered(treated, &server.tools, &call, response, &parts.limits).await?;
         let response = shown::show(response, cutter, &parts.limits).await?;

@@ -11,44 +11,81 @@ use http::header::CONTENT_LENGTH;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use weft_proto::mcp::lists::{self, Item, Listed};
 use weft_proto::mcp::{Bounds, Message, Target};
+use weft_proto::name::ServerName;
 use weft_proto::policy::access::View;
+use weft_proto::policy::tools;
+use weft_proto::resource::kinds::Strictness;
 
 use crate::answer::Answer;
 use crate::body::Body;
 use crate::classify::{Call, Kind};
 use crate::forward::is_event_stream;
+use crate::identify::{Caller, Identified};
 use crate::limits::Limits;
 use crate::refusal::Refusal;
 use crate::sse::{self, Event, Splitter};
+use crate::state::Live;
 
-/// Cuts lists down to what one caller may see.
+/// Cuts lists down to what one caller may see, by the configuration in force when they pass.
 #[derive(Clone, Debug)]
 pub(crate) struct Cutter {
-    view: Arc<View>,
+    connection: Arc<Identified>,
+    server: ServerName,
+    live: Live,
     bounds: Bounds,
 }
 
 impl Cutter {
-    /// None where nothing that the call is answered with could be a list, or where nothing is hidden from the caller.
-    pub(crate) fn new(call: &Call<'_>, view: Option<&Arc<View>>, limits: &Limits) -> Option<Self> {
-        let view = Arc::clone(view?);
-        let bounds = Bounds { depth_max: limits.depth_max, batch_max: limits.batch_max };
-        (may_list(call) && view.tells_callers_apart()).then_some(Self { view, bounds })
+    /// None where nothing that the call is answered with could be a list.
+    pub(crate) fn new(
+        call: &Call<'_>,
+        connection: &Arc<Identified>,
+        server: &ServerName,
+        live: &Live,
+        limits: &Limits,
+    ) -> Option<Self> {
+        may_list(call).then(|| Self {
+            connection: Arc::clone(connection),
+            server: server.clone(),
+            live: live.clone(),
+            bounds: Bounds { depth_max: limits.depth_max, batch_max: limits.batch_max },
+        })
     }
 
     /// The message as the caller may see it; none where it already is. What cannot be read might show what is hidden.
     fn cut(&self, message: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
-        lists::cut(message, self.bounds, true, |item| self.may_show(item))
+        let current = self.live.load();
+        let snapshot = &current.snapshot;
+        let gone = || Refusal::UnknownServer(self.server.to_string());
+        let entry = snapshot.server(&self.server).ok_or_else(gone)?;
+        let view = match &self.connection.caller {
+            Caller::Workload(proved) => {
+                Some(proved.view(snapshot, entry)).filter(|it| it.tells_callers_apart())
+            }
+            Caller::Local | Caller::Anonymous => None,
+        };
+        if view.is_none() && entry.tools.is_empty() {
+            return Ok(None);
+        }
+        let is_approved = |item: &Item<'_>| {
+            let pin = snapshot.pin_of(entry, &item.name);
+            pin.strictness != Strictness::Enforce || pin.shows(tools::digest(item.raw.get()).ok().as_ref())
+        };
+        let may_show = |item: &Item<'_>| {
+            view.as_ref().is_none_or(|view| may_see(view, item))
+                && (item.listed != Listed::Tool || is_approved(item))
+        };
+        lists::cut(message, self.bounds, view.is_some(), may_show)
             .map_err(|error| Refusal::UpstreamBroke(format!("a list cannot be read: {error}")))
     }
+}
 
-    fn may_show(&self, item: &Item<'_>) -> bool {
-        match item.listed {
-            Listed::Tool => self.view.may_see(Target::Tool(&item.name)),
-            Listed::Prompt => self.view.may_see(Target::Prompt(&item.name)),
-            Listed::Resource => self.view.may_see(Target::Resource(&item.name)),
-            Listed::ResourceTemplate => self.view.may_see_template(&item.name),
-        }
+fn may_see(view: &View, item: &Item<'_>) -> bool {
+    match item.listed {
+        Listed::Tool => view.may_see(Target::Tool(&item.name)),
+        Listed::Prompt => view.may_see(Target::Prompt(&item.name)),
+        Listed::Resource => view.may_see(Target::Resource(&item.name)),
+        Listed::ResourceTemplate => view.may_see_template(&item.name),
     }
 }
 

@@ -52,11 +52,11 @@ impl Watched {
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
                 Some(Err(broken)) => {
-                    self.inner = None;
+                    self.close();
                     return Poll::Ready(Some(Err(broken)));
                 }
                 None => {
-                    self.inner = None;
+                    self.close();
                     return Poll::Ready(None);
                 }
             }
@@ -73,6 +73,11 @@ impl Watched {
             Poll::Ready(over) => Some(over),
             Poll::Pending => None,
         }
+    }
+
+    /// The stream within has ended; why, it can say no longer.
+    fn close(&mut self) {
+        self.refusal = self.inner.take().and_then(|inner| inner.refusal().cloned());
     }
 
     fn end(&mut self, over: Over) -> Option<Result<Frame<Bytes>, Broken>> {

@@ -198,7 +198,7 @@ async fn a_tool_may_have_less_time_than_its_server() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_too_large_is_told_and_never_cut() {
-    let story = Story::start("{ resultMax: 1Ki }").await;
+    let story = Story::start("{ resultMax: 1KiB }").await;
     let mut caller = story.caller().await;
     assert_eq!(caller.call("read_file", json!({ "x": "x".repeat(500) })).await.status, 200);
     let told = caller.call("read_file", json!({ "x": "x".repeat(2000) })).await;
@@ -214,7 +214,7 @@ async fn an_answer_that_is_too_large_is_told_and_never_cut() {
 async fn a_stream_ends_with_an_error_in_the_place_of_an_event_that_is_too_large() {
     let (upstream, mut asked) = Upstream::asking().await;
     let pair = Pair::start(upstream).await;
-    pair.apply(&policy("{ resultMax: 1Ki }")).await;
+    pair.apply(&policy("{ resultMax: 1KiB }")).await;
     let mut caller = pair.caller("agents", "reviewer").await;
     let request = modern("tools/call", "x", json!({ "name": "x", "arguments": {} }));
     let (sender, response) = upstream::events();

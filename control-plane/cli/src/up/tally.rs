@@ -208,6 +208,7 @@ mod tests {
             decided: Default::default(),
             limit: None,
             shadow_limit: None,
+            tools: None,
             request_bytes: 0,
             response_bytes: 0,
             duration: Duration::ZERO,

@@ -22,7 +22,7 @@ fn call(text: &str) -> Call<'_> {
     let (method, name) = text.split_once(' ').map_or((text, None), |(method, name)| (method, Some(name)));
     let target =
         name.map(|name| if method == "tools/call" { Target::Tool(name) } else { Target::Resource(name) });
-    Call { method, target }
+    Call { method, target, arguments: None }
 }
 
 fn facts<'a>(caller: &'a str, text: &'a str) -> Facts<'a> {
