@@ -9,6 +9,7 @@ mod beginnings;
 mod bridged;
 mod broken;
 mod changes;
+mod conditions;
 mod doors;
 mod drain;
 mod families;
