@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use crate::args::{Cli, Command, Globals};
 use crate::client::Client;
 use crate::commands::{
-    apply, audit, check, completion, delete, diff, get, history, key, rollback, status, token, trust, version,
+    apply, audit, check, completion, delete, diff, get, history, key, rollback, status, token, tools, trust,
+    version,
 };
 use crate::credentials::{Given, find_home, user_data};
 use crate::failure::{ExitCode, Failure};
@@ -89,6 +90,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<ExitCode, Failu
         Command::Rollback(args) => rollback::run(args, context).await,
         Command::Status(args) => status::run(args, context).await,
         Command::Check(args) => check::run(args, context).await,
+        Command::Tools(args) => tools::run(args, context).await,
         Command::Trust(args) => trust::run(args, context).await,
         Command::Token(args) => token::run(args, context).await,
         Command::Key(args) => key::run(args, context).await,

@@ -9,7 +9,8 @@ use weft_proto::resource::units::Span;
 
 use crate::client::Endpoint;
 use crate::commands::{
-    apply, audit, check, completion, delete, diff, get, history, key, rollback, status, token, trust, version,
+    apply, audit, check, completion, delete, diff, get, history, key, rollback, status, token, tools, trust,
+    version,
 };
 use crate::credentials::Secret;
 use crate::serve;
@@ -92,6 +93,7 @@ pub(crate) enum Command {
     Rollback(rollback::RollbackArgs),
     Status(status::StatusArgs),
     Check(check::CheckArgs),
+    Tools(tools::ToolsArgs),
     Trust(trust::TrustArgs),
     Token(token::TokenArgs),
     Key(key::KeyArgs),

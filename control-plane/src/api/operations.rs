@@ -13,8 +13,8 @@ use super::sidecars::{PlanStatus, Sidecar, SidecarList, SidecarsQuery};
 use super::trust::{RevocationRequest, RotationRequest, TrustStatus};
 use super::{
     Api, ApplyResult, AuditList, Error, HistoryItem, HistoryList, KeyCreated, KeyList, KeyRequest,
-    ObjectList, RollbackRequest, TokenCreated, TokenList, TokenRequest, Version, access, dto, history,
-    objects, openapi, sidecars, trust, watch,
+    ObjectList, RollbackRequest, TokenCreated, TokenList, TokenRequest, ToolList, Version, access, dto,
+    history, objects, openapi, sidecars, tools, trust, watch,
 };
 use crate::auth::Scope;
 
@@ -218,6 +218,11 @@ pub(super) static OPERATIONS: &[Operation] = &[
         .says("One sidecar.")
         .reads(Readonly)
         .answers(Answers(of::<Sidecar>)),
+    Operation::new("listTools", Get, "/v1/tools", run!(tools::list))
+        .says("What servers advertise, as their sidecars read it, and whether it is what was approved.")
+        .reads(Readonly)
+        .query(of::<tools::ToolsQuery>)
+        .answers(Answers(of::<ToolList>)),
     Operation::new("createToken", Post, "/v1/tokens", run!(access::create_token))
         .says("Makes a join token for a workload; it is shown this once.")
         .changes(Admin, "token.create")

@@ -198,7 +198,7 @@ async fn a_tool_may_have_less_time_than_its_server() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_too_large_is_told_and_never_cut() {
-    let story = Story::start("{ resultMax: 1Ki }").await;
+    let story = Story::start("{ resultMax: 1KiB }").await;
     let mut caller = story.caller().await;
     assert_eq!(caller.call("read_file", json!({ "x": "x".repeat(500) })).await.status, 200);
     let told = caller.call("read_file", json!({ "x": "x".repeat(2000) })).await;
@@ -214,7 +214,7 @@ async fn an_answer_that_is_too_large_is_told_and_never_cut() {
 async fn a_stream_ends_with_an_error_in_the_place_of_an_event_that_is_too_large() {
     let (upstream, mut asked) = Upstream::asking().await;
     let pair = Pair::start(upstream).await;
-    pair.apply(&policy("{ resultMax: 1Ki }")).await;
+    pair.apply(&policy("{ resultMax: 1KiB }")).await;
     let mut caller = pair.caller("agents", "reviewer").await;
     let request = modern("tools/call", "x", json!({ "name": "x", "arguments": {} }));
     let (sender, response) = upstream::events();
@@ -283,5 +283,30 @@ async fn a_change_of_the_policy_forgets_what_was_kept_and_failures_never_are() {
     story.pair.apply(&policy("{ cache: { ttl: 2m, scope: shared } }")).await;
     assert!(!other.call("read_file", json!({})).await.headers.contains_key("weft-cache"));
     assert_eq!(story.calls(), 2);
+    story.pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_control_plane_knows_what_is_advertised_and_an_approval_lets_it_through() {
+    let story = Story::with("{ pin: enforce }", json!({ "toolsReadEvery": "1s" })).await;
+    let hub = Arc::clone(&story.pair.mesh.running.hub);
+    let known = || {
+        let status = hub.status().into_iter().find(|it| it.node.as_str() == "research/files-1")?;
+        let advertised = status.tools.get(&"research/files".parse().unwrap())?.clone();
+        Some(advertised.tools.get(&"read_file".parse().unwrap())?.digest.clone())
+    };
+    eventually("the tool is known", || known().is_some()).await;
+    let first = known().unwrap();
+    assert_eq!(first, weft_proto::policy::tools::digest(&read_file().to_string()).unwrap());
+    let mut caller = story.caller().await;
+    story.pair.apply(&policy(&format!("{{ pin: enforce, approved: {{ read_file: '{first}' }} }}"))).await;
+    assert_eq!(caller.call("read_file", json!({})).await.status, 200);
+    story.tools.lock().unwrap()[0]["description"] = json!("Reads a file, or so it says.");
+    eventually("the change is known", || known().is_some_and(|digest| digest != first)).await;
+    assert_eq!(caller.call("read_file", json!({})).await.status, 403);
+    let (second, before) = (known().unwrap(), hub.seen().find(&first).unwrap());
+    assert!(before.contains("Reads a file."), "what was approved can be compared with");
+    story.pair.apply(&policy(&format!("{{ pin: enforce, approved: {{ read_file: '{second}' }} }}"))).await;
+    assert_eq!(caller.call("read_file", json!({})).await.status, 200);
     story.pair.stop().await;
 }

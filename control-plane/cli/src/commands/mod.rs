@@ -13,5 +13,6 @@ pub(crate) mod outcome;
 pub(crate) mod rollback;
 pub(crate) mod status;
 pub(crate) mod token;
+pub(crate) mod tools;
 pub(crate) mod trust;
 pub(crate) mod version;
