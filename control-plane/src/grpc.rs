@@ -10,9 +10,11 @@ use axum::middleware::{self, Next};
 use tonic::service::Routes;
 use weft_certs::bundle::TrustStore;
 use weft_proto::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use weft_proto::pb::weft::catalog::v1::catalog_server::CatalogServer;
 use weft_proto::pb::weft::identity::v1::identity_server::IdentityServer;
 use weft_proto::pb::weft::status::v1::status_server::StatusServer;
 
+use crate::catalog::Catalog;
 use crate::identity::IdentityService;
 use crate::peer::Peer;
 use crate::reports::Reports;
@@ -22,6 +24,8 @@ use crate::xds::{Discovery, Hub};
 pub const DISCOVERY_BYTES_MAX: usize = 4 << 20;
 /// Largest request for a certificate, in bytes.
 pub const CERTIFY_BYTES_MAX: usize = 64 << 10;
+/// Largest report of what one server advertises, in bytes.
+pub const CATALOG_BYTES_MAX: usize = 4 << 20;
 /// Largest report of a sidecar, in bytes.
 pub const REPORT_BYTES_MAX: usize = 256 << 10;
 const OUT_OF_RANGE: &str = "11";
@@ -36,7 +40,9 @@ pub fn router(hub: &Arc<Hub>, identity: Arc<IdentityService>, trust: TrustStore)
         AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(DISCOVERY_BYTES_MAX);
     let identity = IdentityServer::from_arc(identity).max_decoding_message_size(CERTIFY_BYTES_MAX);
     let reports = StatusServer::new(reports).max_decoding_message_size(REPORT_BYTES_MAX);
-    let routes = Routes::new(discovery).add_service(identity).add_service(reports);
+    let catalog =
+        CatalogServer::new(Catalog::new(Arc::clone(hub))).max_decoding_message_size(CATALOG_BYTES_MAX);
+    let routes = Routes::new(discovery).add_service(identity).add_service(reports).add_service(catalog);
     routes.prepare().into_axum_router().layer(middleware::from_fn_with_state(trust, only_the_known))
 }
 

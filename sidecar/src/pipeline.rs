@@ -210,7 +210,8 @@ pub(crate) fn finish(outcome: Result<Response<Answer>, Refusal>, mut record: Box
 /// connection, not of the call; so what failed after a request was understood is told as its response.
 pub(crate) fn refused(refusal: &Refusal, id: Option<&str>, legacy: bool) -> Response<Answer> {
     let told = refusal.told();
-    let as_response = refusal.is_answer() || legacy && told.code > 0 && !refusal.is_about_transport();
+    let as_response =
+        id.is_some() && refusal.is_answer() || legacy && told.code > 0 && !refusal.is_about_transport();
     let status = if as_response { 200 } else { told.status };
     let mut response = Response::new(Answer::from(Body::full(refusal.body(id))));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

@@ -199,8 +199,9 @@ impl Servers {
         let checked = self.checked(&label, spec, &backend, before);
         let tools = before.filter(|local| Arc::ptr_eq(&local.backend, &backend));
         let tools = tools.map(|local| Arc::clone(&local.tools));
-        let tools =
-            tools.unwrap_or_else(|| Arc::new(Tools::new(&label, &backend, &parts.limits, &parts.metrics)));
+        let tools = tools.unwrap_or_else(|| {
+            Arc::new(Tools::new(&label, &backend, &parts.limits, &parts.metrics, self.0.changes.clone()))
+        });
         Some(Arc::new(Local {
             name: name.clone(),
             header: HeaderValue::from_str(&label).ok()?,

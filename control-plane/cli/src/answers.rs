@@ -46,6 +46,33 @@ answers! {
     /// One revision.
     Change { revision: u64, at: String, author: String, reason: Option<String>, changes: Vec<Outcome> }
 
+    Tools { items: Vec<ServerTools> }
+
+    /// What one server advertises.
+    ServerTools {
+        server: String,
+        agreed: bool,
+        instances: Vec<Value>,
+        tools: Vec<AdvertisedTool>,
+        gone: Vec<GoneTool>,
+    }
+
+    /// A definition of a tool.
+    AdvertisedTool {
+        name: String,
+        digest: String,
+        state: String,
+        pin: String,
+        policy: Option<String>,
+        nodes: Vec<String>,
+        disagrees: bool,
+        definition: Option<Value>,
+        approved_definition: Option<Value>,
+    }
+
+    /// A tool that was approved and is not advertised.
+    GoneTool { name: String, policy: String, digest: String }
+
     Sidecars { published_revision: Option<u64>, items: Vec<Sidecar> }
 
     Sidecar {

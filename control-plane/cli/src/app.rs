@@ -11,7 +11,7 @@ use crate::args::{Cli, Command, Globals};
 use crate::client::Client;
 use crate::commands::{
     apply, audit, check, completion, delete, diff, explain, get, history, key, policy, rollback, status,
-    token, trust, version, who_can,
+    token, tools, trust, version, who_can,
 };
 use crate::credentials::{Given, find_home, user_data};
 use crate::failure::{ExitCode, Failure};
@@ -93,6 +93,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<ExitCode, Failu
         Command::Explain(args) => explain::run(args, context).await,
         Command::WhoCan(args) => who_can::run(args, context).await,
         Command::Policy(args) => policy::run(&args, context),
+        Command::Tools(args) => tools::run(args, context).await,
         Command::Trust(args) => trust::run(args, context).await,
         Command::Token(args) => token::run(args, context).await,
         Command::Key(args) => key::run(args, context).await,

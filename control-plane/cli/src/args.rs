@@ -10,7 +10,7 @@ use weft_proto::resource::units::Span;
 use crate::client::Endpoint;
 use crate::commands::{
     apply, audit, check, completion, delete, diff, explain, get, history, key, policy, rollback, status,
-    token, trust, version, who_can,
+    token, tools, trust, version, who_can,
 };
 use crate::credentials::Secret;
 use crate::serve;
@@ -96,6 +96,7 @@ pub(crate) enum Command {
     Explain(explain::ExplainArgs),
     WhoCan(who_can::WhoCanArgs),
     Policy(policy::PolicyArgs),
+    Tools(tools::ToolsArgs),
     Trust(trust::TrustArgs),
     Token(token::TokenArgs),
     Key(key::KeyArgs),

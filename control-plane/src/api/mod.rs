@@ -16,6 +16,7 @@ mod openapi;
 mod operations;
 mod serve;
 mod sidecars;
+mod tools;
 pub mod trust;
 mod watch;
 
@@ -44,6 +45,7 @@ use operations::{METHOD_NOT_ALLOWED, OPERATIONS, UNKNOWN_ROUTE};
 pub use sidecars::{
     Nack, PlanCount, PlanStatus, Sidecar, SidecarCertificate, SidecarList, SidecarType, Sidecars,
 };
+pub use tools::{AdvertisedTool, GoneTool, ServerTools, ToolInstance, ToolList};
 pub use trust::TrustControl;
 
 /// The limit on everything that a request can take.

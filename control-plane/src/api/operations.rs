@@ -13,8 +13,8 @@ use super::sidecars::{PlanStatus, Sidecar, SidecarList, SidecarsQuery};
 use super::trust::{RevocationRequest, RotationRequest, TrustStatus};
 use super::{
     Api, ApplyResult, AuditList, Error, ExplainRequest, Explained, HistoryItem, HistoryList, KeyCreated,
-    KeyList, KeyRequest, ObjectList, RollbackRequest, TokenCreated, TokenList, TokenRequest, Version, WhoCan,
-    access, dto, explain, history, objects, openapi, sidecars, trust, watch,
+    KeyList, KeyRequest, ObjectList, RollbackRequest, TokenCreated, TokenList, TokenRequest, ToolList,
+    Version, WhoCan, access, dto, explain, history, objects, openapi, sidecars, tools, trust, watch,
 };
 use crate::auth::Scope;
 
@@ -228,6 +228,11 @@ pub(super) static OPERATIONS: &[Operation] = &[
         .reads(Readonly)
         .query(of::<explain::WhoCanQuery>)
         .answers(Answers(of::<WhoCan>)),
+    Operation::new("listTools", Get, "/v1/tools", run!(tools::list))
+        .says("What servers advertise, as their sidecars read it, and whether it is what was approved.")
+        .reads(Readonly)
+        .query(of::<tools::ToolsQuery>)
+        .answers(Answers(of::<ToolList>)),
     Operation::new("createToken", Post, "/v1/tokens", run!(access::create_token))
         .says("Makes a join token for a workload; it is shown this once.")
         .changes(Admin, "token.create")

@@ -8,7 +8,7 @@ use axum::response::Response;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use weft_proto::name::{Namespace, NodeId};
+use weft_proto::name::{Digest, Namespace, NodeId};
 use weft_proto::wire::ResourceType;
 
 use super::call::{Call, json};
@@ -28,6 +28,9 @@ pub trait Sidecars: fmt::Debug + Send + Sync {
 
     /// How many resources of each type are published.
     fn published(&self) -> Vec<(ResourceType, usize)>;
+
+    /// A definition that some server advertised lately.
+    fn definition(&self, digest: &Digest) -> Option<Arc<str>>;
 }
 
 impl Sidecars for Hub {
@@ -41,6 +44,10 @@ impl Sidecars for Hub {
 
     fn published(&self) -> Vec<(ResourceType, usize)> {
         self.counts()
+    }
+
+    fn definition(&self, digest: &Digest) -> Option<Arc<str>> {
+        self.seen().find(digest)
     }
 }
 

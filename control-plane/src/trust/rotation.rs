@@ -278,6 +278,7 @@ mod tests {
             certificate_root: root.to_owned(),
             trust_bundle: Some(bundle.into()),
             report: None,
+            tools: Default::default(),
         }
     }
 

@@ -14,6 +14,7 @@ use weft_proto::wire::ResourceType;
 
 use super::settings::Settings;
 use super::status::ClientStatus;
+use crate::catalog::Seen;
 use crate::clock;
 use crate::metrics::{Metrics, TypeLabel};
 use crate::plan::{Audience, Change, Instance, Observation, Speaker, Touched, Update, Viewer, World};
@@ -101,6 +102,8 @@ pub struct Hub {
     intake: mpsc::Sender<Update>,
     ready: watch::Sender<bool>,
     revision: watch::Sender<u64>,
+    /// Definitions of tools that were advertised.
+    pub(super) seen: Seen,
 }
 
 /// A lock that a panic elsewhere cannot take away: what these guard is consistent after every statement.
@@ -126,6 +129,7 @@ impl Hub {
             clients: Mutex::default(),
             intake,
             ready: watch::Sender::new(false),
+            seen: Seen::default(),
         });
         tokio::spawn(Arc::clone(&hub).supervise(updates));
         hub
@@ -364,6 +368,7 @@ impl Hub {
         let mut status = lock(&client.status).clone();
         status.connected = false;
         status.report = None;
+        status.tools.clear();
         status.disconnected_at = Some(clock::now());
         if clients.gone.len() >= self.settings.remembered_max {
             let oldest = clients.gone.iter().min_by_key(|(_, status)| status.disconnected_at);

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use weft_proto::name::{NodeId, ServerName, SpiffeId};
 use weft_proto::wire::ResourceType;
 
+use crate::catalog::Advertised;
 use crate::reports::Report;
 
 /// How far a client is with one type.
@@ -84,6 +85,8 @@ pub struct ClientStatus {
     pub trust_bundle: Option<Arc<str>>,
     /// What it said of itself last; none while it is not connected, or does not report.
     pub report: Option<Arc<Report>>,
+    /// What its servers advertise, as far as it read that; empty while it is not connected.
+    pub tools: BTreeMap<ServerName, Arc<Advertised>>,
 }
 
 impl ClientStatus {

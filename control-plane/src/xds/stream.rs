@@ -210,6 +210,7 @@ impl ClientStream {
             certificate_root: self.peer.root.to_string(),
             trust_bundle: None,
             report: None,
+            tools: Default::default(),
         }
     }
 }

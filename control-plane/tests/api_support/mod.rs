@@ -22,6 +22,7 @@ use weft_control_plane::api::trust::{
 };
 use weft_control_plane::api::{Deps, Limits, Sidecars, TrustControl, router};
 use weft_control_plane::auth::{Keys, bootstrap};
+use weft_control_plane::catalog::{Advertised, Tool};
 use weft_control_plane::clock;
 use weft_control_plane::metrics::Metrics;
 use weft_control_plane::peer::Peer;
@@ -29,7 +30,8 @@ use weft_control_plane::store::embedded::{EmbeddedStore, Options};
 use weft_control_plane::store::{Store, audit};
 use weft_control_plane::tokens::Tokens;
 use weft_control_plane::xds::{ClientStatus, NackStatus, TypeStatus};
-use weft_proto::name::{NodeId, SpiffeId, TrustDomain};
+use weft_proto::name::{Digest, NodeId, SpiffeId, TrustDomain};
+use weft_proto::policy::tools::digest;
 use weft_proto::wire::ResourceType;
 
 /// A document of a kind, five lines long.
@@ -41,6 +43,14 @@ pub fn document(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
 pub fn server(name: &str, aliases: &str) -> String {
     let spec = format!("{{ external: {{ url: 'https://x.example/' }}, aliases: [{aliases}] }}");
     document("McpServer", "research", name, &spec)
+}
+
+/// The definition of the one tool that a server advertises here.
+pub const DEFINITION: &str = r#"{"name":"read","description":"Reads."}"#;
+
+fn advertised() -> Arc<Advertised> {
+    let tool = Tool { digest: digest(DEFINITION).unwrap(), definition: Some(DEFINITION.into()) };
+    Arc::new(Advertised { at: SystemTime::UNIX_EPOCH, tools: [("read".parse().unwrap(), tool)].into() })
 }
 
 #[derive(Debug)]
@@ -67,6 +77,7 @@ impl Sidecars for FakeSidecars {
             certificate_root: "aa".to_owned(),
             trust_bundle: None,
             report: None,
+            tools: [("research/files".parse().unwrap(), advertised())].into(),
         }]
     }
 
@@ -76,6 +87,10 @@ impl Sidecars for FakeSidecars {
 
     fn published(&self) -> Vec<(ResourceType, usize)> {
         vec![(ResourceType::Server, 1)]
+    }
+
+    fn definition(&self, wanted: &Digest) -> Option<Arc<str>> {
+        (digest(DEFINITION).unwrap() == *wanted).then(|| DEFINITION.into())
     }
 }
 

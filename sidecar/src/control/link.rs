@@ -27,6 +27,7 @@ use weft_proto::pb::envoy::service::discovery::v3::aggregated_discovery_service_
 use weft_proto::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use weft_proto::wire::ResourceType;
 
+use super::catalog::Teller;
 use super::connect::{self, Connection, connect};
 use super::identity::told;
 use super::report::Reporter;
@@ -184,7 +185,7 @@ impl Link {
         let (answers, mut responses) = self.open(&connection).await?;
         let cancel = self.parts.deps.cancel.clone();
         let mut heard = Instant::now();
-        let mut reporting = None;
+        let (mut reporting, mut telling) = (None, None);
         loop {
             let due = self.settle.due();
             let silence = self.parts.settings.silence_max;
@@ -193,6 +194,11 @@ impl Link {
             if complete && reporting.is_none() {
                 reporting = self
                     .reporter(&connection)
+                    .map(|it| AbortOnDropHandle::new(tokio::spawn(it.run(connection.channel.clone()))));
+            }
+            if complete && telling.is_none() {
+                telling = self
+                    .teller()
                     .map(|it| AbortOnDropHandle::new(tokio::spawn(it.run(connection.channel.clone()))));
             }
             let store_again = self.unstored.then(|| Instant::now() + self.parts.settings.store_every);
@@ -255,6 +261,10 @@ impl Link {
     fn address(&self, connection: &Connection) -> Option<HostPort> {
         let Parts { node, deps, .. } = &self.parts;
         node::reached_at(node, deps.address.as_ref(), connection.local.ip())
+    }
+
+    fn teller(&self) -> Option<Teller> {
+        Some(Teller { node: self.parts.node.id.clone(), servers: self.parts.deps.servers.clone()? })
     }
 
     fn reporter(&self, connection: &Connection) -> Option<Reporter> {

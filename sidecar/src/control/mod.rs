@@ -7,6 +7,7 @@
 //!
 //! Not here: what a configuration means for a request, and the other streams (quotas, catalogue).
 
+mod catalog;
 pub mod connect;
 pub mod file;
 pub mod identity;

@@ -49,6 +49,8 @@ struct Shared {
     most: Most,
     every: Duration,
     series: ToolSeries,
+    /// Told when something else is known than before.
+    changes: watch::Sender<()>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -82,13 +84,13 @@ pub struct Tool {
 impl Known {
     /// Reads definitions. What is the same as before stays as it was, with everything that was made of it.
     fn new(raw: Vec<Box<str>>, before: Option<&Self>) -> Self {
-        let mut tools = HashMap::<String, Arc<Tool>>::new();
+        let (mut tools, mut unread) = (HashMap::<String, Arc<Tool>>::new(), None);
         for raw in raw {
             let definition = match Definition::read(&raw) {
                 Ok(definition) => definition,
                 Err(error) => {
                     // It is as if it were not there: nobody can say what it is.
-                    tracing::warn!(%error, "a tool's definition cannot be read");
+                    unread = Some(error);
                     continue;
                 }
             };
@@ -106,6 +108,9 @@ impl Known {
             } else {
                 tools.insert(name, tool);
             }
+        }
+        if let Some(error) = unread {
+            tracing::warn!(%error, "the definition of at least one tool cannot be read");
         }
         Self { tools }
     }
@@ -139,7 +144,13 @@ impl Tool {
 }
 
 impl Advertised {
-    pub(super) fn new(server: Arc<str>, lister: Lister, limits: &Limits, series: ToolSeries) -> Self {
+    pub(super) fn new(
+        server: Arc<str>,
+        lister: Lister,
+        limits: &Limits,
+        series: ToolSeries,
+        changes: watch::Sender<()>,
+    ) -> Self {
         let shared = Shared {
             server,
             state: watch::Sender::default(),
@@ -148,6 +159,7 @@ impl Advertised {
             most: Most::of(limits),
             every: *limits.tools_read_every,
             series,
+            changes,
         };
         Self { shared: Arc::new(shared), reading: Mutex::default() }
     }
@@ -167,6 +179,7 @@ impl Advertised {
             (false, true) => {
                 *reading = None;
                 self.shared.state.send_replace(State::default());
+                self.shared.changes.send_replace(());
             }
             (true, true) | (false, false) => {}
         }
@@ -175,11 +188,6 @@ impl Advertised {
     /// What is known now.
     pub fn now(&self) -> Option<Arc<Known>> {
         self.shared.state.borrow().known.clone()
-    }
-
-    /// Notices each reading that came to something else than the one before.
-    pub fn changes(&self) -> watch::Receiver<impl Sized + use<>> {
-        self.shared.state.subscribe()
     }
 
     /// What is known; waits for the first reading, if there was none.
@@ -293,6 +301,9 @@ impl Shared {
         self.state.send_modify(|state| {
             *state = State { known: Some(known), failed: None, at: Some(Instant::now()) };
         });
+        if !is_same {
+            self.changes.send_replace(());
+        }
     }
 }
 

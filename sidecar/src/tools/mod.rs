@@ -7,6 +7,7 @@ mod advertised;
 mod answered;
 mod capped;
 mod kept;
+pub mod pinned;
 mod read;
 pub mod schema;
 mod stage;
@@ -14,6 +15,7 @@ mod work;
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use weft_proto::compile::ServerEntry;
 use weft_proto::resource::kinds::{Strictness, ToolPolicy};
 
@@ -38,10 +40,22 @@ pub struct Tools {
 }
 
 impl Tools {
-    pub fn new(server: &Arc<str>, backend: &Backend, limits: &Limits, metrics: &Arc<Metrics>) -> Self {
+    pub fn new(
+        server: &Arc<str>,
+        backend: &Backend,
+        limits: &Limits,
+        metrics: &Arc<Metrics>,
+        changes: watch::Sender<()>,
+    ) -> Self {
         let series = ToolSeries::new(metrics, Arc::clone(server));
         Self {
-            advertised: Advertised::new(Arc::clone(server), backend.lister(), limits, series.clone()),
+            advertised: Advertised::new(
+                Arc::clone(server),
+                backend.lister(),
+                limits,
+                series.clone(),
+                changes,
+            ),
             kept: Kept::new(limits),
             series,
             limits: schema::Limits::of(limits),

@@ -12,6 +12,8 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response};
 use weft_proto::compile::{ServerEntry, Snapshot};
 use weft_proto::mcp::{Message, Raw, Request, Revision, Target, header, method};
+use weft_proto::name::ToolName;
+use weft_proto::policy::tools::answer::is_plain_call;
 use weft_proto::policy::tools::canonical::{Numbers, canonical};
 use weft_proto::policy::tools::{Redaction, Speaking, Treatment};
 use weft_proto::resource::kinds::{CacheScope, Era, ResponseCache, Strictness, ToolPolicy};
@@ -30,6 +32,8 @@ use super::{Tools, schema};
 
 /// Bytes of arguments whose answers are kept.
 const KEY_BYTES_MAX: usize = 64 << 10;
+/// Bytes of the revision that a caller names; those that there are have ten.
+const REVISION_BYTES_MAX: usize = 16;
 /// Characters of what is noted of one call.
 const NOTE_CHARS_MAX: usize = 240;
 
@@ -251,8 +255,10 @@ impl Asked<'_> {
         definition: Option<&Arc<Tool>>,
     ) -> Option<Keep> {
         let params = &request.params;
-        // What answers the server's questions is no call of its own.
-        if params.input_responses.is_some() || params.request_state.is_some() {
+        let revision = revision(self.headers);
+        // What callers choose is kept with the answer.
+        let is_short = tool.len() <= ToolName::LEN_BYTES_MAX && revision.len() <= REVISION_BYTES_MAX;
+        if !is_short || !params.raw.is_some_and(is_plain_call) {
             return None;
         }
         let arguments = match params.arguments {
@@ -264,7 +270,7 @@ impl Asked<'_> {
         let key = Key {
             caller: (cache.scope == CacheScope::Caller).then(|| Arc::clone(self.caller)),
             tool: tool.into(),
-            revision: format!("{era:?} {} {digest}", revision(self.headers)).into(),
+            revision: format!("{era:?} {revision} {digest}").into(),
             arguments: hash(&SHA256, arguments.as_bytes()).as_ref().try_into().ok()?,
         };
         Some(Keep { key, ttl: cache.ttl.duration(), policies: self.entry.tools.clone() })

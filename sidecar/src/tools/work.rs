@@ -14,6 +14,12 @@ use super::schema::Unusable;
 
 /// Parts of a schema.
 const PARTS_MAX: usize = 4096;
+/// Patterns of a schema, each of which takes memory for itself.
+const PATTERNS_MAX: usize = 64;
+/// Parts within each other, references followed: whoever reads a schema goes as deep.
+const NESTED_MAX: usize = 200;
+/// Parts within each other that look at the same value. With the depth of arguments it bounds how deep a look goes.
+const NESTED_HERE_MAX: usize = 12;
 /// Looks at one value of the arguments.
 pub(super) const LOOKS_MAX: u64 = 4096;
 /// So deep is what a schema says of itself followed; where looks still grow there, they grow without end.
@@ -59,6 +65,7 @@ struct Parts<'s> {
     found: HashMap<usize, usize>,
     waiting: Vec<(&'s Value, usize)>,
     parts: Vec<Part>,
+    patterns: usize,
     compares_numbers: bool,
 }
 
@@ -69,11 +76,15 @@ pub(super) fn measure(root: &Value) -> Result<Work, Unusable> {
         found: HashMap::new(),
         waiting: Vec::new(),
         parts: Vec::new(),
+        patterns: 0,
         compares_numbers: false,
     };
     parts.place(root)?;
     while let Some((schema, at)) = parts.waiting.pop() {
         parts.read(schema, at)?;
+    }
+    if parts.patterns > PATTERNS_MAX || nested(&parts.parts) > NESTED_MAX {
+        return Err(Unusable::TooComplex);
     }
     let flat = flattened(&parts.parts)?;
     let looks = looks(&parts.parts, &flat)?;
@@ -102,6 +113,7 @@ impl<'s> Parts<'s> {
         let mut part = Part::default();
         for (key, value) in members {
             self.compares_numbers |= compares_numbers(key, value);
+            self.patterns += patterns(key, value);
             self.member(key, value, &mut part)?;
         }
         // To know what is left, everything that looks at the same value is asked again.
@@ -181,6 +193,14 @@ fn compares_numbers(key: &str, value: &Value) -> bool {
     }
 }
 
+fn patterns(key: &str, value: &Value) -> usize {
+    match (key, value) {
+        ("pattern", Value::String(_)) => 1,
+        ("patternProperties", Value::Object(schemas)) => schemas.len(),
+        _ => 0,
+    }
+}
+
 fn has_number(value: &Value) -> bool {
     match value {
         Value::Number(_) => true,
@@ -195,7 +215,7 @@ type Flat = Vec<BTreeMap<usize, u64>>;
 
 fn flattened(parts: &[Part]) -> Result<Flat, Unusable> {
     let mut flat: Vec<Option<BTreeMap<usize, u64>>> = vec![None; parts.len()];
-    let (mut open, mut total) = (vec![false; parts.len()], 0);
+    let (mut open, mut nested, mut total) = (vec![false; parts.len()], vec![1_usize; parts.len()], 0);
     for start in 0..parts.len() {
         let mut stack = vec![(start, 0)];
         while let Some((at, next)) = stack.pop() {
@@ -211,6 +231,10 @@ fn flattened(parts: &[Part]) -> Result<Flat, Unusable> {
                 stack.push((child, 0));
                 continue;
             }
+            nested[at] = 1 + parts[at].here.iter().map(|child| nested[*child]).max().unwrap_or_default();
+            if nested[at] > NESTED_HERE_MAX {
+                return Err(Unusable::TooComplex);
+            }
             let mut all = BTreeMap::from([(at, 1_u64)]);
             for (part, times) in parts[at].here.iter().filter_map(|child| flat[*child].as_ref()).flatten() {
                 let sum = all.entry(*part).or_default();
@@ -225,6 +249,74 @@ fn flattened(parts: &[Part]) -> Result<Flat, Unusable> {
         }
     }
     Ok(flat.into_iter().map(Option::unwrap_or_default).collect())
+}
+
+impl Part {
+    fn all(&self) -> impl Iterator<Item = usize> + '_ {
+        let keyed = self.keyed.iter().map(|(_, part)| *part);
+        self.here.iter().copied().chain(keyed).chain(self.within.iter().copied())
+    }
+}
+
+/// How many parts lie within each other at most. Those that refer to each other in a circle count as if all of them did,
+/// each once.
+fn nested(parts: &[Part]) -> usize {
+    let circles = circles(parts);
+    let mut sizes = vec![0_usize; parts.len()];
+    circles.iter().for_each(|circle| sizes[*circle] += 1);
+    // Circles are numbered from the innermost on, so that those within are known before those around them.
+    let mut order: Vec<usize> = (0..parts.len()).collect();
+    order.sort_by_key(|at| circles[*at]);
+    let (mut inner, mut deepest) = (vec![0_usize; parts.len()], 0);
+    for at in order {
+        let own = circles[at];
+        for part in parts[at].all().filter(|part| circles[*part] != own) {
+            inner[own] = inner[own].max(inner[circles[part]] + sizes[circles[part]]);
+        }
+        deepest = deepest.max(inner[own] + sizes[own]);
+    }
+    deepest
+}
+
+/// For each part the number of its circle: of those that lead to each other. Tarjan's way, without recursion.
+fn circles(parts: &[Part]) -> Vec<usize> {
+    const UNSEEN: usize = usize::MAX;
+    let children: Vec<Vec<usize>> = parts.iter().map(|part| part.all().collect()).collect();
+    let (mut seen, mut low, mut circle) =
+        (vec![UNSEEN; parts.len()], vec![0; parts.len()], vec![UNSEEN; parts.len()]);
+    let (mut count, mut circles, mut open) = (0, 0, Vec::new());
+    for start in 0..parts.len() {
+        let mut stack = if seen[start] == UNSEEN { vec![(start, 0)] } else { Vec::new() };
+        while let Some((at, next)) = stack.pop() {
+            if next == 0 {
+                (seen[at], low[at]) = (count, count);
+                count += 1;
+                open.push(at);
+            } else {
+                let child = children[at][next - 1];
+                if circle[child] == UNSEEN {
+                    low[at] = low[at].min(low[child]);
+                }
+            }
+            if let Some(&child) = children[at].get(next) {
+                stack.push((at, next + 1));
+                if seen[child] == UNSEEN {
+                    stack.push((child, 0));
+                }
+                continue;
+            }
+            if low[at] == seen[at] {
+                while let Some(part) = open.pop() {
+                    circle[part] = circles;
+                    if part == at {
+                        break;
+                    }
+                }
+                circles += 1;
+            }
+        }
+    }
+    circle
 }
 
 /// Looks at one value, however deep it lies.
@@ -319,6 +411,29 @@ mod tests {
         }
         chain.insert("n40".to_owned(), json!({}));
         check(&json!({ "$ref": "#/$defs/n0", "$defs": chain }), Err(Unusable::TooComplex));
+    }
+
+    #[test]
+    fn what_lies_too_deep_within_itself_is_not_used() {
+        let chain = |length: usize, link: &dyn Fn(Value) -> Value| {
+            let links = (0..length)
+                .map(|n| (format!("n{n}"), link(json!({ "$ref": format!("#/$defs/n{}", n + 1) }))));
+            let mut links: serde_json::Map<_, _> = links.collect();
+            links.insert(format!("n{length}"), json!({}));
+            json!({ "$ref": "#/$defs/n0", "$defs": links })
+        };
+        let within = |to: Value| json!({ "properties": { "a": to } });
+        assert!(measure(&chain(50, &within)).is_ok());
+        check(&chain(300, &within), Err(Unusable::TooComplex));
+        assert!(measure(&chain(4, &|to| json!({ "allOf": [to] }))).is_ok());
+        check(&chain(12, &|to| json!({ "allOf": [to] })), Err(Unusable::TooComplex));
+        // A circle of many is as deep as it is long.
+        let mut circle = chain(300, &within);
+        circle["$defs"]["n300"] = json!({ "items": { "$ref": "#" } });
+        check(&circle, Err(Unusable::TooComplex));
+        let patterns: serde_json::Map<_, _> =
+            (0..100).map(|n| (format!("p{n}"), json!({ "pattern": "a" }))).collect();
+        check(&json!({ "properties": patterns }), Err(Unusable::TooComplex));
     }
 
     #[test]

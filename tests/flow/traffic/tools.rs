@@ -285,3 +285,28 @@ async fn a_change_of_the_policy_forgets_what_was_kept_and_failures_never_are() {
     assert_eq!(story.calls(), 2);
     story.pair.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_control_plane_knows_what_is_advertised_and_an_approval_lets_it_through() {
+    let story = Story::with("{ pin: enforce }", json!({ "toolsReadEvery": "1s" })).await;
+    let hub = Arc::clone(&story.pair.mesh.running.hub);
+    let known = || {
+        let status = hub.status().into_iter().find(|it| it.node.as_str() == "research/files-1")?;
+        let advertised = status.tools.get(&"research/files".parse().unwrap())?.clone();
+        Some(advertised.tools.get(&"read_file".parse().unwrap())?.digest.clone())
+    };
+    eventually("the tool is known", || known().is_some()).await;
+    let first = known().unwrap();
+    assert_eq!(first, weft_proto::policy::tools::digest(&read_file().to_string()).unwrap());
+    let mut caller = story.caller().await;
+    story.pair.apply(&policy(&format!("{{ pin: enforce, approved: {{ read_file: '{first}' }} }}"))).await;
+    assert_eq!(caller.call("read_file", json!({})).await.status, 200);
+    story.tools.lock().unwrap()[0]["description"] = json!("Reads a file, or so it says.");
+    eventually("the change is known", || known().is_some_and(|digest| digest != first)).await;
+    assert_eq!(caller.call("read_file", json!({})).await.status, 403);
+    let (second, before) = (known().unwrap(), hub.seen().find(&first).unwrap());
+    assert!(before.contains("Reads a file."), "what was approved can be compared with");
+    story.pair.apply(&policy(&format!("{{ pin: enforce, approved: {{ read_file: '{second}' }} }}"))).await;
+    assert_eq!(caller.call("read_file", json!({})).await.status, 200);
+    story.pair.stop().await;
+}

@@ -16,6 +16,7 @@ pub(crate) mod policy;
 pub(crate) mod rollback;
 pub(crate) mod status;
 pub(crate) mod token;
+pub(crate) mod tools;
 pub(crate) mod trust;
 pub(crate) mod version;
 pub(crate) mod who_can;

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use weft_proto::name::{NodeId, ServerName, SpiffeId, TrustDomain};
 
 use super::{Client, Hub, lock};
+use crate::catalog::{Advertised, Seen};
 use crate::metrics::Metrics;
 use crate::plan::Observation;
 use crate::reports::{self, Report};
@@ -29,6 +30,38 @@ impl Hub {
         let over = client.replaced.child_token();
         std::mem::replace(&mut *lock(&client.reporting), over.clone()).cancel();
         Some(Reporter { hub: Arc::clone(self), client, over })
+    }
+
+    /// Takes what a server advertises, from a connected sidecar that stands beside it; none if it is not known as that.
+    pub fn advertise(
+        &self,
+        identity: &SpiffeId,
+        node: &NodeId,
+        server: ServerName,
+        tools: Option<Arc<Advertised>>,
+    ) -> Option<()> {
+        let clients = lock(&self.clients);
+        let id = clients.by_node.get(&(identity.clone(), node.clone()))?;
+        let client = Arc::clone(clients.by_id.get(id)?);
+        drop(clients);
+        let mut status = lock(&client.status);
+        if !status.connected || !status.serves.contains(&server) {
+            return None;
+        }
+        match tools {
+            Some(tools) => {
+                status.tools.remove(&server);
+                let tools = tools.beside(status.tools.values());
+                status.tools.insert(server, tools);
+            }
+            None => _ = status.tools.remove(&server),
+        }
+        Some(())
+    }
+
+    /// Definitions that were advertised.
+    pub const fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     /// How reports are taken.

@@ -25,6 +25,12 @@ pub fn page(result: Raw<'_>) -> Option<Page<'_>> {
     tools.get().starts_with('[').then(|| Page { tools: tools.parts().map(|(_, tool)| tool).collect(), next })
 }
 
+/// Whether the parameters of `tools/call` ask for nothing but the call: no task, and no answer to the server's questions.
+pub fn is_plain_call(params: Raw<'_>) -> bool {
+    let known = ["task", "inputResponses", "requestState"];
+    params.members(&known).is_ok_and(|found| found.iter().all(Option::is_none))
+}
+
 /// Whether the result of `tools/call` answers the call, now and for others of its kind: it is complete, no failure, no
 /// question and no task.
 pub fn is_lasting(result: Raw<'_>) -> bool {
@@ -58,6 +64,14 @@ mod tests {
         for json in ["{}", r#"{"tools":{}}"#, r#"{"tools":[],"nextCursor":1}"#, r#"{"tools":[],"Tools":[]}"#]
         {
             assert!(page(read(json)).is_none(), "{json}");
+        }
+    }
+
+    #[test]
+    fn what_asks_for_a_task_or_answers_a_question_is_no_plain_call() {
+        assert!(is_plain_call(read(r#"{"name":"x","arguments":{"task":1},"_meta":{}}"#)));
+        for more in ["task", "inputResponses", "requestState"] {
+            assert!(!is_plain_call(read(&format!(r#"{{"name":"x","{more}":{{}}}}"#))), "{more}");
         }
     }
 

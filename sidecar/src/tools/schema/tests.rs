@@ -133,6 +133,24 @@ fn schemas_that_lead_elsewhere_or_never_end_are_not_used() {
 }
 
 #[test]
+fn the_deepest_that_is_taken_fits_the_stack() {
+    let chain_of = |links: usize| {
+        let mut chain = serde_json::Map::new();
+        for n in 0..links {
+            let next = serde_json::json!({ "$ref": format!("#/$defs/n{}", n + 1) });
+            chain.insert(format!("n{n}"), serde_json::json!({ "allOf": [next] }));
+        }
+        let last = serde_json::json!({ "additionalProperties": { "$ref": "#" }, "minProperties": 1 });
+        chain.insert(format!("n{links}"), last);
+        serde_json::json!({ "$ref": "#/$defs/n0", "$defs": chain }).to_string()
+    };
+    assert_eq!(Schema::compile(&chain_of(6), &LIMITS).unwrap_err(), Unusable::TooComplex);
+    // Arguments as deep as messages may be, wrong at the bottom.
+    let arguments = format!("{}{{}}{}", "{\"a\":".repeat(62), "}".repeat(62));
+    assert!(compile(&chain_of(4)).check(&arguments, &Redaction::default()).is_err());
+}
+
+#[test]
 fn a_name_that_a_schema_gives_itself_leads_nowhere() {
     let schema = r##"{"$id":"http://json-schema.org/draft-07/schema#","properties":{"a":{"$ref":"#/$defs/n"}},
         "$defs":{"n":{"type":"integer"}}}"##;
