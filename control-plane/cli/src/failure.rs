@@ -64,7 +64,7 @@ impl Failure {
 
     /// The same, where what was given to read counts as the command line.
     #[must_use]
-    pub(crate) fn as_usage(mut self) -> Self {
+    pub(crate) fn into_usage(mut self) -> Self {
         if let Self::Told(told) = &mut self {
             told.code = ExitCode::Usage;
         }

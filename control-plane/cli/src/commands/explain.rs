@@ -116,7 +116,7 @@ pub(crate) fn render(explanation: &Explanation, colour: bool) -> String {
             (true, true) => Cell::new("yes, in shadow"),
             (false, _) => Cell::new("almost").toned(Tone::Dim),
         };
-        let missed = |part: &Option<String>| part.as_ref().map_or(Cell::new("fits"), Cell::new);
+        let missed = |part: &Option<String>| part.as_ref().map_or_else(|| Cell::new("fits"), Cell::new);
         table.push(vec![
             Cell::new(&rule.rule),
             Cell::new(&rule.action),

@@ -77,7 +77,7 @@ pub(super) fn run(path: &Path, terminal: &Terminal) -> Result<Vec<Outcome>, Fail
             suite.tests.len()
         )));
     }
-    let mesh = Mesh::read(&suite, path.parent().unwrap_or(Path::new("")), terminal)?;
+    let mesh = Mesh::read(&suite, path.parent().unwrap_or_else(|| Path::new("")), terminal)?;
     let run = |(place, test): (usize, &Test)| {
         let name = test.name.clone().unwrap_or_else(|| format!("tests[{place}]"));
         let explanation = mesh
@@ -98,7 +98,7 @@ impl Mesh {
     fn read(suite: &Suite, folder: &Path, terminal: &Terminal) -> Result<Self, Failure> {
         let paths: Vec<_> = suite.resources.iter().map(|path| folder.join(path)).collect();
         let files = files::gather(&paths, terminal)?;
-        files::check(&files).map_err(Failure::as_usage)?;
+        files::check(&files).map_err(Failure::into_usage)?;
         let mut resources = Vec::new();
         for file in &files {
             // They were just seen to be good.
