@@ -482,7 +482,7 @@ mod access {
                 assert!(answer.json().is_none_or(|it| it["code"] != "unknown-route"), "{method} {path}");
             }
         }
-        assert_eq!(seen, 27);
+        assert_eq!(seen, 29);
     }
 
     #[tokio::test]
@@ -490,7 +490,9 @@ mod access {
         let document = weft_control_plane::api::openapi();
         for (path, methods) in document["paths"].as_object().unwrap() {
             for (method, operation) in methods.as_object().unwrap() {
-                assert!(method == "get" || operation["x-weft-scope"] != "readonly", "{method} {path}");
+                // A question that is too long for an address changes nothing.
+                let asks = method == "get" || operation["operationId"] == "explainCall";
+                assert!(asks || operation["x-weft-scope"] != "readonly", "{method} {path}");
             }
         }
     }
