@@ -206,6 +206,7 @@ mod tests {
             reason,
             detail: (reason != "ok").then(|| "why".to_owned()),
             rule: None,
+            tools: None,
             request_bytes: 0,
             response_bytes: 0,
             duration: Duration::ZERO,
