@@ -111,7 +111,7 @@ impl Quotas {
         }
         match outcome {
             Outcome::Taken => Ok(self.taken(&claims, &verdicts, event)),
-            Outcome::Denied { by, again } => Err(self.denied(&claims[by].ready, again, event)),
+            Outcome::Denied { by, again } => Err(self.denied(claims[by].ready, again, event)),
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod bucket;
 mod calendar;
+pub mod lease;
 mod meter;
 
 use std::collections::HashMap;
