@@ -29,6 +29,7 @@ use weft_proto::wire::ResourceType;
 
 use super::connect::{self, Connection, connect};
 use super::identity::told;
+use super::lease::Borrower;
 use super::report::Reporter;
 use super::session::{Change, Reply, Session};
 use super::timing::{Backoff, Ended, Settle};
@@ -185,6 +186,7 @@ impl Link {
         let cancel = self.parts.deps.cancel.clone();
         let mut heard = Instant::now();
         let mut reporting = None;
+        let mut borrowing = None;
         loop {
             let due = self.settle.due();
             let silence = self.parts.settings.silence_max;
@@ -193,6 +195,11 @@ impl Link {
             if complete && reporting.is_none() {
                 reporting = self
                     .reporter(&connection)
+                    .map(|it| AbortOnDropHandle::new(tokio::spawn(it.run(connection.channel.clone()))));
+            }
+            if complete && borrowing.is_none() {
+                borrowing = self
+                    .borrower()
                     .map(|it| AbortOnDropHandle::new(tokio::spawn(it.run(connection.channel.clone()))));
             }
             let store_again = self.unstored.then(|| Instant::now() + self.parts.settings.store_every);
@@ -255,6 +262,11 @@ impl Link {
     fn address(&self, connection: &Connection) -> Option<HostPort> {
         let Parts { node, deps, .. } = &self.parts;
         node::reached_at(node, deps.address.as_ref(), connection.local.ip())
+    }
+
+    fn borrower(&self) -> Option<Borrower> {
+        let quotas = self.parts.deps.quotas.clone()?;
+        Some(Borrower { node: self.parts.node.id.clone(), quotas })
     }
 
     fn reporter(&self, connection: &Connection) -> Option<Reporter> {

@@ -166,7 +166,8 @@ impl Allocator {
     }
 
     fn fill(&mut self, now: u64) {
-        let elapsed = now.saturating_sub(self.pool.at);
+        // While an earlier run's leases may last, nobody knows what is free.
+        let elapsed = now.saturating_sub(self.pool.at.max(self.learns_until));
         self.pool.at = self.pool.at.max(now);
         let Some(window) = self.terms.window_nanos.filter(|_| !self.learns(now)) else { return };
         let free = self.terms.whole.without(self.lent);
