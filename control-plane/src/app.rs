@@ -22,6 +22,7 @@ use crate::identity::{self, IdentityService};
 use crate::listen::{Door, Limits};
 use crate::metrics::Metrics;
 use crate::plan::World;
+use crate::quota::{self, Leases, Lender};
 use crate::store::embedded::{self, EmbeddedStore};
 use crate::store::{self, Expect, Retention, Store, Txn};
 use crate::tokens::Tokens;
@@ -63,6 +64,7 @@ pub struct Config {
     pub retention: Retention,
     pub xds: xds::Settings,
     pub identity: identity::Settings,
+    pub quota: quota::Settings,
     pub sidecar_limits: Limits,
     pub operator_limits: Limits,
     pub api_limits: api::Limits,
@@ -84,6 +86,7 @@ impl Config {
             retention: Retention::default(),
             xds: xds::Settings::default(),
             identity: identity::Settings::default(),
+            quota: quota::Settings::default(),
             sidecar_limits: Limits::default(),
             operator_limits: Limits {
                 connections_max: 1000,
@@ -164,6 +167,8 @@ pub struct Running {
     pub store: Arc<dyn Store>,
     pub tokens: Arc<Tokens>,
     pub metrics: Arc<Metrics>,
+    /// Lends shares of mesh-wide limits.
+    pub lender: Arc<Lender>,
     /// Only after the very first start: shown once, never again.
     pub admin_token: Option<auth::Secret>,
     fed: tokio::sync::watch::Receiver<Option<store::Revision>>,
@@ -206,6 +211,7 @@ struct Parts {
     trust: Arc<Trust>,
     tokens: Arc<Tokens>,
     metrics: Arc<Metrics>,
+    lender: Arc<Lender>,
     shutdown: CancellationToken,
 }
 
@@ -242,15 +248,17 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let [sidecars, operators, health] = [listeners[0].1, listeners[1].1, listeners[2].1];
     let admin_token = auth::bootstrap(&*store, clock::now()).await?;
 
-    let parts = Parts { store, hub, trust, tokens, metrics, shutdown };
+    let lender = Arc::new(Lender::new(config.quota));
+    let parts = Parts { store, hub, trust, tokens, metrics, lender, shutdown };
     let identity = identity_service(&parts, config.identity)?;
     let limits = (config.sidecar_limits, config.operator_limits, config.api_limits);
     for door in doors(&parts, identity, listeners.map(|(listener, _)| listener), limits) {
         tasks.spawn(door.serve(parts.shutdown.clone()));
     }
     let fed = keep(&parts, &tasks, config.retention, roots_file.clone());
-    let Parts { store, hub, trust, tokens, metrics, shutdown } = parts;
+    let Parts { store, hub, trust, tokens, metrics, lender, shutdown } = parts;
     Ok(Running {
+        lender,
         sidecars,
         operators,
         health,
@@ -275,7 +283,8 @@ fn keep(
     retention: Retention,
     roots_file: PathBuf,
 ) -> tokio::sync::watch::Receiver<Option<store::Revision>> {
-    let Parts { store, hub, trust, tokens, metrics, shutdown } = parts.clone();
+    let Parts { store, hub, trust, tokens, metrics, lender, shutdown } = parts.clone();
+    tasks.spawn(Leases::new(Arc::clone(&hub), lender).follow());
     let feed = Feed::new(feed::Deps {
         store: Arc::clone(&store),
         intake: hub.intake(),
@@ -311,7 +320,8 @@ fn doors(
     [sidecars, operators, plain]: [TcpListener; 3],
     (sidecar_limits, operator_limits, api_limits): (Limits, Limits, api::Limits),
 ) -> [Door; 3] {
-    let Parts { store, hub, trust, tokens, metrics, shutdown } = parts.clone();
+    let Parts { store, hub, trust, tokens, metrics, lender, shutdown } = parts.clone();
+    let leases = Leases::new(Arc::clone(&hub), lender);
     let tls =
         |auth, alpn: &[&[u8]]| Some(Arc::new(tls::server_config(&trust.live, &trust.bundles, auth, alpn)));
     let api = api::Deps {
@@ -332,7 +342,7 @@ fn doors(
             listener: sidecars,
             tls: tls(ClientAuth::Optional(ExpectPeer::AnyInMesh), &[b"h2"]),
             trust: Some(trust.bundles.clone()),
-            service: grpc::router(&hub, identity, trust.bundles.clone()),
+            service: grpc::router(&hub, identity, leases, trust.bundles.clone()),
             limits: sidecar_limits,
             metrics: Arc::clone(&metrics),
         },

@@ -12,11 +12,13 @@ use weft_certs::bundle::TrustStore;
 use weft_proto::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use weft_proto::pb::weft::catalog::v1::catalog_server::CatalogServer;
 use weft_proto::pb::weft::identity::v1::identity_server::IdentityServer;
+use weft_proto::pb::weft::quota::v1::quota_server::QuotaServer;
 use weft_proto::pb::weft::status::v1::status_server::StatusServer;
 
 use crate::catalog::Catalog;
 use crate::identity::IdentityService;
 use crate::peer::Peer;
+use crate::quota::Leases;
 use crate::reports::Reports;
 use crate::xds::{Discovery, Hub};
 
@@ -28,13 +30,15 @@ pub const CERTIFY_BYTES_MAX: usize = 64 << 10;
 pub const CATALOG_BYTES_MAX: usize = 4 << 20;
 /// Largest report of a sidecar, in bytes.
 pub const REPORT_BYTES_MAX: usize = 256 << 10;
+/// Largest report of what a sidecar holds and wants of limits, in bytes.
+pub const LEASES_BYTES_MAX: usize = 1 << 20;
 const OUT_OF_RANGE: &str = "11";
 const RESOURCE_EXHAUSTED: &str = "8";
 /// The one method that answers whoever has no certificate yet.
 const BOOTSTRAP: &str = "/weft.identity.v1.Identity/Certify";
 
 /// The services for sidecars, whose certificates are looked up in `trust` with every request.
-pub fn router(hub: &Arc<Hub>, identity: Arc<IdentityService>, trust: TrustStore) -> Router {
+pub fn router(hub: &Arc<Hub>, identity: Arc<IdentityService>, leases: Leases, trust: TrustStore) -> Router {
     let (discovery, reports) = (Discovery::new(Arc::clone(hub)), Reports::new(Arc::clone(hub)));
     let discovery =
         AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(DISCOVERY_BYTES_MAX);
@@ -42,7 +46,12 @@ pub fn router(hub: &Arc<Hub>, identity: Arc<IdentityService>, trust: TrustStore)
     let reports = StatusServer::new(reports).max_decoding_message_size(REPORT_BYTES_MAX);
     let catalog =
         CatalogServer::new(Catalog::new(Arc::clone(hub))).max_decoding_message_size(CATALOG_BYTES_MAX);
-    let routes = Routes::new(discovery).add_service(identity).add_service(reports).add_service(catalog);
+    let leases = QuotaServer::new(leases).max_decoding_message_size(LEASES_BYTES_MAX);
+    let routes = Routes::new(discovery)
+        .add_service(identity)
+        .add_service(reports)
+        .add_service(catalog)
+        .add_service(leases);
     routes.prepare().into_axum_router().layer(middleware::from_fn_with_state(trust, only_the_known))
 }
 

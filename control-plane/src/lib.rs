@@ -17,6 +17,7 @@ pub mod listen;
 pub mod metrics;
 pub mod peer;
 pub mod plan;
+pub mod quota;
 pub mod reports;
 pub mod store;
 pub mod tokens;

@@ -140,6 +140,7 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
         trust: core.trust.clone(),
         address: reached_at(&core.bootstrap, sockets.inbound.as_ref()),
         servers: Some(core.servers.clone()),
+        quotas: Some(core.quotas.clone()),
         cancel: core.tokens.stop.clone(),
     };
     let control = Box::pin(control::start_with(&core.bootstrap, deps, control::Settings::default())).await?;

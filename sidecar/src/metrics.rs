@@ -123,6 +123,8 @@ metrics! {
     quota_decisions: Family<QuotaLabels, Counter> = Family::default(), "Calls that a limit of a quota counted, or would not: allowed, near (allowed, with four fifths taken), denied, shadow_denied";
     quota_limit: Family<LimitLabels, Gauge<f64, AtomicU64>> = Family::default(), "How much a limit of a quota allows at once: its burst, its budget, its calls under way";
     quota_used: Family<LimitLabels, Gauge<f64, AtomicU64>> = Family::default(), "How much of it is taken, where most is";
+    quota_lease: Family<LimitLabels, Gauge<f64, AtomicU64>> = Family::default(), "How much of a mesh-wide limit may be used here in each window";
+    quota_fallback_active: Family<LimitLabels, Gauge> = Family::default(), "Counts of a mesh-wide limit for which there is no lease, so that what is said of that holds";
     quota_keys: Gauge = Gauge::default(), "Counts of quotas that are kept";
     tool_checks: Family<ToolCheckLabels, Counter> = Family::default(), "Calls of tools that were not as policies want them, by what was checked and what became of them";
     tool_readings: Family<ServerOutcomeLabels, Counter> = Family::default(), "Readings of the tools that a server advertises: ok, or failed";

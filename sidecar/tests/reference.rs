@@ -104,7 +104,8 @@ fn metrics_shown() -> String {
     drop(metrics.request_seconds.get_or_create(&labels));
     let labels = QuotaLabels { policy: "".into(), limit: "".into(), outcome: "" };
     drop(metrics.quota_decisions.get_or_create(&labels));
-    for family in [&metrics.quota_limit, &metrics.quota_used] {
+    drop(metrics.quota_fallback_active.get_or_create(&LimitLabels { policy: "".into(), limit: "".into() }));
+    for family in [&metrics.quota_limit, &metrics.quota_used, &metrics.quota_lease] {
         drop(family.get_or_create(&LimitLabels { policy: "".into(), limit: "".into() }));
     }
     metrics.text()

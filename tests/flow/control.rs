@@ -56,6 +56,7 @@ impl Sidecar {
             trust: trust.clone(),
             address: Some(HostPort::parse("0.0.0.0:7443").unwrap()),
             servers: None,
+            quotas: None,
             cancel: cancel.clone(),
         };
         let handle = Box::pin(source::start_with(&bootstrap, deps, settings)).await.unwrap();

@@ -133,6 +133,11 @@ impl World {
         self.tables[ty.index()].by_name.len()
     }
 
+    /// The object that a published resource was made from.
+    pub fn object(&self, ty: ResourceType, name: &str) -> Option<Arc<Resource>> {
+        self.tables[ty.index()].by_name.get(name)?.object.clone()
+    }
+
     /// Takes changes in and tells what they touched.
     pub fn apply(&mut self, update: Update) -> Vec<Touched> {
         let mut touched = Vec::new();

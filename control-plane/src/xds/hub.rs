@@ -1,5 +1,6 @@
 //! The hub: takes changes in, plans them one batch at a time, and wakes the clients that they may concern.
 
+mod quotas;
 mod reporter;
 
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -30,6 +30,7 @@ use weft_proto::wire::ResourceType;
 use super::catalog::Teller;
 use super::connect::{self, Connection, connect};
 use super::identity::told;
+use super::lease::Borrower;
 use super::report::Reporter;
 use super::session::{Change, Reply, Session};
 use super::timing::{Backoff, Ended, Settle};
@@ -185,7 +186,7 @@ impl Link {
         let (answers, mut responses) = self.open(&connection).await?;
         let cancel = self.parts.deps.cancel.clone();
         let mut heard = Instant::now();
-        let (mut reporting, mut telling) = (None, None);
+        let (mut reporting, mut telling, mut borrowing) = (None, None, None);
         loop {
             let due = self.settle.due();
             let silence = self.parts.settings.silence_max;
@@ -199,6 +200,11 @@ impl Link {
             if complete && telling.is_none() {
                 telling = self
                     .teller()
+                    .map(|it| AbortOnDropHandle::new(tokio::spawn(it.run(connection.channel.clone()))));
+            }
+            if complete && borrowing.is_none() {
+                borrowing = self
+                    .borrower()
                     .map(|it| AbortOnDropHandle::new(tokio::spawn(it.run(connection.channel.clone()))));
             }
             let store_again = self.unstored.then(|| Instant::now() + self.parts.settings.store_every);
@@ -265,6 +271,11 @@ impl Link {
 
     fn teller(&self) -> Option<Teller> {
         Some(Teller { node: self.parts.node.id.clone(), servers: self.parts.deps.servers.clone()? })
+    }
+
+    fn borrower(&self) -> Option<Borrower> {
+        let quotas = self.parts.deps.quotas.clone()?;
+        Some(Borrower { node: self.parts.node.id.clone(), quotas })
     }
 
     fn reporter(&self, connection: &Connection) -> Option<Reporter> {

@@ -12,6 +12,7 @@ pub mod connect;
 pub mod file;
 pub mod identity;
 mod keeper;
+mod lease;
 mod link;
 mod node;
 pub mod report;
@@ -36,6 +37,7 @@ use weft_proto::wire::ResourceType;
 
 use crate::bootstrap::{Bootstrap, ControlPlane, Source};
 use crate::clock;
+use crate::quota::Quotas;
 use crate::servers::Servers;
 use crate::state::{Current, Live, Origin};
 use link::Link;
@@ -199,6 +201,8 @@ pub struct Deps {
     pub address: Option<HostPort>,
     /// What is reported to the control plane; nothing, if this is none.
     pub servers: Option<Servers>,
+    /// For which shares of mesh-wide limits are borrowed; for none, if this is none.
+    pub quotas: Option<Quotas>,
     pub cancel: CancellationToken,
 }
 

@@ -7,19 +7,23 @@
 //! `inputResponses`) is counted like any other: this sidecar cannot tell a state that the server made from one that the
 //! caller did.
 
+mod leased;
 mod line;
 mod plan;
 mod table;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use weft_proto::compile::ServerEntry;
 use weft_proto::mcp::{Message, method};
 use weft_proto::name::ServerName;
+use weft_proto::pb::weft::quota::v1 as pb;
 use weft_proto::policy::access::Call as Asked;
 use weft_proto::policy::expr;
+use weft_proto::policy::quota::lease::{Grant, Part, Timing};
 use weft_proto::policy::quota::{Again, Cost, Facts, Gauge, Outcome, Verdict};
 
 use crate::classify::Call;
@@ -52,6 +56,9 @@ struct Shared {
     series: Series,
     wait_max: Duration,
     metrics: Arc<Metrics>,
+    session: u64,
+    /// Of the last report of what is held of mesh-wide limits.
+    sequence: AtomicU64,
 }
 
 /// What a call took. Until it is kept, dropping it gives everything back; after, only its places among the calls under
@@ -74,6 +81,8 @@ impl Quotas {
             series: Series::new(metrics),
             wait_max: *limits.quota_wait_timeout,
             metrics: Arc::clone(metrics),
+            session: rand::random(),
+            sequence: AtomicU64::new(0),
         }))
     }
 
@@ -188,6 +197,51 @@ impl Quotas {
         match by.limit.gauge {
             Gauge::Budget { .. } => Refusal::BudgetSpent(hit),
             Gauge::Rate(_) | Gauge::Slots(_) => Refusal::Limited(hit),
+        }
+    }
+
+    /// By which the control plane knows this run.
+    pub fn session(&self) -> u64 {
+        self.0.session
+    }
+
+    /// Waits until there is something that the control plane is to hear at once.
+    pub async fn asked(&self) {
+        self.0.table.asked.notified().await;
+    }
+
+    /// What is held and wanted of mesh-wide limits, all or what is urgent, in messages of so many; each with when it was
+    /// made, by this run's own clock. There is one message at least where all is told.
+    pub fn lease_reports(&self, all: bool, most: usize, timing: Timing) -> Vec<(pb::LeaseReport, u64)> {
+        let keys = self.0.table.told(all);
+        let nothing: [&[Key]; 1] = [&[]];
+        let chunks: Vec<&[Key]> = match keys.is_empty() && all {
+            true => nothing.into(),
+            false => keys.chunks(most.max(1)).collect(),
+        };
+        let report = |keys: &[Key]| {
+            let sequence = self.0.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+            let now = self.0.table.now();
+            let demand = |key: &Key| self.0.table.demand(*key, sequence, timing, now);
+            let demands = keys.iter().filter_map(demand).collect();
+            (pb::LeaseReport { session: self.0.session, sequence, demands, node: String::new() }, now.nanos)
+        };
+        chunks.into_iter().map(report).collect()
+    }
+
+    /// Takes what the control plane granted. `asked_at` is when the report was made that it answers, if it answers one.
+    pub fn take_leases(&self, message: &pb::LeaseGrant, asked_at: Option<u64>, timing: Timing) {
+        let now = self.0.table.now();
+        for lease in &message.leases {
+            let grant = Grant {
+                epoch: message.epoch,
+                number: lease.number,
+                answers: (message.acknowledged_sequence > 0).then_some(message.acknowledged_sequence),
+                part: Part { capacity: lease.capacity_milli, burst: lease.burst_milli },
+                tokens: lease.tokens_milli,
+                safe: lease.safe_milli,
+            };
+            self.0.table.granted(lease.handle, grant, asked_at, timing, now);
         }
     }
 

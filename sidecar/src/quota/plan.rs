@@ -9,7 +9,8 @@ use weft_proto::compile::ServerEntry;
 use weft_proto::policy::access::Call;
 use weft_proto::policy::quota::{Limit, Plan};
 
-use super::table::{Seed, Table};
+use super::leased;
+use super::table::{Seed, Shown, Table};
 use crate::metrics::{LimitLabels, Metrics, QuotaLabels};
 
 /// Limits whose series are kept apart; further ones are counted together. Operators choose their names, yet may choose
@@ -119,16 +120,23 @@ impl Series {
     }
 
     /// Writes down the fullest count of each limit.
-    pub(super) fn show(&self, fullest: &HashMap<Arc<str>, (Arc<Ready>, u64)>) {
+    pub(super) fn show(&self, fullest: &HashMap<Arc<str>, Shown>) {
         self.metrics.quota_used.clear();
         self.metrics.quota_limit.clear();
-        for (ready, used) in fullest.values() {
+        self.metrics.quota_lease.clear();
+        self.metrics.quota_fallback_active.clear();
+        for Shown { ready, used, lent, fallbacks } in fullest.values() {
             let (policy, limit) = self.names(&ready.limit);
             let labels = LimitLabels { policy, limit };
             #[expect(clippy::cast_precision_loss, reason = "a gauge need not be exact past 2^53")]
             let whole = |milli: u64| milli as f64 / 1000.0;
             self.metrics.quota_used.get_or_create(&labels).set(whole(*used));
             self.metrics.quota_limit.get_or_create(&labels).set(whole(ready.limit.gauge.limit_milli()));
+            if leased::terms(&ready.limit).is_some() {
+                self.metrics.quota_lease.get_or_create(&labels).set(whole(*lent));
+                let fallbacks = i64::try_from(*fallbacks).unwrap_or(i64::MAX);
+                self.metrics.quota_fallback_active.get_or_create(&labels).set(fallbacks);
+            }
         }
     }
 }

@@ -12,12 +12,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, UNIX_EPOCH};
 
-use weft_proto::policy::quota::{Cost, Facts, Limit, Meter, Now, Outcome, Taking, Verdict, take_all};
+use tokio::sync::Notify;
+use weft_proto::pb::weft::quota::v1 as pb;
+use weft_proto::policy::quota::lease::{Grant, Timing};
+use weft_proto::policy::quota::{Cost, Facts, Gauge, Limit, Meter, Now, Outcome, Taking, Verdict, take_all};
 
+use super::leased::{self, Leased};
 use super::plan::Ready;
 use crate::clock;
 
 const SHARDS: usize = 64;
+/// Counts that the control plane is to hear of before all others; further ones wait for their turn.
+const URGENT_MAX: usize = 4096;
 /// A shard that is full of counts in use is not searched again for so long, however many new names come.
 const SEARCH_AGAIN_NANOS: u64 = 100_000_000;
 
@@ -36,6 +42,7 @@ pub(super) struct Claim<'a> {
     pub(super) ready: &'a Arc<Ready>,
     pub(super) cost: Cost,
     share: Share,
+    facts: Facts<'a>,
 }
 
 /// Whose count it is.
@@ -58,6 +65,11 @@ pub(super) struct Table {
     per_caller_max: usize,
     len: AtomicUsize,
     began: Instant,
+    /// Counts of mesh-wide limits, by their handles.
+    leased: Mutex<HashMap<u64, Key>>,
+    /// Those of them that the control plane is to hear of at once.
+    urgent: Mutex<Vec<Key>>,
+    pub(super) asked: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -67,11 +79,24 @@ struct Shard {
     searched_nanos: Option<u64>,
 }
 
+/// What is written down of a limit.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) ready: Arc<Ready>,
+    /// Where most is taken.
+    pub(super) used: u64,
+    /// What may be used of it here in each window, over all its counts.
+    pub(super) lent: u64,
+    /// Counts without a lease.
+    pub(super) fallbacks: usize,
+}
+
 #[derive(Debug)]
 struct Count {
     meter: Meter,
     ready: Arc<Ready>,
     owner: u64,
+    lease: Option<Box<Leased>>,
 }
 
 impl Key {
@@ -95,6 +120,9 @@ impl Table {
             per_caller_max,
             len: AtomicUsize::new(0),
             began: Instant::now(),
+            leased: Mutex::default(),
+            urgent: Mutex::default(),
+            asked: Notify::new(),
         }
     }
 
@@ -125,7 +153,7 @@ impl Table {
                 value.hash(hasher);
             }
         });
-        Claim { key, ready, cost, share: Share::Own }
+        Claim { key, ready, cost, share: Share::Own, facts }
     }
 
     /// Takes what all claims say, or nothing. The claims are put in order, and those of one count together.
@@ -160,7 +188,7 @@ impl Table {
         now: Now,
     ) -> bool {
         let mut found = true;
-        for claim in claims {
+        for claim in claims.iter_mut() {
             let shard = shard_of(guards, claim.key);
             if shard.counts.contains_key(&claim.key) || claim.share == Share::OfAll {
                 continue;
@@ -178,7 +206,36 @@ impl Table {
                 found = false;
             }
         }
+        if found {
+            self.begin_leases(claims, guards, owner, now);
+        }
         found
+    }
+
+    /// A share of a mesh-wide limit is asked for even where the call is refused.
+    fn begin_leases(
+        &self,
+        claims: &[Claim<'_>],
+        guards: &mut [(usize, MutexGuard<'_, Shard>)],
+        owner: u64,
+        now: Now,
+    ) {
+        for claim in claims {
+            let shard = shard_of(guards, claim.key);
+            if leased::terms(&claim.ready.limit).is_some() && !shard.counts.contains_key(&claim.key) {
+                self.put(shard, claim, claim.ready.limit.gauge.fresh(), owner, now);
+                self.tell_soon(claim.key);
+            }
+        }
+    }
+
+    fn tell_soon(&self, key: Key) {
+        let mut urgent = self.urgent.lock().unwrap_or_else(PoisonError::into_inner);
+        if urgent.len() < URGENT_MAX {
+            urgent.push(key);
+        }
+        drop(urgent);
+        self.asked.notify_one();
     }
 
     fn settle(
@@ -188,14 +245,16 @@ impl Table {
         owner: u64,
         now: Now,
     ) -> (Outcome, Vec<Verdict>) {
-        let meters =
-            claims.iter().map(|claim| match shard_of(guards, claim.key).counts.get_mut(&claim.key) {
-                Some(count) => count.meter_for(claim.ready, now),
-                None => claim.ready.limit.gauge.fresh(),
-            });
-        let mut meters: Vec<Meter> = meters.collect();
-        let takings = claims.iter().zip(&mut meters).map(|(claim, meter)| Taking {
-            gauge: &claim.ready.limit.gauge,
+        let found = claims.iter().map(|claim| match shard_of(guards, claim.key).counts.get_mut(&claim.key) {
+            Some(count) => {
+                count.look(claim.ready, now);
+                (count.meter, count.lease.as_ref().map(|lease| lease.gauge().clone()))
+            }
+            None => (claim.ready.limit.gauge.fresh(), None),
+        });
+        let (mut meters, gauges): (Vec<Meter>, Vec<Option<Gauge>>) = found.unzip();
+        let takings = claims.iter().zip(&mut meters).zip(&gauges).map(|((claim, meter), gauge)| Taking {
+            gauge: gauge.as_ref().unwrap_or(&claim.ready.limit.gauge),
             meter,
             cost: claim.cost,
             shadow: claim.ready.limit.shadow,
@@ -204,23 +263,50 @@ impl Table {
         let mut takings: Vec<_> = takings.collect();
         let outcome = take_all(&mut takings, now);
         let verdicts: Vec<_> = takings.iter().map(|taking| taking.verdict).collect();
+        self.note(claims, guards, outcome, &verdicts);
         if outcome == Outcome::Taken {
             for ((claim, meter), verdict) in claims.iter().zip(meters).zip(&verdicts) {
                 if !matches!(verdict, Verdict::Denied(_)) {
-                    self.put(shard_of(guards, claim.key), claim, meter, owner);
+                    self.put(shard_of(guards, claim.key), claim, meter, owner, now);
                 }
             }
         }
         (outcome, verdicts)
     }
 
-    fn put(&self, shard: &mut Shard, claim: &Claim<'_>, meter: Meter, owner: u64) {
+    /// What mesh-wide limits decided, from which follows how much of them is wanted here.
+    fn note(
+        &self,
+        claims: &[Claim<'_>],
+        guards: &mut [(usize, MutexGuard<'_, Shard>)],
+        outcome: Outcome,
+        verdicts: &[Verdict],
+    ) {
+        for (claim, verdict) in claims.iter().zip(verdicts) {
+            let Some(count) = shard_of(guards, claim.key).counts.get_mut(&claim.key) else { continue };
+            let Some(lease) = &mut count.lease else { continue };
+            let held = if let Meter::Held(held) = count.meter { held } else { 0 };
+            let refuses = matches!(verdict, Verdict::Denied(_));
+            let passed = outcome == Outcome::Taken && !refuses;
+            // What another limit refuses is no demand for this one.
+            if (passed || refuses) && lease.note(claim.cost, held, passed) {
+                self.tell_soon(claim.key);
+            }
+        }
+    }
+
+    fn put(&self, shard: &mut Shard, claim: &Claim<'_>, meter: Meter, owner: u64, now: Now) {
         match shard.counts.get_mut(&claim.key) {
             Some(count) => count.meter = meter,
             None => {
                 // What all share is nobody's own.
                 let owner = if claim.share == Share::OfAll { 0 } else { owner };
-                shard.counts.insert(claim.key, Count { meter, ready: Arc::clone(claim.ready), owner });
+                let lease = Leased::new(&claim.ready.limit, claim.key, claim.told(), now).map(Box::new);
+                if lease.is_some() {
+                    self.leased().insert(claim.key.low(), claim.key);
+                }
+                let ready = Arc::clone(claim.ready);
+                shard.counts.insert(claim.key, Count { meter, ready, owner, lease });
                 self.len.fetch_add(1, Ordering::Relaxed);
                 *self.owners_of(owner).entry(owner).or_default() += 1;
             }
@@ -230,7 +316,8 @@ impl Table {
     pub(super) fn give_back(&self, key: Key, cost: Cost, now: Now) {
         let mut shard = self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = shard.counts.get_mut(&key) {
-            count.ready.limit.gauge.give_back(&mut count.meter, cost, now);
+            let gauge = count.lease.as_ref().map_or(&count.ready.limit.gauge, |lease| lease.gauge());
+            gauge.give_back(&mut count.meter, cost, now);
         }
     }
 
@@ -240,10 +327,15 @@ impl Table {
             return false;
         }
         let before = shard.counts.len();
-        shard.counts.retain(|_, count| {
-            let idle = count.ready.limit.gauge.is_idle(&count.meter, now);
+        shard.counts.retain(|key, count| {
+            // What is held of a mesh-wide limit is given up first.
+            let given_up = count.lease.as_ref().is_none_or(|lease| lease.is_released());
+            let idle = given_up && count.gauge().is_idle(&count.meter, now);
             if idle {
                 self.disown(count.owner);
+                if count.lease.is_some() {
+                    self.leased().remove(&key.low());
+                }
             }
             !idle
         });
@@ -254,19 +346,24 @@ impl Table {
     }
 
     /// Forgets every count that is idle, and finds the fullest of each limit, by the limit's identity.
-    pub(super) fn sweep(&self, now: Now) -> HashMap<Arc<str>, (Arc<Ready>, u64)> {
-        let mut fullest: HashMap<Arc<str>, (Arc<Ready>, u64)> = HashMap::new();
+    pub(super) fn sweep(&self, now: Now) -> HashMap<Arc<str>, Shown> {
+        let mut fullest: HashMap<Arc<str>, Shown> = HashMap::new();
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             shard.searched_nanos = None;
             self.forget_idle(&mut shard, now);
             for count in shard.counts.values() {
-                let used = count.ready.limit.gauge.used_milli(&count.meter, now);
-                match fullest.get_mut(&count.ready.limit.identity) {
-                    Some((_, most)) => *most = used.max(*most),
-                    None => {
-                        let identity = Arc::clone(&count.ready.limit.identity);
-                        fullest.insert(identity, (Arc::clone(&count.ready), used));
+                let used = count.gauge().used_milli(&count.meter, now);
+                if !fullest.contains_key(&count.ready.limit.identity) {
+                    let (identity, ready) =
+                        (Arc::clone(&count.ready.limit.identity), Arc::clone(&count.ready));
+                    fullest.insert(identity, Shown { ready, used: 0, lent: 0, fallbacks: 0 });
+                }
+                if let Some(shown) = fullest.get_mut(&count.ready.limit.identity) {
+                    shown.used = used.max(shown.used);
+                    if let Some(lease) = &count.lease {
+                        shown.lent = shown.lent.saturating_add(lease.share().capacity);
+                        shown.fallbacks += usize::from(lease.is_fallback());
                     }
                 }
             }
@@ -276,6 +373,41 @@ impl Table {
 
     pub(super) fn len(&self) -> usize {
         self.len.load(Ordering::Relaxed)
+    }
+
+    fn leased(&self) -> MutexGuard<'_, HashMap<u64, Key>> {
+        self.leased.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The counts that the control plane is to hear of: all of mesh-wide limits, or those that are urgent.
+    pub(super) fn told(&self, all: bool) -> Vec<Key> {
+        let urgent = std::mem::take(&mut *self.urgent.lock().unwrap_or_else(PoisonError::into_inner));
+        if all { self.leased().values().copied().collect() } else { urgent }
+    }
+
+    /// What there is to say of a count; nothing of one that was given up.
+    pub(super) fn demand(
+        &self,
+        key: Key,
+        sequence: u64,
+        timing: Timing,
+        now: Now,
+    ) -> Option<pb::LeaseDemand> {
+        let mut shard = self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner);
+        let Count { meter, lease, .. } = shard.counts.get_mut(&key)?;
+        let lease = lease.as_mut().filter(|lease| !lease.is_released())?;
+        Some(lease.demand(sequence, meter, timing, now))
+    }
+
+    /// Takes what was granted for a handle.
+    pub(super) fn granted(&self, handle: u64, grant: Grant, asked_at: Option<u64>, timing: Timing, now: Now) {
+        let Some(key) = self.leased().get(&handle).copied() else { return };
+        let mut shard = self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Count { meter, lease: Some(lease), .. }) = shard.counts.get_mut(&key) else { return };
+        if lease.granted(grant, asked_at, meter, timing, now) {
+            drop(shard);
+            self.tell_soon(key);
+        }
     }
 
     fn owners_of(&self, owner: u64) -> MutexGuard<'_, HashMap<u64, usize>> {
@@ -311,13 +443,35 @@ impl Seed {
 }
 
 impl Count {
-    /// The meter, for a limit that may have been edited since.
-    fn meter_for(&mut self, ready: &Arc<Ready>, now: Now) -> Meter {
-        if !Arc::ptr_eq(&self.ready, ready) {
-            self.ready.limit.gauge.settle(&mut self.meter, now);
+    fn gauge(&self) -> &Gauge {
+        self.lease.as_ref().map_or(&self.ready.limit.gauge, |lease| lease.gauge())
+    }
+
+    /// Brings it up to date, for a limit that may have been edited since.
+    fn look(&mut self, ready: &Arc<Ready>, now: Now) {
+        let edited = !Arc::ptr_eq(&self.ready, ready);
+        match &mut self.lease {
+            Some(lease) if edited => lease.edited(&ready.limit, &mut self.meter, now),
+            Some(lease) => lease.go_over(&mut self.meter, 0, now),
+            None if edited => self.ready.limit.gauge.settle(&mut self.meter, now),
+            None => {}
+        }
+        if edited {
             self.ready = Arc::clone(ready);
         }
-        self.meter
+    }
+}
+
+impl<'a> Claim<'a> {
+    /// The values by which the control plane knows the count: none where several share one.
+    fn told(&self) -> impl Iterator<Item = Option<&'a str>> {
+        let (share, caller) = (self.share, self.facts.caller);
+        let ready: &'a Ready = self.ready;
+        ready.limit.values(self.facts).map(move |value| match share {
+            Share::Own => value,
+            Share::OfCaller => value.filter(|value| *value == caller),
+            Share::OfAll => None,
+        })
     }
 }
 

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::time::timeout;
+use weft_sidecar::app::Running;
 
-use super::pair::{Answer, Caller, Pair, legacy, modern};
+use super::pair::{self, Answer, Caller, Pair, legacy, modern};
 use super::streams::{call, rest, stream};
 use super::upstream::Upstream;
-use crate::mesh::eventually;
+use crate::mesh::{Mesh, eventually};
 
 fn policy(more: &str, limits: &str) -> String {
     format!(
@@ -161,4 +162,96 @@ async fn a_policy_in_shadow_refuses_nothing_and_is_seen_to_count() {
         lines.filter(|line| line[name] == "research/fair#calls").count()
     };
     assert_eq!((of("shadowLimit"), of("limit")), (2, 1), "{lines}");
+}
+
+/// Two sidecars beside one server, and what each let pass when.
+struct Two {
+    mesh: Mesh,
+    sidecars: [Running; 2],
+    callers: [Caller; 2],
+    began: Instant,
+    passed: Vec<Duration>,
+}
+
+impl Two {
+    async fn start(limits: &str, upstream: &Upstream) -> Self {
+        let mesh = Mesh::with(|config| {
+            config.quota.lease = Duration::from_secs(2);
+            config.quota.refresh = Duration::from_millis(200);
+        })
+        .await;
+        mesh.apply(&pair::server(upstream.address, "")).await;
+        mesh.apply(&policy("", limits)).await;
+        let mut sidecars = Vec::new();
+        for n in ["1", "2"] {
+            let listen = json!({ "inbound": "127.0.0.1:0", "outbound": null });
+            let mut bootstrap = pair::joining(&mesh, "research", "files", listen, json!({})).await;
+            bootstrap["node"]["id"] = json!(format!("research/files-{n}"));
+            sidecars.push(pair::start(bootstrap).await);
+        }
+        let Ok(sidecars) = <[Running; 2]>::try_from(sidecars) else { panic!("there are two") };
+        let mut callers = Vec::new();
+        for sidecar in &sidecars {
+            let workload = mesh.workload("agents", "one").await;
+            callers.push(Caller::connect(sidecar.inbound.unwrap(), workload).await);
+        }
+        let Ok(callers) = <[Caller; 2]>::try_from(callers) else { panic!("there are two") };
+        Self { mesh, sidecars, callers, began: Instant::now(), passed: Vec::new() }
+    }
+
+    /// Calls as fast as answers come, one in ten of the second sidecar, for a time.
+    async fn press(&mut self, time: Duration) -> usize {
+        let (until, before) = (Instant::now() + time, self.passed.len());
+        let mut n = 0;
+        while Instant::now() < until {
+            n += 1;
+            let at = usize::from(n % 10 == 0);
+            if tool(&mut self.callers[at], "echo").await.status == 200 {
+                self.passed.push(self.began.elapsed());
+            }
+        }
+        self.passed.len() - before
+    }
+
+    /// The most that passed in any time of this length.
+    fn most_within(&self, window: Duration) -> usize {
+        let within =
+            |from: &Duration| self.passed.iter().filter(|at| **at >= *from && **at - *from < window).count();
+        self.passed.iter().map(within).max().unwrap_or(0)
+    }
+
+    async fn stop(self) {
+        for sidecar in self.sidecars {
+            sidecar.stop().await;
+        }
+        self.mesh.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sidecars_share_a_mesh_wide_limit_and_a_lowered_one_at_once() {
+    let upstream = Upstream::echo().await;
+    let limit = |amount: u32| {
+        format!("{{ name: all, rate: {amount}/s, burst: {amount}, scope: mesh, whenUnavailable: deny }}")
+    };
+    let mut two = Two::start(&limit(40), &upstream).await;
+    // Until every lease that an earlier control plane might have given is over, nothing is lent.
+    let began = Instant::now();
+    while two.press(Duration::from_millis(100)).await == 0 {
+        assert!(began.elapsed() < Duration::from_secs(20), "nothing is ever lent");
+    }
+    two.press(Duration::from_secs(1)).await;
+    let passed = two.press(Duration::from_secs(4)).await;
+    assert!(passed >= 152, "of 160 calls that the limit allows in 4 s, {passed} passed");
+    // As of one bucket: the burst, and what flows meanwhile; and one more for the clocks.
+    let most = two.most_within(Duration::from_secs(1));
+    assert!(most <= 81, "{most} passed within a second");
+    two.mesh.apply(&policy("", &limit(10))).await;
+    two.press(Duration::from_secs(1)).await;
+    let passed = two.press(Duration::from_secs(4)).await;
+    assert!((38..=52).contains(&passed), "of 40 calls that the lowered limit allows in 4 s, {passed} passed");
+    let standing = two.mesh.running.lender.standing();
+    assert_eq!(standing.len(), 1);
+    assert!(standing[0].lent.capacity <= 10_000 && standing[0].totals.allowed > 200, "{standing:?}");
+    two.stop().await;
 }

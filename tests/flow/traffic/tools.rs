@@ -293,7 +293,9 @@ async fn the_control_plane_knows_what_is_advertised_and_an_approval_lets_it_thro
     let known = || {
         let status = hub.status().into_iter().find(|it| it.node.as_str() == "research/files-1")?;
         let advertised = status.tools.get(&"research/files".parse().unwrap())?.clone();
-        Some(advertised.tools.get(&"read_file".parse::<weft_proto::name::ToolName>().unwrap())?.digest.clone())
+        Some(
+            advertised.tools.get(&"read_file".parse::<weft_proto::name::ToolName>().unwrap())?.digest.clone(),
+        )
     };
     eventually("the tool is known", || known().is_some()).await;
     let first = known().unwrap();

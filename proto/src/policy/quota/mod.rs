@@ -6,6 +6,7 @@
 
 mod bucket;
 mod calendar;
+pub mod lease;
 mod meter;
 
 use std::collections::HashMap;
@@ -186,7 +187,7 @@ fn identity(policy: &str, limit: &crate::resource::kinds::Limit) -> String {
     };
     let per = limit.per.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     match &limit.name {
-        Some(name) => format!("{policy}/{name} {kind} per {per}"),
+        Some(name) => format!("{policy}/{name} {kind} per {per} {:?}", limit.scope),
         // A limit that was read can be written.
         None => format!("{policy} {}", serde_json::to_string(limit).unwrap_or_default()),
     }

@@ -31,6 +31,7 @@ impl Story {
             trust: TrustStore::new(Bundles::default()),
             address: None,
             servers: None,
+            quotas: None,
             cancel: CancellationToken::new(),
         };
         Self { folder: tempfile::tempdir().unwrap(), deps }

@@ -1,0 +1,163 @@
+//! One sidecar's stream of leases, from its first report to its end.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use weft_proto::name::{NodeId, SpiffeId};
+use weft_proto::pb::weft::quota::v1::quota_server::Quota;
+use weft_proto::pb::weft::quota::v1::{LeaseGrant, LeaseReport};
+
+use super::Lender;
+use crate::identity::Bucket;
+use crate::peer::Peer;
+use crate::xds::Hub;
+
+/// Grants that wait for the connection to take them.
+const OUTGOING_MAX: usize = 4;
+
+/// The service that lends.
+#[derive(Clone, Debug)]
+pub struct Leases {
+    hub: Arc<Hub>,
+    lender: Arc<Lender>,
+}
+
+impl Leases {
+    pub const fn new(hub: Arc<Hub>, lender: Arc<Lender>) -> Self {
+        Self { hub, lender }
+    }
+
+    /// Calls back what is too much whenever policies change, until the control plane stops.
+    pub async fn follow(self) {
+        let mut revisions = self.hub.revision();
+        loop {
+            self.lender.limits_changed(|name| self.hub.quota_policy(name));
+            tokio::select! {
+                () = self.hub.stopping() => return,
+                changed = revisions.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    async fn run(
+        self,
+        peer: Peer,
+        mut reports: Streaming<LeaseReport>,
+        sender: mpsc::Sender<Result<LeaseGrant, Status>>,
+    ) {
+        if let Err(status) = self.lend(&peer, &mut reports, &sender).await {
+            tracing::debug!(error = status.message(), "stream of leases ended");
+            let _ = timeout(self.lender.settings.send_timeout, sender.send(Err(status))).await;
+        }
+    }
+
+    async fn lend(
+        &self,
+        peer: &Peer,
+        reports: &mut Streaming<LeaseReport>,
+        sender: &mpsc::Sender<Result<LeaseGrant, Status>>,
+    ) -> Result<(), Status> {
+        let identity = peer
+            .workload()
+            .filter(|workload| workload.trust_domain == self.hub.trust_domain())
+            .ok_or_else(|| {
+                Status::unauthenticated("a client certificate of a workload of this mesh is needed")
+            })?
+            .id();
+        let first = self.next(reports).await?;
+        let node =
+            NodeId::parse(&first.node).map_err(|_| Status::invalid_argument("node is no name of a node"))?;
+        let session = first.session;
+        let (holder, mut pushed) = self
+            .lender
+            .open(&identity, session)
+            .ok_or_else(|| Status::resource_exhausted("too many streams of leases are open"))?;
+        let lending = Lending { leases: self, identity, node, holder, sender };
+        let ended = Box::pin(lending.run(first, reports, &mut pushed)).await;
+        self.lender.close(holder, &pushed);
+        ended
+    }
+
+    async fn next(&self, reports: &mut Streaming<LeaseReport>) -> Result<LeaseReport, Status> {
+        match timeout(self.lender.settings.silence_max, reports.next()).await {
+            Ok(Some(report)) => report,
+            Ok(None) => Err(Status::cancelled("the sidecar ended the stream")),
+            Err(_) => Err(Status::deadline_exceeded("no report came in time")),
+        }
+    }
+}
+
+/// The loop of one sidecar that borrows.
+struct Lending<'a> {
+    leases: &'a Leases,
+    identity: SpiffeId,
+    node: NodeId,
+    holder: u64,
+    sender: &'a mpsc::Sender<Result<LeaseGrant, Status>>,
+}
+
+impl Lending<'_> {
+    async fn run(
+        &self,
+        first: LeaseReport,
+        reports: &mut Streaming<LeaseReport>,
+        pushed: &mut mpsc::Receiver<LeaseGrant>,
+    ) -> Result<(), Status> {
+        let Leases { hub, lender } = self.leases;
+        let mut bucket = Bucket::new(lender.settings.rate, Instant::now());
+        let session = first.session;
+        let mut report = Some(first);
+        loop {
+            if let Some(report) = report.take() {
+                if report.session != session || report.demands.len() > lender.settings.keys_per_report_max {
+                    return Err(Status::invalid_argument("another session, or too many keys in one report"));
+                }
+                if bucket.take(lender.settings.rate, Instant::now()).is_err() {
+                    return Err(Status::resource_exhausted("more reports than are taken"));
+                }
+                let gone = || Status::failed_precondition("this sidecar has no discovery stream here");
+                let seen = hub.quotas_of(&self.identity, &self.node).ok_or_else(gone)?;
+                let grant = lender.report(self.holder, &report, |name| seen.policy(hub, name));
+                self.send(grant).await?;
+            }
+            tokio::select! {
+                () = hub.stopping() => return Ok(()),
+                next = self.leases.next(reports) => report = Some(next?),
+                grant = pushed.recv() => match grant {
+                    Some(grant) => self.send(grant).await?,
+                    None => return Err(Status::aborted("another stream took over")),
+                },
+            }
+        }
+    }
+
+    async fn send(&self, grant: LeaseGrant) -> Result<(), Status> {
+        let sent = timeout(self.leases.lender.settings.send_timeout, self.sender.send(Ok(grant))).await;
+        match sent {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Status::cancelled("the sidecar is gone")),
+            Err(_) => Err(Status::deadline_exceeded("a grant was not taken in time")),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Quota for Leases {
+    type LeaseStream = Pin<Box<dyn Stream<Item = Result<LeaseGrant, Status>> + Send>>;
+
+    async fn lease(
+        &self,
+        request: Request<Streaming<LeaseReport>>,
+    ) -> Result<Response<Self::LeaseStream>, Status> {
+        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = peer.ok_or_else(|| Status::internal("the connection carries no peer"))?;
+        let (sender, receiver) = mpsc::channel(OUTGOING_MAX);
+        tokio::spawn(Box::pin(self.clone().run(peer, request.into_inner(), sender)));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}

@@ -1,0 +1,351 @@
+//! Who is lent how much of one limit.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::super::MILLI;
+use super::{Grant, Part, Report, Terms, Timing};
+
+/// Grants to one holder that are remembered until it says that it has them; older ones are counted together.
+const UNACKNOWLEDGED_MAX: usize = 8;
+/// With more holders than this, shares are reckoned anew only now and then.
+const HOLDERS_FEW: usize = 64;
+
+/// The lender of one limit.
+#[derive(Clone, Debug)]
+pub struct Allocator {
+    terms: Terms,
+    timing: Timing,
+    epoch: u64,
+    /// Of the last grant to anybody: were they counted for each holder, one that was forgotten and comes again could
+    /// take a grant of then, still on its way, for one of now.
+    number: u64,
+    /// Until then there may be leases of an earlier run that nobody told of: what is held goes on, and no more.
+    learns_until: u64,
+    holders: BTreeMap<u64, Holding>,
+    /// All that may be in use.
+    lent: Part,
+    pool: Pool,
+    level: Level,
+    reckoned_at: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+struct Holding {
+    wants: u64,
+    sequence: u64,
+    /// Grants that may be in force, the oldest first; never empty.
+    perhaps: VecDeque<(u64, Part)>,
+    /// Calls that run, whatever is lent.
+    in_use: u64,
+    may_use: Part,
+    expires: u64,
+    /// Whether it has a share now, where there are more holders than whole calls.
+    chosen: bool,
+}
+
+/// What of the burst is nobody's and may be handed on: it fills with the flow that nobody was lent.
+#[derive(Clone, Copy, Debug)]
+struct Pool {
+    milli: u64,
+    /// Of a thousandth, in nanoseconds of the window.
+    rest: u128,
+    at: u64,
+}
+
+/// What holders get: as much as they want up to `most`, and `extra` above.
+#[derive(Clone, Copy, Debug, Default)]
+struct Level {
+    most: u64,
+    extra: u64,
+    /// How many have a share.
+    among: u64,
+}
+
+impl Allocator {
+    /// `may_be_known` says whether an earlier run may have lent of this limit.
+    pub fn new(terms: Terms, timing: Timing, epoch: u64, may_be_known: bool, now: u64) -> Self {
+        Self {
+            terms,
+            timing,
+            epoch,
+            number: 0,
+            learns_until: if may_be_known { now.saturating_add(timing.counted_nanos()) } else { now },
+            holders: BTreeMap::new(),
+            lent: Part::NOTHING,
+            pool: Pool { milli: if may_be_known { 0 } else { terms.whole.burst }, rest: 0, at: now },
+            level: Level::default(),
+            reckoned_at: None,
+        }
+    }
+
+    pub const fn terms(&self) -> Terms {
+        self.terms
+    }
+
+    pub fn holders(&self) -> usize {
+        self.holders.len()
+    }
+
+    /// All that may be in use, in thousandths.
+    pub const fn lent(&self) -> Part {
+        self.lent
+    }
+
+    /// What a holder was lent last.
+    pub fn granted(&self, holder: u64) -> Option<Part> {
+        self.holders.get(&holder).map(Holding::granted)
+    }
+
+    pub const fn learns(&self, now: u64) -> bool {
+        now < self.learns_until
+    }
+
+    /// Whether there is nothing to remember.
+    pub fn is_idle(&self, now: u64) -> bool {
+        self.holders.is_empty() && !self.learns(now) && self.pool.milli >= self.terms.whole.burst
+    }
+
+    /// Answers a report, with the grants that others are to be sent for it. A report that was heard before, or that
+    /// another overtook, is no news.
+    pub fn report(&mut self, holder: u64, report: Report, now: u64) -> Vec<(u64, Grant)> {
+        self.advance(now);
+        let known = self.holders.get(&holder);
+        if known.is_some_and(|known| report.sequence <= known.sequence) {
+            return Vec::new();
+        }
+        if report.release {
+            self.remove(holder);
+            return self.rebalance(now, None);
+        }
+        let learns = self.learns(now);
+        let (epoch, slots) = (self.epoch, self.terms.window_nanos.is_none());
+        let chosen = self.holders.len() < self.terms.holders_max();
+        let holding = self.holders.entry(holder).or_insert_with(|| Holding::new(chosen));
+        if report.epoch == epoch {
+            holding.acknowledge(report.acknowledged);
+        } else if learns {
+            // It was lent by an earlier run, and goes on with it.
+            holding.claim(report.has);
+        }
+        if slots {
+            // Calls that run go on, whatever is lent from now on.
+            holding.in_use = report.has.capacity;
+        }
+        holding.sequence = report.sequence;
+        holding.wants = report.wants;
+        holding.expires = now.saturating_add(self.timing.counted_nanos());
+        self.recount(holder);
+        let mut grants = self.rebalance(now, Some(holder));
+        grants.extend(self.grant(holder, Some(report.sequence), now).map(|grant| (holder, grant)));
+        grants
+    }
+
+    /// The limit is another from now on. What is too much is called back.
+    pub fn change(&mut self, terms: Terms, now: u64) -> Vec<(u64, Grant)> {
+        self.advance(now);
+        self.terms = terms;
+        self.pool.milli = self.pool.milli.min(terms.whole.burst.saturating_sub(self.lent.burst));
+        self.reckoned_at = None;
+        self.rebalance(now, None)
+    }
+
+    /// Time passes: leases end, and what nobody was lent fills up.
+    fn advance(&mut self, now: u64) {
+        self.fill(now);
+        let over: Vec<u64> =
+            self.holders.iter().filter(|(_, it)| it.expires <= now).map(|(id, _)| *id).collect();
+        for holder in over {
+            self.remove(holder);
+        }
+    }
+
+    fn remove(&mut self, holder: u64) {
+        if let Some(holding) = self.holders.remove(&holder) {
+            self.lent = self.lent.without(holding.may_use);
+        }
+    }
+
+    fn fill(&mut self, now: u64) {
+        // While an earlier run's leases may last, nobody knows what is free.
+        let elapsed = now.saturating_sub(self.pool.at.max(self.learns_until));
+        self.pool.at = self.pool.at.max(now);
+        let Some(window) = self.terms.window_nanos.filter(|_| !self.learns(now)) else { return };
+        let free = self.terms.whole.without(self.lent);
+        let gained = u128::from(free.capacity) * u128::from(elapsed) + self.pool.rest;
+        self.pool.rest = gained % u128::from(window.max(1));
+        let gained = u64::try_from(gained / u128::from(window.max(1))).unwrap_or(u64::MAX);
+        self.pool.milli = self.pool.milli.saturating_add(gained).min(free.burst);
+    }
+
+    /// What may be in use of a holder changed.
+    fn recount(&mut self, holder: u64) {
+        if let Some(holding) = self.holders.get_mut(&holder) {
+            let after = holding.reckoned();
+            let before = std::mem::replace(&mut holding.may_use, after);
+            self.lent = self.lent.without(before).and(holding.may_use);
+        }
+    }
+
+    /// A new grant of what is due to a holder and free; as an answer always, else only if it is another than before.
+    fn grant(&mut self, holder: u64, answers: Option<u64>, now: u64) -> Option<Grant> {
+        let learns = self.learns(now);
+        let holding = self.holders.get(&holder)?;
+        let before = holding.granted();
+        let free = self.terms.whole.without(self.lent.without(holding.may_use));
+        let due = if learns { before } else { self.due(holding) };
+        let part = self.whole_calls(due.least(free));
+        if answers.is_none() && part == before {
+            return None;
+        }
+        let more = part.burst.saturating_sub(holding.may_use.burst);
+        let tokens = if learns { 0 } else { more.min(self.pool.milli) };
+        let holding = self.holders.get_mut(&holder)?;
+        self.number += 1;
+        let number = self.number;
+        holding.perhaps.push_back((number, part));
+        holding.forget_some();
+        self.recount(holder);
+        self.pool.milli =
+            (self.pool.milli - tokens).min(self.terms.whole.burst.saturating_sub(self.lent.burst));
+        let known = self.holders.len().max(1) as u64;
+        Some(Grant {
+            epoch: self.epoch,
+            number,
+            answers,
+            part,
+            tokens,
+            safe: self.terms.whole.capacity / known,
+        })
+    }
+
+    /// Of calls at once, only whole ones are of use; and a flow is of none without a burst that lets one call pass.
+    fn whole_calls(&self, part: Part) -> Part {
+        match self.terms.window_nanos {
+            None => Part { capacity: part.capacity / MILLI * MILLI, burst: 0 },
+            Some(_) if part.burst < MILLI.min(self.terms.whole.burst) => Part::NOTHING,
+            Some(_) => part,
+        }
+    }
+
+    fn due(&self, holding: &Holding) -> Part {
+        if !holding.chosen || holding.wants == 0 {
+            return Part::NOTHING;
+        }
+        let whole = self.terms.whole;
+        let capacity =
+            holding.wants.min(self.level.most).saturating_add(self.level.extra).min(whole.capacity);
+        if self.terms.window_nanos.is_none() {
+            return Part { capacity: capacity.max(MILLI), burst: 0 };
+        }
+        // One call each, and the rest of the burst as the flow.
+        let each = MILLI.min(whole.burst);
+        let rest = whole.burst.saturating_sub(each.saturating_mul(self.level.among));
+        let more = u128::from(rest) * u128::from(capacity) / u128::from(whole.capacity.max(1));
+        Part { capacity, burst: each + u64::try_from(more).unwrap_or(rest) }
+    }
+
+    /// Reckons what everyone is due, and sends for what others have too much of, or too little.
+    fn rebalance(&mut self, now: u64, but: Option<u64>) -> Vec<(u64, Grant)> {
+        let every = self.timing.refresh_nanos / 16;
+        let lately = self.reckoned_at.is_some_and(|at| now < at.saturating_add(every));
+        if self.learns(now) || (self.holders.len() > HOLDERS_FEW && lately) {
+            return Vec::new();
+        }
+        self.reckoned_at = Some(now);
+        self.choose(now);
+        self.level = self.reckon();
+        let others: Vec<u64> = self.holders.keys().copied().filter(|id| Some(*id) != but).collect();
+        // First what is too much, so that it may be lent on once it is given back.
+        let moved = |this: &Self, id: &u64, down: bool| {
+            let Some(holding) = this.holders.get(id) else { return false };
+            let (due, has) = (this.due(holding), holding.granted());
+            let (less, more) = if down { (due, has) } else { (has, due) };
+            let enough = |less: u64, more: u64| more > less && (less == 0 || more - less > less / 16);
+            enough(less.capacity, more.capacity) || enough(less.burst, more.burst)
+        };
+        let mut grants = Vec::new();
+        for down in [true, false] {
+            for id in &others {
+                if moved(self, id, down)
+                    && let Some(grant) = self.grant(*id, None, now)
+                {
+                    grants.push((*id, grant));
+                }
+            }
+        }
+        grants
+    }
+
+    /// Where more want a share than there are whole calls to lend, they take turns.
+    fn choose(&mut self, now: u64) {
+        let wanting = self.holders.values().filter(|it| it.wants > 0).count();
+        let max = self.terms.holders_max();
+        let turn = usize::try_from(now / self.timing.lease_nanos.max(1)).unwrap_or(0);
+        let first = if wanting > max { turn.wrapping_mul(max) % wanting } else { 0 };
+        for (at, holding) in self.holders.values_mut().filter(|it| it.wants > 0).enumerate() {
+            holding.chosen = (at + wanting - first) % wanting < max;
+        }
+    }
+
+    /// The level up to which every want is met, by max-min fairness; what is left above all wants is shared evenly.
+    fn reckon(&self) -> Level {
+        let mut wants: Vec<u64> =
+            self.holders.values().filter(|it| it.chosen && it.wants > 0).map(|it| it.wants).collect();
+        wants.sort_unstable();
+        let (among, mut left) = (wants.len() as u64, self.terms.whole.capacity);
+        for (met, want) in wants.iter().enumerate() {
+            let share = left / (wants.len() - met) as u64;
+            if *want > share {
+                return Level { most: share, extra: 0, among };
+            }
+            left -= want;
+        }
+        Level { most: u64::MAX, extra: left / among.max(1), among }
+    }
+}
+
+impl Holding {
+    fn new(chosen: bool) -> Self {
+        Self {
+            wants: 0,
+            sequence: 0,
+            perhaps: VecDeque::from([(0, Part::NOTHING)]),
+            in_use: 0,
+            may_use: Part::NOTHING,
+            expires: 0,
+            chosen,
+        }
+    }
+
+    /// The last grant.
+    fn granted(&self) -> Part {
+        self.perhaps.back().map_or(Part::NOTHING, |(_, part)| *part)
+    }
+
+    fn reckoned(&self) -> Part {
+        let running = Part { capacity: self.in_use, burst: 0 };
+        self.perhaps.iter().fold(running, |most, (_, part)| most.most(*part))
+    }
+
+    /// Grants before the one in force are so no more.
+    fn acknowledge(&mut self, number: u64) {
+        while self.perhaps.len() > 1 && self.perhaps.front().is_some_and(|(first, _)| *first < number) {
+            self.perhaps.pop_front();
+        }
+    }
+
+    fn claim(&mut self, has: Part) {
+        let number = self.perhaps.back().map_or(0, |(number, _)| *number);
+        self.perhaps.push_back((number, has));
+        self.forget_some();
+    }
+
+    fn forget_some(&mut self) {
+        while self.perhaps.len() > UNACKNOWLEDGED_MAX {
+            let (_, oldest) = self.perhaps.pop_front().unwrap_or_default();
+            if let Some((_, next)) = self.perhaps.front_mut() {
+                *next = next.most(oldest);
+            }
+        }
+    }
+}
