@@ -172,7 +172,7 @@ impl Lender {
             }
             let (own, others): (Vec<_>, Vec<_>) = grants.into_iter().partition(|(to, _)| *to == holder);
             answer.extend(own.into_iter().last().map(|(_, grant)| lease(demand.handle, grant)));
-            self.push(&mut inner, &key, others);
+            self.push(&inner, &key, others);
         }
         self.message(report.sequence, answer)
     }
@@ -210,11 +210,11 @@ impl Lender {
             };
             lent.amount = limit.amount();
             let grants = lent.allocator.change(terms, now);
-            self.push(&mut inner, &key, grants);
+            self.push(&inner, &key, grants);
         }
     }
 
-    fn push(&self, inner: &mut Inner, key: &KeyOf, grants: Vec<(u64, Grant)>) {
+    fn push(&self, inner: &Inner, key: &KeyOf, grants: Vec<(u64, Grant)>) {
         for (holder, grant) in grants {
             let handle = inner.keys.get(key).and_then(|lent| lent.users.get(&holder)).map(|user| user.handle);
             let (Some(handle), Some(open)) = (handle, inner.streams.get(&holder)) else { continue };
@@ -255,7 +255,7 @@ impl Lent {
     fn count(&mut self, holder: u64, demand: &pb::LeaseDemand) -> isize {
         self.forget_gone();
         let before = self.users.len();
-        let user = self.users.entry(holder).or_insert(User { handle: 0, totals: Totals::default() });
+        let user = self.users.entry(holder).or_insert_with(|| User { handle: 0, totals: Totals::default() });
         user.handle = demand.handle;
         user.totals = Totals {
             allowed: user.totals.allowed.max(demand.allowed_total),
