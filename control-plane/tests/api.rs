@@ -482,7 +482,7 @@ mod access {
                 assert!(answer.json().is_none_or(|it| it["code"] != "unknown-route"), "{method} {path}");
             }
         }
-        assert_eq!(seen, 29);
+        assert_eq!(seen, 30);
     }
 
     #[tokio::test]

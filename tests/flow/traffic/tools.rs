@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use weft_proto::name::ToolName;
 
 use super::pair::{Answer, Caller, Pair, legacy, modern};
 use super::upstream::{self, Seen, Upstream};
@@ -293,9 +294,7 @@ async fn the_control_plane_knows_what_is_advertised_and_an_approval_lets_it_thro
     let known = || {
         let status = hub.status().into_iter().find(|it| it.node.as_str() == "research/files-1")?;
         let advertised = status.tools.get(&"research/files".parse().unwrap())?.clone();
-        Some(
-            advertised.tools.get(&"read_file".parse::<weft_proto::name::ToolName>().unwrap())?.digest.clone(),
-        )
+        Some(advertised.tools.get(&ToolName::parse("read_file").unwrap())?.digest.clone())
     };
     eventually("the tool is known", || known().is_some()).await;
     let first = known().unwrap();
