@@ -11,12 +11,13 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use weft_proto::mcp::code;
+use weft_proto::name::ServerName;
 use weft_proto::resource::kinds::Era;
 
 use crate::access_log::AccessLog;
 use crate::admit::Places;
 use crate::answer::Answer;
-use crate::authorize::Decided;
+use crate::authorize::{Decided, Permit};
 use crate::body::Body;
 use crate::classify::{self, Call};
 use crate::forward::{self, Inbound as ForwardInbound};
@@ -32,7 +33,7 @@ use crate::room::Room;
 use crate::servers::Servers;
 use crate::shown::{self, Cutter};
 use crate::standing::{self, Asked};
-use crate::state::Live;
+use crate::state::{Current, Live};
 use crate::{accept, authorize, clock, session_id, tools};
 
 pub use outbound::{Outbound, Parts as OutboundParts};
@@ -82,23 +83,25 @@ impl Inbound {
         let entry = current.snapshot.server(&server.name).ok_or(Refusal::NotReady)?;
         let decided = &mut record.event.decided;
         let permit = authorize::authorize(&current.snapshot, entry, &connection.caller, &call, decided)?;
+        let held = parts.quotas.take(&server, entry, &connection.caller, &call, &mut record.event).await?;
         let asked = tools::Asked {
             snapshot: &current.snapshot,
             entry,
             tools: &server.tools,
-            headers: &received.head.headers,
+            head: &received.head,
             caller: &connection.caller.shared_name(),
             patience: server.call_timeout(),
         };
         let mut treated = tools::treat(asked, &call).await?;
         record.event.tools = treated.note.take();
-        let held = parts.quotas.take(&server, entry, &connection.caller, &call, &mut record.event).await?;
         let admitted = match (call.listens(), call.is_exempt()) {
             (true, _) => server.places.listen()?,
             (false, true) => Places::exempt(),
             (false, false) => server.places.admit(Counted::new(server.in_flight.clone())).await?,
         };
         let admitted = admitted.holding(held.keep());
+        // It may have waited, and what it waited for was not a policy that forbids it.
+        let (current, permit) = parts.still(current, permit, connection, &server.name, &call, record)?;
         let inbound = ForwardInbound {
             server: &server,
             caller: &connection.caller,
@@ -122,6 +125,28 @@ impl Inbound {
             limits: Arc::clone(&parts.limits),
         };
         Ok(standing::watch(response, asked, &parts.live, current))
+    }
+}
+
+impl Parts {
+    /// The permit by the configuration that is in force by now.
+    fn still(
+        &self,
+        by: Arc<Current>,
+        permit: Permit,
+        connection: &Identified,
+        server: &ServerName,
+        call: &Call<'_>,
+        record: &mut Open,
+    ) -> Result<(Arc<Current>, Permit), Refusal> {
+        let current = self.live.load();
+        if Arc::ptr_eq(&current, &by) {
+            return Ok((by, permit));
+        }
+        let entry = current.snapshot.server(server).ok_or(Refusal::NotReady)?;
+        let decided = &mut record.event.decided;
+        let permit = authorize::authorize(&current.snapshot, entry, &connection.caller, call, decided)?;
+        Ok((current, permit))
     }
 }
 

@@ -326,8 +326,12 @@ impl Tail {
     }
 
     pub(crate) fn is_between_events(&self) -> bool {
-        let [.., c, d] = self.last;
-        !self.seen || matches!((c, d), (b'\n', b'\n') | (b'\r', b'\r')) || self.last == *b"\r\n\r\n"
+        let [_, b, c, d] = self.last;
+        // The last of these is how an event ends that was split from a stream before its last LF came.
+        !self.seen
+            || matches!((c, d), (b'\n', b'\n') | (b'\r', b'\r'))
+            || self.last == *b"\r\n\r\n"
+            || [b, c, d] == *b"\r\n\r"
     }
 }
 
@@ -347,6 +351,7 @@ mod tests {
         check(&["data: a\n", "\n"], true);
         check(&["data: a\r\n\r", "\n"], true);
         check(&["data: a\r\r"], true);
+        check(&["data: a\r\n\r"], true);
         check(&["data: a\n"], false);
         check(&["data: a\r\n"], false);
         check(&["d"], false);

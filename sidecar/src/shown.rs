@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::Response;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use weft_proto::mcp::lists::{self, Item, Listed};
 use weft_proto::mcp::{Bounds, Message, Target};
@@ -112,6 +112,10 @@ async fn cut(
     cutter: Cutter,
     limits: &Limits,
 ) -> Result<Response<Answer>, Refusal> {
+    let encodings = response.headers().get_all(CONTENT_ENCODING);
+    if encodings.iter().any(|it| !it.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(Refusal::UpstreamBroke("a list is encoded, which nobody asked for".to_owned()));
+    }
     if is_event_stream(response.headers()) {
         let sieve = Sieve { splitter: Splitter::new(limits.event_bytes_max), cutter };
         return Ok(response.map(|answer| answer.watched(Some(sieve), None)));
@@ -160,8 +164,9 @@ impl Sieve {
     }
 
     fn cut(&self, event: Event) -> Result<Bytes, Refusal> {
-        let Some(data) = event.data.as_ref().filter(|_| event.is("message")) else { return Ok(event.raw) };
-        // Some servers begin a stream with an event that says nothing, so that it can be resumed.
+        // Not all clients look at what an event is called. The one of the oldest transport that names an address is no
+        // message, and some servers begin a stream with an event that says nothing, so that it can be resumed.
+        let Some(data) = event.data.as_ref().filter(|_| !event.is("endpoint")) else { return Ok(event.raw) };
         if data.is_empty() {
             return Ok(event.raw);
         }

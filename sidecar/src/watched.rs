@@ -1,16 +1,22 @@
 //! An event stream that is looked at on its way: lists on it are cut to what the caller may see, and it ends once it is
 //! allowed no longer.
 
+use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Frame;
+use tokio::time::Sleep;
 
 use crate::answer::Inner;
 use crate::refusal::Refusal;
 use crate::relay::{Broken, Tail};
 use crate::shown::Sieve;
 use crate::standing::{Over, Standing};
+
+/// How long a stream that is allowed no longer may take to end the event that it is in.
+const END_OF_EVENT_MAX: Duration = Duration::from_secs(5);
 
 /// The stream within, with what looks at it.
 #[derive(Debug)]
@@ -19,13 +25,15 @@ pub(crate) struct Watched {
     inner: Option<Inner>,
     sieve: Option<Sieve>,
     standing: Option<Standing>,
+    /// It is allowed no longer, and is waited for to come between two events, for a while.
+    over: Option<(Over, Pin<Box<Sleep>>)>,
     tail: Tail,
     refusal: Option<Refusal>,
 }
 
 impl Watched {
     pub(crate) fn new(inner: Inner, sieve: Option<Sieve>, standing: Option<Standing>) -> Self {
-        Self { inner: Some(inner), sieve, standing, tail: Tail::default(), refusal: None }
+        Self { inner: Some(inner), sieve, standing, over: None, tail: Tail::default(), refusal: None }
     }
 
     /// Why it was ended, if it was.
@@ -64,15 +72,19 @@ impl Watched {
     }
 
     fn poll_standing(&mut self, context: &mut Context<'_>) -> Option<Over> {
-        let standing = self.standing.as_mut().filter(|_| self.inner.is_some())?;
-        // What was cut off within an event could not be told from what comes after.
-        if !self.tail.is_between_events() {
+        self.inner.as_ref()?;
+        if let Some(Poll::Ready(over)) = self.standing.as_mut().map(|standing| standing.poll_over(context)) {
+            self.standing = None;
+            self.over = Some((over, Box::pin(tokio::time::sleep(END_OF_EVENT_MAX))));
+        }
+        let (_, waited) = self.over.as_mut()?;
+        let waited = waited.as_mut().poll(context).is_ready();
+        // What is said within an event could not be told from it, so a stream that stays there ends in silence.
+        if !waited && !self.tail.is_between_events() {
             return None;
         }
-        match standing.poll_over(context) {
-            Poll::Ready(over) => Some(over),
-            Poll::Pending => None,
-        }
+        let (over, _) = self.over.take()?;
+        Some(if self.tail.is_between_events() { over } else { Over { last: None, ..over } })
     }
 
     /// The stream within has ended; why, it can say no longer.

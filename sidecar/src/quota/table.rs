@@ -201,8 +201,13 @@ impl Table {
                 && claim.ready.limit.is_split_by_choice()
                 && self.owned(owner) >= self.per_caller_max
             {
-                claim.share = Share::OfCaller;
-                claim.key = claim.ready.seed.key(Share::OfCaller, |hasher| owner.hash(hasher));
+                // A count of its own besides the one that all share would be more than the limit.
+                let own = claim.ready.limit.is_of_callers();
+                claim.share = if own { Share::OfCaller } else { Share::OfAll };
+                claim.key = match own {
+                    true => claim.ready.seed.key(Share::OfCaller, |hasher| owner.hash(hasher)),
+                    false => claim.ready.seed.key(Share::OfAll, |_| {}),
+                };
                 found = false;
             }
         }

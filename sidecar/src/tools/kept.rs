@@ -25,8 +25,8 @@ pub struct Key {
     pub tool: Box<str>,
     /// Era and revision, for what an answer looks like depends on them.
     pub revision: Box<str>,
-    /// SHA-256 of the canonical arguments.
-    pub arguments: [u8; 32],
+    /// SHA-256 of the parameters in canonical form, with `_meta`, and of the headers that a server may heed.
+    pub asked: [u8; 32],
 }
 
 /// Answers of one server.
@@ -156,7 +156,7 @@ mod tests {
     }
 
     fn key(n: u8) -> Key {
-        Key { caller: None, tool: "t".into(), revision: "r".into(), arguments: [n; 32] }
+        Key { caller: None, tool: "t".into(), revision: "r".into(), asked: [n; 32] }
     }
 
     const TTL: Duration = Duration::from_secs(10);

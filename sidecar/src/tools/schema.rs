@@ -16,6 +16,8 @@ use weft_proto::policy::tools::Redaction;
 
 use super::work::{self, Work};
 
+/// Bytes of arguments of which more than one problem is told.
+const SEVERAL_BYTES_MAX: usize = 4 << 10;
 /// Problems that are told of one call.
 const PROBLEMS_MAX: usize = 5;
 /// Characters of one text out of a schema or a call.
@@ -122,19 +124,14 @@ impl Schema {
             return Err(whole("a whole number is beyond ±2^53, where not every reader sees the same"));
         }
         let value: Value = serde_json::from_str(arguments).map_err(|_| whole("a number is out of range"))?;
-        if self.validator.is_valid(&value) {
-            return Ok(());
+        let Err(first) = self.validator.validate(&value) else { return Ok(()) };
+        // All of the problems are found before the first of them is given, and a caller makes as many as it likes.
+        if arguments.len() > SEVERAL_BYTES_MAX {
+            return Err(vec![told(&first, redaction)]);
         }
-        let mut problems: Vec<_> = self
-            .validator
-            .iter_errors(&value)
-            .take(PROBLEMS_MAX)
-            .map(|error| told(&error, redaction))
-            .collect();
+        let all = self.validator.iter_errors(&value);
+        let mut problems: Vec<_> = all.take(PROBLEMS_MAX).map(|error| told(&error, redaction)).collect();
         problems.dedup();
-        if problems.is_empty() {
-            return Err(whole("they are not as the schema wants"));
-        }
         Err(problems)
     }
 }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest as hash};
+use http::header::HeaderName;
 use http::header::{CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
 use http::{HeaderMap, Response};
 use weft_proto::compile::{ServerEntry, Snapshot};
 use weft_proto::mcp::{Message, Raw, Request, Revision, Target, header, method};
@@ -43,7 +45,7 @@ pub struct Asked<'a> {
     pub snapshot: &'a Snapshot,
     pub entry: &'a ServerEntry,
     pub tools: &'a Tools,
-    pub headers: &'a HeaderMap,
+    pub head: &'a Parts,
     pub caller: &'a Arc<str>,
     /// How long the server is waited for, where no policy says anything else.
     pub patience: Duration,
@@ -164,7 +166,7 @@ impl Asked<'_> {
         }
         match (validate, &known) {
             (Some(manner), Some(_)) => {
-                let shape = shape(call.era, self.headers);
+                let shape = shape(call.era, &self.head.headers);
                 let arguments = request.params.arguments.map_or("{}", Raw::get);
                 let found =
                     judge(definition, arguments, &enforced.redaction, &self.tools.limits, shape, tool);
@@ -255,26 +257,42 @@ impl Asked<'_> {
         definition: Option<&Arc<Tool>>,
     ) -> Option<Keep> {
         let params = &request.params;
-        let revision = revision(self.headers);
+        let headers = &self.head.headers;
+        let revision = revision(headers);
         // What callers choose is kept with the answer.
         let is_short = tool.len() <= ToolName::LEN_BYTES_MAX && revision.len() <= REVISION_BYTES_MAX;
-        if !is_short || !params.raw.is_some_and(is_plain_call) {
+        let asked = params.raw.filter(|raw| is_plain_call(*raw) && raw.get().len() <= KEY_BYTES_MAX)?;
+        // The server is told all of it, and may heed any of it.
+        if !is_short || self.head.uri.query().is_some() {
             return None;
         }
-        let arguments = match params.arguments {
-            Some(arguments) if arguments.get().len() > KEY_BYTES_MAX => return None,
-            Some(arguments) => canonical(arguments, Numbers::AsWritten),
-            None => "{}".to_owned(),
-        };
+        let mut asked = canonical(asked, Numbers::AsWritten).into_bytes();
+        for (name, value) in headers.iter().filter(|(name, _)| !is_of_the_way(name)) {
+            asked.extend_from_slice(format!("\n{name}: ").as_bytes());
+            asked.extend_from_slice(value.as_bytes());
+        }
         let digest = definition.and_then(|it| it.digest.as_ref()).map_or("", |it| it.as_str());
         let key = Key {
             caller: (cache.scope == CacheScope::Caller).then(|| Arc::clone(self.caller)),
             tool: tool.into(),
             revision: format!("{era:?} {revision} {digest}").into(),
-            arguments: hash(&SHA256, arguments.as_bytes()).as_ref().try_into().ok()?,
+            asked: hash(&SHA256, &asked).as_ref().try_into().ok()?,
         };
         Some(Keep { key, ttl: cache.ttl.duration(), policies: self.entry.tools.clone() })
     }
+}
+
+/// Headers that say how a request comes, or what the key says already. All others may decide what a server answers, and
+/// whom: an agent may call in the name of many.
+fn is_of_the_way(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("weft-")
+        || matches!(
+            name,
+            "host" | "accept" | "accept-encoding" | "content-type" | "content-length" | "transfer-encoding"
+        )
+        || matches!(name, "connection" | "te" | "user-agent" | "traceparent" | "tracestate")
+        || matches!(name, "mcp-protocol-version" | "mcp-method" | "mcp-name")
 }
 
 /// Holds arguments against the schema of their tool.

@@ -133,6 +133,11 @@ impl Limit {
         self.per.contains(&Dimension::Tool)
     }
 
+    /// Whether each caller has counts of its own.
+    pub fn is_of_callers(&self) -> bool {
+        self.per.contains(&Dimension::Caller)
+    }
+
     /// What a call weighs, in thousandths. One that cannot be weighed is heavier than any limit: arguments that no
     /// expression fits must not be the ones that cost nothing.
     pub fn weight(&self, facts: Facts<'_>) -> u64 {

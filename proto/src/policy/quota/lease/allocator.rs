@@ -101,7 +101,8 @@ impl Allocator {
     }
 
     /// Whether there is nothing to remember.
-    pub fn is_idle(&self, now: u64) -> bool {
+    pub fn is_idle(&mut self, now: u64) -> bool {
+        self.advance(now);
         self.holders.is_empty() && !self.learns(now) && self.pool.milli >= self.terms.whole.burst
     }
 
@@ -118,6 +119,12 @@ impl Allocator {
             return self.rebalance(now, None);
         }
         let learns = self.learns(now);
+        // Nobody holds more than there is, whatever it says.
+        let whole = self.terms.whole;
+        let has = Part {
+            capacity: report.has.capacity.min(whole.capacity),
+            burst: report.has.burst.min(whole.burst),
+        };
         let (epoch, slots) = (self.epoch, self.terms.window_nanos.is_none());
         let chosen = self.holders.len() < self.terms.holders_max();
         let holding = self.holders.entry(holder).or_insert_with(|| Holding::new(chosen));
@@ -125,11 +132,11 @@ impl Allocator {
             holding.acknowledge(report.acknowledged);
         } else if learns {
             // It was lent by an earlier run, and goes on with it.
-            holding.claim(report.has);
+            holding.claim(has);
         }
         if slots {
             // Calls that run go on, whatever is lent from now on.
-            holding.in_use = report.has.capacity;
+            holding.in_use = has.capacity;
         }
         holding.sequence = report.sequence;
         holding.wants = report.wants;
