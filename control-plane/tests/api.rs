@@ -551,7 +551,7 @@ mod access {
                 assert!(answer.json().is_none_or(|it| it["code"] != "unknown-route"), "{method} {path}");
             }
         }
-        assert_eq!(seen, 30);
+        assert_eq!(seen, 31);
     }
 
     #[tokio::test]
