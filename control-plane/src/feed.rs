@@ -1,6 +1,7 @@
 //! Carries what operators said from the store to the planner: first all of it, then every change.
 //!
-//! Not here: what the objects mean. An object that cannot be read is left out and reported; the rest goes on.
+//! Not here: what the objects mean. An object that cannot be read is left out and reported; the rest goes on. But without
+//! a policy that may be the one that forbids, nothing begins: sidecars go on with what they have.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -56,10 +57,20 @@ impl Feed {
             };
             match result {
                 Ok(()) => return,
-                Err(store::Error::Compacted { .. }) => {
+                Err(Lost::Unreadable(key)) => {
+                    tracing::error!(
+                        key = key.as_str(),
+                        "nothing is published until this policy is replaced or deleted"
+                    );
+                    tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        () = tokio::time::sleep(RETRY) => {}
+                    }
+                }
+                Err(Lost::Store(store::Error::Compacted { .. })) => {
                     tracing::info!("fell behind compaction; reading all objects again")
                 }
-                Err(error) => {
+                Err(Lost::Store(error)) => {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
                         "the store failed; trying again"
@@ -73,13 +84,13 @@ impl Feed {
         }
     }
 
-    async fn follow(&mut self) -> store::Result<()> {
+    async fn follow(&mut self) -> Result<(), Lost> {
         let prefix = Prefix::new(PREFIX).expect("the prefix is short and plain");
         let (revision, entries) = store::list_all(&*self.deps.store, &prefix, None).await?;
         let present: HashSet<_> = entries.iter().filter_map(|entry| key_of(&entry.key)).collect();
         let gone = self.known.difference(&present).cloned().map(|key| Change::Delete { key });
         let mut changes: Vec<_> = gone.collect();
-        changes.extend(entries.iter().filter_map(read));
+        changes.extend(all(&entries, &self.known)?);
         self.known = present;
         if !self.hand_over(revision, changes).await {
             return Ok(());
@@ -107,7 +118,7 @@ impl Feed {
                 return Ok(());
             }
         }
-        Err(store::Error::Closed)
+        Err(store::Error::Closed.into())
     }
 
     /// False once nobody takes updates any more.
@@ -133,6 +144,41 @@ impl Feed {
         let handed = self.deps.intake.send(Update { revision: revision.0, changes }).await.is_ok();
         self.fed.send_replace(Some(revision));
         handed
+    }
+}
+
+/// Why the thread was lost.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error("{0} cannot be read")]
+    Unreadable(store::Key),
+}
+
+/// All objects, as far as they can be read. Of those that restrict, the planner must have an earlier version, or nothing
+/// can be said.
+fn all(entries: &[Entry], known: &HashSet<resource::Key>) -> Result<Vec<Change>, Lost> {
+    let mut changes = Vec::with_capacity(entries.len());
+    for entry in entries {
+        match read(entry) {
+            Some(change) => changes.push(change),
+            None => {
+                let key = key_of(&entry.key);
+                if key.is_some_and(|key| restricts(key.kind) && !known.contains(&key)) {
+                    return Err(Lost::Unreadable(entry.key.clone()));
+                }
+            }
+        }
+    }
+    Ok(changes)
+}
+
+/// Whether more would be allowed without objects of a kind.
+const fn restricts(kind: Kind) -> bool {
+    match kind {
+        Kind::AccessPolicy | Kind::QuotaPolicy | Kind::ToolPolicy | Kind::Authentication => true,
+        Kind::McpServer | Kind::VirtualServer | Kind::Route | Kind::Telemetry | Kind::Trust => false,
     }
 }
 
@@ -164,4 +210,39 @@ fn read(entry: &Entry) -> Option<Change> {
 
 fn put(resource: Resource, entry: &Entry) -> Change {
     Change::Put { resource: Box::new(resource), created_revision: entry.created.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(key: &str, text: &str) -> Entry {
+        Entry {
+            key: store::Key::new(format!("{PREFIX}{key}")).unwrap(),
+            value: text.to_owned().into(),
+            created: Revision(1),
+            modified: Revision(1),
+            lease: None,
+        }
+    }
+
+    const SERVER: &str = "{apiVersion: weft.dev/v1alpha1, kind: McpServer, metadata: {namespace: a, name: s}, spec: {stdio: {command: x}}}";
+
+    #[test]
+    fn nothing_begins_without_a_policy_that_cannot_be_read() {
+        let server = entry("mcpservers/a/s", SERVER);
+        let policy =
+            entry("accesspolicies/a/p", "{apiVersion: weft.dev/v1alpha1, kind: AccessPolicy, spec: 7}");
+        let key = key_of(&policy.key).expect("the key is one of an object");
+        let entries = [server, policy];
+        assert!(matches!(all(&entries, &HashSet::new()), Err(Lost::Unreadable(it)) if it == entries[1].key));
+        // The planner goes on with the version that it has.
+        assert_eq!(all(&entries, &HashSet::from([key])).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_restricts_nobody_is_left_out_where_it_cannot_be_read() {
+        let entries = [entry("mcpservers/a/s", SERVER), entry("routes/a/r", "{"), entry("laters/a/x", "{}")];
+        assert_eq!(all(&entries, &HashSet::new()).unwrap().len(), 1);
+    }
 }

@@ -71,7 +71,7 @@ pub(crate) enum ToolsCommand {
 #[command(after_help = LIST_EXAMPLES)]
 pub(crate) struct ListArgs {
     /// One server, as <namespace>/<name>
-    #[arg(value_name = "SERVER")]
+    #[arg(id = "of", value_name = "SERVER")]
     pub(crate) server: Option<ServerName>,
     #[command(flatten)]
     pub(crate) form: FormArgs,
@@ -86,7 +86,7 @@ pub(crate) struct ListArgs {
 #[command(after_help = DIFF_EXAMPLES)]
 pub(crate) struct DiffArgs {
     /// The server, as <namespace>/<name>
-    #[arg(value_name = "SERVER")]
+    #[arg(id = "of", value_name = "SERVER")]
     pub(crate) server: ServerName,
     /// Exit with 1 if a tool is new or changed, or instances of the server disagree
     #[arg(long)]
@@ -100,7 +100,7 @@ pub(crate) struct DiffArgs {
 #[command(after_help = APPROVE_EXAMPLES)]
 pub(crate) struct ApproveArgs {
     /// The server, as <namespace>/<name>
-    #[arg(value_name = "SERVER")]
+    #[arg(id = "of", value_name = "SERVER")]
     pub(crate) server: ServerName,
     /// The tools
     #[arg(value_name = "TOOL", required_unless_present = "all", conflicts_with = "all")]
