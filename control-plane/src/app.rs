@@ -321,13 +321,14 @@ fn doors(
     (sidecar_limits, operator_limits, api_limits): (Limits, Limits, api::Limits),
 ) -> [Door; 3] {
     let Parts { store, hub, trust, tokens, metrics, lender, shutdown } = parts.clone();
-    let leases = Leases::new(Arc::clone(&hub), lender);
+    let leases = Leases::new(Arc::clone(&hub), Arc::clone(&lender));
     let tls =
         |auth, alpn: &[&[u8]]| Some(Arc::new(tls::server_config(&trust.live, &trust.bundles, auth, alpn)));
     let api = api::Deps {
         keys: Arc::new(auth::Keys::new(Arc::clone(&store))),
         store,
         sidecars: Arc::clone(&hub) as Arc<dyn api::Sidecars>,
+        lender,
         trust: Arc::new(trust::Control::new(Arc::clone(&trust), Arc::clone(&hub))),
         tokens,
         metrics: Arc::clone(&metrics),

@@ -73,6 +73,24 @@ answers! {
     /// A tool that was approved and is not advertised.
     GoneTool { name: String, policy: String, digest: String }
 
+    Quotas { items: Vec<QuotaCount>, left_out: u64 }
+
+    /// How a limit stands for what splits it.
+    QuotaCount {
+        policy: String,
+        limit: String,
+        per: Vec<QuotaPart>,
+        amount: String,
+        capacity: f64,
+        lent: f64,
+        used: f64,
+        denied: u64,
+        holders: u64,
+        learning: bool,
+    }
+
+    QuotaPart { dimension: String, value: Option<String> }
+
     Sidecars { published_revision: Option<u64>, items: Vec<Sidecar> }
 
     Sidecar {

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use crate::args::{Cli, Command, Globals};
 use crate::client::Client;
 use crate::commands::{
-    apply, audit, check, completion, delete, diff, explain, get, history, key, policy, rollback, status,
-    token, tools, trust, version, who_can,
+    apply, audit, check, completion, delete, diff, explain, get, history, key, policy, quota, rollback,
+    status, token, tools, trust, version, who_can,
 };
 use crate::credentials::{Given, find_home, user_data};
 use crate::failure::{ExitCode, Failure};
@@ -94,6 +94,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<ExitCode, Failu
         Command::WhoCan(args) => who_can::run(args, context).await,
         Command::Policy(args) => policy::run(&args, context),
         Command::Tools(args) => tools::run(args, context).await,
+        Command::Quota(args) => quota::run(args, context).await,
         Command::Trust(args) => trust::run(args, context).await,
         Command::Token(args) => token::run(args, context).await,
         Command::Key(args) => key::run(args, context).await,

@@ -9,8 +9,8 @@ use weft_proto::resource::units::Span;
 
 use crate::client::Endpoint;
 use crate::commands::{
-    apply, audit, check, completion, delete, diff, explain, get, history, key, policy, rollback, status,
-    token, tools, trust, version, who_can,
+    apply, audit, check, completion, delete, diff, explain, get, history, key, policy, quota, rollback,
+    status, token, tools, trust, version, who_can,
 };
 use crate::credentials::Secret;
 use crate::serve;
@@ -97,6 +97,7 @@ pub(crate) enum Command {
     WhoCan(who_can::WhoCanArgs),
     Policy(policy::PolicyArgs),
     Tools(tools::ToolsArgs),
+    Quota(quota::QuotaArgs),
     Trust(trust::TrustArgs),
     Token(token::TokenArgs),
     Key(key::KeyArgs),

@@ -14,6 +14,7 @@ mod history;
 mod objects;
 mod openapi;
 mod operations;
+mod quotas;
 mod serve;
 mod sidecars;
 mod tools;
@@ -35,6 +36,7 @@ use weft_proto::name::TrustDomain;
 use crate::auth::Keys;
 use crate::desired::{Mesh, Present};
 use crate::metrics::Metrics;
+use crate::quota::Lender;
 use crate::store::{self, Store};
 use crate::tokens::Tokens;
 pub use dto::*;
@@ -42,6 +44,7 @@ pub use error::{Code, Error, FieldError, Problem};
 pub use explain::{ExplainRequest, Explained, IdentityMay, WhoCan};
 pub use openapi::document as openapi;
 use operations::{METHOD_NOT_ALLOWED, OPERATIONS, UNKNOWN_ROUTE};
+pub use quotas::{QuotaCount, QuotaList, QuotaPart};
 pub use sidecars::{
     Nack, PlanCount, PlanStatus, Sidecar, SidecarCertificate, SidecarList, SidecarType, Sidecars,
 };
@@ -89,6 +92,7 @@ pub struct Deps {
     pub store: Arc<dyn Store>,
     pub metrics: Arc<Metrics>,
     pub sidecars: Arc<dyn Sidecars>,
+    pub lender: Arc<Lender>,
     pub trust: Arc<dyn TrustControl>,
     pub tokens: Arc<Tokens>,
     pub keys: Arc<Keys>,

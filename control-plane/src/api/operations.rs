@@ -13,8 +13,9 @@ use super::sidecars::{PlanStatus, Sidecar, SidecarList, SidecarsQuery};
 use super::trust::{RevocationRequest, RotationRequest, TrustStatus};
 use super::{
     Api, ApplyResult, AuditList, Error, ExplainRequest, Explained, HistoryItem, HistoryList, KeyCreated,
-    KeyList, KeyRequest, ObjectList, RollbackRequest, TokenCreated, TokenList, TokenRequest, ToolList,
-    Version, WhoCan, access, dto, explain, history, objects, openapi, sidecars, tools, trust, watch,
+    KeyList, KeyRequest, ObjectList, QuotaList, RollbackRequest, TokenCreated, TokenList, TokenRequest,
+    ToolList, Version, WhoCan, access, dto, explain, history, objects, openapi, quotas, sidecars, tools,
+    trust, watch,
 };
 use crate::auth::Scope;
 
@@ -233,6 +234,11 @@ pub(super) static OPERATIONS: &[Operation] = &[
         .reads(Readonly)
         .query(of::<tools::ToolsQuery>)
         .answers(Answers(of::<ToolList>)),
+    Operation::new("listQuotas", Get, "/v1/quotas", run!(quotas::list))
+        .says("How mesh-wide limits stand: what is lent of each, used, and refused; the most used first.")
+        .reads(Readonly)
+        .query(of::<quotas::QuotasQuery>)
+        .answers(Answers(of::<QuotaList>)),
     Operation::new("createToken", Post, "/v1/tokens", run!(access::create_token))
         .says("Makes a join token for a workload; it is shown this once.")
         .changes(Admin, "token.create")

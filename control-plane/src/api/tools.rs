@@ -123,7 +123,7 @@ pub(super) async fn list(api: Arc<Api>, call: Call) -> Result<Response, Error> {
     let present = api.present().await?;
     let sidecars = Arc::clone(&api.deps.sidecars);
     let told = move || {
-        let snapshot = snapshot(&present);
+        let snapshot = snapshot(&present, Kind::ToolPolicy);
         let definition = |digest: &Digest| sidecars.definition(digest);
         let items =
             readings.iter().map(|(server, of)| told(server, of, &snapshot, query.definitions, &definition));
@@ -132,9 +132,9 @@ pub(super) async fn list(api: Arc<Api>, call: Call) -> Result<Response, Error> {
     Ok(json(&api.heavy(told).await?))
 }
 
-/// The servers and their policies for tools, as sidecars know them.
-fn snapshot(present: &Present) -> Snapshot {
-    let wanted = |kind| matches!(kind, Kind::McpServer | Kind::ToolPolicy);
+/// The servers and their policies of a kind, as sidecars know them.
+pub(super) fn snapshot(present: &Present, policies: Kind) -> Snapshot {
+    let wanted = |kind| kind == Kind::McpServer || kind == policies;
     let objects = present.objects().iter().filter(|(key, _)| wanted(key.kind));
     let parts = objects.filter_map(|(_, object)| {
         let encoded = wire::encode(object.resource.as_deref().ok()?, object.created.0)?;

@@ -1,5 +1,6 @@
 //! The limits that are lent, and to whom.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,12 +16,15 @@ use weft_proto::resource::{Resource, Spec};
 use weft_proto::wire::{Meta, Object};
 
 use super::Settings;
+use super::recent::Recent;
 
 /// Grants that wait for a connection to take them, beside answers; one that is slower loses them, and is answered
 /// with its next report.
 const PUSHED_MAX: usize = 256;
 /// Longest value that splits a limit, in bytes. Sidecars shorten those that callers choose.
 const VALUE_BYTES_MAX: usize = 2304;
+/// Shortest span over which use is told. Sidecars report about every second, so that less would jump up and down.
+const RECENT_NANOS_MIN: u64 = 5_000_000_000;
 
 /// Lends every limit of the mesh.
 #[derive(Debug)]
@@ -49,7 +53,7 @@ struct Open {
 }
 
 /// A limit with the values that split it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct KeyOf {
     policy: String,
     limit: String,
@@ -64,12 +68,18 @@ struct Lent {
     users: HashMap<u64, User>,
     /// Of users that are gone.
     past: Totals,
+    recent: Recent,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct User {
     handle: u64,
     totals: Totals,
+    wants: u64,
+    /// When it reported last.
+    heard: u64,
+    /// It gave the limit up. Its sums are remembered for when it comes back.
+    released: bool,
 }
 
 /// Counted since a session began.
@@ -91,6 +101,10 @@ pub struct Standing {
     pub lent: Part,
     pub holders: usize,
     pub totals: Totals,
+    /// Of a rate, what passed lately, as of one window; of calls at once, the most that ran lately. In thousandths.
+    pub used_milli: u64,
+    /// Nothing new is lent yet, for what an earlier control plane lent may still be in use.
+    pub learns: bool,
 }
 
 impl Lender {
@@ -109,11 +123,7 @@ impl Lender {
     }
 
     /// A stream of a session begins; an earlier one of it gets no more grants. None where there are too many.
-    pub(super) fn open(
-        &self,
-        identity: &SpiffeId,
-        session: u64,
-    ) -> Option<(u64, mpsc::Receiver<pb::LeaseGrant>)> {
+    pub fn open(&self, identity: &SpiffeId, session: u64) -> Option<(u64, mpsc::Receiver<pb::LeaseGrant>)> {
         let mut inner = self.lock();
         if inner.streams.len() >= self.settings.streams_max {
             return None;
@@ -134,7 +144,7 @@ impl Lender {
     }
 
     /// Takes a report of a holder, and answers it. `policy` finds a policy that the holder may ask for.
-    pub(super) fn report(
+    pub fn report(
         &self,
         holder: u64,
         report: &pb::LeaseReport,
@@ -159,6 +169,7 @@ impl Lender {
                 amount: limit.amount(),
                 users: HashMap::new(),
                 past: Totals::default(),
+                recent: Recent::default(),
             });
             let mut grants = Vec::new();
             if lent.allocator.terms() != terms {
@@ -166,7 +177,7 @@ impl Lender {
                 grants.extend(lent.allocator.change(terms, now));
             }
             grants.extend(lent.allocator.report(holder, read(report.sequence, demand), now));
-            let change = lent.count(holder, demand);
+            let change = lent.count(holder, demand, now);
             if let Some(open) = inner.streams.get_mut(&holder) {
                 open.keys = open.keys.saturating_add_signed(change);
             }
@@ -180,7 +191,7 @@ impl Lender {
     /// Whether a holder may name this key: there is room, and it has not named too many.
     fn has_room(&self, inner: &mut Inner, holder: u64, key: &KeyOf, now: u64) -> bool {
         let known = inner.keys.get(key);
-        if known.is_some_and(|lent| lent.users.contains_key(&holder)) {
+        if known.is_some_and(|lent| lent.is_held_by(holder)) {
             return true;
         }
         if inner.streams.get(&holder).is_none_or(|open| open.keys >= self.settings.keys_per_stream_max) {
@@ -234,40 +245,108 @@ impl Lender {
 
     /// How every limit that is lent stands.
     pub fn standing(&self) -> Vec<Standing> {
-        let inner = self.lock();
-        let standing = |(key, lent): (&KeyOf, &Lent)| Standing {
-            policy: key.policy.clone(),
-            limit: Arc::clone(&lent.name),
-            amount: lent.amount.clone(),
-            parts: key.parts.clone(),
-            whole: lent.allocator.terms().whole,
-            lent: lent.allocator.lent(),
-            holders: lent.allocator.holders(),
-            totals: lent.users.values().fold(lent.past, |sum, user| sum.and(user.totals)),
-        };
-        inner.keys.iter().map(standing).collect()
+        self.busiest(usize::MAX, |_, _| true).0
+    }
+
+    /// How the limits stand that are lent and wanted, by policy and the values that split them: those of which most is
+    /// used first, at most so many, and how many were left out.
+    pub fn busiest(
+        &self,
+        counts_max: usize,
+        wanted: impl Fn(&str, &[(String, Option<String>)]) -> bool,
+    ) -> (Vec<Standing>, usize) {
+        let (now, inner) = (self.now(), self.lock());
+        let wanted = inner.keys.iter().filter(|(key, _)| wanted(&key.policy, &key.parts));
+        let ordered = |(key, lent): (_, &Lent)| (Reverse(lent.used_per_million(self.timing, now)), key);
+        let mut found: Vec<_> = wanted.map(ordered).collect();
+        let left_out = found.len().saturating_sub(counts_max);
+        if left_out > 0 {
+            found.select_nth_unstable(counts_max);
+            found.truncate(counts_max);
+        }
+        found.sort_unstable();
+        let standing = found
+            .iter()
+            .filter_map(|(_, key)| inner.keys.get(*key).map(|lent| lent.standing(key, self.timing, now)));
+        (standing.collect(), left_out)
     }
 }
 
 impl Lent {
     /// Sums of a session only ever grow: one that comes again, or late, counts nothing. Answers whether there is one
     /// user more, or less.
-    fn count(&mut self, holder: u64, demand: &pb::LeaseDemand) -> isize {
+    fn count(&mut self, holder: u64, demand: &pb::LeaseDemand, now: u64) -> isize {
         self.forget_gone();
-        let before = self.users.len();
-        let user = self.users.entry(holder).or_insert_with(|| User { handle: 0, totals: Totals::default() });
-        user.handle = demand.handle;
-        user.totals = Totals {
-            allowed: user.totals.allowed.max(demand.allowed_total),
-            denied: user.totals.denied.max(demand.denied_total),
-            cost_milli: user.totals.cost_milli.max(demand.cost_milli_total),
+        let was_held = self.is_held_by(holder);
+        let told = Totals {
+            allowed: demand.allowed_total,
+            denied: demand.denied_total,
+            cost_milli: demand.cost_milli_total,
         };
-        if demand.release {
-            self.past = self.past.and(user.totals);
-            self.users.remove(&holder);
-            return if before > self.users.len() { -1 } else { 0 };
+        let is_new = !self.users.contains_key(&holder);
+        let user = self.users.entry(holder).or_default();
+        if user.released && told.are_less(user.totals) {
+            // The sidecar forgot the count meanwhile, and began a new one.
+            self.past = self.past.and(std::mem::take(&mut user.totals));
         }
-        isize::from(self.users.len() > before)
+        let before = user.totals;
+        user.totals = before.most(told);
+        // Nobody knows when that was which somebody unknown has counted.
+        let passed = if is_new { 0 } else { user.totals.cost_milli - before.cost_milli };
+        (user.handle, user.wants, user.heard) = (demand.handle, demand.wants_milli, now);
+        user.released = demand.release;
+        self.recent.add(passed, self.span(), now);
+        isize::from(!demand.release) - isize::from(was_held)
+    }
+
+    fn is_held_by(&self, holder: u64) -> bool {
+        self.users.get(&holder).is_some_and(|user| !user.released)
+    }
+
+    /// Over how long use is told.
+    fn span(&self) -> u64 {
+        self.allocator.terms().window_nanos.unwrap_or(0).max(RECENT_NANOS_MIN)
+    }
+
+    /// Who holds of it now. The allocator lets others go only when somebody reports.
+    fn present(&self, timing: Timing, now: u64) -> impl Iterator<Item = &User> {
+        let is_present =
+            move |user: &&User| !user.released && now < user.heard.saturating_add(timing.counted_nanos());
+        self.users.values().filter(is_present)
+    }
+
+    fn used_milli(&self, timing: Timing, now: u64) -> u64 {
+        let Some(window) = self.allocator.terms().window_nanos else {
+            // What is wanted is the most that ran lately or would have; no more than is lent can run.
+            let wants = self.present(timing, now).fold(0, |sum: u64, user| sum.saturating_add(user.wants));
+            return wants.min(self.allocator.lent().capacity);
+        };
+        let span = self.span();
+        let milli = u128::from(self.recent.milli(span, now)) * u128::from(window) / u128::from(span);
+        u64::try_from(milli).unwrap_or(u64::MAX)
+    }
+
+    /// How much is used, in millionths of the limit.
+    fn used_per_million(&self, timing: Timing, now: u64) -> u64 {
+        let whole = self.allocator.terms().whole.capacity.max(1);
+        let share = u128::from(self.used_milli(timing, now)) * 1_000_000 / u128::from(whole);
+        u64::try_from(share).unwrap_or(u64::MAX)
+    }
+
+    fn standing(&self, key: &KeyOf, timing: Timing, now: u64) -> Standing {
+        let holders = self.present(timing, now).count();
+        Standing {
+            policy: key.policy.clone(),
+            limit: Arc::clone(&self.name),
+            amount: self.amount.clone(),
+            parts: key.parts.clone(),
+            whole: self.allocator.terms().whole,
+            lent: if holders == 0 { Part::NOTHING } else { self.allocator.lent() },
+            holders,
+            totals: self.users.values().fold(self.past, |sum, user| sum.and(user.totals)),
+            used_milli: self.used_milli(timing, now),
+            learns: self.allocator.learns(now),
+        }
     }
 
     /// Those whose time is over are known by their sums only.
@@ -286,6 +365,18 @@ impl Lent {
 }
 
 impl Totals {
+    const fn are_less(self, than: Self) -> bool {
+        self.allowed < than.allowed || self.denied < than.denied || self.cost_milli < than.cost_milli
+    }
+
+    fn most(self, other: Self) -> Self {
+        Self {
+            allowed: self.allowed.max(other.allowed),
+            denied: self.denied.max(other.denied),
+            cost_milli: self.cost_milli.max(other.cost_milli),
+        }
+    }
+
     const fn and(self, other: Self) -> Self {
         Self {
             allowed: self.allowed.saturating_add(other.allowed),
@@ -353,3 +444,6 @@ fn terms(limit: &Limit) -> Option<Terms> {
         (LimitScope::Mesh, Gauge::Budget { .. }) | (LimitScope::Instance, _) => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,13 +5,14 @@
 //! until every lease of before is over. Budgets are not lent yet.
 
 mod lender;
+mod recent;
 mod service;
 
 use std::time::Duration;
 
 use weft_proto::policy::quota::lease::Timing;
 
-pub use lender::{Lender, Standing};
+pub use lender::{Lender, Standing, Totals};
 pub use service::Leases;
 
 /// How leases are lent.

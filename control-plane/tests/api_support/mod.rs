@@ -26,6 +26,7 @@ use weft_control_plane::catalog::{Advertised, Tool};
 use weft_control_plane::clock;
 use weft_control_plane::metrics::Metrics;
 use weft_control_plane::peer::Peer;
+use weft_control_plane::quota::{Lender, Settings};
 use weft_control_plane::store::embedded::{EmbeddedStore, Options};
 use weft_control_plane::store::{Store, audit};
 use weft_control_plane::tokens::Tokens;
@@ -175,6 +176,7 @@ pub struct Mesh {
     pub tokens: Arc<Tokens>,
     pub trust: Arc<FakeTrust>,
     pub metrics: Arc<Metrics>,
+    pub lender: Arc<Lender>,
     pub shutdown: CancellationToken,
     _directory: Arc<tempfile::TempDir>,
 }
@@ -195,10 +197,12 @@ impl Mesh {
         let tokens = Arc::new(Tokens::new(Arc::clone(&store), trust_domain.clone()));
         let trust = Arc::new(FakeTrust { mood: Mutex::default(), asked: Semaphore::new(0) });
         let (metrics, shutdown) = (Arc::new(Metrics::new()), CancellationToken::new());
+        let lender = Arc::new(Lender::new(Settings::default()));
         let deps = Deps {
             store: Arc::clone(&store),
             metrics: Arc::clone(&metrics),
             sidecars: Arc::new(FakeSidecars),
+            lender: Arc::clone(&lender),
             trust: Arc::<FakeTrust>::clone(&trust),
             tokens: Arc::clone(&tokens),
             keys: Arc::new(Keys::new(Arc::clone(&store))),
@@ -207,7 +211,17 @@ impl Mesh {
             limits,
             shutdown: shutdown.clone(),
         };
-        Self { router: router(deps), admin, store, tokens, trust, metrics, shutdown, _directory: directory }
+        Self {
+            router: router(deps),
+            admin,
+            store,
+            tokens,
+            trust,
+            metrics,
+            lender,
+            shutdown,
+            _directory: directory,
+        }
     }
 
     /// A request of the admin's.

@@ -13,6 +13,7 @@ pub(crate) mod history;
 pub(crate) mod key;
 pub(crate) mod outcome;
 pub(crate) mod policy;
+pub(crate) mod quota;
 pub(crate) mod rollback;
 pub(crate) mod status;
 pub(crate) mod token;

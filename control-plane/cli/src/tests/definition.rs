@@ -103,6 +103,7 @@ async fn a_wrong_command_line_ends_with_the_code_for_usage_and_help_with_none() 
     check(&["get", "servers", "--server", "http://plain"], ExitCode::Usage).await;
     check(&["status", "a/b", "--wait", "1s"], ExitCode::Usage).await;
     check(&["trust", "rotate", "--start", "--abort"], ExitCode::Usage).await;
+    check(&["quota", "status", "--every", "1s"], ExitCode::Usage).await;
     check(&["trust", "rotate", "--force"], ExitCode::Usage).await;
     check(&["--help"], ExitCode::Done).await;
     check(&["--version"], ExitCode::Done).await;

@@ -5,6 +5,7 @@ mod checking;
 mod definition;
 mod explaining;
 mod fake;
+mod quotas;
 mod reference;
 mod showing;
 mod watching;
