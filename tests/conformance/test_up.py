@@ -157,6 +157,38 @@ def test_every_sidecar_follows_a_policy_that_is_applied_and_the_status_says_so(t
         assert call(url, "delete_everything", {}).status_code == 403
 
 
+def finer() -> str:
+    """The resources that the tour applies to say it more finely."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    return re.search(r"cat > finer\.yaml <<'YAML'\n(.+?)YAML\n", readme, re.DOTALL).group(1)
+
+
+def test_the_tour_refuses_by_argument_limits_and_withholds_until_it_is_approved(tmp_path):
+    with Up(tmp_path) as up:
+        said = up.said_until("demo/example: ready")
+        url = re.search(r'"url": "(.+)"', said).group(1)
+        up.weft("apply", "-f", "-", stdin=finer())
+        assert up.in_sync("demo/example-up", "local/agent")
+        assert call(url, "add", {"a": 2, "b": 3}).status_code == 200
+        refused = call(url, "add", {"a": 2000, "b": 3})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, 4030)
+        why = ["explain", "--as", "local/agent", "--tool", "demo/example/add", "--args", '{"a":2000,"b":3}']
+        assert "demo/small-sums#no-large-sums denies it" in up.weft(*why)
+        assert "with some arguments" in up.weft("who-can", "demo/example/add")
+
+        greetings = [call(url, "greet", {"name": "you"}) for _ in range(3)]
+        assert [it.status_code for it in greetings] == [200, 200, 429]
+        told = greetings[2].json()["error"]
+        assert (told["code"], told["data"]["limit"]) == (4290, "demo/fair#greetings")
+        assert 1 <= int(greetings[2].headers["Retry-After"]) <= 30
+
+        assert call(url, "count", {"to": 2}).status_code == 403
+        control_plane.eventually(lambda: "count" in up.weft("tools", "list"), within=20)
+        assert "# count new" in up.weft("tools", "diff", "demo/example")
+        assert "toolpolicy/demo/checked changed" in up.weft("tools", "approve", "demo/example", "--all")
+        control_plane.eventually(lambda: call(url, "count", {"to": 2}).status_code == 200, within=20)
+
+
 def test_a_server_that_is_applied_later_is_served_and_one_that_is_deleted_is_refused(tmp_path):
     with Up(tmp_path) as up:
         said = up.said_until("demo/example: ready")
