@@ -159,6 +159,10 @@ impl Sieve {
         let broke = |error: sse::Error| Refusal::UpstreamBroke(error.to_string());
         while let Some(event) = self.splitter.next_event().map_err(broke)? {
             shown.extend_from_slice(&self.cut(event)?);
+            // An event is split off before the LF of its last CRLF came, without which readers wait for more.
+            if shown.last() == Some(&b'\r') {
+                shown.extend_from_slice(b"\n");
+            }
         }
         Ok(shown.freeze())
     }
