@@ -140,6 +140,10 @@ async fn a_list_that_comes_on_another_stream_is_cut_as_well() {
         text.starts_with("id: 9\n") && text.contains("read_file") && !text.contains("write_file"),
         "{text}"
     );
+    // Whoever reads a CR waits for the LF that may come.
+    said.send("id: 10\r\ndata: {\"jsonrpc\":\"2.0\",\"id\":4,\"result\":{}}\r\n\r\n".into()).await.unwrap();
+    let text = until(&mut listened, |text| text.ends_with('\n')).await;
+    assert!(text.ends_with("\r\n\r\n"), "{text:?}");
     drop(said);
     pair.stop().await;
 }
