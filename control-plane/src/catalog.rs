@@ -233,8 +233,7 @@ impl CatalogService for Catalog {
         &self,
         request: Request<Streaming<CapabilityReport>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
-        let peer = request.extensions().get::<Peer>().cloned();
-        let peer = peer.ok_or_else(|| Status::internal("the connection carries no peer"))?;
+        let peer = Peer::of(&request)?;
         let identity = peer
             .workload()
             .ok_or_else(|| Status::unauthenticated("a client certificate of a workload is needed"))?;

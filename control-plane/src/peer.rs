@@ -18,6 +18,12 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Who sent a request.
+    pub(crate) fn of<T>(request: &tonic::Request<T>) -> Result<Self, tonic::Status> {
+        let peer = request.extensions().get::<Self>().cloned();
+        peer.ok_or_else(|| tonic::Status::internal("the connection carries no peer"))
+    }
+
     /// The workload that the certificate names.
     pub fn workload(&self) -> Option<Workload> {
         self.leaf.as_ref()?.spiffe_id.workload()

@@ -1,11 +1,9 @@
 //! Whether a caller may make a call: the policies of the snapshot decide, and only here are permits made.
 
-use std::sync::Arc;
-
 use weft_proto::compile::{ServerEntry, Snapshot};
 use weft_proto::mcp::{Message, Target, method};
 use weft_proto::name::Workload;
-use weft_proto::policy::access::{Call as Asked, Decision, Foretold, Reason, Rule, View};
+use weft_proto::policy::access::{Call as Asked, Decision, Foretold, Reason, Rule};
 use weft_proto::resource::kinds::DefaultAction;
 
 use crate::classify::{Call, Kind};
@@ -14,16 +12,7 @@ use crate::refusal::Refusal;
 
 /// Leave to forward one request. Only this module makes one.
 #[derive(Debug)]
-pub struct Permit {
-    view: Option<Arc<View>>,
-}
-
-impl Permit {
-    /// What the caller may do at the server; none where nothing is hidden from it.
-    pub const fn view(&self) -> Option<&Arc<View>> {
-        self.view.as_ref()
-    }
-}
+pub struct Permit(());
 
 /// What the record keeps of the decisions about a request.
 #[derive(Clone, Debug, Default)]
@@ -109,7 +98,7 @@ pub fn authorize(
         Kind::Listen | Kind::End => decide(whole(OF_SESSIONS))?,
         Kind::Message(_) | Kind::Batch(_) => {}
     }
-    Ok(Permit { view: Some(view) })
+    Ok(Permit(()))
 }
 
 /// Whether a caller is of this mesh. Policies speak of namespaces and accounts of the mesh: one of a federated domain,
@@ -131,7 +120,7 @@ fn denied(asked: Asked<'_>, reason: Reason<'_>, explain: bool) -> Refusal {
 
 /// The agent beside this sidecar asks in the sidecar's own name; whether that may call is decided where the server is.
 pub const fn local() -> Permit {
-    Permit { view: None }
+    Permit(())
 }
 
 fn anonymous(snapshot: &Snapshot, entry: &ServerEntry) -> Result<Permit, Refusal> {

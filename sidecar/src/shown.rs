@@ -14,7 +14,6 @@ use weft_proto::mcp::{Bounds, Message, Target};
 use weft_proto::name::ServerName;
 use weft_proto::policy::access::View;
 use weft_proto::policy::tools;
-use weft_proto::resource::kinds::Strictness;
 
 use crate::answer::Answer;
 use crate::body::Body;
@@ -25,6 +24,7 @@ use crate::limits::Limits;
 use crate::refusal::Refusal;
 use crate::sse::{self, Event, Splitter};
 use crate::state::Live;
+use crate::tools::pinned;
 
 /// Cuts lists down to what one caller may see, by the configuration in force when they pass.
 #[derive(Clone, Debug)]
@@ -68,8 +68,8 @@ impl Cutter {
             return Ok(None);
         }
         let is_approved = |item: &Item<'_>| {
-            let pin = snapshot.pin_of(entry, &item.name);
-            pin.strictness != Strictness::Enforce || pin.shows(tools::digest(item.raw.get()).ok().as_ref())
+            let digest = tools::digest(item.raw.get()).ok();
+            pinned::may_show(snapshot, entry, &item.name, digest.as_ref())
         };
         let may_show = |item: &Item<'_>| {
             view.as_ref().is_none_or(|view| may_see(view, item))

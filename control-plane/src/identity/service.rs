@@ -221,8 +221,7 @@ impl Refusal {
 impl Identity for IdentityService {
     async fn certify(&self, request: Request<CertifyRequest>) -> Result<Response<CertifyResponse>, Status> {
         let started = Instant::now();
-        let peer = request.extensions().get::<Peer>().cloned();
-        let peer = peer.ok_or_else(|| Status::internal("the connection carries no peer"))?;
+        let peer = Peer::of(&request)?;
         let result = self.certify_for(request.into_inner(), &peer).await;
         self.metrics.certificate_seconds.observe(started.elapsed().as_secs_f64());
         result.map(Response::new).map_err(|refusal| {

@@ -154,8 +154,7 @@ impl Quota for Leases {
         &self,
         request: Request<Streaming<LeaseReport>>,
     ) -> Result<Response<Self::LeaseStream>, Status> {
-        let peer = request.extensions().get::<Peer>().cloned();
-        let peer = peer.ok_or_else(|| Status::internal("the connection carries no peer"))?;
+        let peer = Peer::of(&request)?;
         let (sender, receiver) = mpsc::channel(OUTGOING_MAX);
         tokio::spawn(Box::pin(self.clone().run(peer, request.into_inner(), sender)));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))

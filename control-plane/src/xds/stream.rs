@@ -70,8 +70,7 @@ impl AggregatedDiscoveryService for Discovery {
                 self.refuse("not_ready", Status::unavailable("the control plane is still reading its store"))
             );
         }
-        let peer = request.extensions().get::<Peer>().cloned();
-        let peer = peer.ok_or_else(|| Status::internal("the connection carries no peer"))?;
+        let peer = Peer::of(&request)?;
         let (sender, receiver) = mpsc::channel(OUTGOING_MAX);
         let stream = ClientStream { hub: Arc::clone(&self.hub), peer, sender };
         tokio::spawn(stream.run(request.into_inner()));

@@ -33,6 +33,12 @@ pub async fn answered(
     if treated.result_bytes_max.is_none() && treated.keep.is_none() {
         return Ok(response);
     }
+    let encoded = response.headers().contains_key(http::header::CONTENT_ENCODING);
+    if encoded && treated.result_bytes_max.is_some() {
+        return Err(Refusal::UpstreamBroke(
+            "an answer of limited size is encoded, which nobody asked for".to_owned(),
+        ));
+    }
     let id = call.request().map(|request| request.id.raw());
     if is_event_stream(response.headers()) {
         return Ok(match treated.result_bytes_max {
@@ -40,7 +46,6 @@ pub async fn answered(
             None => response,
         });
     }
-    let encoded = response.headers().contains_key(http::header::CONTENT_ENCODING);
     let (head, answer) = response.into_parts();
     // Several answers in one array were held to their limits one by one, if they are to be at all.
     let max = treated.result_bytes_max.filter(|_| !matches!(call.kind, Kind::Batch(_)));
