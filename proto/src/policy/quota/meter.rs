@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::MILLI;
 use super::bucket::{Bucket, Flow};
 use super::calendar::{Calendar, UnknownZone};
+use super::lease::Loan;
 use crate::resource::kinds::Amount;
 use crate::resource::units::{Budget, Rate, Span};
 
@@ -25,6 +26,11 @@ pub enum Gauge {
     Budget {
         amount_milli: u64,
         calendar: Calendar,
+    },
+    /// What is lent of a budget.
+    Lent {
+        amount_milli: u64,
+        loan: Option<Loan>,
     },
     /// Calls at once.
     Slots(u32),
@@ -47,6 +53,8 @@ pub enum Meter {
 pub enum Again {
     /// As soon as another call ends.
     WhenOneEnds,
+    /// As soon as more of a budget is lent, which is asked for.
+    WhenLent,
     After(Duration),
     /// It weighs more than the limit ever allows.
     Never,
@@ -148,7 +156,7 @@ impl Gauge {
     pub const fn fresh(&self) -> Meter {
         match self {
             Self::Rate(_) => Meter::Bucket(Bucket::fresh()),
-            Self::Budget { .. } => Meter::Spent { ends: i64::MIN, milli: 0 },
+            Self::Budget { .. } | Self::Lent { .. } => Meter::Spent { ends: i64::MIN, milli: 0 },
             Self::Slots(_) => Meter::Held(0),
         }
     }
@@ -168,13 +176,16 @@ impl Gauge {
                     false => Err(Again::After(until_end(calendar, meter, now))),
                 }
             }
+            (Self::Lent { amount_milli, loan }, Meter::Spent { .. }) => {
+                lent_room(*amount_milli, *loan, self.used_milli(meter, now), cost, now)
+            }
             (Self::Slots(max), Meter::Held(held)) => match held.saturating_add(cost.calls) <= *max {
                 true => Ok(()),
                 false if cost.calls > *max => Err(Again::Never),
                 false => Err(Again::WhenOneEnds),
             },
             // A count is of the kind that its limit is; were it not, nothing would be known, and nothing is allowed.
-            (Self::Rate(_) | Self::Budget { .. } | Self::Slots(_), _) => Err(Again::Never),
+            (Self::Rate(_) | Self::Budget { .. } | Self::Lent { .. } | Self::Slots(_), _) => Err(Again::Never),
         }
     }
 
@@ -187,8 +198,15 @@ impl Gauge {
                 }
                 *milli = milli.saturating_add(cost.milli);
             }
+            (Self::Lent { loan, .. }, Meter::Spent { ends, milli }) => {
+                let of = loan.map_or(i64::MIN, |loan| loan.ends);
+                if *ends != of {
+                    (*ends, *milli) = (of, 0);
+                }
+                *milli = milli.saturating_add(cost.milli);
+            }
             (Self::Slots(_), Meter::Held(held)) => *held = held.saturating_add(cost.calls),
-            (Self::Rate(_) | Self::Budget { .. } | Self::Slots(_), _) => {}
+            (Self::Rate(_) | Self::Budget { .. } | Self::Lent { .. } | Self::Slots(_), _) => {}
         }
     }
 
@@ -199,13 +217,16 @@ impl Gauge {
         }
     }
 
-    /// Undoes a taking, of a call that was not made after all.
-    pub fn give_back(&self, meter: &mut Meter, cost: Cost, now: Now) {
+    /// Undoes a taking, of a call that was not made after all. `window` is what [`Meter::window`] said when it took: what
+    /// was spent of a window that is over is not given back to the next.
+    pub fn give_back(&self, meter: &mut Meter, cost: Cost, window: Option<i64>, now: Now) {
         match (self, meter) {
             (Self::Rate(flow), Meter::Bucket(bucket)) => bucket.give_back(*flow, cost.milli, now.nanos),
-            (_, Meter::Spent { milli, .. }) => *milli = milli.saturating_sub(cost.milli),
+            (_, Meter::Spent { ends, milli }) if window == Some(*ends) => {
+                *milli = milli.saturating_sub(cost.milli);
+            }
             (_, Meter::Held(held)) => *held = held.saturating_sub(cost.calls),
-            (Self::Budget { .. } | Self::Slots(_), Meter::Bucket(_)) => {}
+            (_, Meter::Spent { .. } | Meter::Bucket(_)) => {}
         }
     }
 
@@ -213,15 +234,11 @@ impl Gauge {
     pub fn used_milli(&self, meter: &Meter, now: Now) -> u64 {
         match (self, meter) {
             (Self::Rate(flow), Meter::Bucket(bucket)) => bucket.used_milli(*flow, now.nanos),
-            (_, Meter::Spent { ends, milli }) => {
-                if now.unix_secs < *ends {
-                    *milli
-                } else {
-                    0
-                }
-            }
+            // Of a window that is over, or of which nothing is lent, nothing is spent.
+            (Self::Lent { loan, .. }, Meter::Spent { ends, .. }) if loan.is_none_or(|loan| loan.ends != *ends) => 0,
+            (_, Meter::Spent { ends, milli }) if now.unix_secs < *ends => *milli,
             (_, Meter::Held(held)) => u64::from(*held) * MILLI,
-            (Self::Budget { .. } | Self::Slots(_), Meter::Bucket(_)) => 0,
+            (_, Meter::Spent { .. } | Meter::Bucket(_)) => 0,
         }
     }
 
@@ -229,7 +246,7 @@ impl Gauge {
     pub fn limit_milli(&self) -> u64 {
         match self {
             Self::Rate(flow) => flow.burst_milli,
-            Self::Budget { amount_milli, .. } => *amount_milli,
+            Self::Budget { amount_milli, .. } | Self::Lent { amount_milli, .. } => *amount_milli,
             Self::Slots(max) => u64::from(*max) * MILLI,
         }
     }
@@ -241,6 +258,33 @@ impl Gauge {
     /// Whether a fresh count would be the same, so that this one may be forgotten.
     pub fn is_idle(&self, meter: &Meter, now: Now) -> bool {
         self.used_milli(meter, now) == 0
+    }
+}
+
+impl Meter {
+    /// The end of the window that was taken from, of a budget.
+    pub const fn window(&self) -> Option<i64> {
+        match self {
+            Self::Spent { ends, .. } => Some(*ends),
+            Self::Bucket(_) | Self::Held(_) => None,
+        }
+    }
+}
+
+/// Whether so much may be spent of what is lent.
+fn lent_room(amount_milli: u64, loan: Option<Loan>, used: u64, cost: Cost, now: Now) -> Result<(), Again> {
+    if cost.milli > amount_milli {
+        return Err(Again::Never);
+    }
+    let Some(loan) = loan.filter(|loan| now.unix_secs < loan.ends) else { return Err(Again::WhenLent) };
+    let wanted = used.saturating_add(cost.milli);
+    if wanted <= loan.may.min(amount_milli) {
+        return Ok(());
+    }
+    let wait = Duration::from_secs(u64::try_from(loan.ends.saturating_sub(now.unix_secs)).unwrap_or(0));
+    match loan.is_last || wanted > amount_milli {
+        true => Err(Again::After(wait)),
+        false => Err(Again::WhenLent),
     }
 }
 
@@ -264,6 +308,7 @@ impl fmt::Display for Gauge {
             Self::Budget { amount_milli, calendar } => {
                 Budget { amount: amount_milli / MILLI, window: calendar.window }.fmt(f)
             }
+            Self::Lent { amount_milli, .. } => write!(f, "{} in all", amount_milli / MILLI),
             Self::Slots(max) => write!(f, "{max} at once"),
         }
     }

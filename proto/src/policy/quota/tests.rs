@@ -255,7 +255,8 @@ fn what_is_given_back_can_be_taken_again_and_leaves_an_idle_count() {
             [Taking { gauge, meter: &mut meter, cost, shadow: false, verdict: Verdict::Allowed }];
         assert_eq!(take_all(&mut taking, now), Outcome::Taken);
         assert!(!gauge.is_idle(&meter, now) && gauge.room(&meter, cost, now).is_err());
-        gauge.give_back(&mut meter, cost, now);
+        let window = meter.window();
+        gauge.give_back(&mut meter, cost, window, now);
         assert!(gauge.is_idle(&meter, now) && gauge.room(&meter, cost, now).is_ok());
     }
 }

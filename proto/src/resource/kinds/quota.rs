@@ -200,6 +200,10 @@ fn when_unavailable(raw: &Raw) -> Result<WhenUnavailable, &'static str> {
     if raw.reuse_for.is_some() && choice != Unavailable::Reuse {
         return Err("reuseFor belongs to `whenUnavailable: reuse`");
     }
+    if raw.budget.is_some() && (raw.floor.is_some() || choice == Unavailable::Reuse) {
+        return Err("a share of a budget is lent until it is spent: without the control plane nothing else may be, so \
+                    that floor and `whenUnavailable: reuse` belong to rates and concurrency");
+    }
     Ok(match choice {
         Unavailable::Floor => WhenUnavailable::Floor(raw.floor),
         Unavailable::Deny => WhenUnavailable::Deny,

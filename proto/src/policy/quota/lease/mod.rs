@@ -22,10 +22,12 @@
 mod allocator;
 mod holder;
 mod ledger;
+mod purse;
 
 pub use allocator::Allocator;
 pub use holder::{Holder, Share};
-pub use ledger::Ledger;
+pub use ledger::{Ledger, Loan, Told};
+pub use purse::Purse;
 
 use super::MILLI;
 
