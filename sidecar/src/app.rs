@@ -26,7 +26,7 @@ use crate::bootstrap::{Bootstrap, Listen, Source};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, SeriesByServer, ServerSeries};
 use crate::outbound::{self, Outbound};
-use crate::quota::Quotas;
+use crate::quota::{self, Quotas};
 use crate::room::Room;
 use crate::servers::{self, Servers};
 use crate::state::Live;
@@ -85,6 +85,8 @@ pub enum Error {
     },
     #[error("the key of sessions cannot be kept")]
     SessionKey(#[source] session_id::FileError),
+    #[error("budgets cannot be kept")]
+    Budgets(#[source] quota::JournalError),
     #[error("configuration and identity cannot be obtained")]
     Control(#[from] control::Error),
 }
@@ -146,6 +148,7 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
     let control = Box::pin(control::start_with(&core.bootstrap, deps, control::Settings::default())).await?;
     let traffic = TaskTracker::new();
     traffic.spawn_on(core.follow(), &workers);
+    traffic.spawn_on(core.quotas.clone().keep(core.tokens.stop.clone()), &workers);
     workers.spawn(core.quotas.clone().sweep(core.tokens.stop.clone()));
     let addresses = sockets.addresses();
     let serving = sockets.inbound.map(|socket| traffic.spawn_on(core.inbound(socket), &workers));
@@ -205,9 +208,9 @@ impl Core {
         let limits = Arc::new(limits);
         let metrics = Arc::new(Metrics::new());
         let room = Room::new(metrics.bodies_held_bytes.clone(), limits.bodies_bytes_max);
-        let quotas = Quotas::new(&limits, &metrics);
         let log = AccessLog::start(access_log, &metrics).map_err(Error::AccessLog)?;
         make_state_dir(&bootstrap)?;
+        let quotas = quotas(&bootstrap, &limits, &metrics)?;
         let sessions = session_key(&bootstrap)?;
         let tokens = Tokens::default();
         let (live, identity) = (Live::empty(), LiveIdentity::empty());
@@ -421,6 +424,18 @@ fn make_state_dir(bootstrap: &Bootstrap) -> Result<(), Error> {
             Ok(())
         }
         made => made.map_err(|source| Error::StateDir { path: path.clone(), source }),
+    }
+}
+
+/// Budgets outlive a restart where there is a folder that can be written to.
+fn quotas(bootstrap: &Bootstrap, limits: &Limits, metrics: &Arc<Metrics>) -> Result<Quotas, Error> {
+    match Quotas::new(limits, metrics, bootstrap.state_dir.as_deref()) {
+        Err(error) if error.is_about_the_disk() => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "budgets cannot be kept; a restart would forget what was spent");
+            Quotas::new(limits, metrics, None).map_err(Error::Budgets)
+        }
+        quotas => quotas.map_err(Error::Budgets),
     }
 }
 

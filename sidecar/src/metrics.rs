@@ -126,6 +126,7 @@ metrics! {
     quota_lease: Family<LimitLabels, Gauge<f64, AtomicU64>> = Family::default(), "How much of a mesh-wide limit may be used here in each window";
     quota_fallback_active: Family<LimitLabels, Gauge> = Family::default(), "Counts of a mesh-wide limit for which there is no lease, so that what is said of that holds";
     quota_keys: Gauge = Gauge::default(), "Counts of quotas that are kept";
+    quota_unkept: Counter = Counter::default(), "Times that budgets could not be written down, so that nothing more of them was set aside";
     tool_checks: Family<ToolCheckLabels, Counter> = Family::default(), "Calls of tools that were not as policies want them, by what was checked and what became of them";
     tool_readings: Family<ServerOutcomeLabels, Counter> = Family::default(), "Readings of the tools that a server advertises: ok, or failed";
     kept_answers: Family<ServerOutcomeLabels, Counter> = Family::default(), "Calls of tools whose answers are kept: hit, or miss";

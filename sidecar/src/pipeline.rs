@@ -268,7 +268,7 @@ impl Refusal {
             Self::UnsupportedVersion { requested, supported } => {
                 data = serde_json::json!({ "requested": requested, "supported": supported });
             }
-            Self::Limited(hit) | Self::BudgetSpent(hit) => {
+            Self::Limited(hit) | Self::BudgetSpent(hit) | Self::NotLent(hit) => {
                 data["limit"] = hit.limit.as_str().into();
                 data["window"] = hit.window.as_str().into();
                 if let Some(after) = hit.after {

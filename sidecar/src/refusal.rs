@@ -79,6 +79,8 @@ pub enum Refusal {
     Limited(Hit),
     /// The budget of a quota is spent.
     BudgetSpent(Hit),
+    /// Whoever keeps a budget could not be asked for more of it in time.
+    NotLent(Hit),
     /// As many calls are under way as the server takes.
     InFlight {
         after: Duration,
@@ -171,6 +173,7 @@ impl Refusal {
             Self::Denied { .. } => told(403, 4030, "denied", false),
             Self::Limited(_) => told(429, 4290, "limited", true),
             Self::BudgetSpent(_) => told(429, 4291, "budget_spent", true),
+            Self::NotLent(_) => told(503, 5039, "not_lent", true),
             Self::BadArguments { .. } => told(400, 4002, "bad_arguments", false),
             Self::NotValidated(_) => told(502, 5024, "not_validated", false),
             Self::ToolsUnknown(_) => told(503, 5037, "tools_unknown", true),
@@ -221,6 +224,7 @@ impl Refusal {
             Self::Denied { target: text(), rule: text(), explain: false },
             Self::Limited(Hit { limit: text(), window: "10/min".to_owned(), after: Some(after) }),
             Self::BudgetSpent(Hit { limit: text(), window: "500/day".to_owned(), after: Some(after) }),
+            Self::NotLent(Hit { limit: text(), window: "500/day".to_owned(), after: Some(after) }),
             Self::BadArguments { problems: text(), shape: Shape::Result },
             Self::NotValidated(text()),
             Self::ToolsUnknown(text()),
@@ -280,6 +284,9 @@ impl Refusal {
             Self::BudgetSpent(Hit { limit, window, .. }) => {
                 format!("the budget {limit} of {window} is spent")
             }
+            Self::NotLent(Hit { limit, window, .. }) => {
+                format!("how much is left of the budget {limit} of {window} cannot be told now")
+            }
             Self::InFlight { .. } => "too many calls are under way".to_owned(),
             Self::UpstreamBroke(_) => "the server's answer broke off or cannot be read".to_owned(),
             Self::UpstreamUnreachable(_) => "the server cannot be reached".to_owned(),
@@ -310,7 +317,7 @@ impl Refusal {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::InFlight { after } => Some(*after),
-            Self::Limited(hit) | Self::BudgetSpent(hit) => hit.after,
+            Self::Limited(hit) | Self::BudgetSpent(hit) | Self::NotLent(hit) => hit.after,
             _ if self.told().again => Some(Duration::from_secs(1)),
             _ => None,
         }

@@ -25,6 +25,8 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 const SLACK_RECORDS: usize = 4096;
 /// For how long a count is kept after its window: a clock that is set back must not give it anew.
 const KEPT_AFTER_SECS: i64 = 3 * 86_400;
+/// Longer than any window that began before the loss.
+const LOST_FOR_SECS: i64 = 32 * 86_400;
 /// Stands for the moment since which budgets that are not told of are unknown.
 const LOST: Id = [0xff; 16];
 
@@ -46,6 +48,13 @@ pub struct Error {
     done: &'static str,
     #[source]
     source: io::Error,
+}
+
+impl Error {
+    /// Whether it is full, or may not be written to.
+    pub fn is_about_the_disk(&self) -> bool {
+        crate::session_id::is_about_the_disk(&self.source)
+    }
 }
 
 #[derive(Debug)]
@@ -114,6 +123,12 @@ impl Journal {
         written
     }
 
+    /// So that the next writing is one of the whole file.
+    #[cfg(test)]
+    pub(super) fn lose_file(&mut self) {
+        self.file = None;
+    }
+
     fn write(&mut self, mut file: File, counts: &[(Id, Kept)]) -> io::Result<()> {
         let bytes: Vec<u8> = counts.iter().flat_map(|(id, kept)| record(id, *kept)).collect();
         file.write_all(&bytes)?;
@@ -125,7 +140,10 @@ impl Journal {
 
     /// Writes the file anew, without what is long over.
     fn rewrite(&mut self, now_secs: i64) -> io::Result<()> {
-        self.kept.retain(|_, kept| now_secs < kept.ends.saturating_add(KEPT_AFTER_SECS));
+        self.kept.retain(|id, kept| {
+            let after = if *id == LOST { LOST_FOR_SECS } else { KEPT_AFTER_SECS };
+            now_secs < kept.ends.saturating_add(after)
+        });
         let (path, new) = (self.folder.join(FILE), self.folder.join(FILE_NEW));
         let records = self.kept.iter().flat_map(|(id, kept)| record(id, *kept));
         let bytes: Vec<u8> = HEAD.iter().copied().chain(records).collect();
@@ -209,7 +227,10 @@ mod tests {
         journal.append(&[(id(1), kept(5))], NOW).unwrap();
         // It is not closed.
         let again = Journal::open(folder.path(), NOW).unwrap();
-        assert_eq!((again.get(&id(1)), again.get(&id(2)), again.get(&id(3))), (Some(kept(5)), Some(kept(2)), None));
+        assert_eq!(
+            (again.get(&id(1)), again.get(&id(2)), again.get(&id(3))),
+            (Some(kept(5)), Some(kept(2)), None)
+        );
         assert_eq!(again.lost_at(), None);
     }
 
@@ -256,7 +277,10 @@ mod tests {
             journal.kept.insert(id(1), kept(milli));
         }
         journal.append(&[(id(1), kept(7))], NOW).unwrap();
-        assert_eq!(std::fs::metadata(folder.path().join(FILE)).unwrap().len() as usize, HEAD.len() + RECORD_BYTES);
+        assert_eq!(
+            std::fs::metadata(folder.path().join(FILE)).unwrap().len() as usize,
+            HEAD.len() + RECORD_BYTES
+        );
         let later = kept(0).ends + KEPT_AFTER_SECS;
         assert!(Journal::open(folder.path(), later - 1).unwrap().get(&id(1)).is_some());
         assert!(Journal::open(folder.path(), later).unwrap().get(&id(1)).is_none());
@@ -269,7 +293,7 @@ mod tests {
         journal.append(&[(id(1), kept(1))], NOW).unwrap();
         let moved = folder.path().with_extension("moved");
         std::fs::rename(folder.path(), &moved).unwrap();
-        journal.file = None;
+        journal.lose_file();
         journal.append(&[(id(1), kept(2)), (id(1), kept(3)), (id(2), kept(2))], NOW).unwrap_err();
         assert_eq!((journal.get(&id(1)), journal.get(&id(2))), (Some(kept(1)), None));
         std::fs::rename(&moved, folder.path()).unwrap();

@@ -1,5 +1,5 @@
-//! What callers may take, counted here: limits of `scope: instance` exactly, each call against every limit that matches
-//! it, all or nothing.
+//! What callers may take, counted here: limits of `scope: instance` exactly, mesh-wide ones as far as they are lent, each
+//! call against every limit that matches it, all or nothing.
 //!
 //! What a limit means is in `weft_proto::policy::quota`; here are the counts, who waits for a place, and what is said
 //! of it. The number of counts is bounded, and a count is forgotten only where a fresh one would be the same, so that no
@@ -7,14 +7,17 @@
 //! `inputResponses`) is counted like any other: this sidecar cannot tell a state that the server made from one that the
 //! caller did.
 
+mod journal;
+mod keeper;
 mod leased;
 mod line;
 mod plan;
 mod table;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
 
 use tokio_util::sync::CancellationToken;
 use weft_proto::compile::ServerEntry;
@@ -23,10 +26,11 @@ use weft_proto::name::ServerName;
 use weft_proto::pb::weft::quota::v1 as pb;
 use weft_proto::policy::access::Call as Asked;
 use weft_proto::policy::expr;
-use weft_proto::policy::quota::lease::{Grant, Part, Timing};
+use weft_proto::policy::quota::lease::{Grant, Loan, Part, Timing};
 use weft_proto::policy::quota::{Again, Cost, Facts, Gauge, Outcome, Verdict};
 
 use crate::classify::Call;
+use crate::clock;
 use crate::identify::Caller;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -34,14 +38,24 @@ use crate::record::Event;
 use crate::refusal::{Hit, Refusal};
 use crate::servers::Local;
 
+use journal::Journal;
+use keeper::Keeper;
+use leased::By;
 use line::Line;
 use plan::{Ready, Series};
 use table::{Claim, Key, Table};
 
+pub use journal::Error as JournalError;
 pub use plan::Plans;
 
 /// When a call is told to come again that waits for another to end, which may be any time.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Time that a call waits until more of a budget is lent, at most.
+const LENT_WAIT: Duration = Duration::from_secs(2);
+/// A call that waits asks again so often, should what it asked have been lost.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How often one call stands in line, at most.
+const LINES_MAX: usize = 4;
 /// How often counts that are idle are forgotten, and the fullest are written down.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
@@ -55,6 +69,11 @@ struct Shared {
     line: Arc<Line>,
     series: Series,
     wait_max: Duration,
+    /// Calls that wait until more is lent, and the most of them.
+    wait_lent: AtomicUsize,
+    wait_lent_max: usize,
+    /// Taken by whoever keeps budgets.
+    journal: Mutex<Option<Journal>>,
     metrics: Arc<Metrics>,
     session: u64,
     /// Of the last report of what is held of mesh-wide limits.
@@ -70,20 +89,45 @@ pub struct Held(Option<Box<Taken>>);
 #[derive(Debug)]
 struct Taken {
     quotas: Quotas,
-    counts: Vec<(Key, Arc<Ready>, Cost)>,
+    counts: Vec<Count>,
+}
+
+#[derive(Debug)]
+struct Count {
+    key: Key,
+    ready: Arc<Ready>,
+    cost: Cost,
+    /// Of a budget: the end of the window that it was taken from.
+    window: Option<i64>,
 }
 
 impl Quotas {
-    pub fn new(limits: &Limits, metrics: &Arc<Metrics>) -> Self {
-        Self(Arc::new(Shared {
-            table: Table::new(limits.quota_keys_max, limits.quota_keys_per_caller_max),
+    /// Budgets outlive this run where there is a folder to keep them in; elsewhere they are counted in memory.
+    pub fn new(limits: &Limits, metrics: &Arc<Metrics>, folder: Option<&Path>) -> Result<Self, JournalError> {
+        let now_secs = clock::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now_secs = i64::try_from(now_secs).unwrap_or(i64::MAX);
+        let journal = folder.map(|folder| Journal::open(folder, now_secs)).transpose()?;
+        let (keys_max, per_caller_max) = (limits.quota_keys_max, limits.quota_keys_per_caller_max);
+        Ok(Self(Arc::new(Shared {
+            table: Table::new(keys_max, per_caller_max, journal.is_some()),
+            wait_lent: AtomicUsize::new(0),
+            wait_lent_max: limits.quota_waiting_max,
+            journal: Mutex::new(journal),
             line: Arc::new(Line::new(limits.quota_waiting_max, limits.quota_waiting_per_caller_max)),
             series: Series::new(metrics),
             wait_max: *limits.quota_wait_timeout,
             metrics: Arc::clone(metrics),
             session: rand::random(),
             sequence: AtomicU64::new(0),
-        }))
+        })))
+    }
+
+    /// Writes down what counts as spent of budgets before it is, until the stop.
+    pub async fn keep(self, stop: CancellationToken) {
+        let journal = self.0.journal.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(journal) = journal {
+            Keeper::new(self, journal).run(stop).await;
+        }
     }
 
     /// Takes what a request costs from every limit of its server, or says which limit refuses.
@@ -124,13 +168,61 @@ impl Quotas {
             Some(by) => (Outcome::Denied { by, again: Again::WhenOneEnds }, Vec::new()),
             None => self.0.table.take(&mut claims, owner, self.0.table.now()),
         };
-        if let Outcome::Denied { by, again: Again::WhenOneEnds } = outcome {
-            (outcome, verdicts) = Box::pin(self.wait(&mut claims, owner, by, seen)).await;
+        if let Outcome::Denied { again: Again::WhenOneEnds | Again::WhenLent, .. } = outcome {
+            (outcome, verdicts) = Box::pin(self.take_later(&mut claims, owner, outcome, seen)).await;
         }
         match outcome {
             Outcome::Taken => Ok(self.taken(&claims, &verdicts, event)),
             Outcome::Denied { by, again } => Err(self.denied(claims[by].ready, again, event)),
         }
+    }
+
+    /// Takes once there is a place, and enough is lent.
+    async fn take_later(
+        &self,
+        claims: &mut Vec<Claim<'_>>,
+        owner: u64,
+        mut outcome: Outcome,
+        mut seen: u64,
+    ) -> (Outcome, Vec<Verdict>) {
+        let mut verdicts = Vec::new();
+        let deadline = tokio::time::Instant::now() + LENT_WAIT;
+        for _ in 0..LINES_MAX {
+            (outcome, verdicts) = match outcome {
+                Outcome::Denied { by, again: Again::WhenOneEnds } => self.wait(claims, owner, by, seen).await,
+                Outcome::Denied { again: Again::WhenLent, .. } => {
+                    self.wait_until_lent(claims, owner, outcome, deadline).await
+                }
+                Outcome::Denied { .. } | Outcome::Taken => break,
+            };
+            seen = self.0.line.ended(claims);
+        }
+        (outcome, verdicts)
+    }
+
+    /// Waits until enough is lent of a budget, a while.
+    async fn wait_until_lent(
+        &self,
+        claims: &mut Vec<Claim<'_>>,
+        owner: u64,
+        mut outcome: Outcome,
+        deadline: tokio::time::Instant,
+    ) -> (Outcome, Vec<Verdict>) {
+        let mut verdicts = Vec::new();
+        let Some(_waits) = Waits::enter(&self.0) else { return (outcome, verdicts) };
+        while let Outcome::Denied { again: Again::WhenLent, .. } = outcome {
+            let lent = self.0.table.lent.notified();
+            tokio::pin!(lent);
+            // From here on no news is missed.
+            lent.as_mut().enable();
+            (outcome, verdicts) = self.0.table.take(claims, owner, self.0.table.now());
+            let now = tokio::time::Instant::now();
+            if !matches!(outcome, Outcome::Denied { again: Again::WhenLent, .. }) || now >= deadline {
+                break;
+            }
+            let _ = tokio::time::timeout_at(deadline.min(now + ASK_AGAIN), lent).await;
+        }
+        (outcome, verdicts)
     }
 
     /// Waits in line for a place, a while.
@@ -177,7 +269,8 @@ impl Quotas {
                     continue;
                 }
             };
-            counts.push((claim.key, Arc::clone(claim.ready), claim.cost));
+            let (key, cost, window) = (claim.key, claim.cost, claim.window);
+            counts.push(Count { key, ready: Arc::clone(claim.ready), cost, window });
         }
         Held(Some(Box::new(Taken { quotas: self.clone(), counts })))
     }
@@ -186,7 +279,7 @@ impl Quotas {
         by.counted.denied.inc();
         event.limit = Some(Arc::clone(&by.label));
         let after = match again {
-            Again::WhenOneEnds => Some(AGAIN_AFTER),
+            Again::WhenOneEnds | Again::WhenLent => Some(AGAIN_AFTER),
             // Whole seconds, and never too early.
             Again::After(after) => {
                 Some(Duration::from_secs(after.as_nanos().div_ceil(1_000_000_000).max(1) as u64))
@@ -195,7 +288,8 @@ impl Quotas {
         };
         let hit = Hit { limit: by.label.to_string(), window: by.limit.amount(), after };
         match by.limit.gauge {
-            Gauge::Budget { .. } => Refusal::BudgetSpent(hit),
+            _ if again == Again::WhenLent => Refusal::NotLent(hit),
+            Gauge::Budget { .. } | Gauge::Lent { .. } => Refusal::BudgetSpent(hit),
             Gauge::Rate(_) | Gauge::Slots(_) => Refusal::Limited(hit),
         }
     }
@@ -207,13 +301,13 @@ impl Quotas {
 
     /// Waits until there is something that the control plane is to hear at once.
     pub async fn asked(&self) {
-        self.0.table.asked.notified().await;
+        self.0.table.borrowed(By::ControlPlane).asked.notified().await;
     }
 
     /// What is held and wanted of mesh-wide limits, all or what is urgent, in messages of so many; each with when it was
     /// made, by this run's own clock. There is one message at least where all is told.
     pub fn lease_reports(&self, all: bool, most: usize, timing: Timing) -> Vec<(pb::LeaseReport, u64)> {
-        let keys = self.0.table.told(all);
+        let keys = self.0.table.borrowed(By::ControlPlane).told(all);
         let nothing: [&[Key]; 1] = [&[]];
         let chunks: Vec<&[Key]> = match keys.is_empty() && all {
             true => nothing.into(),
@@ -232,7 +326,15 @@ impl Quotas {
     /// Takes what the control plane granted. `asked_at` is when the report was made that it answers, if it answers one.
     pub fn take_leases(&self, message: &pb::LeaseGrant, asked_at: Option<u64>, timing: Timing) {
         let now = self.0.table.now();
+        let mut has_lent = false;
         for lease in &message.leases {
+            if lease.window_ends != 0 {
+                let (ends, may) = (lease.window_ends, lease.capacity_milli);
+                let loan = Loan { ends, may, number: lease.number, is_last: lease.is_last };
+                self.0.table.lent(By::ControlPlane, lease.handle, message.epoch, loan);
+                has_lent = true;
+                continue;
+            }
             let grant = Grant {
                 epoch: message.epoch,
                 number: lease.number,
@@ -242,6 +344,9 @@ impl Quotas {
                 safe: lease.safe_milli,
             };
             self.0.table.granted(lease.handle, grant, asked_at, timing, now);
+        }
+        if has_lent {
+            self.0.table.lent.notify_waiters();
         }
     }
 
@@ -278,7 +383,7 @@ impl Held {
     /// The call is made: from now on only its places are given back, when it ends.
     pub fn keep(mut self) -> Self {
         if let Some(taken) = &mut self.0 {
-            taken.counts.retain(|(_, ready, _)| matches!(ready.limit.gauge, Gauge::Slots(_)));
+            taken.counts.retain(|count| matches!(count.ready.limit.gauge, Gauge::Slots(_)));
             if taken.counts.is_empty() {
                 return Self(None);
             }
@@ -287,12 +392,30 @@ impl Held {
     }
 }
 
+/// One of the calls that wait until more is lent.
+struct Waits<'a>(&'a Shared);
+
+impl<'a> Waits<'a> {
+    /// None where too many wait.
+    fn enter(shared: &'a Shared) -> Option<Self> {
+        let waiting = shared.wait_lent.fetch_add(1, Ordering::Relaxed);
+        let waits = Self(shared);
+        (waiting < shared.wait_lent_max).then_some(waits)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.wait_lent.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Taken {
     fn drop(&mut self) {
         let shared = &*self.quotas.0;
         let now = shared.table.now();
-        for (key, ready, cost) in &self.counts {
-            shared.table.give_back(*key, *cost, now);
+        for Count { key, ready, cost, window } in &self.counts {
+            shared.table.give_back(*key, *cost, *window, now);
             if matches!(ready.limit.gauge, Gauge::Slots(_)) {
                 shared.line.one_ended(*key);
             }

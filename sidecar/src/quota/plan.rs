@@ -9,7 +9,7 @@ use weft_proto::compile::ServerEntry;
 use weft_proto::policy::access::Call;
 use weft_proto::policy::quota::{Limit, Plan};
 
-use super::leased;
+use super::leased::By;
 use super::table::{Seed, Shown, Table};
 use crate::metrics::{LimitLabels, Metrics, QuotaLabels};
 
@@ -36,6 +36,8 @@ pub(super) struct Ready {
     /// `<namespace>/<policy>#<limit>`.
     pub(super) label: Arc<str>,
     pub(super) seed: Seed,
+    /// Who lends it; none if it is merely counted here.
+    pub(super) by: Option<By>,
     pub(super) counted: Counters,
 }
 
@@ -68,6 +70,7 @@ impl Plans {
                 Arc::new(Ready {
                     label: format!("{}#{}", limit.policy, limit.name).into(),
                     seed: table.seed(limit),
+                    by: table.by(limit),
                     counted: series.of(limit),
                     limit: limit.clone(),
                 })
@@ -132,7 +135,7 @@ impl Series {
             let whole = |milli: u64| milli as f64 / 1000.0;
             self.metrics.quota_used.get_or_create(&labels).set(whole(*used));
             self.metrics.quota_limit.get_or_create(&labels).set(whole(ready.limit.gauge.limit_milli()));
-            if leased::terms(&ready.limit).is_some() {
+            if ready.by == Some(By::ControlPlane) {
                 self.metrics.quota_lease.get_or_create(&labels).set(whole(*lent));
                 let fallbacks = i64::try_from(*fallbacks).unwrap_or(i64::MAX);
                 self.metrics.quota_fallback_active.get_or_create(&labels).set(fallbacks);

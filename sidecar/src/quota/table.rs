@@ -14,10 +14,11 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 use weft_proto::pb::weft::quota::v1 as pb;
-use weft_proto::policy::quota::lease::{Grant, Timing};
+use weft_proto::policy::quota::lease::{Grant, Loan, Timing, Told};
 use weft_proto::policy::quota::{Cost, Facts, Gauge, Limit, Meter, Now, Outcome, Taking, Verdict, take_all};
 
-use super::leased::{self, Leased};
+use super::journal::Id;
+use super::leased::{self, By, Leased};
 use super::plan::Ready;
 use crate::clock;
 
@@ -43,6 +44,8 @@ pub(super) struct Claim<'a> {
     pub(super) cost: Cost,
     share: Share,
     facts: Facts<'a>,
+    /// Of a budget that it took from: the end of the window.
+    pub(super) window: Option<i64>,
 }
 
 /// Whose count it is.
@@ -65,9 +68,21 @@ pub(super) struct Table {
     per_caller_max: usize,
     len: AtomicUsize,
     began: Instant,
-    /// Counts of mesh-wide limits, by their handles.
-    leased: Mutex<HashMap<u64, Key>>,
-    /// Those of them that the control plane is to hear of at once.
+    /// Counts that are lent, by who lends.
+    by_control_plane: Borrowed,
+    by_journal: Borrowed,
+    /// Whether budgets are written down.
+    has_journal: bool,
+    /// Something was lent of a budget.
+    pub(super) lent: Notify,
+}
+
+/// What one lender is told of.
+#[derive(Debug, Default)]
+pub(super) struct Borrowed {
+    /// By their handles.
+    keys: Mutex<HashMap<u64, Key>>,
+    /// Those of them that it is to hear of at once.
     urgent: Mutex<Vec<Key>>,
     pub(super) asked: Notify,
 }
@@ -91,6 +106,15 @@ pub(super) struct Shown {
     pub(super) fallbacks: usize,
 }
 
+/// What one budget asks of the journal.
+#[derive(Debug)]
+pub(super) struct Asks {
+    pub(super) handle: u64,
+    pub(super) id: Id,
+    pub(super) told: Told,
+    pub(super) ready: Arc<Ready>,
+}
+
 #[derive(Debug)]
 struct Count {
     meter: Meter,
@@ -111,7 +135,7 @@ impl Key {
 }
 
 impl Table {
-    pub(super) fn new(keys_max: usize, per_caller_max: usize) -> Self {
+    pub(super) fn new(keys_max: usize, per_caller_max: usize, has_journal: bool) -> Self {
         Self {
             hashers: [RandomState::new(), RandomState::new()],
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
@@ -120,9 +144,22 @@ impl Table {
             per_caller_max,
             len: AtomicUsize::new(0),
             began: Instant::now(),
-            leased: Mutex::default(),
-            urgent: Mutex::default(),
-            asked: Notify::new(),
+            by_control_plane: Borrowed::default(),
+            by_journal: Borrowed::default(),
+            has_journal,
+            lent: Notify::new(),
+        }
+    }
+
+    /// By whom a limit is lent.
+    pub(super) const fn by(&self, limit: &Limit) -> Option<By> {
+        leased::by(limit, self.has_journal)
+    }
+
+    pub(super) const fn borrowed(&self, by: By) -> &Borrowed {
+        match by {
+            By::ControlPlane => &self.by_control_plane,
+            By::Journal => &self.by_journal,
         }
     }
 
@@ -153,7 +190,7 @@ impl Table {
                 value.hash(hasher);
             }
         });
-        Claim { key, ready, cost, share: Share::Own, facts }
+        Claim { key, ready, cost, share: Share::Own, facts, window: None }
     }
 
     /// Takes what all claims say, or nothing. The claims are put in order, and those of one count together.
@@ -217,7 +254,7 @@ impl Table {
         found
     }
 
-    /// A share of a mesh-wide limit is asked for even where the call is refused.
+    /// A share of a limit is asked for even where the call is refused.
     fn begin_leases(
         &self,
         claims: &[Claim<'_>],
@@ -227,25 +264,16 @@ impl Table {
     ) {
         for claim in claims {
             let shard = shard_of(guards, claim.key);
-            if leased::terms(&claim.ready.limit).is_some() && !shard.counts.contains_key(&claim.key) {
+            if let Some(by) = claim.ready.by.filter(|_| !shard.counts.contains_key(&claim.key)) {
                 self.put(shard, claim, claim.ready.limit.gauge.fresh(), owner, now);
-                self.tell_soon(claim.key);
+                self.borrowed(by).tell_soon(claim.key);
             }
         }
     }
 
-    fn tell_soon(&self, key: Key) {
-        let mut urgent = self.urgent.lock().unwrap_or_else(PoisonError::into_inner);
-        if urgent.len() < URGENT_MAX {
-            urgent.push(key);
-        }
-        drop(urgent);
-        self.asked.notify_one();
-    }
-
     fn settle(
         &self,
-        claims: &[Claim<'_>],
+        claims: &mut [Claim<'_>],
         guards: &mut [(usize, MutexGuard<'_, Shard>)],
         owner: u64,
         now: Now,
@@ -270,8 +298,9 @@ impl Table {
         let verdicts: Vec<_> = takings.iter().map(|taking| taking.verdict).collect();
         self.note(claims, guards, outcome, &verdicts);
         if outcome == Outcome::Taken {
-            for ((claim, meter), verdict) in claims.iter().zip(meters).zip(&verdicts) {
+            for ((claim, meter), verdict) in claims.iter_mut().zip(meters).zip(&verdicts) {
                 if !matches!(verdict, Verdict::Denied(_)) {
+                    claim.window = meter.window();
                     self.put(shard_of(guards, claim.key), claim, meter, owner, now);
                 }
             }
@@ -279,7 +308,7 @@ impl Table {
         (outcome, verdicts)
     }
 
-    /// What mesh-wide limits decided, from which follows how much of them is wanted here.
+    /// What limits decided that are lent, from which follows how much of them is wanted here.
     fn note(
         &self,
         claims: &[Claim<'_>],
@@ -294,8 +323,8 @@ impl Table {
             let refuses = matches!(verdict, Verdict::Denied(_));
             let passed = outcome == Outcome::Taken && !refuses;
             // What another limit refuses is no demand for this one.
-            if (passed || refuses) && lease.note(claim.cost, held, passed) {
-                self.tell_soon(claim.key);
+            if (passed || refuses) && lease.note(claim.cost, held, *verdict) {
+                self.borrowed(lease.by).tell_soon(claim.key);
             }
         }
     }
@@ -306,10 +335,10 @@ impl Table {
             None => {
                 // What all share is nobody's own.
                 let owner = if claim.share == Share::OfAll { 0 } else { owner };
-                let lease = Leased::new(&claim.ready.limit, claim.key, claim.told(), now).map(Box::new);
-                if lease.is_some() {
-                    self.leased().insert(claim.key.low(), claim.key);
-                }
+                let lease = claim.ready.by.map(|by| {
+                    self.borrowed(by).keys().insert(claim.key.low(), claim.key);
+                    Box::new(Leased::new(&claim.ready.limit, by, claim.key, claim.told(), now))
+                });
                 let ready = Arc::clone(claim.ready);
                 shard.counts.insert(claim.key, Count { meter, ready, owner, lease });
                 self.len.fetch_add(1, Ordering::Relaxed);
@@ -318,11 +347,11 @@ impl Table {
         }
     }
 
-    pub(super) fn give_back(&self, key: Key, cost: Cost, now: Now) {
+    pub(super) fn give_back(&self, key: Key, cost: Cost, window: Option<i64>, now: Now) {
         let mut shard = self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = shard.counts.get_mut(&key) {
             let gauge = count.lease.as_ref().map_or(&count.ready.limit.gauge, |lease| lease.gauge());
-            gauge.give_back(&mut count.meter, cost, now);
+            gauge.give_back(&mut count.meter, cost, window, now);
         }
     }
 
@@ -333,13 +362,13 @@ impl Table {
         }
         let before = shard.counts.len();
         shard.counts.retain(|key, count| {
-            // What is held of a mesh-wide limit is given up first.
+            // What is held of a limit that is lent is given up first.
             let given_up = count.lease.as_ref().is_none_or(|lease| lease.is_released());
             let idle = given_up && count.gauge().is_idle(&count.meter, now);
             if idle {
                 self.disown(count.owner);
-                if count.lease.is_some() {
-                    self.leased().remove(&key.low());
+                if let Some(lease) = &count.lease {
+                    self.borrowed(lease.by).keys().remove(&key.low());
                 }
             }
             !idle
@@ -367,7 +396,7 @@ impl Table {
                 if let Some(shown) = fullest.get_mut(&count.ready.limit.identity) {
                     shown.used = used.max(shown.used);
                     if let Some(lease) = &count.lease {
-                        shown.lent = shown.lent.saturating_add(lease.share().capacity);
+                        shown.lent = shown.lent.saturating_add(lease.share_milli());
                         shown.fallbacks += usize::from(lease.is_fallback());
                     }
                 }
@@ -378,16 +407,6 @@ impl Table {
 
     pub(super) fn len(&self) -> usize {
         self.len.load(Ordering::Relaxed)
-    }
-
-    fn leased(&self) -> MutexGuard<'_, HashMap<u64, Key>> {
-        self.leased.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The counts that the control plane is to hear of: all of mesh-wide limits, or those that are urgent.
-    pub(super) fn told(&self, all: bool) -> Vec<Key> {
-        let urgent = std::mem::take(&mut *self.urgent.lock().unwrap_or_else(PoisonError::into_inner));
-        if all { self.leased().values().copied().collect() } else { urgent }
     }
 
     /// What there is to say of a count; nothing of one that was given up.
@@ -404,14 +423,32 @@ impl Table {
         Some(lease.demand(sequence, meter, timing, now))
     }
 
+    /// What the journal is to hear of a budget; nothing of one that was given up.
+    pub(super) fn asks(&self, key: Key, sequence: u64, is_end: bool) -> Option<Asks> {
+        let mut shard = self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner);
+        let Count { meter, lease, ready, .. } = shard.counts.get_mut(&key)?;
+        let lease = lease.as_mut().filter(|lease| !lease.is_released())?;
+        let told = lease.told(sequence, meter, is_end)?;
+        Some(Asks { handle: key.low(), id: lease.id(), told, ready: Arc::clone(ready) })
+    }
+
+    /// Takes what was lent of a budget for a handle.
+    pub(super) fn lent(&self, by: By, handle: u64, epoch: u64, loan: Loan) {
+        let Some(key) = self.borrowed(by).keys().get(&handle).copied() else { return };
+        let mut shard = self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lease) = shard.counts.get_mut(&key).and_then(|count| count.lease.as_mut()) {
+            lease.lent(epoch, loan);
+        }
+    }
+
     /// Takes what was granted for a handle.
     pub(super) fn granted(&self, handle: u64, grant: Grant, asked_at: Option<u64>, timing: Timing, now: Now) {
-        let Some(key) = self.leased().get(&handle).copied() else { return };
+        let Some(key) = self.by_control_plane.keys().get(&handle).copied() else { return };
         let mut shard = self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner);
         let Some(Count { meter, lease: Some(lease), .. }) = shard.counts.get_mut(&key) else { return };
         if lease.granted(grant, asked_at, meter, timing, now) {
             drop(shard);
-            self.tell_soon(key);
+            self.by_control_plane.tell_soon(key);
         }
     }
 
@@ -432,6 +469,27 @@ impl Table {
                 owners.remove(&owner);
             }
         }
+    }
+}
+
+impl Borrowed {
+    fn keys(&self) -> MutexGuard<'_, HashMap<u64, Key>> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell_soon(&self, key: Key) {
+        let mut urgent = self.urgent.lock().unwrap_or_else(PoisonError::into_inner);
+        if urgent.len() < URGENT_MAX {
+            urgent.push(key);
+        }
+        drop(urgent);
+        self.asked.notify_one();
+    }
+
+    /// The counts that the lender is to hear of: all, or those that are urgent.
+    pub(super) fn told(&self, all: bool) -> Vec<Key> {
+        let urgent = std::mem::take(&mut *self.urgent.lock().unwrap_or_else(PoisonError::into_inner));
+        if all { self.keys().values().copied().collect() } else { urgent }
     }
 }
 

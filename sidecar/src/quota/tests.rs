@@ -24,7 +24,7 @@ fn ready(table: &Table, limits: &str) -> Vec<Arc<Ready>> {
         let counted =
             Counters { allowed: counter(), near: counter(), denied: counter(), shadow_denied: counter() };
         let label = format!("{}#{}", limit.policy, limit.name).into();
-        Arc::new(Ready { label, seed: table.seed(limit), counted, limit: limit.clone() })
+        Arc::new(Ready { label, seed: table.seed(limit), by: table.by(limit), counted, limit: limit.clone() })
     };
     plan.limits().iter().map(ready).collect()
 }
@@ -46,7 +46,7 @@ fn call(table: &Table, limits: &[Arc<Ready>], caller: &str, tool: &str, now: Now
 
 #[test]
 fn callers_and_tools_are_counted_apart_and_exactly() {
-    let table = Table::new(1000, 1000);
+    let table = Table::new(1000, 1000, false);
     let limits = ready(&table, "{per: [caller, tool], rate: 2/min}, {per: [caller], rate: 3/min}");
     let mut passed: HashMap<(&str, &str), usize> = HashMap::new();
     for _ in 0..5 {
@@ -61,7 +61,7 @@ fn callers_and_tools_are_counted_apart_and_exactly() {
 
 #[test]
 fn calls_at_once_from_many_threads_pass_exactly_as_often_as_the_limit_says() {
-    let table = Table::new(1000, 1000);
+    let table = Table::new(1000, 1000, false);
     let limits = ready(&table, "{rate: 1000/h}, {per: [caller], rate: 400/h}, {per: [tool], rate: 10000/h}");
     let passed = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -82,7 +82,7 @@ fn calls_at_once_from_many_threads_pass_exactly_as_often_as_the_limit_says() {
 
 #[test]
 fn a_flood_of_names_resets_no_limit() {
-    let table = Table::new(256, 128);
+    let table = Table::new(256, 128, false);
     let limits = ready(&table, "{per: [caller, tool], rate: 1/h}");
     assert!(call(&table, &limits, "victim", "pay", at(0)));
     for n in 0..10_000 {
@@ -97,7 +97,7 @@ fn a_flood_of_names_resets_no_limit() {
 
 #[test]
 fn a_caller_who_made_as_many_counts_as_one_may_shares_one_and_takes_nothing_from_others() {
-    let table = Table::new(100_000, 10);
+    let table = Table::new(100_000, 10, false);
     let limits = ready(&table, "{per: [caller, tool], rate: 2/h}");
     let passed = (0..1000).filter(|n| call(&table, &limits, "a", &format!("t{n}"), at(0))).count();
     // The eleventh count is the one that all further names share.
@@ -111,7 +111,7 @@ fn a_caller_who_made_as_many_counts_as_one_may_shares_one_and_takes_nothing_from
 
 #[test]
 fn where_no_count_can_be_forgotten_further_callers_share_one() {
-    let table = Table::new(64, 1000);
+    let table = Table::new(64, 1000, false);
     let limits = ready(&table, "{per: [caller], budget: 3/month}");
     let passed = (0..2000).filter(|n| call(&table, &limits, &format!("c{n}"), "x", at(0))).count();
     // A count of its own for the first in each shard, and one for all others, which passes three times.
@@ -121,7 +121,7 @@ fn where_no_count_can_be_forgotten_further_callers_share_one() {
 
 #[test]
 fn a_limit_that_is_edited_goes_on_from_what_was_taken() {
-    let table = Table::new(1000, 1000);
+    let table = Table::new(1000, 1000, false);
     let before = ready(&table, "{name: fair, per: [caller], rate: 4/min}");
     for _ in 0..4 {
         assert!(call(&table, &before, "a", "x", at(0)));
@@ -136,19 +136,19 @@ fn a_limit_that_is_edited_goes_on_from_what_was_taken() {
 
 #[test]
 fn what_is_given_back_is_free_for_others() {
-    let table = Table::new(1000, 1000);
+    let table = Table::new(1000, 1000, false);
     let limits = ready(&table, "{concurrency: 1}");
     let mut claims = vec![table.claim(&limits[0], facts("a", "x"))];
     assert_eq!(table.take(&mut claims, 1, at(0)).0, Outcome::Taken);
     assert!(!call(&table, &limits, "b", "x", at(0)));
-    table.give_back(claims[0].key, claims[0].cost, at(0));
+    table.give_back(claims[0].key, claims[0].cost, claims[0].window, at(0));
     assert!(call(&table, &limits, "b", "x", at(0)));
 }
 
 /// Who is served in which order, with one place that each holds for a moment.
 #[tokio::test]
 async fn callers_that_wait_take_turns() {
-    let table = Table::new(1000, 1000);
+    let table = Table::new(1000, 1000, false);
     let limits = ready(&table, "{concurrency: 1}");
     let claims = [table.claim(&limits[0], facts("a", "x"))];
     let key = claims[0].key;
@@ -174,7 +174,7 @@ async fn callers_that_wait_take_turns() {
 
 #[tokio::test]
 async fn whoever_leaves_the_line_passes_its_turn_on() {
-    let table = Table::new(1000, 1000);
+    let table = Table::new(1000, 1000, false);
     let limits = ready(&table, "{concurrency: 1}");
     let claims = [table.claim(&limits[0], facts("a", "x"))];
     let line = Arc::new(Line::new(100, 10));
@@ -187,7 +187,7 @@ async fn whoever_leaves_the_line_passes_its_turn_on() {
 
 #[tokio::test]
 async fn a_call_that_ended_before_somebody_stood_in_line_is_not_missed() {
-    let table = Table::new(1000, 1000);
+    let table = Table::new(1000, 1000, false);
     let limits = ready(&table, "{concurrency: 1}");
     let claims = [table.claim(&limits[0], facts("a", "x"))];
     let line = Arc::new(Line::new(100, 10));
@@ -198,7 +198,7 @@ async fn a_call_that_ended_before_somebody_stood_in_line_is_not_missed() {
 
 #[test]
 fn lines_are_bounded_in_all_and_for_each_caller() {
-    let table = Table::new(1000, 1000);
+    let table = Table::new(1000, 1000, false);
     let limits = ready(&table, "{concurrency: 1}");
     let claims = [table.claim(&limits[0], facts("a", "x"))];
     let line = Arc::new(Line::new(5, 2));
@@ -216,7 +216,7 @@ proptest! {
     fn forgetting_idle_counts_changes_no_decision(
         calls in prop::collection::vec((0..6u8, 0..4u8, 0..20_000_000_000u64, any::<bool>()), 1..200),
     ) {
-        let (small, large) = (Table::new(1_000_000, 1_000_000), Table::new(1_000_000, 1_000_000));
+        let (small, large) = (Table::new(1_000_000, 1_000_000, false), Table::new(1_000_000, 1_000_000, false));
         let spec = "{per: [caller, tool], rate: 3/min, burst: 2}, {per: [caller], rate: 6/min}";
         let (a, b) = (ready(&small, spec), ready(&large, spec));
         let mut now = 0;
@@ -229,4 +229,95 @@ proptest! {
             prop_assert_eq!(call(&small, &a, &caller, &tool, at(now)), call(&large, &b, &caller, &tool, at(now)));
         }
     }
+}
+
+/// One run of a sidecar that keeps its budgets in a folder.
+struct Run {
+    quotas: Quotas,
+    stop: CancellationToken,
+    keeper: tokio::task::JoinHandle<()>,
+}
+
+impl Run {
+    fn begin(folder: &Path) -> Self {
+        let quotas = Quotas::new(&Limits::default(), &Arc::new(Metrics::new()), Some(folder)).unwrap();
+        let stop = CancellationToken::new();
+        let keeper = tokio::spawn(quotas.clone().keep(stop.clone()));
+        Self { quotas, stop, keeper }
+    }
+
+    async fn call(&self, limits: &[Arc<Ready>], caller: &str) -> Outcome {
+        let table = &self.quotas.0.table;
+        let mut claims: Vec<_> = limits.iter().map(|limit| table.claim(limit, facts(caller, "x"))).collect();
+        let owner = table.owner(caller);
+        let (outcome, _) = table.take(&mut claims, owner, table.now());
+        match outcome {
+            Outcome::Denied { again: Again::WhenLent, .. } => {
+                self.quotas.take_later(&mut claims, owner, outcome, 0).await.0
+            }
+            Outcome::Denied { .. } | Outcome::Taken => outcome,
+        }
+    }
+
+    async fn pass(&self, limits: &[Arc<Ready>], caller: &str, most: usize) -> usize {
+        let mut passed = 0;
+        while passed < most && self.call(limits, caller).await == Outcome::Taken {
+            passed += 1;
+        }
+        passed
+    }
+
+    /// Ends as a process does that is killed: nothing is said and nothing written any more.
+    async fn kill(self) {
+        self.keeper.abort();
+        let _ = self.keeper.await;
+    }
+}
+
+#[tokio::test]
+async fn a_budget_goes_on_where_a_killed_run_left_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let limit = "{per: [caller], budget: 5/month}";
+    let run = Run::begin(folder.path());
+    let limits = ready(&run.quotas.0.table, limit);
+    assert_eq!(run.pass(&limits, "a", 2).await, 2);
+    assert_eq!(run.pass(&limits, "b", 5).await, 5);
+    run.kill().await;
+    let run = Run::begin(folder.path());
+    let limits = ready(&run.quotas.0.table, limit);
+    // What was set aside and not spent is lost: never more than a part of what was left.
+    let passed = run.pass(&limits, "a", 9).await;
+    assert!((2..=3).contains(&passed), "{passed}");
+    assert_eq!(run.pass(&limits, "b", 9).await, 0);
+    assert_eq!(run.pass(&limits, "c", 9).await, 5);
+}
+
+#[tokio::test]
+async fn a_run_that_ends_in_peace_loses_nothing_of_a_budget() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut passed = 0;
+    for _ in 0..4 {
+        let run = Run::begin(folder.path());
+        let limits = ready(&run.quotas.0.table, "{name: n, budget: 100/month}");
+        passed += run.pass(&limits, "a", 30).await;
+        run.stop.cancel();
+        run.keeper.await.unwrap();
+    }
+    assert_eq!(passed, 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_written_down_is_not_spent() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(folder.path(), 0).unwrap();
+    let quotas = Quotas::new(&Limits::default(), &Arc::new(Metrics::new()), Some(folder.path())).unwrap();
+    journal.lose_file();
+    drop(folder);
+    let stop = CancellationToken::new();
+    let keeper = tokio::spawn(Keeper::new(quotas.clone(), journal).run(stop.clone()));
+    let run = Run { quotas, stop, keeper };
+    let limits = ready(&run.quotas.0.table, "{name: n, budget: 100/month}");
+    let outcome = run.call(&limits, "a").await;
+    assert_eq!(outcome, Outcome::Denied { by: 0, again: Again::WhenLent });
+    assert!(run.quotas.0.metrics.quota_unkept.get() > 0);
 }

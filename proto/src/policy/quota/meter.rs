@@ -185,7 +185,9 @@ impl Gauge {
                 false => Err(Again::WhenOneEnds),
             },
             // A count is of the kind that its limit is; were it not, nothing would be known, and nothing is allowed.
-            (Self::Rate(_) | Self::Budget { .. } | Self::Lent { .. } | Self::Slots(_), _) => Err(Again::Never),
+            (Self::Rate(_) | Self::Budget { .. } | Self::Lent { .. } | Self::Slots(_), _) => {
+                Err(Again::Never)
+            }
         }
     }
 
@@ -235,7 +237,11 @@ impl Gauge {
         match (self, meter) {
             (Self::Rate(flow), Meter::Bucket(bucket)) => bucket.used_milli(*flow, now.nanos),
             // Of a window that is over, or of which nothing is lent, nothing is spent.
-            (Self::Lent { loan, .. }, Meter::Spent { ends, .. }) if loan.is_none_or(|loan| loan.ends != *ends) => 0,
+            (Self::Lent { loan, .. }, Meter::Spent { ends, .. })
+                if loan.is_none_or(|loan| loan.ends != *ends) =>
+            {
+                0
+            }
             (_, Meter::Spent { ends, milli }) if now.unix_secs < *ends => *milli,
             (_, Meter::Held(held)) => u64::from(*held) * MILLI,
             (_, Meter::Spent { .. } | Meter::Bucket(_)) => 0,

@@ -201,8 +201,10 @@ fn when_unavailable(raw: &Raw) -> Result<WhenUnavailable, &'static str> {
         return Err("reuseFor belongs to `whenUnavailable: reuse`");
     }
     if raw.budget.is_some() && (raw.floor.is_some() || choice == Unavailable::Reuse) {
-        return Err("a share of a budget is lent until it is spent: without the control plane nothing else may be, so \
-                    that floor and `whenUnavailable: reuse` belong to rates and concurrency");
+        return Err(
+            "a share of a budget is lent until it is spent: without the control plane nothing else may be, so \
+                    that floor and `whenUnavailable: reuse` belong to rates and concurrency",
+        );
     }
     Ok(match choice {
         Unavailable::Floor => WhenUnavailable::Floor(raw.floor),

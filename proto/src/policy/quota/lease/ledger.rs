@@ -85,7 +85,8 @@ impl Ledger {
 
     /// What is known to be spent, or lost.
     pub fn spent(&self) -> u64 {
-        let unspent = self.holders.values().map(|it| it.lent.saturating_sub(it.spent)).fold(0, u64::saturating_add);
+        let unspent =
+            self.holders.values().map(|it| it.lent.saturating_sub(it.spent)).fold(0, u64::saturating_add);
         self.committed.saturating_sub(unspent)
     }
 

@@ -42,13 +42,15 @@ impl Purse {
         self.loan
     }
 
-    /// A call was counted, or found too little. True if its lender is to hear of it at once.
-    pub const fn note(&mut self, milli: u64, passed: bool) -> bool {
+    /// A call was counted.
+    pub const fn note_spent(&mut self, milli: u64) {
         self.idle = 0;
-        if passed {
-            self.passed = self.passed.saturating_add(milli);
-            return false;
-        }
+        self.passed = self.passed.saturating_add(milli);
+    }
+
+    /// A call found too little. True if it is the first since the last report.
+    pub const fn note_missing(&mut self, milli: u64) -> bool {
+        self.idle = 0;
         let first = self.needs == 0;
         self.needs = self.needs.saturating_add(milli);
         first
@@ -57,6 +59,11 @@ impl Purse {
     /// Whether there is nothing to say: nothing is held, and nothing is asked for.
     pub fn is_idle(&self, meter: &Meter) -> bool {
         self.idle > IDLE_REPORTS && self.needs == 0 && self.unspent(meter) == 0
+    }
+
+    /// With the next report, all that is not spent is given back.
+    pub const fn give_up(&mut self) {
+        self.idle = IDLE_REPORTS;
     }
 
     fn spent(&self, meter: &Meter) -> u64 {
@@ -84,7 +91,8 @@ impl Purse {
         let needs = self.needs.min(self.amount);
         let wants = self.flow.saturating_mul(2).max(needs);
         (self.passed, self.needs) = (0, 0);
-        let (ends, number, has) = self.loan.map_or((i64::MIN, 0, 0), |loan| (loan.ends, loan.number, loan.may));
+        let (ends, number, has) =
+            self.loan.map_or((i64::MIN, 0, 0), |loan| (loan.ends, loan.number, loan.may));
         Told { sequence, ends, number, has, spent, wants, needs }
     }
 
@@ -124,7 +132,7 @@ mod tests {
     fn what_is_not_spent_is_given_back_when_nobody_calls() {
         let mut purse = Purse::new(100 * MILLI);
         purse.grant(1, LOAN);
-        assert!(!purse.note(MILLI, true));
+        purse.note_spent(MILLI);
         let meter = spent(MILLI);
         let told: Vec<_> = (1..=5).map(|n| purse.report(n, &meter)).collect();
         let has: Vec<_> = told.iter().map(|told| told.has / MILLI).collect();
@@ -140,10 +148,10 @@ mod tests {
     #[test]
     fn the_first_call_that_finds_too_little_is_told_at_once() {
         let mut purse = Purse::new(100 * MILLI);
-        assert!(purse.note(3 * MILLI, false));
-        assert!(!purse.note(4 * MILLI, false));
+        assert!(purse.note_missing(3 * MILLI));
+        assert!(!purse.note_missing(4 * MILLI));
         assert_eq!(purse.report(1, &spent(0)).needs, 7 * MILLI);
-        assert!(purse.note(MILLI, false));
+        assert!(purse.note_missing(MILLI));
     }
 
     #[test]

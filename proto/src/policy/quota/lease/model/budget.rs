@@ -124,15 +124,24 @@ impl World {
         let holder = &mut self.holders[at];
         let gauge: Gauge = holder.purse.gauge();
         let cost = Cost::one(milli);
-        let taking = Taking { gauge: &gauge, meter: &mut holder.meter, cost, shadow: false, verdict: Verdict::Allowed };
+        let taking = Taking {
+            gauge: &gauge,
+            meter: &mut holder.meter,
+            cost,
+            shadow: false,
+            verdict: Verdict::Allowed,
+        };
         let outcome = take_all(&mut [taking], now);
         let urgent = match outcome {
             Outcome::Taken => {
                 let ends = holder.meter.window().expect("a budget has windows");
                 *self.spent.entry(ends).or_default() += milli;
-                holder.purse.note(milli, true)
+                holder.purse.note_spent(milli);
+                false
             }
-            Outcome::Denied { again: Again::WhenLent | Again::After(_), .. } => holder.purse.note(milli, false),
+            Outcome::Denied { again: Again::WhenLent | Again::After(_), .. } => {
+                holder.purse.note_missing(milli)
+            }
             Outcome::Denied { .. } => false,
         };
         if urgent {
