@@ -49,6 +49,7 @@ cases! {
     a_key_that_is_put_without_its_lease_outlives_it
     audit_records_are_found_by_who_and_when
     an_audit_record_goes_with_its_transaction
+    sums_are_kept_without_making_revisions
     limits_hold_at_the_door
 }
 
@@ -603,6 +604,26 @@ async fn an_audit_record_goes_with_its_transaction(store: Arc<dyn Store>) {
     let trail = store.audit(audit::Filter::default()).await.unwrap();
     let revisions: Vec<_> = trail.iter().map(|entry| (entry.sequence, entry.revision)).collect();
     assert_eq!(revisions, [(2, None), (1, Some(Revision(1)))]);
+}
+
+async fn sums_are_kept_without_making_revisions(store: Arc<dyn Store>) {
+    let ends = jiff::Timestamp::now().as_second() + 3600;
+    let count = |name: &str, ends, milli| Count { name: key(name), ends, milli };
+    let long_over = ends - limits::COUNT_KEPT_AFTER_SECS - 7200;
+    store.keep_counts(vec![count("b", ends, 1), count("a", ends, 2)]).await.unwrap();
+    store.keep_counts(vec![count("b", ends, 3), count("c", ends - 7200, u64::MAX)]).await.unwrap();
+    let most = i64::MAX as u64;
+    let kept = [count("a", ends, 2), count("b", ends, 3), count("c", ends - 7200, most)];
+    assert_eq!(store.counts(None).await.unwrap(), kept);
+    assert_eq!(store.counts(Some(key("a"))).await.unwrap(), kept[1..]);
+    assert_eq!(store.head().await.unwrap().revision, Revision::ZERO);
+    let many = (0..=limits::PAGE_ENTRIES_MAX).map(|n| count(&format!("n{n:04}"), ends, 0));
+    store.keep_counts(many.collect()).await.unwrap();
+    let first = store.counts(Some(key("c"))).await.unwrap();
+    let rest = store.counts(first.last().map(|count| count.name.clone())).await.unwrap();
+    assert_eq!((first.len(), rest.len()), (limits::PAGE_ENTRIES_MAX, 1));
+    let refused = store.keep_counts(vec![count("a", long_over, 0); limits::COUNTS_MAX + 1]).await;
+    assert!(matches!(refused, Err(Error::Invalid(Violation::TooManyCounts { .. }))), "{refused:?}");
 }
 
 async fn limits_hold_at_the_door(store: Arc<dyn Store>) {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::audit;
-use super::types::{Key, LeaseId, Txn, Write};
+use super::types::{Count, Key, LeaseId, Txn, Write};
 
 /// Longest key, and longest prefix.
 pub const KEY_BYTES_MAX: usize = 1024;
@@ -14,6 +14,10 @@ pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
 pub const TXN_WRITES_MAX: usize = 10_000;
 /// Most conditions of one transaction.
 pub const TXN_CONDITIONS_MAX: usize = 10_000;
+/// Most sums that are written down at once.
+pub const COUNTS_MAX: usize = 10_000;
+/// For how long a sum is kept after its window, in seconds: a clock that is set back must not give it anew.
+pub const COUNT_KEPT_AFTER_SECS: i64 = 3 * 24 * 60 * 60;
 /// Most bytes of keys and values in one transaction.
 pub const TXN_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Longest name of an author.
@@ -58,6 +62,8 @@ pub enum Violation {
     TooManyConditions { conditions: usize },
     #[error("the transaction has {bytes} bytes; at most {TXN_BYTES_MAX} are allowed")]
     TxnTooLong { bytes: usize },
+    #[error("{counts} sums are written down at once; at most {COUNTS_MAX} are allowed")]
+    TooManyCounts { counts: usize },
     #[error("the transaction writes {key} twice")]
     WrittenTwice { key: Key },
     #[error("the author must be named")]
@@ -80,6 +86,13 @@ pub enum Violation {
 
 /// The last code point is no character, and so marks the end of a range of keys: see [`super::types::Prefix`].
 pub(super) const BEYOND_KEYS: char = char::MAX;
+
+pub(super) const fn check_counts(counts: &[Count]) -> Result<(), Violation> {
+    if counts.len() > COUNTS_MAX {
+        return Err(Violation::TooManyCounts { counts: counts.len() });
+    }
+    Ok(())
+}
 
 /// What holds for keys and prefixes alike.
 pub(super) fn check_key(text: &str) -> Result<(), Violation> {

@@ -33,8 +33,8 @@ pub use error::{Error, Result};
 pub use retention::{Retention, retain};
 pub use rollback::{Rollback, plan_rollback, restore, rollback};
 pub use types::{
-    Change, Committed, Diff, Entry, Event, Expect, Head, Key, LeaseId, Listing, Page, Prefix, Revision,
-    RevisionDiff, RevisionInfo, Txn, UnchangedSince, Write,
+    Change, Committed, Count, Diff, Entry, Event, Expect, Head, Key, LeaseId, Listing, Page, Prefix,
+    Revision, RevisionDiff, RevisionInfo, Txn, UnchangedSince, Write,
 };
 
 /// Tells the time to a store: for its log, never for its leases, which run on the monotonic clock.
@@ -95,6 +95,13 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Ends a lease now: its keys are deleted, as a revision.
     fn revoke(&self, lease: LeaseId) -> BoxFuture<'_, Result<()>>;
+
+    /// Writes sums down, all of them or none, over those of the same names. No revision is made.
+    fn keep_counts(&self, counts: Vec<Count>) -> BoxFuture<'_, Result<()>>;
+
+    /// Sums that were written down, in the order of their names: those after a name, at most
+    /// [`limits::PAGE_ENTRIES_MAX`].
+    fn counts(&self, after: Option<Key>) -> BoxFuture<'_, Result<Vec<Count>>>;
 
     /// Appends to the audit trail, and answers with the sequence number given.
     fn append_audit(&self, record: audit::Record) -> BoxFuture<'_, Result<u64>>;

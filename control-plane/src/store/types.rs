@@ -134,6 +134,15 @@ macro_rules! text_type {
 text_type!(Key);
 text_type!(Prefix);
 
+/// A sum that is written often and has no history, such as what is spent of a budget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Count {
+    pub name: Key,
+    /// The end of the window that it is of, in seconds since 1970. It is forgotten some days after.
+    pub ends: i64,
+    pub milli: u64,
+}
+
 /// A key with its value, as of some revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {

@@ -11,11 +11,13 @@ use super::query::{check_state_known, head, range};
 use super::schema::{At, Unsigned, integer};
 use crate::store::audit;
 use crate::store::error::Error;
-use crate::store::limits::{LEASE_KEYS_MAX, Violation};
+use crate::store::limits::{COUNT_KEPT_AFTER_SECS, LEASE_KEYS_MAX, Violation};
 use crate::store::types::{
-    Change, Entry, Event, Expect, Head, Key, LeaseId, Revision, Txn, UnchangedSince, Write,
+    Change, Count, Entry, Event, Expect, Head, Key, LeaseId, Revision, Txn, UnchangedSince, Write,
 };
 
+/// How often sums are forgotten whose windows are long over.
+const COUNTS_DROPPED_EVERY_SECS: i64 = 3600;
 /// The author of the revisions that leases make.
 const LEASE_AUTHOR: &str = "lease";
 
@@ -82,6 +84,10 @@ pub(super) struct Ledger<'c> {
     find_lease: Statement<'c>,
     add_audit: Statement<'c>,
     drop_audit: Statement<'c>,
+    set_count: Statement<'c>,
+    drop_counts: Statement<'c>,
+    /// When sums were forgotten last, in seconds since 1970.
+    counts_dropped: i64,
 }
 
 impl<'c> Ledger<'c> {
@@ -101,6 +107,9 @@ impl<'c> Ledger<'c> {
             find_lease: connection.prepare("SELECT ttl_ms FROM lease WHERE lease = ?")?,
             add_audit: connection.prepare("INSERT INTO audit VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)")?,
             drop_audit: connection.prepare("DELETE FROM audit WHERE sequence <= ?")?,
+            set_count: connection.prepare("INSERT OR REPLACE INTO count VALUES (?, ?, ?)")?,
+            drop_counts: connection.prepare("DELETE FROM count WHERE ends <= ?")?,
+            counts_dropped: i64::MIN,
         })
     }
 
@@ -239,6 +248,18 @@ impl<'c> Ledger<'c> {
             Ok(Found { created: row.get(0)?, modified: row.get(1)?, lease: row.get(2)? })
         });
         found.optional()
+    }
+
+    pub(super) fn keep_counts(&mut self, counts: &[Count], at: Timestamp) -> Result<(), Fault> {
+        for count in counts {
+            self.set_count.execute(params![count.name, count.ends, integer(count.milli)])?;
+        }
+        // Which reads all of them, so not each time.
+        if at.as_second() >= self.counts_dropped.saturating_add(COUNTS_DROPPED_EVERY_SECS) {
+            self.counts_dropped = at.as_second();
+            self.drop_counts.execute([at.as_second().saturating_sub(COUNT_KEPT_AFTER_SECS)])?;
+        }
+        Ok(())
     }
 
     pub(super) fn append_audit(

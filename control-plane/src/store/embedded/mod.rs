@@ -33,8 +33,8 @@ use super::audit;
 use super::error::Result;
 use super::limits;
 use super::types::{
-    Committed, Entry, Head, Key, LeaseId, Listing, Page, Prefix, Revision, RevisionDiff, RevisionInfo, Txn,
-    Write,
+    Committed, Count, Entry, Head, Key, LeaseId, Listing, Page, Prefix, Revision, RevisionDiff, RevisionInfo,
+    Txn, Write,
 };
 use super::{Clock, Store, Watch};
 use readers::Readers;
@@ -213,6 +213,19 @@ impl Store for EmbeddedStore {
 
     fn revoke(&self, lease: LeaseId) -> BoxFuture<'_, Result<()>> {
         self.request(0, move |reply| Op::Revoke(lease, reply)).boxed()
+    }
+
+    fn keep_counts(&self, counts: Vec<Count>) -> BoxFuture<'_, Result<()>> {
+        async move {
+            limits::check_counts(&counts)?;
+            let bytes = counts.iter().map(|count| count.name.as_str().len() + size_of::<Count>()).sum();
+            self.request(bytes, |reply| Op::Count(counts, reply)).await
+        }
+        .boxed()
+    }
+
+    fn counts(&self, after: Option<Key>) -> BoxFuture<'_, Result<Vec<Count>>> {
+        self.readers.read(move |connection| query::counts(connection, after.as_ref())).boxed()
     }
 
     fn append_audit(&self, record: audit::Record) -> BoxFuture<'_, Result<u64>> {

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::ledger::Ledger;
 use super::readers::Readers;
-use super::schema::{APPLICATION_ID, TABLES, VERSION, integer};
+use super::schema::{APPLICATION_ID, COUNTS, TABLES, VERSION, integer};
 use super::tail::Tail;
 use super::writer::{Request, Writer};
 use super::{EmbeddedStore, Error, Options, QUEUE_BYTES_MAX};
@@ -120,6 +120,7 @@ pub(super) fn connect(path: &Path, file_bytes_max: u64) -> Result<Connection, Er
     } else {
         check_soundness(&connection, path).map_err(problem)??;
     }
+    connection.execute_batch(COUNTS).map_err(problem)?;
     Ok(connection)
 }
 

@@ -168,6 +168,18 @@ pub(super) fn audit(connection: &Connection, filter: &audit::Filter) -> Result<V
     Ok(take(rows, filter.limit, audit_of, |_| 0)?.0)
 }
 
+pub(super) fn counts(connection: &Connection, after: Option<&Key>) -> Result<Vec<Count>> {
+    let mut query =
+        connection.prepare("SELECT name, ends, milli FROM count WHERE name > ? ORDER BY name LIMIT ?")?;
+    let count_of = |row: &Row<'_>| {
+        let Unsigned(milli) = row.get(2)?;
+        Ok(Count { name: row.get(0)?, ends: row.get(1)?, milli })
+    };
+    let after = after.map_or("", Key::as_str);
+    let rows = query.query_map(params![after, integer(PAGE_ENTRIES_MAX as u64)], count_of)?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
 /// The state at a revision can be told if the revision has been made, and nothing since has been forgotten.
 pub(super) fn check_state_known(head: Head, revision: Revision) -> Result<()> {
     if revision > head.revision {

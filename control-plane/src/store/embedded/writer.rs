@@ -15,7 +15,7 @@ use crate::store::Clock;
 use crate::store::audit;
 use crate::store::error::{Error, Result};
 use crate::store::limits::{LEASES_MAX, TXN_BYTES_MAX, Violation};
-use crate::store::types::{Committed, Event, LeaseId, Revision, Txn};
+use crate::store::types::{Committed, Count, Event, LeaseId, Revision, Txn};
 
 /// Most requests in one group.
 const GROUP_REQUESTS_MAX: usize = 256;
@@ -37,6 +37,7 @@ pub(super) struct Request {
 pub(super) enum Op {
     Commit(Txn, Reply<Committed>),
     Audit(audit::Record, Reply<u64>),
+    Count(Vec<Count>, Reply<()>),
     Compact(Revision, Reply<Revision>),
     Grant(u64, Reply<LeaseId>),
     KeepAlive(LeaseId, Reply<Duration>),
@@ -52,6 +53,7 @@ impl Op {
         match self {
             Self::Commit(_, reply) => send(reply, error),
             Self::Audit(_, reply) => send(reply, error),
+            Self::Count(_, reply) => send(reply, error),
             Self::Compact(_, reply) => send(reply, error),
             Self::Grant(_, reply) => send(reply, error),
             Self::KeepAlive(_, reply) => send(reply, error),
@@ -194,6 +196,10 @@ impl<'c> Writer<'c> {
             }
             Op::Audit(record, reply) => {
                 let outcome = self.ledger.append_audit(&record, None, self.now());
+                group.answer(reply, outcome)
+            }
+            Op::Count(counts, reply) => {
+                let outcome = self.ledger.keep_counts(&counts, self.now());
                 group.answer(reply, outcome)
             }
             Op::Compact(keep_from, reply) => group.answer(reply, self.compact(keep_from)),
