@@ -43,6 +43,7 @@ fn setup(chance: &mut Chance) -> Setup {
         window_secs: 1 + chance.up_to(10),
         slots: false,
         floor: None,
+        liar: chance.one_in(500),
         trouble: Trouble::Much,
         seconds: 120,
     }
@@ -75,7 +76,24 @@ fn with_nothing_in_the_way_nearly_all_of_the_limit_is_used_under_skewed_demand()
         window_secs: 1,
         slots: false,
         floor: None,
+        liar: false,
         trouble: Trouble::None,
         seconds: 20,
+    });
+}
+
+/// One that was lent everything, takes nothing back and says that it holds it all.
+#[test]
+fn where_a_holder_lies_the_others_have_their_share_after_one_lease() {
+    run(|chance| Setup {
+        holders: 2 + chance.up_to(30) as usize,
+        capacity: 300 + chance.up_to(1000),
+        burst: 300,
+        window_secs: 1,
+        slots: false,
+        floor: None,
+        liar: true,
+        trouble: Trouble::None,
+        seconds: 30,
     });
 }
