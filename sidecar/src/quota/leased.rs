@@ -137,7 +137,7 @@ impl Leased {
         let report = self.holder.report(sequence, in_use, timing, now.nanos);
         self.released = report.release;
         self.go_over(meter, 0, now);
-        let Report { sequence: _, epoch, acknowledged, has, wants, release } = report;
+        let Report { sequence: _, epoch, acknowledged, has, in_use, wants, release } = report;
         pb::LeaseDemand {
             handle: self.handle,
             key: Some(self.key.clone()),
@@ -150,6 +150,7 @@ impl Leased {
             epoch,
             number: acknowledged,
             release,
+            in_use_milli: Some(in_use),
         }
     }
 
