@@ -248,7 +248,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let [sidecars, operators, health] = [listeners[0].1, listeners[1].1, listeners[2].1];
     let admin_token = auth::bootstrap(&*store, clock::now()).await?;
 
-    let lender = Arc::new(Lender::new(config.quota));
+    let lender = Arc::new(Lender::new(config.quota, Arc::clone(&metrics)));
     let parts = Parts { store, hub, trust, tokens, metrics, lender, shutdown };
     let identity = identity_service(&parts, config.identity)?;
     let limits = (config.sidecar_limits, config.operator_limits, config.api_limits);
@@ -284,7 +284,7 @@ fn keep(
     roots_file: PathBuf,
 ) -> tokio::sync::watch::Receiver<Option<store::Revision>> {
     let Parts { store, hub, trust, tokens, metrics, lender, shutdown } = parts.clone();
-    tasks.spawn(Leases::new(Arc::clone(&hub), lender).follow());
+    tasks.spawn(Leases::new(Arc::clone(&hub), Arc::clone(&lender)).follow());
     let feed = Feed::new(feed::Deps {
         store: Arc::clone(&store),
         intake: hub.intake(),
@@ -293,7 +293,7 @@ fn keep(
     });
     let fed = feed.fed();
     tasks.spawn(feed.run(shutdown.clone()));
-    tasks.spawn(open_when_fed(Arc::clone(&hub), fed.clone(), shutdown.clone()));
+    tasks.spawn(open_when_fed(Arc::clone(&hub), lender, fed.clone(), shutdown.clone()));
     tasks.spawn(Arc::clone(&trust).run(shutdown.clone()));
     tasks.spawn(follow_roots(trust.bundles.clone(), roots_file, shutdown.clone()));
     tasks.spawn(sweep(store, hub, tokens, retention, shutdown));
@@ -465,6 +465,7 @@ async fn follow_roots(bundles: TrustStore, path: PathBuf, shutdown: Cancellation
 /// Sidecars are let in once all that is stored is published; before, they would be told that there is nothing.
 async fn open_when_fed(
     hub: Arc<Hub>,
+    lender: Arc<Lender>,
     mut fed: tokio::sync::watch::Receiver<Option<store::Revision>>,
     shutdown: CancellationToken,
 ) {
@@ -472,6 +473,7 @@ async fn open_when_fed(
         let first = fed.wait_for(Option::is_some).await.ok().and_then(|revision| *revision);
         let mut published = hub.revision();
         let _ = published.wait_for(|published| first.is_some_and(|first| *published >= first.0)).await;
+        lender.began_with(hub.quota_policies());
         hub.set_ready();
         tracing::info!("ready: everything that is stored is published");
     };

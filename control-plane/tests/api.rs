@@ -45,7 +45,7 @@ mod tools {
 mod quotas {
     use std::sync::Arc;
 
-    use weft_proto::name::SpiffeId;
+    use weft_proto::name::{NodeId, SpiffeId};
     use weft_proto::pb::weft::quota::v1::{KeyPart, LeaseDemand, LeaseReport, LimitKey};
     use weft_proto::policy::quota::Plan;
     use weft_proto::resource::{Resource, Spec, parse_one};
@@ -91,10 +91,11 @@ mod quotas {
         mesh.apply(&(server("files", "") + &server("other", "") + &fair())).await;
         let policy = Arc::new(parse_one("fair.yaml", &fair()).unwrap());
         let identity = SpiffeId::parse("spiffe://corp.example/ns/research/sa/files").unwrap();
-        let (holder, _grants) = mesh.lender.open(&identity, 1).unwrap();
+        let node = NodeId::parse("research/files-0").unwrap();
+        let (holder, _grants) = mesh.lender.open(&identity, &node, 1).unwrap();
         for (sequence, allowed, denied) in [(1, 5, 0), (2, 8, 2)] {
             let report = report(&policy, sequence, allowed, denied);
-            mesh.lender.report(holder, &report, |_| Some(Arc::clone(&policy)));
+            mesh.lender.report(holder, &report, |_, _| Some(Arc::clone(&policy)));
         }
         let expected = json!({ "leftOut": 0, "items": [{
             "policy": "research/fair", "limit": "calls", "per": [{ "dimension": "caller", "value": "a/b" }],

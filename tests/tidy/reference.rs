@@ -59,9 +59,15 @@ pub(crate) fn metrics_shown() -> String {
     }
     drop(resources.get_or_create(&TypeLabel { r#type: "" }));
     let Metrics { certificates_refused, handshakes_failed, .. } = &metrics;
+    let Metrics { lease_streams_refused, lease_demands_refused, .. } = &metrics;
     let Metrics { xds_streams_refused, xds_streams_ended, report_streams_ended, .. } = &metrics;
     let streams = [xds_streams_refused, xds_streams_ended, report_streams_ended];
-    for family in streams.into_iter().chain([certificates_refused, handshakes_failed]) {
+    for family in streams.into_iter().chain([
+        certificates_refused,
+        handshakes_failed,
+        lease_streams_refused,
+        lease_demands_refused,
+    ]) {
         drop(family.get_or_create(&ReasonLabel { reason: "" }));
     }
     drop(metrics.api_requests.get_or_create(&ApiLabels { operation: "", status: 0 }));

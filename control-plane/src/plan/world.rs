@@ -133,6 +133,11 @@ impl World {
         self.tables[ty.index()].by_name.len()
     }
 
+    /// The names of all resources of a type.
+    pub fn names(&self, ty: ResourceType) -> impl Iterator<Item = &str> {
+        self.tables[ty.index()].by_name.keys().map(|name| &**name)
+    }
+
     /// The object that a published resource was made from.
     pub fn object(&self, ty: ResourceType, name: &str) -> Option<Arc<Resource>> {
         self.tables[ty.index()].by_name.get(name)?.object.clone()

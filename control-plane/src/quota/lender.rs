@@ -1,30 +1,31 @@
 //! The limits that are lent, and to whom.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
-use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
-use weft_proto::name::SpiffeId;
+use weft_proto::name::{NodeId, SpiffeId};
 use weft_proto::pb::weft::quota::v1 as pb;
 use weft_proto::policy::quota::lease::{Allocator, Grant, Part, Report, Terms, Timing};
-use weft_proto::policy::quota::{Gauge, Limit, Plan};
-use weft_proto::resource::kinds::{LimitScope, QuotaPolicy};
-use weft_proto::resource::{Resource, Spec};
-use weft_proto::wire::{Meta, Object};
+use weft_proto::policy::quota::{Gauge, Limit};
+use weft_proto::resource::Resource;
+use weft_proto::resource::kinds::{Dimension, LimitScope};
 
 use super::Settings;
-use super::recent::Recent;
+use super::lent::{Lent, Totals};
+use super::limits::{Limits, Made};
+use super::nodes::{Nodes, Refused};
+use crate::metrics::{Metrics, ReasonLabel};
 
 /// Grants that wait for a connection to take them, beside answers; one that is slower loses them, and is answered
 /// with its next report.
 const PUSHED_MAX: usize = 256;
 /// Longest value that splits a limit, in bytes. Sidecars shorten those that callers choose.
 const VALUE_BYTES_MAX: usize = 2304;
-/// Shortest span over which use is told. Sidecars report about every second, so that less would jump up and down.
-const RECENT_NANOS_MIN: u64 = 5_000_000_000;
+/// Where there is no room for another key, keys that nobody needs are looked for no more often than this.
+const SEARCH_AGAIN_NANOS: u64 = 1_000_000_000;
 
 /// Lends every limit of the mesh.
 #[derive(Debug)]
@@ -33,61 +34,50 @@ pub struct Lender {
     timing: Timing,
     epoch: u64,
     began: Instant,
-    /// Makes holders of identities and their sessions.
-    holders: RandomState,
+    /// Policies that there were when this run began: an earlier one may have lent of them. Not known yet at first.
+    before: OnceLock<HashSet<String>>,
+    limits: Limits,
+    metrics: Arc<Metrics>,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     keys: HashMap<KeyOf, Lent>,
-    streams: HashMap<u64, Open>,
-}
-
-/// The open stream of a holder.
-#[derive(Debug)]
-struct Open {
-    grants: mpsc::Sender<pb::LeaseGrant>,
-    /// Keys that it named on this stream and did not release.
-    keys: usize,
+    nodes: Nodes,
+    /// When keys were looked for that nobody needs.
+    searched: u64,
 }
 
 /// A limit with the values that split it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct KeyOf {
-    policy: String,
-    limit: String,
-    parts: Vec<(String, Option<String>)>,
+pub(super) struct KeyOf {
+    pub(super) policy: String,
+    pub(super) limit: String,
+    pub(super) parts: Vec<(String, Option<String>)>,
 }
 
-#[derive(Debug)]
-struct Lent {
-    allocator: Allocator,
-    name: Arc<str>,
-    amount: String,
-    users: HashMap<u64, User>,
-    /// Of users that are gone.
-    past: Totals,
-    recent: Recent,
+/// What a holder may ask for, and does.
+struct Asked<'a> {
+    demand: &'a pb::LeaseDemand,
+    key: KeyOf,
+    limit: Arc<Limit>,
+    terms: Terms,
 }
 
-#[derive(Debug, Default)]
-struct User {
-    handle: u64,
-    totals: Totals,
-    wants: u64,
-    /// When it reported last.
-    heard: u64,
-    /// It gave the limit up. Its sums are remembered for when it comes back.
-    released: bool,
-}
-
-/// Counted since a session began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    pub allowed: u64,
-    pub denied: u64,
-    pub cost_milli: u64,
+/// Why a demand is not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unanswered {
+    /// It names no limit, or one of values that are too long.
+    Key,
+    /// There is no such policy, or it is no matter of the sidecar or of the server that is named.
+    Policy,
+    /// The policy has no such limit that is shared.
+    Limit,
+    /// The sidecar named too many keys.
+    KeysOfNode,
+    /// All sidecars did.
+    Keys,
 }
 
 /// How one limit stands.
@@ -108,10 +98,17 @@ pub struct Standing {
 }
 
 impl Lender {
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: Settings, metrics: Arc<Metrics>) -> Self {
         let timing = settings.timing();
-        let (epoch, began, inner) = (rand::random(), Instant::now(), Mutex::default());
-        Self { settings, timing, epoch, began, holders: RandomState::new(), inner }
+        let (epoch, began) = (rand::random(), Instant::now());
+        let (before, limits, inner) = (OnceLock::new(), Limits::default(), Mutex::default());
+        Self { settings, timing, epoch, began, before, limits, metrics, inner }
+    }
+
+    /// These policies were there before this run. Of others nothing can have been lent yet, so that what they limit is
+    /// lent at once; but for one that was deleted just before this run and is made anew just after its start.
+    pub(crate) fn began_with(&self, policies: HashSet<String>) {
+        let _ = self.before.set(policies);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -122,16 +119,30 @@ impl Lender {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// A stream of a session begins; an earlier one of it gets no more grants. None where there are too many.
-    pub fn open(&self, identity: &SpiffeId, session: u64) -> Option<(u64, mpsc::Receiver<pb::LeaseGrant>)> {
-        let mut inner = self.lock();
-        if inner.streams.len() >= self.settings.streams_max {
-            return None;
-        }
-        let holder = self.holders.hash_one((identity, session));
+    /// Until when what is lent now is counted.
+    fn ends(&self, now: u64) -> u64 {
+        now.saturating_add(self.timing.counted_nanos())
+    }
+
+    /// A stream of a session begins; an earlier one of its node gets no more grants.
+    pub fn open(
+        &self,
+        identity: &SpiffeId,
+        node: &NodeId,
+        session: u64,
+    ) -> Result<(u64, mpsc::Receiver<pb::LeaseGrant>), Refused> {
+        let now = self.now();
         let (grants, receiver) = mpsc::channel(PUSHED_MAX);
-        inner.streams.insert(holder, Open { grants, keys: 0 });
-        Some((holder, receiver))
+        let mut inner = self.lock();
+        let (streams_max, times) = (self.settings.streams_max, (now, self.ends(now)));
+        let opened = inner.nodes.open((identity, node), session, grants, streams_max, times);
+        self.show(&inner);
+        drop(inner);
+        if let Err(refused) = opened {
+            let reason = refused.reason();
+            self.metrics.lease_streams_refused.get_or_create(&ReasonLabel { reason }).inc();
+        }
+        opened.map(|holder| (holder, receiver))
     }
 
     /// The stream ended. What is lent stays so until its time is over.
@@ -139,97 +150,156 @@ impl Lender {
         let mut inner = self.lock();
         // One that took over is left alone: then this one's sender is gone already.
         if stream.sender_strong_count() > 0 {
-            inner.streams.remove(&holder);
+            inner.nodes.close(holder);
         }
+        self.show(&inner);
     }
 
-    /// Takes a report of a holder, and answers it. `policy` finds a policy that the holder may ask for.
+    fn show(&self, inner: &Inner) {
+        let whole = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        self.metrics.lease_streams.set(whole(inner.nodes.streams()));
+        self.metrics.lease_keys.set(whole(inner.keys.len()));
+    }
+
+    /// Takes a report of a holder, and answers it. `policy` finds a policy by its name, if the holder may ask for it, on
+    /// behalf of a server if one is given.
     pub fn report(
         &self,
         holder: u64,
         report: &pb::LeaseReport,
-        policy: impl Fn(&str) -> Option<Arc<Resource>>,
+        policy: impl Fn(&str, Option<&str>) -> Option<Arc<Resource>>,
     ) -> pb::LeaseGrant {
+        // What limits say is found out before anybody else has to wait.
+        let asked: Vec<_> = report.demands.iter().map(|demand| self.asked(demand, &policy)).collect();
         let now = self.now();
         let mut inner = self.lock();
+        let Some(node) = inner.nodes.heard(holder, self.ends(now)) else {
+            return self.message(report.sequence, Vec::new());
+        };
         let mut answer = Vec::new();
-        for demand in &report.demands {
-            let Some(key) = demand.key.as_ref().and_then(KeyOf::read) else { continue };
-            let Some(limit) = policy(&key.policy).and_then(|found| limit_of(&found, &key.limit)) else {
-                continue;
-            };
-            let Some(terms) = terms(&limit).filter(|_| key.is_of(&limit)) else { continue };
-            if !self.has_room(&mut inner, holder, &key, now) {
-                continue;
+        for asked in asked {
+            let asked =
+                asked.and_then(|asked| self.has_room(&mut inner, node, &asked.key, now).map(|()| asked));
+            match asked {
+                Ok(asked) => {
+                    let grant = self.lend(&mut inner, (node, holder), report.sequence, asked, now);
+                    answer.extend(grant);
+                }
+                Err(why) => {
+                    let reason = why.reason();
+                    self.metrics.lease_demands_refused.get_or_create(&ReasonLabel { reason }).inc();
+                }
             }
-            let lent = inner.keys.entry(key.clone()).or_insert_with(|| Lent {
-                // As of the start of this run: whatever an earlier one lent is over by the same time for every limit.
-                allocator: Allocator::new(terms, self.timing, self.epoch, true, 0),
-                name: Arc::clone(&limit.name),
-                amount: limit.amount(),
-                users: HashMap::new(),
-                past: Totals::default(),
-                recent: Recent::default(),
-            });
-            let mut grants = Vec::new();
-            if lent.allocator.terms() != terms {
-                lent.amount = limit.amount();
-                grants.extend(lent.allocator.change(terms, now));
-            }
-            grants.extend(lent.allocator.report(holder, read(report.sequence, demand), now));
-            let change = lent.count(holder, demand, now);
-            if let Some(open) = inner.streams.get_mut(&holder) {
-                open.keys = open.keys.saturating_add_signed(change);
-            }
-            let (own, others): (Vec<_>, Vec<_>) = grants.into_iter().partition(|(to, _)| *to == holder);
-            answer.extend(own.into_iter().last().map(|(_, grant)| lease(demand.handle, grant)));
-            self.push(&inner, &key, others);
         }
+        self.show(&inner);
+        self.metrics.lease_grants.inc_by(answer.len() as u64);
         self.message(report.sequence, answer)
     }
 
-    /// Whether a holder may name this key: there is room, and it has not named too many.
-    fn has_room(&self, inner: &mut Inner, holder: u64, key: &KeyOf, now: u64) -> bool {
+    /// What a demand asks for.
+    fn asked<'a>(
+        &self,
+        demand: &'a pb::LeaseDemand,
+        policy: impl Fn(&str, Option<&str>) -> Option<Arc<Resource>>,
+    ) -> Result<Asked<'a>, Unanswered> {
+        let key = demand.key.as_ref().and_then(KeyOf::read).ok_or(Unanswered::Key)?;
+        let found = policy(&key.policy, key.server()).ok_or(Unanswered::Policy)?;
+        let limit = self.limits.of(&key.policy, &found).get(key.limit.as_str()).cloned();
+        let limit = limit.filter(|limit| key.is_of(limit)).ok_or(Unanswered::Limit)?;
+        let terms = terms(&limit).ok_or(Unanswered::Limit)?;
+        Ok(Asked { demand, key, limit, terms })
+    }
+
+    fn lend(
+        &self,
+        inner: &mut Inner,
+        (node, holder): (u64, u64),
+        sequence: u64,
+        Asked { demand, key, limit, terms }: Asked<'_>,
+        now: u64,
+    ) -> Option<pb::Lease> {
+        let lent = inner.keys.entry(key.clone()).or_insert_with(|| {
+            // As of the start of this run: whatever an earlier one lent is over by the same time for every limit.
+            let may_be_known = self.before.get().is_none_or(|before| before.contains(&key.policy));
+            let began = if may_be_known { 0 } else { now };
+            Lent::new(&limit, Allocator::new(terms, self.timing, self.epoch, may_be_known, began))
+        });
+        let mut grants = lent.change(&limit, terms, now);
+        grants.extend(lent.allocator.report(holder, read(sequence, demand), now));
+        let change = lent.count((node, holder), demand, now);
+        inner.nodes.named(node, change);
+        let (own, others): (Vec<_>, Vec<_>) = grants.into_iter().partition(|(to, _)| *to == holder);
+        self.push(inner, &key, others);
+        own.into_iter().last().map(|(_, grant)| lease(demand.handle, grant))
+    }
+
+    /// Whether a node may name this key: there is room, and it has not named too many.
+    fn has_room(&self, inner: &mut Inner, node: u64, key: &KeyOf, now: u64) -> Result<(), Unanswered> {
         let known = inner.keys.get(key);
-        if known.is_some_and(|lent| lent.is_held_by(holder)) {
-            return true;
+        if known.is_some_and(|lent| lent.is_named_by(node)) {
+            return Ok(());
         }
-        if inner.streams.get(&holder).is_none_or(|open| open.keys >= self.settings.keys_per_stream_max) {
-            return false;
+        if inner.nodes.keys(node) >= self.settings.keys_per_node_max {
+            return Err(Unanswered::KeysOfNode);
         }
-        if known.is_none() && inner.keys.len() >= self.settings.keys_max {
-            inner.keys.retain(|_, lent| !lent.allocator.is_idle(now));
+        let full = inner.keys.len() >= self.settings.keys_max;
+        if known.is_none() && full && now >= inner.searched.saturating_add(SEARCH_AGAIN_NANOS) {
+            self.forget_idle(inner, now);
         }
-        inner.keys.contains_key(key) || inner.keys.len() < self.settings.keys_max
+        let fits = inner.keys.len() < self.settings.keys_max || inner.keys.contains_key(key);
+        fits.then_some(()).ok_or(Unanswered::Keys)
+    }
+
+    /// Forgets what nobody needs.
+    pub(super) fn sweep(&self) {
+        let now = self.now();
+        let mut inner = self.lock();
+        self.forget_idle(&mut inner, now);
+        inner.nodes.sweep(now);
+        self.show(&inner);
+    }
+
+    fn forget_idle(&self, inner: &mut Inner, now: u64) {
+        inner.searched = now;
+        let nodes = &mut inner.nodes;
+        inner.keys.retain(|_, lent| {
+            for node in lent.lapse(self.timing, now) {
+                nodes.named(node, -1);
+            }
+            !lent.allocator.is_idle(now)
+        });
     }
 
     /// Looks at every limit that is lent: what is another by now is called back, without anybody's asking.
     pub(super) fn limits_changed(&self, policy: impl Fn(&str) -> Option<Arc<Resource>>) {
+        let names: HashSet<String> = self.lock().keys.keys().map(|key| key.policy.clone()).collect();
+        let made = |name: &String| Some((name.clone(), self.limits.of(name, &policy(name)?)));
+        let made: HashMap<String, Arc<Made>> = names.iter().filter_map(made).collect();
+        self.limits.keep(&made.keys().cloned().collect());
         let now = self.now();
         let mut inner = self.lock();
-        inner.keys.retain(|_, lent| !lent.allocator.is_idle(now));
-        let keys: Vec<KeyOf> = inner.keys.keys().cloned().collect();
-        for key in keys {
-            let found = policy(&key.policy).and_then(|found| limit_of(&found, &key.limit));
+        let mut moved = Vec::new();
+        for (key, lent) in &mut inner.keys {
             // A limit that is no more is nobody's concern: sidecars drop it by themselves.
-            let Some((limit, terms)) = found.and_then(|limit| terms(&limit).map(|terms| (limit, terms)))
-            else {
-                continue;
-            };
-            let Some(lent) = inner.keys.get_mut(&key).filter(|lent| lent.allocator.terms() != terms) else {
-                continue;
-            };
-            lent.amount = limit.amount();
-            let grants = lent.allocator.change(terms, now);
+            let limit = made.get(&key.policy).and_then(|made| made.get(key.limit.as_str()));
+            let Some((limit, terms)) = limit.and_then(|limit| Some((limit, terms(limit)?))) else { continue };
+            let grants = lent.change(limit, terms, now);
+            if !grants.is_empty() {
+                moved.push((key.clone(), grants));
+            }
+        }
+        for (key, grants) in moved {
             self.push(&inner, &key, grants);
         }
     }
 
     fn push(&self, inner: &Inner, key: &KeyOf, grants: Vec<(u64, Grant)>) {
         for (holder, grant) in grants {
-            let handle = inner.keys.get(key).and_then(|lent| lent.users.get(&holder)).map(|user| user.handle);
-            let (Some(handle), Some(open)) = (handle, inner.streams.get(&holder)) else { continue };
-            let _ = open.grants.try_send(self.message(0, vec![lease(handle, grant)]));
+            let Some(node) = inner.nodes.of(holder) else { continue };
+            let handle = inner.keys.get(key).and_then(|lent| lent.handle((node, holder)));
+            let (Some(handle), Some(to)) = (handle, inner.nodes.grants(holder)) else { continue };
+            let _ = to.try_send(self.message(0, vec![lease(handle, grant)]));
+            self.metrics.lease_grants.inc();
         }
     }
 
@@ -272,116 +342,14 @@ impl Lender {
     }
 }
 
-impl Lent {
-    /// Sums of a session only ever grow: one that comes again, or late, counts nothing. Answers whether there is one
-    /// user more, or less.
-    fn count(&mut self, holder: u64, demand: &pb::LeaseDemand, now: u64) -> isize {
-        self.forget_gone();
-        let was_held = self.is_held_by(holder);
-        let told = Totals {
-            allowed: demand.allowed_total,
-            denied: demand.denied_total,
-            cost_milli: demand.cost_milli_total,
-        };
-        let is_new = !self.users.contains_key(&holder);
-        let user = self.users.entry(holder).or_default();
-        if user.released && told.are_less(user.totals) {
-            // The sidecar forgot the count meanwhile, and began a new one.
-            self.past = self.past.and(std::mem::take(&mut user.totals));
-        }
-        let before = user.totals;
-        user.totals = before.most(told);
-        // Nobody knows when that was which somebody unknown has counted.
-        let passed = if is_new { 0 } else { user.totals.cost_milli - before.cost_milli };
-        (user.handle, user.wants, user.heard) = (demand.handle, demand.wants_milli, now);
-        user.released = demand.release;
-        self.recent.add(passed, self.span(), now);
-        isize::from(!demand.release) - isize::from(was_held)
-    }
-
-    fn is_held_by(&self, holder: u64) -> bool {
-        self.users.get(&holder).is_some_and(|user| !user.released)
-    }
-
-    /// Over how long use is told.
-    fn span(&self) -> u64 {
-        self.allocator.terms().window_nanos.unwrap_or(0).max(RECENT_NANOS_MIN)
-    }
-
-    /// Who holds of it now. The allocator lets others go only when somebody reports.
-    fn present(&self, timing: Timing, now: u64) -> impl Iterator<Item = &User> {
-        let is_present =
-            move |user: &&User| !user.released && now < user.heard.saturating_add(timing.counted_nanos());
-        self.users.values().filter(is_present)
-    }
-
-    fn used_milli(&self, timing: Timing, now: u64) -> u64 {
-        let Some(window) = self.allocator.terms().window_nanos else {
-            // What is wanted is the most that ran lately or would have; no more than is lent can run.
-            let wants = self.present(timing, now).fold(0, |sum: u64, user| sum.saturating_add(user.wants));
-            return wants.min(self.allocator.lent().capacity);
-        };
-        let span = self.span();
-        let milli = u128::from(self.recent.milli(span, now)) * u128::from(window) / u128::from(span);
-        u64::try_from(milli).unwrap_or(u64::MAX)
-    }
-
-    /// How much is used, in millionths of the limit.
-    fn used_per_million(&self, timing: Timing, now: u64) -> u64 {
-        let whole = self.allocator.terms().whole.capacity.max(1);
-        let share = u128::from(self.used_milli(timing, now)) * 1_000_000 / u128::from(whole);
-        u64::try_from(share).unwrap_or(u64::MAX)
-    }
-
-    fn standing(&self, key: &KeyOf, timing: Timing, now: u64) -> Standing {
-        let holders = self.present(timing, now).count();
-        Standing {
-            policy: key.policy.clone(),
-            limit: Arc::clone(&self.name),
-            amount: self.amount.clone(),
-            parts: key.parts.clone(),
-            whole: self.allocator.terms().whole,
-            lent: if holders == 0 { Part::NOTHING } else { self.allocator.lent() },
-            holders,
-            totals: self.users.values().fold(self.past, |sum, user| sum.and(user.totals)),
-            used_milli: self.used_milli(timing, now),
-            learns: self.allocator.learns(now),
-        }
-    }
-
-    /// Those whose time is over are known by their sums only.
-    fn forget_gone(&mut self) {
-        if self.users.len() > 2 * self.allocator.holders() + 16 {
-            let (allocator, past) = (&self.allocator, &mut self.past);
-            self.users.retain(|holder, user| {
-                let known = allocator.granted(*holder).is_some();
-                if !known {
-                    *past = past.and(user.totals);
-                }
-                known
-            });
-        }
-    }
-}
-
-impl Totals {
-    const fn are_less(self, than: Self) -> bool {
-        self.allowed < than.allowed || self.denied < than.denied || self.cost_milli < than.cost_milli
-    }
-
-    fn most(self, other: Self) -> Self {
-        Self {
-            allowed: self.allowed.max(other.allowed),
-            denied: self.denied.max(other.denied),
-            cost_milli: self.cost_milli.max(other.cost_milli),
-        }
-    }
-
-    const fn and(self, other: Self) -> Self {
-        Self {
-            allowed: self.allowed.saturating_add(other.allowed),
-            denied: self.denied.saturating_add(other.denied),
-            cost_milli: self.cost_milli.saturating_add(other.cost_milli),
+impl Unanswered {
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Policy => "policy",
+            Self::Limit => "limit",
+            Self::KeysOfNode => "keys_of_node",
+            Self::Keys => "keys",
         }
     }
 }
@@ -399,10 +367,17 @@ impl KeyOf {
         })
     }
 
-    /// Whether it has a value for each that splits the limit, and no other.
+    /// Whether it is of this limit of this policy: by no other name of the policy, for each name would be a limit of its
+    /// own; and with a value for each that splits the limit, and no other.
     fn is_of(&self, limit: &Limit) -> bool {
         let names = limit.per.iter().map(ToString::to_string);
-        names.eq(self.parts.iter().map(|(dimension, _)| dimension.clone()))
+        *self.policy == *limit.policy && names.eq(self.parts.iter().map(|(dimension, _)| dimension.clone()))
+    }
+
+    /// The server that it names.
+    fn server(&self) -> Option<&str> {
+        let server = Dimension::Server.to_string();
+        self.parts.iter().find(|(dimension, _)| *dimension == server)?.1.as_deref()
     }
 }
 
@@ -411,6 +386,7 @@ fn read(sequence: u64, demand: &pb::LeaseDemand) -> Report {
         sequence,
         epoch: demand.epoch,
         acknowledged: demand.number,
+        in_use: demand.in_use_milli.unwrap_or(demand.has_milli),
         has: Part { capacity: demand.has_milli, burst: demand.has_burst_milli },
         wants: demand.wants_milli,
         release: demand.release,
@@ -426,13 +402,6 @@ const fn lease(handle: u64, grant: Grant) -> pb::Lease {
         tokens_milli: grant.tokens,
         safe_milli: grant.safe,
     }
-}
-
-fn limit_of(resource: &Resource, identity: &str) -> Option<Limit> {
-    let Spec::QuotaPolicy(spec) = &resource.spec else { return None };
-    let object: Object<QuotaPolicy> = Object { meta: Meta::new(&resource.metadata, 0), spec: spec.clone() };
-    let plan = Plan::new(&[Arc::new(object)]);
-    plan.limits().iter().find(|limit| &*limit.identity == identity).cloned()
 }
 
 fn terms(limit: &Limit) -> Option<Terms> {

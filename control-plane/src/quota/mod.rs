@@ -2,9 +2,15 @@
 //! the streams, and which sidecar may ask for what.
 //!
 //! Rates and calls at once are kept in memory: after a restart the sidecars tell what they hold, and nothing new is lent
-//! until every lease of before is over. Budgets are not lent yet.
+//! until every lease of before is over, but of policies that were not there yet. Budgets are not lent yet.
+//!
+//! A sidecar that lies gains what one share is, for each node that it is: `nodes` has the sessions of a node share one,
+//! `xds` says which servers and policies a node may name, and how many keys it names is bounded.
 
 mod lender;
+mod lent;
+mod limits;
+mod nodes;
 mod recent;
 mod service;
 
@@ -12,7 +18,9 @@ use std::time::Duration;
 
 use weft_proto::policy::quota::lease::Timing;
 
-pub use lender::{Lender, Standing, Totals};
+pub use lender::{Lender, Standing};
+pub use lent::Totals;
+pub use nodes::Refused;
 pub use service::Leases;
 
 /// How leases are lent.
@@ -28,8 +36,8 @@ pub struct Settings {
     pub send_timeout: Duration,
     /// Limits that are lent at once, over all keys.
     pub keys_max: usize,
-    /// Of them, those that one stream may name.
-    pub keys_per_stream_max: usize,
+    /// Of them, those that one sidecar may name.
+    pub keys_per_node_max: usize,
     /// Keys that one report may name.
     pub keys_per_report_max: usize,
     /// Streams of all sidecars.
@@ -46,7 +54,7 @@ impl Default for Settings {
             silence_max: Duration::from_secs(30),
             send_timeout: Duration::from_secs(10),
             keys_max: 200_000,
-            keys_per_stream_max: 16_384,
+            keys_per_node_max: 16_384,
             keys_per_report_max: 1024,
             streams_max: 50_000,
             rate: crate::identity::Rate { burst: 100.0, per_second: 50.0 },

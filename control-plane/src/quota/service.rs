@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use weft_proto::name::{NodeId, SpiffeId};
 use weft_proto::pb::weft::quota::v1::quota_server::Quota;
 use weft_proto::pb::weft::quota::v1::{LeaseGrant, LeaseReport};
 
-use super::Lender;
+use super::{Lender, Refused};
 use crate::identity::Bucket;
 use crate::peer::Peer;
 use crate::xds::Hub;
@@ -35,11 +35,20 @@ impl Leases {
     /// Calls back what is too much whenever policies change, until the control plane stops.
     pub async fn follow(self) {
         let mut revisions = self.hub.revision();
+        let mut every = interval(self.lender.settings.lease);
         loop {
             self.lender.limits_changed(|name| self.hub.quota_policy(name));
+            let changed = async {
+                loop {
+                    tokio::select! {
+                        changed = revisions.changed() => return changed.is_ok(),
+                        _ = every.tick() => self.lender.sweep(),
+                    }
+                }
+            };
             tokio::select! {
                 () = self.hub.stopping() => return,
-                changed = revisions.changed() => if changed.is_err() { return },
+                goes_on = changed => if !goes_on { return },
             }
         }
     }
@@ -72,11 +81,16 @@ impl Leases {
         let first = self.next(reports).await?;
         let node =
             NodeId::parse(&first.node).map_err(|_| Status::invalid_argument("node is no name of a node"))?;
-        let session = first.session;
-        let (holder, mut pushed) = self
-            .lender
-            .open(&identity, session)
-            .ok_or_else(|| Status::resource_exhausted("too many streams of leases are open"))?;
+        // Before it is counted as one of the sidecars that borrow.
+        drop(self.hub.quotas_of(&identity, &node).ok_or_else(unknown)?);
+        let opened = self.lender.open(&identity, &node, first.session);
+        let (holder, mut pushed) = opened.map_err(|refused| match refused {
+            Refused::Streams => Status::resource_exhausted("too many streams of leases are open"),
+            Refused::Sessions => {
+                Status::resource_exhausted("earlier sessions of this node may still hold leases")
+            }
+            Refused::Replaced => Status::aborted("a newer session of this node took over"),
+        })?;
         let lending = Lending { leases: self, identity, node, holder, sender };
         let ended = Box::pin(lending.run(first, reports, &mut pushed)).await;
         self.lender.close(holder, &pushed);
@@ -120,9 +134,9 @@ impl Lending<'_> {
                 if bucket.take(lender.settings.rate, Instant::now()).is_err() {
                     return Err(Status::resource_exhausted("more reports than are taken"));
                 }
-                let gone = || Status::failed_precondition("this sidecar has no discovery stream here");
-                let seen = hub.quotas_of(&self.identity, &self.node).ok_or_else(gone)?;
-                let grant = lender.report(self.holder, &report, |name| seen.policy(hub, name));
+                let seen = hub.quotas_of(&self.identity, &self.node).ok_or_else(unknown)?;
+                let grant =
+                    lender.report(self.holder, &report, |name, server| seen.policy(hub, name, server));
                 self.send(grant).await?;
             }
             tokio::select! {
@@ -144,6 +158,10 @@ impl Lending<'_> {
             Err(_) => Err(Status::deadline_exceeded("a grant was not taken in time")),
         }
     }
+}
+
+fn unknown() -> Status {
+    Status::failed_precondition("this sidecar has no discovery stream here")
 }
 
 #[tonic::async_trait]

@@ -197,7 +197,7 @@ impl Mesh {
         let tokens = Arc::new(Tokens::new(Arc::clone(&store), trust_domain.clone()));
         let trust = Arc::new(FakeTrust { mood: Mutex::default(), asked: Semaphore::new(0) });
         let (metrics, shutdown) = (Arc::new(Metrics::new()), CancellationToken::new());
-        let lender = Arc::new(Lender::new(Settings::default()));
+        let lender = Arc::new(Lender::new(Settings::default(), Arc::clone(&metrics)));
         let deps = Deps {
             store: Arc::clone(&store),
             metrics: Arc::clone(&metrics),

@@ -227,9 +227,10 @@ impl Leased {
                 Meter::Bucket(_) | Meter::Spent { .. } => 0,
             };
             let report = holder.report(sequence, in_use, timing, now.nanos);
-            let Report { sequence: _, epoch, acknowledged, has, wants, release } = report;
+            let Report { sequence: _, epoch, acknowledged, has, in_use, wants, release } = report;
             (demand.epoch, demand.number, demand.release) = (epoch, acknowledged, release);
-            (demand.has_milli, demand.has_burst_milli, demand.wants_milli) = (has.capacity, has.burst, wants);
+            (demand.has_milli, demand.has_burst_milli) = (has.capacity, has.burst);
+            (demand.wants_milli, demand.in_use_milli) = (wants, Some(in_use));
             self.released = release;
         } else if let Some(told) = self.told(sequence, meter, false) {
             let Told { sequence: _, ends, number, has, spent, wants, needs } = told;

@@ -12,6 +12,7 @@ spec:
   limits:
     - { name: calls, per: [caller], rate: 10/min, burst: 10, scope: mesh }
     - { name: few, concurrency: 8, scope: mesh }
+    - { name: each, per: [server], rate: 10/min, scope: mesh }
 ";
 
 struct Bench {
@@ -19,24 +20,54 @@ struct Bench {
     policy: Arc<Resource>,
     holder: u64,
     sequence: u64,
-    _grants: mpsc::Receiver<pb::LeaseGrant>,
+    grants: mpsc::Receiver<pb::LeaseGrant>,
+}
+
+fn names() -> (SpiffeId, NodeId) {
+    let identity = SpiffeId::parse("spiffe://corp.example/ns/research/sa/files").unwrap();
+    (identity, NodeId::parse("research/files-0").unwrap())
 }
 
 impl Bench {
     /// A lender that may lend already, with one sidecar.
     fn new() -> Self {
-        let mut lender = Lender::new(Settings::default());
-        lender.began = Instant::now().checked_sub(Duration::from_mins(10)).unwrap();
-        let identity = SpiffeId::parse("spiffe://corp.example/ns/research/sa/files").unwrap();
-        let (holder, grants) = lender.open(&identity, 1).unwrap();
+        Self::with(Settings::default(), Duration::from_mins(10))
+    }
+
+    fn with(settings: Settings, age: Duration) -> Self {
+        let mut lender = Lender::new(settings, Arc::new(Metrics::new()));
+        lender.began = Instant::now().checked_sub(age).unwrap();
+        let (identity, node) = names();
+        let (holder, grants) = lender.open(&identity, &node, 1).unwrap();
         let policy = Arc::new(parse_one("fair.yaml", POLICY).unwrap());
-        Self { lender, policy, holder, sequence: 0, _grants: grants }
+        Self { lender, policy, holder, sequence: 0, grants }
+    }
+
+    /// Another stream.
+    fn open(&mut self, session: u64) -> Result<(), Refused> {
+        let (identity, node) = names();
+        (self.holder, self.grants) = self.lender.open(&identity, &node, session)?;
+        Ok(())
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.lender.began = self.lender.began.checked_sub(time).unwrap();
+    }
+
+    /// How many keys the sidecar named.
+    fn keys(&self) -> usize {
+        let inner = self.lender.lock();
+        inner.nodes.keys(inner.nodes.of(self.holder).unwrap())
+    }
+
+    /// Why demands were refused, with how many.
+    fn refused(&self, reason: &'static str) -> u64 {
+        self.lender.metrics.lease_demands_refused.get_or_create(&ReasonLabel { reason }).get()
     }
 
     fn key(&self, index: usize, value: &str) -> pb::LimitKey {
-        let Spec::QuotaPolicy(spec) = &self.policy.spec else { panic!("it is a policy") };
-        let object = Object { meta: Meta::new(&self.policy.metadata, 0), spec: spec.clone() };
-        let limit = Plan::new(&[Arc::new(object)]).limits()[index].clone();
+        let made = self.lender.limits.of("research/fair", &self.policy);
+        let limit = made.values().find(|limit| &*limit.name == ["calls", "few", "each"][index]).unwrap();
         let part = |it: &_| pb::KeyPart { dimension: ToString::to_string(it), value: Some(value.to_owned()) };
         pb::LimitKey {
             policy: "research/fair".to_owned(),
@@ -46,7 +77,7 @@ impl Bench {
     }
 
     /// Reports calls that passed so far, and whether that is the end of it.
-    fn report(&mut self, key: pb::LimitKey, allowed: u64, wants: u64, release: bool) {
+    fn report(&mut self, key: pb::LimitKey, allowed: u64, wants: u64, release: bool) -> Option<pb::Lease> {
         self.sequence += 1;
         let demand = pb::LeaseDemand {
             handle: 1,
@@ -63,9 +94,11 @@ impl Bench {
             demands: vec![demand],
             node: "research/files-0".to_owned(),
         };
-        self.lender.report(self.holder, &report, |_| Some(Arc::clone(&self.policy)));
+        self.lender.report(self.holder, &report, |_, _| Some(Arc::clone(&self.policy))).leases.pop()
     }
 }
+
+const LEASE_IS_OVER: Duration = Duration::from_secs(16);
 
 #[test]
 fn what_most_is_used_of_comes_first_and_the_rest_is_counted() {
@@ -109,5 +142,132 @@ fn who_gave_a_limit_up_and_comes_back_is_counted_once() {
     bench.report(key, 2, 1, false);
     let standing = bench.lender.standing();
     assert_eq!((standing[0].totals.allowed, standing[0].used_milli), (8, 3000));
-    assert_eq!(bench.lender.lock().streams[&bench.holder].keys, 1);
+    assert_eq!(bench.keys(), 1);
+}
+
+#[test]
+fn sessions_of_one_node_share_what_the_newest_is_lent_and_a_killed_one_is_counted_until_it_is_over() {
+    let mut bench = Bench::new();
+    let key = bench.key(1, "");
+    assert_eq!(bench.report(key.clone(), 0, 8, false).unwrap().capacity_milli, 8000);
+    let killed = bench.holder;
+    bench.open(2).unwrap();
+    assert_eq!(bench.report(key.clone(), 0, 8, false).unwrap().capacity_milli, 0, "it is held twice");
+    let newest = std::mem::replace(&mut bench.holder, killed);
+    assert_eq!(bench.report(key.clone(), 0, 8, false), None, "the killed one goes on");
+    bench.holder = newest;
+    // However many sessions it opens.
+    assert_eq!(bench.open(1), Err(Refused::Replaced));
+    assert_eq!(bench.open(3), Err(Refused::Sessions));
+    bench.pass(LEASE_IS_OVER);
+    assert_eq!(bench.report(key, 0, 8, false).unwrap().capacity_milli, 8000);
+    bench.open(3).unwrap();
+    let standing = bench.lender.standing();
+    assert_eq!((standing[0].holders, standing[0].lent.capacity), (1, 8000));
+}
+
+#[test]
+fn a_node_names_so_many_keys_and_no_more_whatever_streams_and_sessions_it_opens() {
+    let settings = Settings { keys_per_node_max: 2, ..Settings::default() };
+    let mut bench = Bench::with(settings, Duration::from_mins(10));
+    let keys = ["a", "b", "c"].map(|caller| bench.key(0, caller));
+    for session in [1, 1, 2] {
+        bench.open(session).unwrap();
+        let named = keys.each_ref().map(|key| bench.report(key.clone(), 0, 1, false).is_some());
+        assert_eq!((named, bench.keys()), ([true, true, false], 2), "session {session}");
+    }
+    assert_eq!(bench.refused("keys_of_node"), 3);
+    // One that is released makes room, and so do those of which nothing is heard.
+    bench.report(keys[0].clone(), 0, 0, true);
+    assert!(bench.report(keys[2].clone(), 0, 1, false).is_some());
+    bench.pass(LEASE_IS_OVER);
+    bench.lender.sweep();
+    assert_eq!((bench.keys(), bench.lender.standing().len()), (0, 3));
+    // Nobody holds of them; once what was lent has flowed again, nothing needs to be remembered.
+    bench.pass(Duration::from_mins(2));
+    bench.lender.sweep();
+    assert_eq!(bench.lender.standing().len(), 0);
+    bench.open(2).unwrap();
+    assert!(bench.report(keys[0].clone(), 0, 1, false).is_some());
+}
+
+#[test]
+fn where_there_is_no_room_for_a_key_idle_ones_are_looked_for_now_and_then() {
+    let settings = Settings { keys_max: 1, ..Settings::default() };
+    let mut bench = Bench::with(settings, Duration::from_mins(10));
+    let (first, second) = (bench.key(0, "a"), bench.key(0, "b"));
+    assert!(bench.report(first.clone(), 0, 1, false).is_some());
+    assert!(bench.report(second.clone(), 0, 1, false).is_none());
+    bench.report(first, 0, 0, true);
+    // It was searched just now: a flood of keys must not be one of searches.
+    assert!(bench.report(second.clone(), 0, 1, false).is_none());
+    assert_eq!(bench.refused("keys"), 2);
+    bench.pass(Duration::from_mins(2));
+    assert!(bench.report(second, 0, 1, false).is_some());
+}
+
+#[test]
+fn what_is_asked_on_behalf_of_a_server_is_asked_of_that_server() {
+    let mut bench = Bench::new();
+    let report = |bench: &mut Bench, server| {
+        let key = bench.key(2, server);
+        let demand = pb::LeaseDemand { key: Some(key), wants_milli: 1000, ..pb::LeaseDemand::default() };
+        bench.sequence += 1;
+        let report = pb::LeaseReport {
+            session: 1,
+            sequence: bench.sequence,
+            demands: vec![demand],
+            node: "research/files-0".to_owned(),
+        };
+        let policy = |_: &str, server: Option<&str>| {
+            (server == Some("research/files")).then(|| Arc::clone(&bench.policy))
+        };
+        bench.lender.report(bench.holder, &report, policy).leases.len()
+    };
+    assert_eq!(report(&mut bench, "research/files"), 1);
+    assert_eq!(report(&mut bench, "research/other"), 0);
+    assert_eq!((bench.refused("policy"), bench.lender.standing().len()), (1, 1));
+}
+
+#[test]
+fn another_name_of_a_policy_is_no_limit_of_its_own() {
+    let mut bench = Bench::new();
+    let key = pb::LimitKey { policy: "research/alias".to_owned(), ..bench.key(1, "") };
+    assert!(bench.report(key, 0, 8, false).is_none());
+    assert_eq!(bench.refused("limit"), 1);
+}
+
+#[test]
+fn of_a_policy_that_is_younger_than_this_run_is_lent_at_once() {
+    for (before, learns) in [(None, true), (Some("research/fair"), true), (Some("research/other"), false)] {
+        let mut bench = Bench::with(Settings::default(), Duration::ZERO);
+        if let Some(before) = before {
+            bench.lender.began_with(HashSet::from([before.to_owned()]));
+        }
+        let lent = bench.report(bench.key(0, "a"), 0, 1, false).unwrap();
+        let tokens = if learns { 0 } else { 10_000 };
+        assert_eq!((bench.lender.standing()[0].learns, lent.tokens_milli), (learns, tokens), "{before:?}");
+    }
+}
+
+#[test]
+fn what_is_lent_is_counted_for_those_who_watch() {
+    let mut bench = Bench::new();
+    bench.report(bench.key(0, "a"), 0, 1, false);
+    let metrics = Arc::clone(&bench.lender.metrics);
+    let seen = || (metrics.lease_streams.get(), metrics.lease_keys.get(), metrics.lease_grants.get());
+    assert_eq!(seen(), (1, 1, 1));
+    bench.lender.close(bench.holder, &bench.grants);
+    for _ in 0..2 {
+        bench.pass(Duration::from_mins(2));
+        bench.lender.sweep();
+    }
+    assert_eq!(seen(), (0, 0, 1));
+}
+
+#[test]
+fn calls_that_run_are_told_apart_from_what_is_held_or_else_are_the_same() {
+    let demand = pb::LeaseDemand { has_milli: 5000, ..pb::LeaseDemand::default() };
+    assert_eq!(read(1, &demand).in_use, 5000);
+    assert_eq!(read(1, &pb::LeaseDemand { in_use_milli: Some(0), ..demand }).in_use, 0);
 }

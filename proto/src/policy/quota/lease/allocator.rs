@@ -1,14 +1,17 @@
 //! Who is lent how much of one limit.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use super::super::MILLI;
+use super::holding::Holding;
 use super::{Grant, Part, Report, Terms, Timing};
 
-/// Grants to one holder that are remembered until it says that it has them; older ones are counted together.
-const UNACKNOWLEDGED_MAX: usize = 8;
 /// With more holders than this, shares are reckoned anew only now and then.
 const HOLDERS_FEW: usize = 64;
+/// Holders of calls at once that are silent and may come back with calls that still run.
+const GONE_MAX: usize = 1024;
+/// For how many leases more they are remembered.
+const GONE_LEASES: u64 = 240;
 
 /// The lender of one limit.
 #[derive(Clone, Debug)]
@@ -22,6 +25,8 @@ pub struct Allocator {
     /// Until then there may be leases of an earlier run that nobody told of: what is held goes on, and no more.
     learns_until: u64,
     holders: BTreeMap<u64, Holding>,
+    /// Of calls at once, those who fell silent.
+    gone: BTreeMap<u64, Gone>,
     /// All that may be in use.
     lent: Part,
     pool: Pool,
@@ -29,18 +34,11 @@ pub struct Allocator {
     reckoned_at: Option<u64>,
 }
 
-#[derive(Clone, Debug)]
-struct Holding {
-    wants: u64,
-    sequence: u64,
-    /// Grants that may be in force, the oldest first; never empty.
-    perhaps: VecDeque<(u64, Part)>,
-    /// Calls that run, whatever is lent.
-    in_use: u64,
-    may_use: Part,
-    expires: u64,
-    /// Whether it has a share now, where there are more holders than whole calls.
-    chosen: bool,
+/// Who fell silent: so many calls of it may run, and until when that is remembered.
+#[derive(Clone, Copy, Debug)]
+struct Gone {
+    most: u64,
+    until: u64,
 }
 
 /// What of the burst is nobody's and may be handed on: it fills with the flow that nobody was lent.
@@ -71,6 +69,7 @@ impl Allocator {
             number: 0,
             learns_until: if may_be_known { now.saturating_add(timing.counted_nanos()) } else { now },
             holders: BTreeMap::new(),
+            gone: BTreeMap::new(),
             lent: Part::NOTHING,
             pool: Pool { milli: if may_be_known { 0 } else { terms.whole.burst }, rest: 0, at: now },
             level: Level::default(),
@@ -125,22 +124,23 @@ impl Allocator {
             capacity: report.has.capacity.min(whole.capacity),
             burst: report.has.burst.min(whole.burst),
         };
-        let (epoch, slots) = (self.epoch, self.terms.window_nanos.is_none());
+        let (epoch, slots, learns_until) = (self.epoch, self.terms.window_nanos.is_none(), self.learns_until);
         let chosen = self.holders.len() < self.terms.holders_max();
-        let holding = self.holders.entry(holder).or_insert_with(|| Holding::new(chosen));
+        let (lease_nanos, counted) = (self.timing.lease_nanos, self.timing.counted_nanos());
+        let most = self.gone.remove(&holder).map_or(0, |gone| gone.most);
+        let holding = self.holders.entry(holder).or_insert_with(|| Holding::new(chosen, most));
+        let running = if slots { report.in_use.min(whole.capacity) } else { 0 };
         if report.epoch == epoch {
             holding.acknowledge(report.acknowledged);
         } else if learns {
-            // It was lent by an earlier run, and goes on with it.
-            holding.claim(has);
+            // It was lent by an earlier run, and goes on with it. All leases of that run are over by then.
+            holding.claim(has, running, learns_until, lease_nanos);
         }
-        if slots {
-            // Calls that run go on, whatever is lent from now on.
-            holding.in_use = has.capacity;
-        }
+        let free = whole.without(self.lent.without(holding.may_use));
+        holding.run(running, free.capacity);
         holding.sequence = report.sequence;
         holding.wants = report.wants;
-        holding.expires = now.saturating_add(self.timing.counted_nanos());
+        holding.expires = now.saturating_add(counted);
         self.recount(holder);
         let mut grants = self.rebalance(now, Some(holder));
         grants.extend(self.grant(holder, Some(report.sequence), now).map(|grant| (holder, grant)));
@@ -159,11 +159,31 @@ impl Allocator {
     /// Time passes: leases end, and what nobody was lent fills up.
     fn advance(&mut self, now: u64) {
         self.fill(now);
-        let over: Vec<u64> =
-            self.holders.iter().filter(|(_, it)| it.expires <= now).map(|(id, _)| *id).collect();
-        for holder in over {
-            self.remove(holder);
+        let (mut over, mut less) = (Vec::new(), Vec::new());
+        for (id, holding) in &mut self.holders {
+            if holding.expires <= now {
+                over.push(*id);
+            } else if holding.lapse(now) {
+                less.push(*id);
+            }
         }
+        for holder in less {
+            self.recount(holder);
+        }
+        self.gone.retain(|_, gone| now < gone.until);
+        for holder in over {
+            self.forget(holder, now);
+        }
+    }
+
+    /// A holder is silent for longer than its lease lasts. Calls of it may still run.
+    fn forget(&mut self, holder: u64, now: u64) {
+        let most = self.holders.get(&holder).map_or(0, Holding::most);
+        if self.terms.window_nanos.is_none() && most > 0 && self.gone.len() < GONE_MAX {
+            let until = now.saturating_add(self.timing.lease_nanos.saturating_mul(GONE_LEASES));
+            self.gone.insert(holder, Gone { most, until });
+        }
+        self.remove(holder);
     }
 
     fn remove(&mut self, holder: u64) {
@@ -197,6 +217,10 @@ impl Allocator {
     fn grant(&mut self, holder: u64, answers: Option<u64>, now: u64) -> Option<Grant> {
         let learns = self.learns(now);
         let holding = self.holders.get(&holder)?;
+        // What answers nothing lasts as long as what was granted before: not at all, if that is over.
+        if answers.is_none() && holding.answered_until() <= now {
+            return None;
+        }
         let before = holding.granted();
         let free = self.terms.whole.without(self.lent.without(holding.may_use));
         let due = if learns { before } else { self.due(holding) };
@@ -209,8 +233,8 @@ impl Allocator {
         let holding = self.holders.get_mut(&holder)?;
         self.number += 1;
         let number = self.number;
-        holding.perhaps.push_back((number, part));
-        holding.forget_some();
+        let until = answers.map(|_| now.saturating_add(self.timing.counted_nanos()));
+        holding.grant(number, part, until, self.timing.lease_nanos);
         self.recount(holder);
         self.pool.milli =
             (self.pool.milli - tokens).min(self.terms.whole.burst.saturating_sub(self.lent.burst));
@@ -311,48 +335,5 @@ impl Allocator {
     }
 }
 
-impl Holding {
-    fn new(chosen: bool) -> Self {
-        Self {
-            wants: 0,
-            sequence: 0,
-            perhaps: VecDeque::from([(0, Part::NOTHING)]),
-            in_use: 0,
-            may_use: Part::NOTHING,
-            expires: 0,
-            chosen,
-        }
-    }
-
-    /// The last grant.
-    fn granted(&self) -> Part {
-        self.perhaps.back().map_or(Part::NOTHING, |(_, part)| *part)
-    }
-
-    fn reckoned(&self) -> Part {
-        let running = Part { capacity: self.in_use, burst: 0 };
-        self.perhaps.iter().fold(running, |most, (_, part)| most.most(*part))
-    }
-
-    /// Grants before the one in force are so no more.
-    fn acknowledge(&mut self, number: u64) {
-        while self.perhaps.len() > 1 && self.perhaps.front().is_some_and(|(first, _)| *first < number) {
-            self.perhaps.pop_front();
-        }
-    }
-
-    fn claim(&mut self, has: Part) {
-        let number = self.perhaps.back().map_or(0, |(number, _)| *number);
-        self.perhaps.push_back((number, has));
-        self.forget_some();
-    }
-
-    fn forget_some(&mut self) {
-        while self.perhaps.len() > UNACKNOWLEDGED_MAX {
-            let (_, oldest) = self.perhaps.pop_front().unwrap_or_default();
-            if let Some((_, next)) = self.perhaps.front_mut() {
-                *next = next.most(oldest);
-            }
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

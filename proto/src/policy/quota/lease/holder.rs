@@ -119,24 +119,21 @@ impl Holder {
         !self.asked.reported
     }
 
-    /// What there is to report. `in_use` are calls that run; `None` where nothing has been asked for in a while.
+    /// What there is to report. `in_use` are calls that run, in thousandths.
     pub fn report(&mut self, sequence: u64, in_use: u64, timing: Timing, now: u64) -> Report {
         let wants = self.wants(timing, now);
         let (epoch, number) = self.lease.map_or((0, 0), |lease| (lease.epoch, lease.number));
-        let mut has = match self.lease {
+        let has = match self.lease {
             Some(lease) if now < lease.expires => lease.part,
             Some(_) | None => Part::NOTHING,
         };
-        if self.terms.window_nanos.is_none() {
-            has.capacity = has.capacity.max(in_use);
-        }
         let release = self.asked.idle > IDLE_REPORTS && in_use == 0;
         if release {
             self.lease = None;
             self.released = sequence;
             self.asked = Asked { since: now, ..Asked::default() };
         }
-        Report { sequence, epoch, acknowledged: number, has, wants, release }
+        Report { sequence, epoch, acknowledged: number, has, in_use, wants, release }
     }
 
     /// The rate at which calls come; for calls at once, the most of them.

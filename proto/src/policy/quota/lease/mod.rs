@@ -13,7 +13,11 @@
 //! - `whenUnavailable`: a sidecar without a lease lets pass its floor, or what it last held for as long as it may.
 //!
 //! Calls under way are lent the same way. A sidecar that lost its lease starts no more of them, yet those that run go
-//! on: by so many the limit may be exceeded while they do.
+//! on: while it says so, their places are lent to nobody else; while it is silent, by so many the limit may be exceeded.
+//!
+//! Each grant has a time of its own, which only another grant makes longer: a holder that takes no smaller share, or does
+//! not say that it did, is counted with the larger one until the time of that is over, whatever it reports meanwhile. A
+//! holder that lies gains nothing by it but places that it was lent: it may say for ever that calls run there.
 //!
 //! Time is in nanoseconds of each side's own clock, which never goes back; none is ever compared with the other's. A
 //! lease is counted by its holder from when it asked, and by the lender from when it answered, and longer by twice what
@@ -21,6 +25,7 @@
 
 mod allocator;
 mod holder;
+mod holding;
 mod ledger;
 mod purse;
 
@@ -67,7 +72,10 @@ pub struct Report {
     pub epoch: u64,
     /// The grant in force.
     pub acknowledged: u64,
+    /// What it holds by a lease that is not over.
     pub has: Part,
+    /// Calls that run, in thousandths, whatever is held.
+    pub in_use: u64,
     pub wants: u64,
     /// It wants no more and uses none.
     pub release: bool,

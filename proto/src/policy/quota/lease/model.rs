@@ -52,6 +52,7 @@ fn setup(chance: &mut Chance) -> Setup {
         window_secs: 1 + chance.up_to(10),
         slots: false,
         floor: None,
+        liar: chance.one_in(500),
         trouble: Trouble::Much,
         seconds: 120,
     }
@@ -84,6 +85,7 @@ fn with_nothing_in_the_way_nearly_all_of_the_limit_is_used_under_skewed_demand()
         window_secs: 1,
         slots: false,
         floor: None,
+        liar: false,
         trouble: Trouble::None,
         seconds: 20,
     });
@@ -114,5 +116,21 @@ fn with_nothing_in_the_way_all_of_a_budget_is_spent() {
         let (spent, amount) = budget::World::new(setup, chance).run();
         // Calls that were counted and not made may come too late to be made up for.
         assert!(spent * 100 >= amount * 95, "{spent} of {amount}");
+    });
+}
+
+/// One that was lent everything, takes nothing back and says that it holds it all.
+#[test]
+fn where_a_holder_lies_the_others_have_their_share_after_one_lease() {
+    run(|chance| Setup {
+        holders: 2 + chance.up_to(30) as usize,
+        capacity: 300 + chance.up_to(1000),
+        burst: 300,
+        window_secs: 1,
+        slots: false,
+        floor: None,
+        liar: true,
+        trouble: Trouble::None,
+        seconds: 30,
     });
 }

@@ -20,6 +20,8 @@ pub(super) struct Setup {
     pub(super) slots: bool,
     /// `whenUnavailable: floor` with this; `deny` without.
     pub(super) floor: Option<u32>,
+    /// Whether one more holds of the limit that takes no smaller share, wants everything and says that it holds much.
+    pub(super) liar: bool,
     pub(super) trouble: Trouble,
     pub(super) seconds: u64,
 }
@@ -60,7 +62,13 @@ enum Event {
     Breaks(usize),
     Mends(usize),
     LimitChanges,
+    Lies,
 }
+
+/// By which the server knows the one that lies.
+const LIAR: u64 = u64::MAX;
+/// When calls come where it has nothing in its way: it has everything by then.
+const LIES_ALONE: u64 = 5 * SECOND;
 
 struct Sidecar {
     holder: Holder,
@@ -143,11 +151,19 @@ impl World {
             passed: 0,
             counted_from: 3 * SECOND,
         };
+        let alone = setup.liar && setup.trouble == Trouble::None;
+        if setup.liar {
+            world.after(1, Event::Lies);
+        }
+        if alone {
+            // What it was lent is over by then, and what a span of its time may have added.
+            world.counted_from = LIES_ALONE + TIMING.counted_nanos() + TIMING.lease_nanos / 8;
+        }
         world.judged_by = world.most();
         for at in 0..setup.holders {
             world.begin(at);
             let gap = world.chance.gap(world.sidecars[at].per_second);
-            world.after(gap, Event::Call(at));
+            world.after(if alone { LIES_ALONE + gap } else { gap }, Event::Call(at));
             if setup.trouble == Trouble::Much {
                 let (restart, breaks) = (world.soon(), world.soon());
                 world.after(restart, Event::SidecarRestarts(at));
@@ -186,7 +202,10 @@ impl World {
         }
         if self.setup.trouble == Trouble::None {
             let secs = (self.setup.seconds * SECOND - self.counted_from) / SECOND;
-            let allowed = self.terms.whole.capacity * secs / self.setup.window_secs;
+            let heavy = self.setup.holders.div_ceil(4) as u64;
+            // Who lies has a share like those who want most, and no more.
+            let shares = if self.setup.liar { heavy + 1 } else { heavy };
+            let allowed = self.terms.whole.capacity * secs / self.setup.window_secs * heavy / shares;
             let used = self.passed * 1000 / allowed;
             assert!(used >= 950, "only {used} thousandths of the limit were used");
         }
@@ -252,7 +271,30 @@ impl World {
                 self.after(gap, Event::Breaks(at));
             }
             Event::LimitChanges => self.change(),
+            Event::Lies => self.lie(),
         }
+    }
+
+    /// What it holds it says to hold by the run of now, or by one of before.
+    fn lie(&mut self) {
+        let much = self.setup.trouble == Trouble::Much;
+        self.after(TIMING.refresh_nanos, Event::Lies);
+        if much && self.chance.one_in(100) {
+            return;
+        }
+        let in_use = if much && self.chance.one_in(500) { u64::MAX } else { 0 };
+        let report = Report {
+            sequence: self.now,
+            epoch: if much && self.chance.one_in(100) { 0 } else { self.epoch },
+            acknowledged: 0,
+            has: Part { capacity: u64::MAX, burst: u64::MAX },
+            in_use,
+            wants: u64::MAX,
+            release: much && self.chance.one_in(20),
+        };
+        let now = self.now;
+        let grants = self.server.report(LIAR, report, now);
+        self.send(grants);
     }
 
     /// Messages of the connection before are read no more.

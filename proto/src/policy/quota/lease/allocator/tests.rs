@@ -1,0 +1,125 @@
+use super::*;
+
+const SECOND: u64 = 1_000_000_000;
+const TIMING: Timing = Timing { lease_nanos: 10 * SECOND, refresh_nanos: SECOND, drift_per_million: 0 };
+const EPOCH: u64 = 7;
+
+/// A lender of so many calls at once, or so many a second, that knows of nothing before.
+fn slots(calls: u32) -> Allocator {
+    Allocator::new(Terms::slots(calls), TIMING, EPOCH, false, 0)
+}
+
+fn wants(sequence: u64, calls: u64) -> Report {
+    Report { sequence, epoch: EPOCH, wants: calls * MILLI, ..Report::default() }
+}
+
+fn runs(sequence: u64, calls: u64) -> Report {
+    Report { in_use: calls * MILLI, ..wants(sequence, 10) }
+}
+
+/// Reports each second until a time, without a word about what was granted, while another reports and is honest.
+fn press(lender: &mut Allocator, liar: Report, until: u64) -> u64 {
+    let mut acknowledged = 0;
+    let mut has = 0;
+    for second in 1..=until {
+        let now = second * SECOND;
+        lender.report(1, Report { sequence: second, ..liar }, now);
+        let grants = lender.report(2, Report { acknowledged, ..wants(second, 10) }, now);
+        for (_, grant) in grants.into_iter().filter(|(to, _)| *to == 2) {
+            (acknowledged, has) = (grant.number, grant.part.capacity / MILLI);
+        }
+    }
+    has
+}
+
+#[test]
+fn what_was_granted_ends_by_its_own_time_whatever_is_reported_meanwhile() {
+    for terms in [Terms::slots(10), Terms::rate(10 * MILLI, 10 * MILLI, SECOND)] {
+        let check = |seconds, expected| {
+            let mut lender = Allocator::new(terms, TIMING, EPOCH, false, 0);
+            lender.report(1, wants(0, 10), 0);
+            lender.report(1, wants(1, 10), 0);
+            let liar =
+                Report { has: Part { capacity: u64::MAX, burst: u64::MAX }, ..wants(0, u64::MAX / MILLI) };
+            assert_eq!(press(&mut lender, liar, seconds), expected, "{terms:?} after {seconds} s");
+        };
+        // Everything was lent, once more with the report of the first second.
+        check(9, 0);
+        check(12, 5);
+        check(60, 5);
+    }
+}
+
+#[test]
+fn one_that_flaps_holds_no_more_than_what_it_was_granted_last_in_each_span() {
+    let mut lender = slots(1000);
+    lender.report(1, wants(1, 1000), 0);
+    // More grants, each smaller than the one before, than are remembered one by one.
+    let mut most = Vec::new();
+    for sequence in 2..500 {
+        let now = sequence * SECOND / 20;
+        lender.report(1, wants(sequence, 1000), now);
+        lender.change(Terms::slots(1000 - u32::try_from(sequence).unwrap()), now);
+        most.push((now, lender.lent().capacity / MILLI));
+    }
+    for (now, lent) in most {
+        // The report of a lease ago, and of a sixteenth more.
+        let ago = now.saturating_sub(TIMING.counted_nanos() + TIMING.lease_nanos / 16);
+        let before = 1000 - (ago * 20 / SECOND).saturating_sub(1);
+        assert!(lent <= before, "at {now} ns {lent} of {before} are lent");
+        assert!(lender.holders[&1].remembered() <= 64);
+    }
+}
+
+#[test]
+fn a_place_where_a_call_runs_is_lent_to_nobody_else_though_the_lease_is_over() {
+    let mut lender = slots(10);
+    let (_, grant) = lender.report(1, wants(1, 10), 0)[0];
+    assert_eq!(grant.part.capacity, 10 * MILLI);
+    // It is there, and lost its lease: answers do not reach it.
+    for second in 1..60 {
+        lender.report(1, runs(second + 1, 7), second * SECOND);
+        lender.report(2, wants(second, 10), second * SECOND);
+        assert!(lender.granted(2).unwrap().capacity <= 3 * MILLI, "after {second} s");
+    }
+    // Two ended.
+    lender.report(1, runs(100, 5), 60 * SECOND);
+    lender.report(2, wants(100, 10), 60 * SECOND);
+    assert_eq!(lender.granted(2).unwrap().capacity, 5 * MILLI);
+}
+
+#[test]
+fn calls_of_one_that_was_silent_and_comes_back_are_counted_up_to_what_it_was_lent() {
+    let check = |said: u64, counted: u64| {
+        let mut lender = slots(10);
+        lender.report(2, wants(1, 6), 0);
+        lender.report(1, wants(1, 4), 0);
+        lender.report(2, Report { acknowledged: u64::MAX, ..wants(2, 6) }, SECOND);
+        lender.report(1, wants(2, 4), SECOND);
+        let lent = lender.granted(1).unwrap().capacity / MILLI;
+        assert_eq!(lent, 4);
+        for second in 3..20 {
+            let report = Report { acknowledged: u64::MAX, ..wants(second, 10) };
+            lender.report(2, report, second * SECOND);
+        }
+        assert_eq!(lender.granted(2).unwrap().capacity, 10 * MILLI);
+        let report = Report { wants: 0, ..runs(30, said) };
+        lender.report(1, report, 20 * SECOND);
+        assert_eq!(lender.lent().capacity / MILLI, 10 + counted, "{said} are said to run");
+    };
+    check(0, 0);
+    check(3, 3);
+    check(9, 4);
+    check(u64::MAX / MILLI, 4);
+}
+
+#[test]
+fn nobody_is_believed_to_run_calls_in_places_that_others_have() {
+    let mut lender = slots(10);
+    lender.report(1, wants(1, 6), 0);
+    lender.report(1, Report { acknowledged: 1, ..wants(2, 6) }, SECOND);
+    let others = lender.granted(1).unwrap().capacity;
+    lender.report(2, Report { in_use: u64::MAX, ..wants(1, 0) }, SECOND);
+    assert!(lender.lent().capacity <= 10 * MILLI, "{:?}", lender.lent());
+    assert_eq!(lender.granted(1).unwrap().capacity.max(others), others);
+}
