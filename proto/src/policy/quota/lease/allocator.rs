@@ -198,6 +198,10 @@ impl Allocator {
         let learns = self.learns(now);
         let holding = self.holders.get(&holder)?;
         let before = holding.granted();
+        if learns && before == Part::NOTHING {
+            // A lease of nothing would be less than what holds without one.
+            return None;
+        }
         let free = self.terms.whole.without(self.lent.without(holding.may_use));
         let due = if learns { before } else { self.due(holding) };
         let part = self.whole_calls(due.least(free));
@@ -354,5 +358,36 @@ impl Holding {
                 *next = next.most(oldest);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    const TIMING: Timing =
+        Timing { lease_nanos: 10 * SECOND, refresh_nanos: SECOND, drift_per_million: 10_000 };
+
+    /// It goes by what holds without a lease meanwhile, which a lease of nothing would take away.
+    #[test]
+    fn a_lender_that_learns_leaves_whoever_holds_nothing_without_a_lease() {
+        let terms = Terms::rate(100 * MILLI, 10 * MILLI, SECOND);
+        let mut allocator = Allocator::new(terms, TIMING, 2, true, 0);
+        let has = Part { capacity: 40 * MILLI, burst: 4 * MILLI };
+        let told = |sequence, has| Report {
+            sequence,
+            epoch: 1,
+            acknowledged: 7,
+            has,
+            wants: 50 * MILLI,
+            release: false,
+        };
+        assert_eq!(allocator.report(1, told(1, Part::NOTHING), SECOND), []);
+        let goes_on = allocator.report(2, told(1, has), SECOND);
+        assert_eq!(goes_on.iter().map(|(to, grant)| (*to, grant.part)).collect::<Vec<_>>(), [(2, has)]);
+        let learned = TIMING.counted_nanos();
+        let lent = allocator.report(1, told(2, Part::NOTHING), learned);
+        assert!(lent.iter().any(|(to, grant)| *to == 1 && grant.part.capacity > 0), "{lent:?}");
     }
 }
