@@ -41,6 +41,8 @@ struct Holding {
     expires: u64,
     /// Whether it has a share now, where there are more holders than whole calls.
     chosen: bool,
+    /// Whether it has one call above the level.
+    has_more: bool,
 }
 
 /// What of the burst is nobody's and may be handed on: it fills with the flow that nobody was lent.
@@ -59,6 +61,8 @@ struct Level {
     extra: u64,
     /// How many have a share.
     among: u64,
+    /// Of those that want more than `most`, how many get one call above it: what even shares of whole calls leave.
+    more: u64,
 }
 
 impl Allocator {
@@ -243,8 +247,8 @@ impl Allocator {
             return Part::NOTHING;
         }
         let whole = self.terms.whole;
-        let capacity =
-            holding.wants.min(self.level.most).saturating_add(self.level.extra).min(whole.capacity);
+        let most = self.level.most.saturating_add(if holding.has_more { MILLI } else { 0 });
+        let capacity = holding.wants.min(most).saturating_add(self.level.extra).min(whole.capacity);
         if self.terms.window_nanos.is_none() {
             return Part { capacity: capacity.max(MILLI), burst: 0 };
         }
@@ -265,6 +269,7 @@ impl Allocator {
         self.reckoned_at = Some(now);
         self.choose(now);
         self.level = self.reckon();
+        self.share_rest();
         let others: Vec<u64> = self.holders.keys().copied().filter(|id| Some(*id) != but).collect();
         // First what is too much, so that it may be lent on once it is given back.
         let moved = |this: &Self, id: &u64, down: bool| {
@@ -307,11 +312,23 @@ impl Allocator {
         for (met, want) in wants.iter().enumerate() {
             let share = left / (wants.len() - met) as u64;
             if *want > share {
-                return Level { most: share, extra: 0, among };
+                if self.terms.window_nanos.is_some() {
+                    return Level { most: share, extra: 0, among, more: 0 };
+                }
+                let (calls, sharers) = (left / MILLI, (wants.len() - met) as u64);
+                return Level { most: calls / sharers * MILLI, extra: 0, among, more: calls % sharers };
             }
             left -= want;
         }
-        Level { most: u64::MAX, extra: left / among.max(1), among }
+        Level { most: u64::MAX, extra: left / among.max(1), among, more: 0 }
+    }
+
+    fn share_rest(&mut self) {
+        let Level { most, mut more, .. } = self.level;
+        for holding in self.holders.values_mut() {
+            holding.has_more = more > 0 && holding.chosen && holding.wants > most;
+            more -= u64::from(holding.has_more);
+        }
     }
 }
 
@@ -325,6 +342,7 @@ impl Holding {
             may_use: Part::NOTHING,
             expires: 0,
             chosen,
+            has_more: false,
         }
     }
 
@@ -389,5 +407,39 @@ mod tests {
         let learned = TIMING.counted_nanos();
         let lent = allocator.report(1, told(2, Part::NOTHING), learned);
         assert!(lent.iter().any(|(to, grant)| *to == 1 && grant.part.capacity > 0), "{lent:?}");
+    }
+    /// Reports what each holder wants until nothing changes, and tells what each was lent.
+    fn settled(terms: Terms, wants: &[u64]) -> Vec<u64> {
+        let mut allocator = Allocator::new(terms, TIMING, 1, false, 0);
+        let mut granted = vec![0; wants.len()];
+        for sequence in 1..10 {
+            for (holder, wants) in (0..).zip(wants) {
+                let report = Report {
+                    sequence,
+                    epoch: 1,
+                    acknowledged: granted[holder],
+                    has: Part::NOTHING,
+                    wants: wants * MILLI,
+                    release: false,
+                };
+                for (to, grant) in allocator.report(holder as u64, report, sequence * SECOND) {
+                    granted[to as usize] = grant.number;
+                }
+            }
+        }
+        let lent = |holder| allocator.granted(holder).unwrap().capacity / MILLI;
+        (0..wants.len() as u64).map(lent).collect()
+    }
+
+    #[test]
+    fn of_calls_at_once_none_is_left_over_where_more_are_wanted() {
+        let check = |calls, wants: &[u64], expected: &[u64]| {
+            assert_eq!(settled(Terms::slots(calls), wants), expected, "{calls} among {wants:?}");
+        };
+        check(6, &[9, 9], &[3, 3]);
+        check(7, &[9, 9], &[4, 3]);
+        check(8, &[9, 9, 9], &[3, 3, 2]);
+        check(8, &[1, 9, 9], &[1, 4, 3]);
+        check(3, &[9, 9, 9, 9], &[1, 1, 1, 0]);
     }
 }
