@@ -8,6 +8,7 @@ mod decide;
 mod fleet;
 mod micro;
 mod operator;
+mod quota;
 mod scenario;
 mod table;
 
@@ -42,6 +43,7 @@ fn main() -> anyhow::Result<()> {
     let mut table = table::Table::default();
     micro::run(&mut table)?;
     decide::run(&mut table)?;
+    quota::run(&mut table)?;
     if !args.micro_only {
         runtime.block_on(scenario::run(args.sidecars, &mut table))?;
     }

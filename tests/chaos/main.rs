@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, whatever goes wrong is to be a panic")]
 
+mod fleet;
 mod load;
+mod plane;
 mod process;
 
 mod clock;
@@ -15,6 +17,7 @@ mod memory;
 mod overload;
 mod paused;
 mod rotation;
+mod shared_limit;
 mod store_kill;
 
 // What the flow tier tells its stories with serves here, too.

@@ -3,6 +3,7 @@ read files; there is no control plane."""
 
 import json
 import os
+import ssl
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,16 @@ class Authority:
                 *("-out", certificate),
             )
         return Identity(certificate, key, self.roots)
+
+    def context(self, namespace: str, account: str) -> ssl.SSLContext:
+        """TLS as this identity, towards whomever."""
+        identity = self.identity(namespace, account)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.load_cert_chain(identity.certificate, identity.key)
+        context.set_alpn_protocols(["http/1.1"])
+        return context
 
 
 def openssl(*arguments):

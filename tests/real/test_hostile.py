@@ -63,13 +63,7 @@ class Door:
 
     def context(self, namespace: str, account: str, authority: Authority | None = None) -> ssl.SSLContext:
         """TLS as this identity."""
-        identity = (authority or self.authority).identity(namespace, account)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        context.load_cert_chain(identity.certificate, identity.key)
-        context.set_alpn_protocols(["http/1.1"])
-        return context
+        return (authority or self.authority).context(namespace, account)
 
     def enter(self, namespace: str = AGENT[0], account: str = AGENT[1]) -> Wire:
         """A connection to the sidecar beside the server."""

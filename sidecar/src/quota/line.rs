@@ -50,6 +50,7 @@ pub(super) struct Waits {
     id: u64,
     turn: oneshot::Receiver<()>,
     passes_on: bool,
+    took: bool,
 }
 
 impl Line {
@@ -130,7 +131,7 @@ impl Line {
             queue.call_next();
         }
         drop(queues);
-        Some(Waits { line: Arc::clone(self), key, owner, id, turn, passes_on: true })
+        Some(Waits { line: Arc::clone(self), key, owner, id, turn, passes_on: true, took: false })
     }
 
     /// A call ended that held one of these places.
@@ -185,9 +186,10 @@ impl Queue {
 }
 
 impl Waits {
-    /// There was a place. Another that ends calls the next.
+    /// There was a place. There may be more, where the limit or the share of it grew, of which nobody in line hears:
+    /// so the next is called as well, and stands in front again if there is none.
     pub(super) fn took(&mut self) {
-        self.passes_on = false;
+        self.took = true;
     }
 
     /// Ends when it is this one's turn.
@@ -202,12 +204,12 @@ impl Drop for Waits {
         self.line.waiting.fetch_sub(1, Ordering::SeqCst);
         let mut queues = self.line.lock();
         let Some(queue) = queues.get_mut(&self.key) else { return };
-        if !queue.remove(self.owner, self.id) {
+        let was_called = !queue.remove(self.owner, self.id);
+        if was_called {
             queue.called = queue.called.saturating_sub(1);
-            // There may be another place, or this one took none.
-            if self.passes_on {
-                queue.call_next();
-            }
+        }
+        if self.took || was_called && self.passes_on {
+            queue.call_next();
         }
         if queue.is_empty() {
             queues.remove(&self.key);

@@ -236,16 +236,14 @@ impl Quotas {
         let deadline = tokio::time::Instant::now() + self.0.wait_max;
         let mut place = None;
         loop {
-            let full = (Outcome::Denied { by, again: Again::WhenOneEnds }, Vec::new());
             let Some(mut waits) = self.0.line.join(claims, by, owner, seen, place.take()) else {
-                return full;
+                return (Outcome::Denied { by, again: Again::WhenOneEnds }, Vec::new());
             };
-            if tokio::time::timeout_at(deadline, waits.turn()).await.is_err() {
-                return full;
-            }
+            // Nobody is called where a limit grows while no call of it runs, so there may be a place at the end, too.
+            let is_late = tokio::time::timeout_at(deadline, waits.turn()).await.is_err();
             seen = self.0.line.ended(claims);
             match self.0.table.take(claims, owner, self.0.table.now()) {
-                (Outcome::Denied { by: other, again: Again::WhenOneEnds }, _) => by = other,
+                (Outcome::Denied { by: other, again: Again::WhenOneEnds }, _) if !is_late => by = other,
                 (Outcome::Taken, verdicts) => {
                     waits.took();
                     return (Outcome::Taken, verdicts);

@@ -145,7 +145,7 @@ fn what_is_given_back_is_free_for_others() {
     assert!(call(&table, &limits, "b", "x", at(0)));
 }
 
-/// Who is served in which order, with one place that each holds for a moment.
+/// Who is served in which order.
 #[tokio::test]
 async fn callers_that_wait_take_turns() {
     let table = Table::new(1000, 1000, false);
@@ -159,8 +159,9 @@ async fn callers_that_wait_take_turns() {
     }
     assert_eq!(line.is_before(&claims), Some(0));
     let mut order = Vec::new();
+    // From then on, whoever finds a place calls the next.
+    line.one_ended(key);
     while !waiting.is_empty() {
-        line.one_ended(key);
         let called = waiting
             .iter_mut()
             .position(|(_, waits)| futures_util::FutureExt::now_or_never(waits.turn()).is_some());
@@ -194,6 +195,27 @@ async fn a_call_that_ended_before_somebody_stood_in_line_is_not_missed() {
     let seen = line.ended(&claims);
     line.one_ended(claims[0].key);
     line.join(&claims, 0, 1, seen, None).unwrap().turn().await;
+}
+
+/// A limit that grew has more places than calls end.
+#[tokio::test]
+async fn whoever_finds_a_place_calls_the_next_and_whoever_finds_none_does_not() {
+    let table = Table::new(1000, 1000);
+    let limits = ready(&table, "{concurrency: 1}");
+    let claims = [table.claim(&limits[0], facts("a", "x"))];
+    let line = Arc::new(Line::new(100, 10));
+    let is_called = |waits: &mut line::Waits| futures_util::FutureExt::now_or_never(waits.turn()).is_some();
+    let [mut first, mut second, mut third] = [0; 3].map(|_| line.join(&claims, 0, 1, 0, None).unwrap());
+    line.one_ended(claims[0].key);
+    assert!(is_called(&mut first) && !is_called(&mut second));
+    first.took();
+    drop(first);
+    assert!(is_called(&mut second) && !is_called(&mut third));
+    let seen = line.ended(&claims);
+    let mut second = line.join(&claims, 0, 1, seen, Some(second)).unwrap();
+    assert!(!is_called(&mut second) && !is_called(&mut third));
+    line.one_ended(claims[0].key);
+    assert!(is_called(&mut second) && !is_called(&mut third), "it stood in front");
 }
 
 #[test]

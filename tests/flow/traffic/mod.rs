@@ -20,5 +20,6 @@ mod limits;
 mod lists;
 mod outbound;
 mod quotas;
+mod shared;
 mod streams;
 mod tools;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::time::timeout;
+use weft_control_plane::app::Config;
 use weft_sidecar::app::Running;
 
 use super::pair::{self, Answer, Caller, Pair, legacy, modern};
@@ -12,7 +13,7 @@ use super::streams::{call, rest, stream};
 use super::upstream::Upstream;
 use crate::mesh::{Mesh, eventually};
 
-fn policy(more: &str, limits: &str) -> String {
+pub(super) fn policy(more: &str, limits: &str) -> String {
     format!(
         "apiVersion: weft.dev/v1alpha1\nkind: QuotaPolicy\nmetadata: {{ namespace: research, name: fair }}\n\
          spec: {{ servers: {{ names: [files] }}, {more} limits: [{limits}] }}\n"
@@ -165,21 +166,26 @@ async fn a_policy_in_shadow_refuses_nothing_and_is_seen_to_count() {
 }
 
 /// Two sidecars beside one server, and what each let pass when.
-struct Two {
-    mesh: Mesh,
-    sidecars: [Running; 2],
-    callers: [Caller; 2],
+pub(super) struct Two {
+    pub(super) mesh: Mesh,
+    pub(super) sidecars: [Running; 2],
+    pub(super) callers: [Caller; 2],
     began: Instant,
     passed: Vec<Duration>,
 }
 
 impl Two {
-    async fn start(limits: &str, upstream: &Upstream) -> Self {
-        let mesh = Mesh::with(|config| {
-            config.quota.lease = Duration::from_secs(2);
-            config.quota.refresh = Duration::from_millis(200);
-        })
-        .await;
+    /// How long a lease of theirs lasts.
+    pub(super) const LEASE: Duration = Duration::from_secs(2);
+
+    /// How their control plane is set, and one that comes after it.
+    pub(super) fn quick(config: &mut Config) {
+        config.quota.lease = Self::LEASE;
+        config.quota.refresh = Duration::from_millis(200);
+    }
+
+    pub(super) async fn start(limits: &str, upstream: &Upstream) -> Self {
+        let mesh = Mesh::with(Self::quick).await;
         mesh.apply(&pair::server(upstream.address, "")).await;
         mesh.apply(&policy("", limits)).await;
         let mut sidecars = Vec::new();
@@ -220,7 +226,7 @@ impl Two {
         self.passed.iter().map(within).max().unwrap_or(0)
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         for sidecar in self.sidecars {
             sidecar.stop().await;
         }

@@ -57,6 +57,8 @@ struct Level {
     extra: u64,
     /// How many have a share.
     among: u64,
+    /// Of those that want more than `most`, how many get one call above it: what even shares of whole calls leave.
+    more: u64,
 }
 
 impl Allocator {
@@ -222,6 +224,10 @@ impl Allocator {
             return None;
         }
         let before = holding.granted();
+        if learns && before == Part::NOTHING {
+            // A lease of nothing would be less than what holds without one.
+            return None;
+        }
         let free = self.terms.whole.without(self.lent.without(holding.may_use));
         let due = if learns { before } else { self.due(holding) };
         let part = self.whole_calls(due.least(free));
@@ -263,8 +269,8 @@ impl Allocator {
             return Part::NOTHING;
         }
         let whole = self.terms.whole;
-        let capacity =
-            holding.wants.min(self.level.most).saturating_add(self.level.extra).min(whole.capacity);
+        let most = self.level.most.saturating_add(if holding.has_more { MILLI } else { 0 });
+        let capacity = holding.wants.min(most).saturating_add(self.level.extra).min(whole.capacity);
         if self.terms.window_nanos.is_none() {
             return Part { capacity: capacity.max(MILLI), burst: 0 };
         }
@@ -285,6 +291,7 @@ impl Allocator {
         self.reckoned_at = Some(now);
         self.choose(now);
         self.level = self.reckon();
+        self.share_rest();
         let others: Vec<u64> = self.holders.keys().copied().filter(|id| Some(*id) != but).collect();
         // First what is too much, so that it may be lent on once it is given back.
         let moved = |this: &Self, id: &u64, down: bool| {
@@ -327,11 +334,23 @@ impl Allocator {
         for (met, want) in wants.iter().enumerate() {
             let share = left / (wants.len() - met) as u64;
             if *want > share {
-                return Level { most: share, extra: 0, among };
+                if self.terms.window_nanos.is_some() {
+                    return Level { most: share, extra: 0, among, more: 0 };
+                }
+                let (calls, sharers) = (left / MILLI, (wants.len() - met) as u64);
+                return Level { most: calls / sharers * MILLI, extra: 0, among, more: calls % sharers };
             }
             left -= want;
         }
-        Level { most: u64::MAX, extra: left / among.max(1), among }
+        Level { most: u64::MAX, extra: left / among.max(1), among, more: 0 }
+    }
+
+    fn share_rest(&mut self) {
+        let Level { most, mut more, .. } = self.level;
+        for holding in self.holders.values_mut() {
+            holding.has_more = more > 0 && holding.chosen && holding.wants > most;
+            more -= u64::from(holding.has_more);
+        }
     }
 }
 

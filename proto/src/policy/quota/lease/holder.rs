@@ -156,8 +156,14 @@ impl Holder {
         // Smoothed, for what comes by chance is what a burst is for; but much more than before is believed at once.
         let smoothed = (asked.wanted / 4 * 3).saturating_add(found / 4);
         let noise = asked.wanted.max(self.terms.whole.capacity / 16);
-        let jumps = asked.wanted == 0 || found.saturating_sub(asked.wanted) > noise;
+        let slots = self.terms.window_nanos.is_none();
+        // The most at once is counted and no guess at a rate; and what is less than a whole call nobody can use.
+        let jumps =
+            asked.wanted == 0 || found.saturating_sub(asked.wanted) > noise || slots && found > asked.wanted;
         asked.wanted = if jumps { found } else { smoothed };
+        if slots {
+            asked.wanted -= asked.wanted % MILLI;
+        }
         asked.wanted = asked.wanted.min(self.terms.whole.capacity);
         if asked.wanted < MILLI && found == 0 {
             asked.wanted = 0;
@@ -193,5 +199,27 @@ impl Holder {
 
     pub const fn terms(&self) -> Terms {
         self.terms
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    const TIMING: Timing =
+        Timing { lease_nanos: 10 * SECOND, refresh_nanos: SECOND, drift_per_million: 10_000 };
+
+    #[test]
+    fn of_calls_at_once_whole_ones_are_wanted_as_soon_as_there_are_more_and_soon_no_more_than_there_are() {
+        let mut holder = Holder::new(Terms::slots(100), WhenUnavailable::Deny, 0);
+        let mut now = 0;
+        let mut wants = |calls: u64| {
+            now += SECOND;
+            holder.note_at_once(calls * MILLI);
+            holder.report(now, 0, TIMING, now).wants
+        };
+        let found: Vec<u64> = [2, 3, 4, 4, 3, 3, 1, 1].map(&mut wants).into();
+        assert_eq!(found, [2, 3, 4, 4, 3, 3, 2, 1].map(|calls| calls * MILLI));
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Holding {
     pub(super) expires: u64,
     /// Whether it has a share now, where there are more holders than whole calls.
     pub(super) chosen: bool,
+    /// Whether it has one call above the level.
+    pub(super) has_more: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +49,7 @@ impl Holding {
             may_use: Part::NOTHING,
             expires: 0,
             chosen,
+            has_more: false,
         }
     }
 

@@ -123,3 +123,60 @@ fn nobody_is_believed_to_run_calls_in_places_that_others_have() {
     assert!(lender.lent().capacity <= 10 * MILLI, "{:?}", lender.lent());
     assert_eq!(lender.granted(1).unwrap().capacity.max(others), others);
 }
+
+/// It goes by what holds without a lease meanwhile, which a lease of nothing would take away.
+#[test]
+fn a_lender_that_learns_leaves_whoever_holds_nothing_without_a_lease() {
+    let terms = Terms::rate(100 * MILLI, 10 * MILLI, SECOND);
+    let mut allocator = Allocator::new(terms, TIMING, 2, true, 0);
+    let has = Part { capacity: 40 * MILLI, burst: 4 * MILLI };
+    let told = |sequence, has| Report {
+        sequence,
+        epoch: 1,
+        acknowledged: 7,
+        has,
+        wants: 50 * MILLI,
+        ..Report::default()
+    };
+    assert_eq!(allocator.report(1, told(1, Part::NOTHING), SECOND), []);
+    let goes_on = allocator.report(2, told(1, has), SECOND);
+    assert_eq!(goes_on.iter().map(|(to, grant)| (*to, grant.part)).collect::<Vec<_>>(), [(2, has)]);
+    let learned = TIMING.counted_nanos();
+    let lent = allocator.report(1, told(2, Part::NOTHING), learned);
+    assert!(lent.iter().any(|(to, grant)| *to == 1 && grant.part.capacity > 0), "{lent:?}");
+}
+
+/// Reports what each holder wants until nothing changes, and tells what each was lent.
+fn settled(terms: Terms, wants: &[u64]) -> Vec<u64> {
+    let mut allocator = Allocator::new(terms, TIMING, 1, false, 0);
+    let mut granted = vec![0; wants.len()];
+    for sequence in 1..10 {
+        for (holder, wants) in (0..).zip(wants) {
+            let report = Report {
+                sequence,
+                epoch: 1,
+                acknowledged: granted[holder],
+                has: Part::NOTHING,
+                wants: wants * MILLI,
+                ..Report::default()
+            };
+            for (to, grant) in allocator.report(holder as u64, report, sequence * SECOND) {
+                granted[to as usize] = grant.number;
+            }
+        }
+    }
+    let lent = |holder| allocator.granted(holder).unwrap().capacity / MILLI;
+    (0..wants.len() as u64).map(lent).collect()
+}
+
+#[test]
+fn of_calls_at_once_none_is_left_over_where_more_are_wanted() {
+    let check = |calls, wants: &[u64], expected: &[u64]| {
+        assert_eq!(settled(Terms::slots(calls), wants), expected, "{calls} among {wants:?}");
+    };
+    check(6, &[9, 9], &[3, 3]);
+    check(7, &[9, 9], &[4, 3]);
+    check(8, &[9, 9, 9], &[3, 3, 2]);
+    check(8, &[1, 9, 9], &[1, 4, 3]);
+    check(3, &[9, 9, 9, 9], &[1, 1, 1, 0]);
+}
