@@ -489,7 +489,7 @@ fn telemetry() -> BoxedStrategy<Telemetry> {
         },
     );
     let format = prop_oneof![Just(LogFormat::Json), Just(LogFormat::Text)];
-    let access_log = (any::<bool>(), format, option::of(text()))
+    let access_log = (any::<bool>(), format, option::of(condition()))
         .prop_map(|(off, format, filter)| AccessLog { off, format, filter });
     let audit = prop_oneof![
         Just(AuditDetail::None),
