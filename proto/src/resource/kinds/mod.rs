@@ -38,7 +38,7 @@ pub(crate) mod raw {
     pub(crate) use super::trust::checked_svid_lifetime;
 }
 
-use super::bounded::{List, Map, Text};
+use super::bounded::{List, Map};
 use crate::name::{Glob, LabelKey, LabelValue};
 
 /// Labels of an object or a workload.

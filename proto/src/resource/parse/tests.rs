@@ -224,7 +224,10 @@ fn the_filter_of_the_access_log_is_checked_where_it_is_written() {
         ))
     };
     let untyped = telemetry("request.tool");
-    assert!(untyped.starts_with(":5:") && untyped.contains("this is a text, expected true or false"), "{untyped}");
+    assert!(
+        untyped.starts_with(":5:") && untyped.contains("this is a text, expected true or false"),
+        "{untyped}"
+    );
     let unknown = telemetry("response.status >= 400");
     assert!(unknown.starts_with(":5:") && unknown.contains("unknown name `response`"), "{unknown}");
 }
