@@ -330,6 +330,7 @@ mod tests {
             response_bytes: 2,
             duration: Duration::from_micros(1500),
             listens: false,
+            is_unwritten: false,
         }
     }
 

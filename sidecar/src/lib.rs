@@ -26,6 +26,7 @@ pub mod headers;
 pub mod health;
 pub mod identify;
 pub mod limits;
+mod logged;
 pub mod metrics;
 mod oldest;
 pub mod outbound;

@@ -151,6 +151,8 @@ limits! {
     tools_read_every: Limited = secs(60);
     /// Bytes of a tool's input schema that arguments are held against.
     schema_bytes_max: usize = 128 << 10;
+    /// Bytes that the schemas of one server's tools take together once they are made ready, as estimated.
+    schemas_bytes_max: usize = 64 << 20;
     /// Answers that are kept for one server, where a policy says so.
     kept_answers_max: usize = 10_000;
     /// Bytes of all answers that are kept for one server.

@@ -11,7 +11,6 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use weft_proto::mcp::code;
-use weft_proto::name::ServerName;
 use weft_proto::resource::kinds::Era;
 
 use crate::access_log::AccessLog;
@@ -26,17 +25,21 @@ use crate::identify::Identified;
 use crate::limits::Limits;
 use crate::metrics::{Counted, ServerSeries, method_index};
 use crate::quota::Quotas;
-use crate::receive;
+use crate::receive::{self, Received};
 use crate::record::{Event, Open};
 use crate::refusal::{Refusal, Shape};
 use crate::room::Room;
-use crate::servers::Servers;
+use crate::servers::{Local, Servers};
 use crate::shown::{self, Cutter};
 use crate::standing::{self, Asked};
 use crate::state::{Current, Live};
-use crate::{accept, authorize, clock, session_id, tools};
+use crate::tools::Treated;
+use crate::{accept, authorize, clock, logged, session_id, tools};
 
 pub use outbound::{Outbound, Parts as OutboundParts};
+
+/// Times that a call is judged anew, because what it is judged by changes all the while.
+const JUDGED_ANEW_MAX: usize = 8;
 
 /// Everything that requests of the inbound listener need.
 #[derive(Clone, Debug)]
@@ -81,27 +84,21 @@ impl Inbound {
         let server = parts.servers.find(&received.place, &current)?;
         record.about(Arc::clone(&server.series), Arc::clone(&server.label));
         let entry = current.snapshot.server(&server.name).ok_or(Refusal::NotReady)?;
+        record.event.is_unwritten = !logged::is_logged(entry, &connection.caller, &call);
         let decided = &mut record.event.decided;
         let permit = authorize::authorize(&current.snapshot, entry, &connection.caller, &call, decided)?;
         let held = parts.quotas.take(&server, entry, &connection.caller, &call, &mut record.event).await?;
-        let asked = tools::Asked {
-            snapshot: &current.snapshot,
-            entry,
-            tools: &server.tools,
-            head: &received.head,
-            caller: &connection.caller.shared_name(),
-            patience: server.call_timeout(),
-        };
-        let mut treated = tools::treat(asked, &call).await?;
-        record.event.tools = treated.note.take();
+        let about = About { connection, server: &server, received: &received, call: &call };
+        let treated = about.treat(&current, record).await?;
         let admitted = match (call.listens(), call.is_exempt()) {
             (true, _) => server.places.listen()?,
             (false, true) => Places::exempt(),
             (false, false) => server.places.admit(Counted::new(server.in_flight.clone())).await?,
         };
         let admitted = admitted.holding(held.keep());
-        // It may have waited, and what it waited for was not a policy that forbids it.
-        let (current, permit) = parts.still(current, permit, connection, &server.name, &call, record)?;
+        // It may have waited, and what it waited for was not a policy that forbids it, or another tool of that name.
+        let Judged { current, permit, treated } =
+            parts.still(Judged { current, permit, treated }, about, record).await?;
         let inbound = ForwardInbound {
             server: &server,
             caller: &connection.caller,
@@ -128,25 +125,61 @@ impl Inbound {
     }
 }
 
+/// What a call is judged by besides policies.
+#[derive(Clone, Copy)]
+struct About<'a> {
+    connection: &'a Arc<Identified>,
+    server: &'a Local,
+    received: &'a Received,
+    call: &'a Call<'a>,
+}
+
+/// How a call was judged, and by which configuration.
+struct Judged {
+    current: Arc<Current>,
+    permit: Permit,
+    treated: Treated,
+}
+
+impl About<'_> {
+    async fn treat(&self, by: &Current, record: &mut Open) -> Result<Treated, Refusal> {
+        let asked = tools::Asked {
+            snapshot: &by.snapshot,
+            entry: by.snapshot.server(&self.server.name).ok_or(Refusal::NotReady)?,
+            tools: &self.server.tools,
+            head: &self.received.head,
+            caller: &self.connection.caller.shared_name(),
+            patience: self.server.call_timeout(),
+        };
+        let mut treated = tools::treat(asked, self.call).await?;
+        record.event.tools = treated.note.take();
+        Ok(treated)
+    }
+}
+
 impl Parts {
-    /// The permit by the configuration that is in force by now.
-    fn still(
+    /// The judgement by the configuration that is in force by now, and what the server advertises by now. To learn that
+    /// may take time, in which either changes again.
+    async fn still(
         &self,
-        by: Arc<Current>,
-        permit: Permit,
-        connection: &Identified,
-        server: &ServerName,
-        call: &Call<'_>,
+        mut judged: Judged,
+        about: About<'_>,
         record: &mut Open,
-    ) -> Result<(Arc<Current>, Permit), Refusal> {
-        let current = self.live.load();
-        if Arc::ptr_eq(&current, &by) {
-            return Ok((by, permit));
+    ) -> Result<Judged, Refusal> {
+        for _ in 0..JUDGED_ANEW_MAX {
+            let current = self.live.load();
+            let is_same = Arc::ptr_eq(&current, &judged.current);
+            if is_same && judged.treated.is_of_now(&about.server.tools) {
+                return Ok(judged);
+            }
+            let entry = current.snapshot.server(&about.server.name).ok_or(Refusal::NotReady)?;
+            let (caller, decided) = (&about.connection.caller, &mut record.event.decided);
+            let permit = authorize::authorize(&current.snapshot, entry, caller, about.call, decided)?;
+            // In a box: it is rare, and every request carries the room.
+            let treated = Box::pin(about.treat(&current, record)).await?;
+            judged = Judged { current, permit, treated };
         }
-        let entry = current.snapshot.server(server).ok_or(Refusal::NotReady)?;
-        let decided = &mut record.event.decided;
-        let permit = authorize::authorize(&current.snapshot, entry, &connection.caller, call, decided)?;
-        Ok((current, permit))
+        Err(Refusal::NotReady)
     }
 }
 
@@ -179,6 +212,7 @@ fn opened(
         response_bytes: 0,
         duration: std::time::Duration::ZERO,
         listens: false,
+        is_unwritten: false,
     };
     Open::new(event, Instant::now(), Arc::clone(nowhere), log.clone())
 }

@@ -38,6 +38,8 @@ pub struct Event {
     pub duration: Duration,
     /// An event stream that only listens, whose duration says nothing.
     pub listens: bool,
+    /// Telemetry says that the access log is not to have it.
+    pub is_unwritten: bool,
 }
 
 /// An event whose request still runs.
@@ -70,6 +72,9 @@ impl Open {
         if self.event.decided.shadow.as_ref().is_some_and(|shadow| !shadow.allowed) {
             self.series.refused_in_shadow();
         }
-        self.log.write(&self.event);
+        // What a policy wants recorded is, whatever telemetry says of the rest.
+        if self.event.decided.audit || !self.event.is_unwritten {
+            self.log.write(&self.event);
+        }
     }
 }

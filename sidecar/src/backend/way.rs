@@ -19,7 +19,7 @@ use weft_proto::resource::kinds::{Era, Protocol};
 
 use crate::exchange::front::Front;
 use crate::exchange::http::{AnswerBody, Http, LegacyHttp, ModernHttp, Settings, Target};
-use crate::exchange::probe::{self, Spoken, probe};
+use crate::exchange::probe::{self, Spoken, Transports, probe};
 use crate::exchange::sse_server::HttpSse;
 use crate::exchange::{BoxFuture, Peer};
 use crate::forward::refusal;
@@ -272,7 +272,11 @@ impl Ways {
         if self.protocol == Protocol::HttpSse {
             return Ok(legacy(Some(Legacy::HttpSse)));
         }
-        match probe(&self.http, &self.target, &self.settings, QUESTION_TIMEOUT).await {
+        let transports = match self.protocol {
+            Protocol::Auto | Protocol::HttpSse => Transports::Any,
+            Protocol::StreamableHttp => Transports::Streamable,
+        };
+        match probe(&self.http, &self.target, &self.settings, transports, QUESTION_TIMEOUT).await {
             Ok(Spoken::Modern(_)) => Ok(Spoke { modern: true, legacy: None, legacy_asked: false }),
             Ok(Spoken::LegacyStreamable(_)) => Ok(legacy(Some(Legacy::Streamable))),
             Ok(Spoken::HttpSse) => Ok(legacy(Some(Legacy::HttpSse))),

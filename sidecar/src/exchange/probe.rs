@@ -3,7 +3,7 @@
 //! First as a caller of the modern era would, then with a handshake, then for the stream of the oldest transport. No
 //! single status or code decides: an answer proves an era only if no other era has it. What is temporary proves
 //! nothing, so that a server that is busy at the moment is not taken for an older one. Not here: how long an outcome
-//! is believed.
+//! is believed. Where it is known not to speak the oldest transport, it is not asked for that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,11 +58,20 @@ enum Step {
     No(String),
 }
 
+/// What a server is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transports {
+    Any,
+    /// Nothing but Streamable HTTP.
+    Streamable,
+}
+
 /// Asks a server what it speaks. Each question has so much time for its answer.
 pub async fn probe(
     http: &Arc<dyn Http>,
     target: &Target,
     settings: &Settings,
+    transports: Transports,
     question_timeout: Duration,
 ) -> Result<Spoken, Error> {
     let probe = Probe { http: &**http, target, settings, question_timeout };
@@ -74,6 +83,9 @@ pub async fn probe(
         Step::Done(spoken) => return Ok(spoken),
         Step::No(why) => why,
     };
+    if transports == Transports::Streamable {
+        return Err(Error::Unknown(format!("server/discover: {modern}; initialize: {streamable}")));
+    }
     match probe.sse().await? {
         Step::Done(spoken) => Ok(spoken),
         Step::No(sse) => {

@@ -96,7 +96,8 @@ impl Known {
             };
             let (name, digest) = (definition.name.clone(), definition.digest());
             let kept = before.and_then(|before| before.tools.get(&name));
-            let kept = kept.filter(|tool| tool.digest.as_ref() == Some(&digest) && tool.raw == raw).cloned();
+            let is_same = |tool: &&Arc<Tool>| tool.digest.as_ref() == Some(&digest) && tool.raw == raw;
+            let kept = kept.filter(is_same).filter(|tool| !tool.lacked_room()).cloned();
             let (hints, input_schema) =
                 (definition.hints(), definition.input_schema.map(|it| it.get().into()));
             let tool = kept.unwrap_or_else(|| {
@@ -131,6 +132,11 @@ impl Tool {
     fn twice(name: String, raw: Box<str>) -> Self {
         let compiled = OnceLock::from(Err(schema::Unusable::AdvertisedTwice));
         Self { name, digest: None, hints: Hints::default(), raw, input_schema: None, compiled }
+    }
+
+    /// Whether there was no room for its schema. There may be now.
+    fn lacked_room(&self) -> bool {
+        matches!(self.compiled.get(), Some(Err(schema::Unusable::NoRoom)))
     }
 
     /// What its arguments are held against; made when it is first asked for.

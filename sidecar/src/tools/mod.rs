@@ -7,6 +7,7 @@ mod advertised;
 mod answered;
 mod capped;
 mod kept;
+mod pattern;
 pub mod pinned;
 mod read;
 pub mod schema;

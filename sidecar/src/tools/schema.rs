@@ -8,12 +8,16 @@
 //! see others than those that do not, and what is judged here must be what the server sees.
 
 use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
 use serde_json::Value;
 use weft_proto::policy::tools::Redaction;
 
+use super::pattern::{AUTOMATON_BYTES_MAX, CACHE_BYTES_MAX};
 use super::work::{self, Work};
 
 /// Bytes of arguments of which more than one problem is told.
@@ -22,22 +26,49 @@ const SEVERAL_BYTES_MAX: usize = 4 << 10;
 const PROBLEMS_MAX: usize = 5;
 /// Characters of one text out of a schema or a call.
 const TEXT_CHARS_MAX: usize = 120;
-/// Bytes of a pattern's automaton.
-const PATTERN_BYTES_MAX: usize = 256 << 10;
 /// Bytes of arguments times looks at each value.
-const WORK_MAX: u64 = 1 << 28;
+const BYTE_LOOKS_MAX: u64 = 1 << 28;
+/// Values in arguments times looks at each.
+const VALUE_LOOKS_MAX: u64 = 1 << 24;
 /// Up to here every whole number is one of floating point's.
 const EXACT_MAX: u64 = 1 << 53;
 
-/// What bounds schemas.
-#[derive(Clone, Copy, Debug)]
+/// What bounds schemas. Clones share the memory for all of them together.
+#[derive(Clone, Debug)]
 pub struct Limits {
-    pub schema_bytes_max: usize,
+    schema_bytes_max: usize,
+    held_bytes_max: usize,
+    held: Arc<AtomicUsize>,
 }
 
 impl Limits {
+    pub fn new(schema_bytes_max: usize, held_bytes_max: usize) -> Self {
+        Self { schema_bytes_max, held_bytes_max, held: Arc::default() }
+    }
+
     pub fn of(limits: &crate::limits::Limits) -> Self {
-        Self { schema_bytes_max: limits.schema_bytes_max }
+        Self::new(limits.schema_bytes_max, limits.schemas_bytes_max)
+    }
+
+    /// Takes so much of the memory for compiled schemas.
+    fn hold(&self, bytes: usize) -> Result<Held, Unusable> {
+        let before = self.held.fetch_add(bytes, Ordering::Relaxed);
+        let held = Held { of: Arc::clone(&self.held), bytes };
+        // Refused, it is given back as `held` is dropped.
+        if before + bytes > self.held_bytes_max { Err(Unusable::NoRoom) } else { Ok(held) }
+    }
+}
+
+/// Memory that a schema takes, until it is dropped.
+#[derive(Debug)]
+struct Held {
+    of: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.of.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -58,6 +89,8 @@ pub enum Unusable {
     Circular,
     #[error("its input schema is too much work")]
     TooComplex,
+    #[error("the schemas of the server's tools take too much memory together")]
+    NoRoom,
     #[error("its input schema is none: {0}")]
     Invalid(String),
 }
@@ -84,6 +117,8 @@ impl fmt::Display for Problem {
 pub struct Schema {
     validator: Validator,
     work: Work,
+    #[expect(dead_code, reason = "held until dropped")]
+    held: Held,
 }
 
 impl Schema {
@@ -100,8 +135,9 @@ impl Schema {
             members.remove("$schema");
         }
         let work = work::measure(&schema)?;
+        let held = limits.hold(work.bytes)?;
         let patterns =
-            PatternOptions::regex().size_limit(PATTERN_BYTES_MAX).dfa_size_limit(PATTERN_BYTES_MAX);
+            PatternOptions::regex().size_limit(AUTOMATON_BYTES_MAX).dfa_size_limit(CACHE_BYTES_MAX);
         let validator = jsonschema::options()
             .with_draft(draft)
             .with_pattern_options(patterns)
@@ -111,13 +147,13 @@ impl Schema {
             .offline()
             .build(&schema)
             .map_err(|error| invalid(&error))?;
-        Ok(Self { validator, work })
+        Ok(Self { validator, work, held })
     }
 
     /// Holds arguments, as JSON text, against the schema. Of what is redacted nothing is told but that it is wrong.
     pub fn check(&self, arguments: &str, redaction: &Redaction) -> Result<(), Vec<Problem>> {
         let whole = |what: &str| vec![Problem { place: String::new(), what: what.to_owned() }];
-        if (arguments.len() as u64).saturating_mul(self.work.looks) > WORK_MAX {
+        if is_too_much(arguments, self.work.looks) {
             return Err(whole("they are too large to be held against this schema"));
         }
         if self.work.compares_numbers && has_inexact_number(arguments) {
@@ -134,6 +170,27 @@ impl Schema {
         problems.dedup();
         Err(problems)
     }
+}
+
+fn is_too_much(arguments: &str, looks: u64) -> bool {
+    let byte_looks = looks.saturating_mul(arguments.len() as u64);
+    // Each value is at least a byte: of most arguments, none has to be counted.
+    byte_looks > BYTE_LOOKS_MAX
+        || byte_looks > VALUE_LOOKS_MAX && looks.saturating_mul(values(arguments)) > VALUE_LOOKS_MAX
+}
+
+/// How many values there are, keys among them.
+fn values(json: &str) -> u64 {
+    let bytes = json.as_bytes();
+    let (mut at, mut values) = (0, 1);
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => at = past_string(bytes, at),
+            b',' | b':' | b'[' | b'{' => (at, values) = (at + 1, values + 1),
+            _ => at += 1,
+        }
+    }
+    values
 }
 
 fn draft_of(schema: &Value) -> Result<Draft, Unusable> {
@@ -231,9 +288,9 @@ fn expected(kind: &ValidationErrorKind) -> String {
             format!("is of none of the types {}", many.join(", "))
         }
         ValidationErrorKind::Required { property } => format!("lacks {}", clip(&property.to_string())),
-        ValidationErrorKind::Enum { options } => format!("is none of {}", clip(&options.to_string())),
+        ValidationErrorKind::Enum { options } => format!("is none of {}", clip_json(options)),
         ValidationErrorKind::Constant { expected_value } => {
-            format!("is not {}", clip(&expected_value.to_string()))
+            format!("is not {}", clip_json(expected_value))
         }
         ValidationErrorKind::Minimum { limit } => format!("is less than {}", clip(&limit.to_string())),
         ValidationErrorKind::Maximum { limit } => format!("is more than {}", clip(&limit.to_string())),
@@ -261,7 +318,32 @@ fn unescaped(step: &str) -> String {
     step.replace("~1", "/").replace("~0", "~")
 }
 
-fn clip(text: &str) -> String {
+/// The beginning of a value's text; the rest of it is not written.
+fn clip_json(value: &Value) -> String {
+    /// Bytes of as many characters and one more.
+    const BYTES_MAX: usize = (TEXT_CHARS_MAX + 1) * 4;
+    struct Beginning(Vec<u8>);
+    impl io::Write for Beginning {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            if self.0.len() >= BYTES_MAX {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let taken = text.len().min(BYTES_MAX - self.0.len());
+            self.0.extend_from_slice(&text[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut beginning = Beginning(Vec::new());
+    // It fails where there is more than is shown.
+    let _ = serde_json::to_writer(&mut beginning, value);
+    clip(&String::from_utf8_lossy(&beginning.0))
+}
+
+pub(super) fn clip(text: &str) -> String {
     match text.char_indices().nth(TEXT_CHARS_MAX) {
         None => text.to_owned(),
         Some((end, _)) => format!("{}…", &text[..end]),

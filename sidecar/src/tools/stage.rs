@@ -58,6 +58,8 @@ pub struct Treated {
     pub call_timeout: Option<Duration>,
     pub result_bytes_max: Option<u64>,
     pub(super) keep: Option<Keep>,
+    /// The definitions that it was held to, where any were needed.
+    known: Option<Arc<Known>>,
     /// For the record: what would have been refused, and what was warned of.
     pub note: Option<Box<str>>,
 }
@@ -92,6 +94,12 @@ pub async fn treat(asked: Asked<'_>, call: &Call<'_>) -> Result<Treated, Refusal
 }
 
 impl Treated {
+    /// Whether the server still advertises what the call was held to.
+    pub fn is_of_now(&self, tools: &Tools) -> bool {
+        let is_now = |known| tools.advertised.now().is_some_and(|now| Arc::ptr_eq(known, &now));
+        self.known.as_ref().is_none_or(is_now)
+    }
+
     /// The answer that is kept for the call, if there is one.
     pub fn kept(&self, tools: &Tools, call: &Call<'_>) -> Option<Response<Answer>> {
         let (keep, request) = (self.keep.as_ref()?, call.request()?);
@@ -155,6 +163,7 @@ impl Asked<'_> {
             _ if must_know => Some(self.known(tool, patience).await?),
             _ => self.tools.advertised.now(),
         };
+        treated.known.clone_from(&known);
         let definition = known.as_ref().and_then(|known| known.tool(tool));
         match (pin, &known) {
             (Some(manner), Some(_)) => {

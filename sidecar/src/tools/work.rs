@@ -3,6 +3,9 @@
 //! Schemas come from servers. A few hundred bytes that refer to themselves twice over would keep a processor busy for
 //! ever, and one that refers to itself without going any deeper would end the program. So a schema's parts are counted
 //! as they apply to a value: those that look at the same value add up, those for different keys of an object do not.
+//! A part that compares with many others, or matches a pattern of many states, counts as many.
+//!
+//! What a schema takes once it is compiled is estimated with it, before anything is compiled.
 //!
 //! References are followed within the schema, by JSON pointers from its root, and nowhere else.
 
@@ -10,6 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 
+use super::pattern::heft;
 use super::schema::Unusable;
 
 /// Parts of a schema.
@@ -22,6 +26,16 @@ const NESTED_MAX: usize = 200;
 const NESTED_HERE_MAX: usize = 12;
 /// Looks at one value of the arguments.
 pub(super) const LOOKS_MAX: u64 = 4096;
+/// Keys that an object is held against in the time of one look.
+const KEYS_PER_LOOK: usize = 16;
+/// Bytes that one schema may take, by this estimate.
+const BYTES_MAX: usize = 8 << 20;
+/// Bytes that one keyword takes, without the names of where it is.
+const KEYWORD_BYTES: usize = 384;
+/// Each keyword is told where it is, and what is wrong with it is told by that.
+const PLACES_PER_KEYWORD: usize = 2;
+/// Bytes that one byte of values to compare with takes.
+const BYTES_PER_TEXT_BYTE: usize = 8;
 /// So deep is what a schema says of itself followed; where looks still grow there, they grow without end.
 const DEPTH: usize = 24;
 
@@ -50,10 +64,14 @@ pub(super) struct Work {
     pub(super) looks: u64,
     /// Whether numbers are compared, so that their exact value decides.
     pub(super) compares_numbers: bool,
+    /// Of memory, about, once it is compiled.
+    pub(super) bytes: usize,
 }
 
 #[derive(Debug, Default)]
 struct Part {
+    /// Looks that it is worth itself.
+    weight: u64,
     here: Vec<usize>,
     /// By key.
     keyed: Vec<(String, usize)>,
@@ -63,10 +81,19 @@ struct Part {
 struct Parts<'s> {
     root: &'s Value,
     found: HashMap<usize, usize>,
-    waiting: Vec<(&'s Value, usize)>,
+    waiting: Vec<Waiting<'s>>,
     parts: Vec<Part>,
     patterns: usize,
     compares_numbers: bool,
+    bytes: usize,
+}
+
+/// A part that is still to be read.
+struct Waiting<'s> {
+    schema: &'s Value,
+    at: usize,
+    /// Bytes of the pointer that leads there.
+    pointer_bytes: usize,
 }
 
 /// Measures a schema, or says why nobody should be judged by it.
@@ -78,22 +105,23 @@ pub(super) fn measure(root: &Value) -> Result<Work, Unusable> {
         parts: Vec::new(),
         patterns: 0,
         compares_numbers: false,
+        bytes: 0,
     };
-    parts.place(root)?;
-    while let Some((schema, at)) = parts.waiting.pop() {
-        parts.read(schema, at)?;
+    parts.place(root, 0)?;
+    while let Some(waiting) = parts.waiting.pop() {
+        parts.read(waiting)?;
     }
-    if parts.patterns > PATTERNS_MAX || nested(&parts.parts) > NESTED_MAX {
+    if nested(&parts.parts) > NESTED_MAX {
         return Err(Unusable::TooComplex);
     }
     let flat = flattened(&parts.parts)?;
     let looks = looks(&parts.parts, &flat)?;
-    Ok(Work { looks, compares_numbers: parts.compares_numbers })
+    Ok(Work { looks, compares_numbers: parts.compares_numbers, bytes: parts.bytes })
 }
 
 impl<'s> Parts<'s> {
     /// The place of a part; where it is met for the first time, it will be read.
-    fn place(&mut self, schema: &'s Value) -> Result<usize, Unusable> {
+    fn place(&mut self, schema: &'s Value, pointer_bytes: usize) -> Result<usize, Unusable> {
         let address = std::ptr::from_ref(schema).addr();
         if let Some(place) = self.found.get(&address) {
             return Ok(*place);
@@ -104,21 +132,29 @@ impl<'s> Parts<'s> {
         let place = self.parts.len();
         self.parts.push(Part::default());
         self.found.insert(address, place);
-        self.waiting.push((schema, place));
+        self.waiting.push(Waiting { schema, at: place, pointer_bytes });
         Ok(place)
     }
 
-    fn read(&mut self, schema: &'s Value, at: usize) -> Result<(), Unusable> {
-        let Value::Object(members) = schema else { return Ok(()) };
-        let mut part = Part::default();
+    fn read(&mut self, waiting: Waiting<'s>) -> Result<(), Unusable> {
+        let Waiting { schema, at, pointer_bytes } = waiting;
+        let mut part = Part { weight: 1, ..Part::default() };
+        self.takes(KEYWORD_BYTES)?;
+        let Value::Object(members) = schema else {
+            self.parts[at] = part;
+            return Ok(());
+        };
         for (key, value) in members {
             self.compares_numbers |= compares_numbers(key, value);
-            self.patterns += patterns(key, value);
-            self.member(key, value, &mut part)?;
+            let inner_bytes = pointer_bytes + key.len() + 1;
+            self.takes(KEYWORD_BYTES + inner_bytes * PLACES_PER_KEYWORD)?;
+            part.weight = part.weight.saturating_add(self.weigh(key, value)?);
+            self.member(key, value, inner_bytes, &mut part)?;
         }
         // To know what is left, everything that looks at the same value is asked again.
         if members.contains_key("unevaluatedProperties") || members.contains_key("unevaluatedItems") {
             part.here.extend_from_within(..);
+            part.weight = part.weight.saturating_mul(2);
         }
         if at > 0 && members.contains_key("$id") {
             return Err(Unusable::Elsewhere("a part with an `$id` of its own".to_owned()));
@@ -127,41 +163,99 @@ impl<'s> Parts<'s> {
         Ok(())
     }
 
-    fn member(&mut self, key: &str, value: &'s Value, part: &mut Part) -> Result<(), Unusable> {
+    /// How many looks more a keyword is worth than that there is one.
+    fn weigh(&mut self, key: &str, value: &Value) -> Result<u64, Unusable> {
+        let keys = |count: usize| (count / KEYS_PER_LOOK) as u64;
+        Ok(match (key, value) {
+            ("pattern", Value::String(pattern)) => self.pattern(pattern)?,
+            ("patternProperties", Value::Object(schemas)) => {
+                let mut weight = 0_u64;
+                for pattern in schemas.keys() {
+                    // Once for these, and once to know which keys are additional.
+                    weight = weight.saturating_add(self.pattern(pattern)?.saturating_mul(2));
+                }
+                weight
+            }
+            ("properties", Value::Object(schemas)) => keys(schemas.len()),
+            ("required", Value::Array(names)) => {
+                self.takes(text_bytes(value))?;
+                keys(names.len())
+            }
+            ("dependentRequired" | "dependentSchemas" | "dependencies", Value::Object(members)) => {
+                let names = members.values().filter_map(Value::as_array);
+                self.takes(text_bytes(value))?;
+                keys(members.len() + names.map(Vec::len).sum::<usize>())
+            }
+            ("const", _) => {
+                self.takes(text_bytes(value))?;
+                depth(value)
+            }
+            ("enum", Value::Array(options)) => {
+                self.takes(text_bytes(value))?;
+                // Texts are looked up, everything else is compared with one after the other.
+                let is_looked_up = options.iter().all(|it| matches!(it, Value::String(_) | Value::Null));
+                if is_looked_up { 0 } else { options.iter().map(depth).sum() }
+            }
+            _ => 0,
+        })
+    }
+
+    /// A pattern, in looks at each byte.
+    fn pattern(&mut self, pattern: &str) -> Result<u64, Unusable> {
+        self.patterns += 1;
+        if self.patterns > PATTERNS_MAX {
+            return Err(Unusable::TooComplex);
+        }
+        let heft = heft(pattern)?;
+        self.takes(heft.bytes)?;
+        Ok(heft.states)
+    }
+
+    /// Counts memory.
+    fn takes(&mut self, bytes: usize) -> Result<(), Unusable> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > BYTES_MAX { Err(Unusable::TooComplex) } else { Ok(()) }
+    }
+
+    fn member(&mut self, key: &str, value: &'s Value, bytes: usize, part: &mut Part) -> Result<(), Unusable> {
+        // What is in a list is as far away as the longest number.
+        let each_bytes = bytes + 8;
         match value {
             Value::String(to) if key == "$ref" => part.here.push(self.referred(to)?),
             _ if matches!(key, "$dynamicRef" | "$recursiveRef") => {
                 return Err(Unusable::Elsewhere(format!("`{key}`")));
             }
             Value::Object(schemas) if HERE_MAPS.contains(&key) => {
-                for schema in schemas.values() {
-                    part.here.push(self.place(schema)?);
+                for (name, schema) in schemas {
+                    part.here.push(self.place(schema, bytes + name.len() + 1)?);
                 }
             }
             Value::Object(schemas) if key == "properties" => {
                 for (name, schema) in schemas {
-                    part.keyed.push((name.clone(), self.place(schema)?));
+                    part.keyed.push((name.clone(), self.place(schema, bytes + name.len() + 1)?));
                 }
             }
             Value::Object(schemas) if key == "patternProperties" => {
-                for schema in schemas.values() {
-                    part.within.push(self.place(schema)?);
+                for (name, schema) in schemas {
+                    part.within.push(self.place(schema, bytes + name.len() + 1)?);
                 }
             }
             Value::Array(schemas) if HERE_LISTS.contains(&key) => {
                 for schema in schemas {
-                    part.here.push(self.place(schema)?);
+                    part.here.push(self.place(schema, each_bytes)?);
                 }
             }
             Value::Array(schemas) if WITHIN_LISTS.contains(&key) => {
                 // Each is for another element.
                 for (index, schema) in schemas.iter().enumerate() {
-                    part.keyed.push((index.to_string(), self.place(schema)?));
+                    part.keyed.push((index.to_string(), self.place(schema, each_bytes)?));
                 }
             }
-            Value::Object(_) | Value::Bool(_) if HERE.contains(&key) => part.here.push(self.place(value)?),
+            Value::Object(_) | Value::Bool(_) if HERE.contains(&key) => {
+                part.here.push(self.place(value, bytes)?);
+            }
             Value::Object(_) | Value::Bool(_) if WITHIN.contains(&key) => {
-                part.within.push(self.place(value)?)
+                part.within.push(self.place(value, bytes)?);
             }
             _ => {}
         }
@@ -177,7 +271,7 @@ impl<'s> Parts<'s> {
             return Err(elsewhere());
         }
         let schema = self.root.pointer(pointer).ok_or_else(elsewhere)?;
-        self.place(schema)
+        self.place(schema, to.len())
     }
 }
 
@@ -193,12 +287,18 @@ fn compares_numbers(key: &str, value: &Value) -> bool {
     }
 }
 
-fn patterns(key: &str, value: &Value) -> usize {
-    match (key, value) {
-        ("pattern", Value::String(_)) => 1,
-        ("patternProperties", Value::Object(schemas)) => schemas.len(),
-        _ => 0,
+/// Steps from a value to what lies deepest within it: as often it is walked through where parts look at each step.
+fn depth(value: &Value) -> u64 {
+    match value {
+        Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or_default(),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or_default(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 1,
     }
+}
+
+/// What is kept of values that are compared with.
+fn text_bytes(value: &Value) -> usize {
+    serde_json::to_vec(value).map_or(usize::MAX, |text| text.len().saturating_mul(BYTES_PER_TEXT_BYTE))
 }
 
 fn has_number(value: &Value) -> bool {
@@ -241,8 +341,7 @@ fn flattened(parts: &[Part]) -> Result<Flat, Unusable> {
                 *sum = sum.saturating_add(*times);
             }
             total += all.len();
-            let looks = all.values().fold(0_u64, |sum, it| sum.saturating_add(*it));
-            if looks > LOOKS_MAX || total > PARTS_MAX * 16 {
+            if weight(parts, &all) > LOOKS_MAX || total > PARTS_MAX * 16 {
                 return Err(Unusable::TooComplex);
             }
             flat[at] = Some(all);
@@ -319,10 +418,15 @@ fn circles(parts: &[Part]) -> Vec<usize> {
     circle
 }
 
+/// Looks at one value by parts, as often as each is asked.
+fn weight(parts: &[Part], all: &BTreeMap<usize, u64>) -> u64 {
+    let each = all.iter().map(|(part, times)| times.saturating_mul(parts[*part].weight));
+    each.fold(0, u64::saturating_add)
+}
+
 /// Looks at one value, however deep it lies.
 fn looks(parts: &[Part], flat: &Flat) -> Result<u64, Unusable> {
-    let here = |at: usize| flat[at].values().fold(0_u64, |sum, it| sum.saturating_add(*it));
-    let mut deep: Vec<u64> = (0..parts.len()).map(here).collect();
+    let mut deep: Vec<u64> = flat.iter().map(|all| weight(parts, all)).collect();
     let mut most = deep.first().copied().unwrap_or_default();
     for _ in 0..DEPTH {
         deep = (0..parts.len()).map(|at| deeper(parts, &flat[at], &deep)).collect();
@@ -350,113 +454,4 @@ fn deeper(parts: &[Part], flat: &BTreeMap<usize, u64>, deep: &[u64]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[track_caller]
-    fn check(schema: &Value, expected: Result<u64, Unusable>) {
-        assert_eq!(measure(schema).map(|work| work.looks), expected, "{schema}");
-    }
-
-    #[test]
-    fn an_ordinary_schema_looks_at_each_value_a_few_times() {
-        check(&json!({ "type": "object", "properties": { "a": { "type": "string" }, "b": {} } }), Ok(1));
-        check(
-            &json!({ "anyOf": [{ "properties": { "a": {} } }, { "properties": { "a": {}, "b": {} } }] }),
-            Ok(3),
-        );
-        check(
-            &json!({ "properties": { "a": { "$ref": "#/$defs/x" } }, "$defs": { "x": { "items": {} } } }),
-            Ok(2),
-        );
-    }
-
-    #[test]
-    fn what_refers_to_itself_deeper_down_is_followed() {
-        let tree = json!({ "properties": { "left": { "$ref": "#" }, "right": { "$ref": "#" } } });
-        check(&tree, Ok(2));
-        let filter = json!({ "anyOf": [
-            { "type": "string" },
-            { "properties": { "and": { "items": { "$ref": "#" } } } },
-            { "properties": { "or": { "items": { "$ref": "#" } } } },
-        ] });
-        check(&filter, Ok(5));
-    }
-
-    #[test]
-    fn what_would_never_end_is_not_begun() {
-        check(&json!({ "$ref": "#" }), Err(Unusable::Circular));
-        check(
-            &json!({ "allOf": [{ "$ref": "#/$defs/a" }], "$defs": { "a": { "anyOf": [{ "$ref": "#/$defs/b" }] },
-                "b": { "not": { "$ref": "#/$defs/a" } } } }),
-            Err(Unusable::Circular),
-        );
-        // Twice as often with each step down.
-        let doubling = json!({ "properties": { "x": { "allOf": [{ "$ref": "#" }, { "$ref": "#" }] } } });
-        check(&doubling, Err(Unusable::TooComplex));
-        let mut nested = json!({});
-        for _ in 0..20 {
-            nested = json!({ "allOf": [nested.clone(), nested] });
-            if nested.to_string().len() > 10_000 {
-                break;
-            }
-        }
-        assert!(measure(&nested).is_ok());
-        let mut chain = serde_json::Map::new();
-        for n in 0..40 {
-            let next = format!("#/$defs/n{}", n + 1);
-            chain.insert(format!("n{n}"), json!({ "anyOf": [{ "$ref": next }, { "$ref": next }] }));
-        }
-        chain.insert("n40".to_owned(), json!({}));
-        check(&json!({ "$ref": "#/$defs/n0", "$defs": chain }), Err(Unusable::TooComplex));
-    }
-
-    #[test]
-    fn what_lies_too_deep_within_itself_is_not_used() {
-        let chain = |length: usize, link: &dyn Fn(Value) -> Value| {
-            let links = (0..length)
-                .map(|n| (format!("n{n}"), link(json!({ "$ref": format!("#/$defs/n{}", n + 1) }))));
-            let mut links: serde_json::Map<_, _> = links.collect();
-            links.insert(format!("n{length}"), json!({}));
-            json!({ "$ref": "#/$defs/n0", "$defs": links })
-        };
-        let within = |to: Value| json!({ "properties": { "a": to } });
-        assert!(measure(&chain(50, &within)).is_ok());
-        check(&chain(300, &within), Err(Unusable::TooComplex));
-        assert!(measure(&chain(4, &|to| json!({ "allOf": [to] }))).is_ok());
-        check(&chain(12, &|to| json!({ "allOf": [to] })), Err(Unusable::TooComplex));
-        // A circle of many is as deep as it is long.
-        let mut circle = chain(300, &within);
-        circle["$defs"]["n300"] = json!({ "items": { "$ref": "#" } });
-        check(&circle, Err(Unusable::TooComplex));
-        let patterns: serde_json::Map<_, _> =
-            (0..100).map(|n| (format!("p{n}"), json!({ "pattern": "a" }))).collect();
-        check(&json!({ "properties": patterns }), Err(Unusable::TooComplex));
-    }
-
-    #[test]
-    fn references_lead_nowhere_else() {
-        for to in
-            ["https://example.com/x", "other.json", "#anchor", "#/nowhere", "file:///etc/passwd", "#/a%20b"]
-        {
-            assert!(matches!(measure(&json!({ "$ref": to })), Err(Unusable::Elsewhere(_))), "{to}");
-        }
-        let named = json!({ "properties": { "a": { "$id": "https://example.com/y" } } });
-        assert!(matches!(measure(&named), Err(Unusable::Elsewhere(_))));
-        // A property may have any name.
-        check(&json!({ "properties": { "$id": {}, "$ref": {} } }), Ok(1));
-    }
-
-    #[test]
-    fn it_is_known_whether_numbers_are_compared() {
-        let check = |schema: Value, expected| {
-            assert_eq!(measure(&schema).unwrap().compares_numbers, expected, "{schema}");
-        };
-        check(json!({ "properties": { "n": { "type": "integer" } } }), false);
-        check(json!({ "properties": { "n": { "maximum": 5 } } }), true);
-        check(json!({ "properties": { "n": { "enum": ["a", 1] }, "m": {} } }), true);
-        check(json!({ "properties": { "n": { "enum": ["a"] } } }), false);
-    }
-}
+mod tests;

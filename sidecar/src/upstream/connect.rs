@@ -84,21 +84,28 @@ impl Connector {
                 return reached.expect("there are two addresses");
             }
         };
+        if let Some(addresses) = self.known()
+            && let Some(Ok(stream)) = first_of(&addresses).await
+        {
+            return Ok(stream);
+        }
+        // There are none, or they may be the old ones.
         let addresses = self.resolve(host, port).await?;
         let connected =
             first_of(&addresses).await.unwrap_or_else(|| Err(Error::NoAddress { host: host.clone() }));
         if connected.is_err() {
-            // They may be the old ones.
             *self.resolved.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
         connected
     }
 
-    async fn resolve(&self, host: &Arc<str>, port: u16) -> Result<Arc<[SocketAddr]>, Error> {
+    /// The addresses that were found a moment ago.
+    fn known(&self) -> Option<Arc<[SocketAddr]>> {
         let known = self.resolved.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((_, addresses)) = known.filter(|(since, _)| since.elapsed() < RESOLVED_FOR) {
-            return Ok(addresses);
-        }
+        known.filter(|(since, _)| since.elapsed() < RESOLVED_FOR).map(|(_, addresses)| addresses)
+    }
+
+    async fn resolve(&self, host: &Arc<str>, port: u16) -> Result<Arc<[SocketAddr]>, Error> {
         let found = tokio::net::lookup_host((&**host, port)).await;
         let found = found.map_err(|source| Error::Resolve { host: host.clone(), source })?;
         let addresses: Arc<[SocketAddr]> = found.take(ADDRESSES_MAX).collect();
@@ -207,5 +214,51 @@ impl AsyncWrite for Stream {
             Io::Unix(stream) => stream.is_write_vectored(),
             Io::Tls(stream) => stream.is_write_vectored(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A connector to `localhost`, which was found elsewhere before.
+    fn found_before(port: u16, before: SocketAddr) -> Connector {
+        let address = Address::Name { host: "localhost".into(), port };
+        let connector = Connector::new(Destination::Tcp(address));
+        *connector.resolved.lock().unwrap() = Some((Instant::now(), [before].into()));
+        connector
+    }
+
+    async fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    fn reached(io: &Io) -> SocketAddr {
+        let Io::Tcp(stream) = io else { panic!("{io:?}") };
+        stream.peer_addr().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_name_whose_address_is_dead_is_looked_up_again_at_once() {
+        let ((_now, now), (before, old)) = (listener().await, listener().await);
+        drop(before);
+        let connector = found_before(now.port(), old);
+        assert_eq!(reached(&connector.connect().await.unwrap()), now);
+        assert!(connector.known().unwrap().contains(&now), "it is found there from now on");
+    }
+
+    #[tokio::test]
+    async fn a_name_is_looked_up_again_after_a_while_even_if_its_address_still_answers() {
+        let ((_now, now), (_before, old)) = (listener().await, listener().await);
+        let connector = found_before(now.port(), old);
+        assert_eq!(reached(&connector.connect().await.unwrap()), old);
+        tokio::time::pause();
+        tokio::time::advance(RESOLVED_FOR).await;
+        tokio::time::resume();
+        assert_eq!(reached(&connector.connect().await.unwrap()), now);
     }
 }

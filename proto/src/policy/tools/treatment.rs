@@ -3,8 +3,9 @@
 //! Of several policies that speak about a tool, this order holds: the more specific selector of servers, then the
 //! narrower pattern for the tool, then as everywhere a policy of the server's namespace before one of the root
 //! namespace, the older one, the name. Each field is settled on its own, by the first policy that says something about
-//! it; what is left at its default says nothing. Two fields are of all policies together: an approval is looked for in
-//! each, and what any of them redacts is redacted.
+//! it; what is left at its default says nothing. Three fields are of all policies together: definitions are pinned as
+//! the strictest of them wants, so that nobody in a namespace weakens what is held for the whole mesh; an approval is
+//! looked for in each; and what any of them redacts is redacted.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -85,9 +86,11 @@ impl<'p> Speaking<'p> {
         &self.policies
     }
 
-    /// The policy that settles whether definitions are pinned: the first that says so.
+    /// The policy that settles whether definitions are pinned: the first of the strictest.
     pub fn pinning(&self) -> Option<&'p Arc<Object<ToolPolicy>>> {
-        self.policies.iter().copied().find(|policy| policy.spec.pin != Strictness::Off)
+        let strictest = self.policies.iter().map(|policy| policy.spec.pin).max()?;
+        let mut policies = self.policies.iter().copied();
+        policies.find(|policy| policy.spec.pin == strictest && strictest != Strictness::Off)
     }
 
     pub fn treatments(&self, tool: &str) -> Treatments<'p> {
@@ -100,9 +103,8 @@ impl<'p> Speaking<'p> {
 
     fn treatment(&self, tool: &str, counts: fn(&ToolPolicy) -> bool) -> Treatment<'p> {
         let specs = || self.policies.iter().map(|policy| &policy.spec).filter(|spec| counts(spec));
-        let strictness = |of: fn(&ToolPolicy) -> Strictness| {
-            specs().map(of).find(|it| *it != Strictness::Off).unwrap_or_default()
-        };
+        let validate = specs().map(|spec| spec.validate_arguments).find(|it| *it != Strictness::Off);
+        let pinned = specs().map(|spec| spec.pin).max();
         let approved = specs().filter_map(|spec| {
             spec.approved.iter().find(|(name, _)| name.as_str() == tool).map(|(_, digest)| digest)
         });
@@ -110,8 +112,8 @@ impl<'p> Speaking<'p> {
         let redacted = self.policies.iter().flat_map(|policy| policy.spec.redact.iter());
         Treatment {
             timeout: specs().find_map(|spec| spec.timeout).map(|it| it.duration()),
-            validate: strictness(|spec| spec.validate_arguments),
-            pin: Pin { strictness: strictness(|spec| spec.pin), approved: approved.collect() },
+            validate: validate.unwrap_or_default(),
+            pin: Pin { strictness: pinned.unwrap_or_default(), approved: approved.collect() },
             result_bytes_max: specs().find_map(|spec| spec.result_max).map(|it| it.bytes()),
             cache: specs().find_map(|spec| spec.cache),
             retry: specs().map(|spec| spec.retry).find(|it| *it != RetryClass::Never).unwrap_or_default(),
@@ -203,18 +205,35 @@ mod tests {
     #[test]
     fn each_field_is_settled_by_the_first_that_says_something_about_it() {
         let policies = [
-            ("research/a", "{servers: {names: [files]}, pin: warn, redact: [a.b]}"),
-            ("research/b", "{pin: enforce, validateArguments: enforce, retry: idempotent, redact: [c]}"),
+            ("research/a", "{servers: {names: [files]}, validateArguments: warn, redact: [a.b]}"),
+            ("research/b", "{validateArguments: enforce, retry: idempotent, redact: [c]}"),
         ];
         with(&policies, "x", |it| {
-            assert_eq!(it.enforced.pin.strictness, Strictness::Warn);
-            assert_eq!(
-                (it.enforced.validate, it.enforced.retry),
-                (Strictness::Enforce, RetryClass::Idempotent)
-            );
+            assert_eq!((it.enforced.validate, it.enforced.retry), (Strictness::Warn, RetryClass::Idempotent));
             assert_eq!(it.enforced.redaction, Redaction::new(["a.b", "c"]));
             assert_eq!(it.shadow, None);
         });
+    }
+
+    #[test]
+    fn the_strictest_pin_holds_however_narrowly_a_milder_one_is_said() {
+        let root = ("weft-system/a", "{pin: enforce}");
+        let narrow = ("research/b", "{servers: {names: [files]}, tools: [x], pin: warn}");
+        let (in_shadow, off) = (("research/c", "{shadow: true, pin: enforce}"), ("research/d", "{pin: off}"));
+        let check = |policies: &[(&str, &str)], expected: Strictness, by: Option<&str>| {
+            let snapshot = snapshot(policies);
+            let entry = snapshot.server(&"research/files".parse().unwrap()).unwrap();
+            let speaking = Speaking::of(entry, &snapshot.root_namespace(), "x");
+            assert_eq!(speaking.treatments("x").enforced.pin.strictness, expected, "{policies:?}");
+            let pinning = speaking.pinning().map(|policy| policy.meta.full_name().to_string());
+            assert_eq!(pinning.as_deref(), by, "{policies:?}");
+        };
+        check(&[root, narrow], Strictness::Enforce, Some("weft-system/a"));
+        check(&[narrow, root], Strictness::Enforce, Some("weft-system/a"));
+        check(&[off, root], Strictness::Enforce, Some("weft-system/a"));
+        check(&[narrow, off], Strictness::Warn, Some("research/b"));
+        check(&[narrow, in_shadow], Strictness::Warn, Some("research/c"));
+        check(&[off], Strictness::Off, None);
     }
 
     #[test]

@@ -38,15 +38,13 @@ pub(crate) mod raw {
     pub(crate) use super::trust::checked_svid_lifetime;
 }
 
-use super::bounded::{List, Map, Text};
+use super::bounded::{List, Map};
 use crate::name::{Glob, LabelKey, LabelValue};
 
 /// Labels of an object or a workload.
 pub type Labels = Map<LabelKey, LabelValue, 64>;
 /// Patterns of which one must match; never empty.
 pub type Patterns = List<Glob, 256, 1>;
-/// An expression over a call that ended. There is no language for these yet, so that the text is not checked.
-pub type Filter = Text<4096>;
 
 /// Serde's test for leaving out what says nothing.
 pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {

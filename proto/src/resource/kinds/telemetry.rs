@@ -3,8 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Filter, ServerSelector, is_default};
+use super::{ServerSelector, is_default};
 use crate::name::WebUrl;
+use crate::policy::expr::Condition;
 use crate::resource::bounded::{List, Text};
 use crate::resource::units::Ratio;
 
@@ -61,9 +62,10 @@ pub struct AccessLog {
     pub off: bool,
     #[serde(default, skip_serializing_if = "is_default")]
     pub format: LogFormat,
-    /// Only calls for which this holds.
+    /// Only calls for which this holds: a condition over `caller`, `request`, `args` and `claims`. What a rule audits is
+    /// written all the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub filter: Option<Filter>,
+    pub filter: Option<Condition>,
 }
 
 /// How an event of the access log is written.

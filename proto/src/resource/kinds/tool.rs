@@ -50,8 +50,8 @@ pub struct ToolPolicy {
     pub shadow: bool,
 }
 
-/// How a check is meant.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// How a check is meant, the milder first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strictness {
     #[default]

@@ -215,3 +215,19 @@ proptest! {
         let _ = parse("f", &text);
     }
 }
+
+#[test]
+fn the_filter_of_the_access_log_is_checked_where_it_is_written() {
+    let telemetry = |filter: &str| {
+        message(&format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: Telemetry\nmetadata: {{ name: a }}\nspec:\n  accessLog: {{ filter: '{filter}' }}\n"
+        ))
+    };
+    let untyped = telemetry("request.tool");
+    assert!(
+        untyped.starts_with(":5:") && untyped.contains("this is a text, expected true or false"),
+        "{untyped}"
+    );
+    let unknown = telemetry("response.status >= 400");
+    assert!(unknown.starts_with(":5:") && unknown.contains("unknown name `response`"), "{unknown}");
+}

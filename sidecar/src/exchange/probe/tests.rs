@@ -17,7 +17,7 @@ async fn outcome(
     script: impl Fn(&Seen) -> Option<Response<Body>> + Send + Sync + 'static,
 ) -> (Fake, Result<Spoken, Error>) {
     let fake = Fake::start(script).await;
-    let found = probe(&fake.http(), &fake.target(), &settings(), PATIENCE).await;
+    let found = probe(&fake.http(), &fake.target(), &settings(), Transports::Any, PATIENCE).await;
     (fake, found)
 }
 
@@ -155,7 +155,8 @@ async fn a_question_that_is_not_answered_is_given_up() {
         _ => Some(legacy(seen, |_| status(400))),
     })
     .await;
-    let found = probe(&fake.http(), &fake.target(), &settings(), Duration::from_millis(200)).await;
+    let found =
+        probe(&fake.http(), &fake.target(), &settings(), Transports::Any, Duration::from_millis(200)).await;
     assert!(matches!(found, Ok(Spoken::LegacyStreamable(_))), "{found:?}");
 }
 
@@ -165,6 +166,19 @@ async fn a_server_that_is_not_there_is_unreachable() {
     let (http, target, address) = (fake.http(), fake.target(), fake.host());
     drop(fake);
     within(async { while tokio::net::TcpStream::connect(&address).await.is_ok() {} }).await;
-    let found = probe(&http, &target, &settings(), PATIENCE).await;
+    let found = probe(&http, &target, &settings(), Transports::Any, PATIENCE).await;
     assert!(matches!(found, Err(Error::Unreachable(_))), "{found:?}");
+}
+
+#[tokio::test]
+async fn the_oldest_transport_is_not_asked_for_where_it_is_not_to_be_spoken() {
+    let fake =
+        Fake::start(|seen| Some(if seen.method == Method::GET { events(ENDPOINT) } else { status(404) }))
+            .await;
+    let ask = async |transports| probe(&fake.http(), &fake.target(), &settings(), transports, PATIENCE).await;
+    assert_eq!(ask(Transports::Any).await, Ok(Spoken::HttpSse));
+    fake.so_far().await;
+    let found = ask(Transports::Streamable).await;
+    assert!(matches!(found, Err(Error::Unknown(_))), "{found:?}");
+    assert!(fake.so_far().await.iter().all(|seen| !seen.starts_with("GET ")));
 }

@@ -19,12 +19,21 @@ fn a_tool_that_is_advertised_twice_is_none_that_anybody_approved() {
         let known = Known::new(vec![raw("a", ""), raw("a", other), raw("b", "")], None);
         let tool = known.tool("a").unwrap();
         assert_eq!(tool.digest, None);
-        assert_eq!(
-            tool.schema(&schema::Limits { schema_bytes_max: 1 }).unwrap_err(),
-            &schema::Unusable::AdvertisedTwice
-        );
+        assert_eq!(tool.schema(&schema::Limits::new(1, 1)).unwrap_err(), &schema::Unusable::AdvertisedTwice);
         assert!(known.tool("b").unwrap().digest.is_some());
     }
+}
+
+#[test]
+fn schemas_share_their_memory_and_give_it_back() {
+    let raw = |name: &str| raw(name, &format!(",\"inputSchema\":{{\"enum\":[\"{}\"]}}", "x".repeat(4096)));
+    let limits = schema::Limits::new(64 << 10, 64 << 10);
+    let before = Known::new(vec![raw("a"), raw("b")], None);
+    assert!(before.tool("a").unwrap().schema(&limits).is_ok());
+    assert_eq!(before.tool("b").unwrap().schema(&limits).unwrap_err(), &schema::Unusable::NoRoom);
+    let now = Known::new(vec![raw("b")], Some(&before));
+    drop(before);
+    assert!(now.tool("b").unwrap().schema(&limits).is_ok(), "what was lacking is tried again");
 }
 
 #[test]

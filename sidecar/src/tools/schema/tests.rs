@@ -1,9 +1,11 @@
 use super::*;
 
-const LIMITS: Limits = Limits { schema_bytes_max: 64 << 10 };
+fn limits() -> Limits {
+    Limits::new(128 << 10, 64 << 20)
+}
 
 fn compile(schema: &str) -> Schema {
-    Schema::compile(schema, &LIMITS).unwrap()
+    Schema::compile(schema, &limits()).unwrap()
 }
 
 #[track_caller]
@@ -107,7 +109,7 @@ fn a_schema_says_which_draft_it_is_of() {
     check(&tuple("https://json-schema.org/draft/2019-09/schema"), wrong, told);
     let prefix = r#"{"properties":{"a":{"prefixItems":[{"type":"string"}]}}}"#;
     check(prefix, wrong, told);
-    let unknown = Schema::compile(&tuple("https://example.com/mine"), &LIMITS).unwrap_err();
+    let unknown = Schema::compile(&tuple("https://example.com/mine"), &limits()).unwrap_err();
     assert_eq!(unknown, Unusable::Draft("https://example.com/mine".to_owned()));
 }
 
@@ -122,7 +124,7 @@ fn formats_are_remarks() {
 #[test]
 fn schemas_that_lead_elsewhere_or_never_end_are_not_used() {
     let check = |schema: &str, expected: fn(&Unusable) -> bool| {
-        let found = Schema::compile(schema, &LIMITS).unwrap_err();
+        let found = Schema::compile(schema, &limits()).unwrap_err();
         assert!(expected(&found), "{schema}: {found}");
     };
     check(r#"{"$ref":"https://example.com/x"}"#, |it| matches!(it, Unusable::Elsewhere(_)));
@@ -130,7 +132,7 @@ fn schemas_that_lead_elsewhere_or_never_end_are_not_used() {
     check(r#"{"type":"objekt"}"#, |it| matches!(it, Unusable::Invalid(_)));
     check(r#"{"properties":{"a":{"pattern":"(?=x)y"}}}"#, |it| matches!(it, Unusable::Invalid(_)));
     check(r#"{"properties":{"a":{"pattern":"(a{1000}){1000}"}}}"#, |it| matches!(it, Unusable::Invalid(_)));
-    check(&format!(r#"{{"description":"{}"}}"#, "x".repeat(65 << 10)), |it| {
+    check(&format!(r#"{{"description":"{}"}}"#, "x".repeat(129 << 10)), |it| {
         matches!(it, Unusable::TooLarge { .. })
     });
     check("5", |it| matches!(it, Unusable::Invalid(_)));
@@ -148,7 +150,7 @@ fn the_deepest_that_is_taken_fits_the_stack() {
         chain.insert(format!("n{links}"), last);
         serde_json::json!({ "$ref": "#/$defs/n0", "$defs": chain }).to_string()
     };
-    assert_eq!(Schema::compile(&chain_of(6), &LIMITS).unwrap_err(), Unusable::TooComplex);
+    assert_eq!(Schema::compile(&chain_of(6), &limits()).unwrap_err(), Unusable::TooComplex);
     // Arguments as deep as messages may be, wrong at the bottom.
     let arguments = format!("{}{{}}{}", "{\"a\":".repeat(62), "}".repeat(62));
     assert!(compile(&chain_of(4)).check(&arguments, &Redaction::default()).is_err());
@@ -168,4 +170,68 @@ fn a_pattern_that_would_backtrack_takes_no_time() {
     let began = std::time::Instant::now();
     assert!(schema.check(&arguments, &Redaction::default()).is_err());
     assert!(began.elapsed().as_secs() < 5);
+}
+
+/// The longest that judging may take here, where other tests run beside it.
+const SOON: std::time::Duration = std::time::Duration::from_secs(5);
+
+#[test]
+fn no_schema_makes_judging_slow_however_its_values_and_patterns_are_chosen() {
+    let list =
+        |count: usize, each: &dyn Fn(usize) -> String| (0..count).map(each).collect::<Vec<_>>().join(",");
+    let zeros = |count: usize| list(count, &|_| "0".to_owned());
+    let mixed = format!(r#"{{"items":{{"enum":[{}]}}}}"#, list(30_000, &|n| n.to_string()));
+    let alike = format!(r#"{{"items":{{"enum":[{}]}}}}"#, list(400, &|n| format!("[{},{n}]", zeros(100))));
+    let required = format!(r#"{{"items":{{"required":[{}]}}}}"#, list(12_000, &|n| format!("\"k{n}\"")));
+    let states = r#"{"items":{"pattern":"(a|b)*a(a|b){700}$"}}"#.to_owned();
+    let keys = r#"{"patternProperties":{"(a|b)*a(a|b){700}$":{}},"additionalProperties":true}"#.to_owned();
+    let empty = format!("[{}]", list(1_000_000, &|_| "{}".to_owned()));
+    let halves = format!("[{}]", list(1_000_000, &|_| "0.5".to_owned()));
+    let lists = format!("[{}]", list(10_000, &|_| format!("[{},-1]", zeros(100))));
+    let letters = |count: usize| (0..count).map(|n| if n % 3 == 0 { 'a' } else { 'b' }).collect::<String>();
+    let text = format!("[\"{}c\"]", letters(2 << 20));
+    let key = format!("{{\"{}c\":1}}", letters(2 << 20));
+    for (schema, arguments) in
+        [(&mixed, &halves), (&alike, &lists), (&required, &empty), (&states, &text), (&keys, &key)]
+    {
+        let began = std::time::Instant::now();
+        if let Ok(schema) = Schema::compile(schema, &limits()) {
+            let _ = schema.check(arguments, &Redaction::default());
+        }
+        let took = began.elapsed();
+        assert!(took < SOON, "{took:?} for {}", clip(schema));
+    }
+}
+
+#[test]
+fn a_schema_that_would_take_much_memory_is_not_made() {
+    let long = "k".repeat(60_000);
+    let many: Vec<_> = (0..2000).map(|n| format!("\"a{n}\":{{\"type\":\"string\"}}")).collect();
+    let far = format!(r#"{{"properties":{{"{long}":{{"properties":{{{}}}}}}}}}"#, many.join(","));
+    let patterns: Vec<_> =
+        (0..60).map(|n| format!("\"a{n}\":{{\"pattern\":\"[a-z{n}]{{1,900}}\"}}")).collect();
+    let heavy = format!(r#"{{"properties":{{{}}}}}"#, patterns.join(","));
+    for schema in [far, heavy] {
+        assert_eq!(
+            Schema::compile(&schema, &limits()).unwrap_err(),
+            Unusable::TooComplex,
+            "{}",
+            clip(&schema)
+        );
+    }
+    // Of what is ordinary there is room for many.
+    let ordinary = r#"{"required":["path"],"properties":{"path":{"type":"string","pattern":"^/data/"},
+        "name":{"type":"string","pattern":"^[a-z0-9-]{1,63}$"},"mode":{"enum":["r","w"]},"n":{"maximum":5}}}"#;
+    let limits = limits();
+    let kept: Vec<_> = (0..500).map(|_| Schema::compile(ordinary, &limits).unwrap()).collect();
+    assert!(kept.iter().all(|it| it.work.bytes < 128 << 10));
+}
+
+#[test]
+fn what_a_schema_compares_with_is_told_by_its_beginning() {
+    let options: Vec<_> = (0..1000).map(|n| format!("\"{n}é\"")).collect();
+    let schema = compile(&format!(r#"{{"properties":{{"a":{{"enum":[{}]}}}}}}"#, options.join(",")));
+    let told = schema.check(r#"{"a":"x"}"#, &Redaction::default()).unwrap_err()[0].to_string();
+    assert!(told.starts_with(r#"a: is none of ["0é","1é","#) && told.ends_with('…'), "{told}");
+    assert!(told.chars().count() < 150);
 }
