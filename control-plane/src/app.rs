@@ -284,7 +284,8 @@ fn keep(
     roots_file: PathBuf,
 ) -> tokio::sync::watch::Receiver<Option<store::Revision>> {
     let Parts { store, hub, trust, tokens, metrics, lender, shutdown } = parts.clone();
-    tasks.spawn(Leases::new(Arc::clone(&hub), Arc::clone(&lender)).follow());
+    tasks.spawn(Leases::new(Arc::clone(&hub), Arc::clone(&lender), Arc::clone(&store)).follow());
+    tasks.spawn(read_budgets(Arc::clone(&lender), Arc::clone(&store), shutdown.clone()));
     let feed = Feed::new(feed::Deps {
         store: Arc::clone(&store),
         intake: hub.intake(),
@@ -321,7 +322,7 @@ fn doors(
     (sidecar_limits, operator_limits, api_limits): (Limits, Limits, api::Limits),
 ) -> [Door; 3] {
     let Parts { store, hub, trust, tokens, metrics, lender, shutdown } = parts.clone();
-    let leases = Leases::new(Arc::clone(&hub), Arc::clone(&lender));
+    let leases = Leases::new(Arc::clone(&hub), Arc::clone(&lender), Arc::clone(&store));
     let tls =
         |auth, alpn: &[&[u8]]| Some(Arc::new(tls::server_config(&trust.live, &trust.bundles, auth, alpn)));
     let api = api::Deps {
@@ -459,6 +460,20 @@ async fn follow_roots(bundles: TrustStore, path: PathBuf, shutdown: Cancellation
         if !matches!(written, Ok(Ok(()))) {
             tracing::error!(path = %path.display(), "the roots could not be written");
         }
+    }
+}
+
+/// Budgets are lent once it is known what is spent of them.
+async fn read_budgets(lender: Arc<Lender>, store: Arc<dyn Store>, shutdown: CancellationToken) {
+    let read = async {
+        while let Err(error) = lender.read_budgets(&*store).await {
+            tracing::error!(%error, "what is spent of budgets cannot be read; trying again");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::select! {
+        () = read => {}
+        () = shutdown.cancelled() => {}
     }
 }
 

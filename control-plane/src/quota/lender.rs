@@ -1,9 +1,9 @@
 //! The limits that are lent, and to whom.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
 use weft_proto::name::{NodeId, SpiffeId};
@@ -14,10 +14,13 @@ use weft_proto::resource::Resource;
 use weft_proto::resource::kinds::{Dimension, LimitScope};
 
 use super::Settings;
+use super::budgets::{Budgets, Unlent, Who};
 use super::lent::{Lent, Totals};
 use super::limits::{Limits, Made};
 use super::nodes::{Nodes, Refused};
+use crate::clock;
 use crate::metrics::{Metrics, ReasonLabel};
+use crate::store::{self, Store};
 
 /// Grants that wait for a connection to take them, beside answers; one that is slower loses them, and is answered
 /// with its next report.
@@ -38,6 +41,7 @@ pub struct Lender {
     before: OnceLock<HashSet<String>>,
     limits: Limits,
     metrics: Arc<Metrics>,
+    budgets: Budgets,
     inner: Mutex<Inner>,
 }
 
@@ -62,7 +66,8 @@ struct Asked<'a> {
     demand: &'a pb::LeaseDemand,
     key: KeyOf,
     limit: Arc<Limit>,
-    terms: Terms,
+    /// None of a budget.
+    terms: Option<Terms>,
 }
 
 /// Why a demand is not answered.
@@ -78,6 +83,8 @@ enum Unanswered {
     KeysOfNode,
     /// All sidecars did.
     Keys,
+    /// What is spent of budgets is not read yet.
+    NotRead,
 }
 
 /// How one limit stands.
@@ -102,7 +109,26 @@ impl Lender {
         let timing = settings.timing();
         let (epoch, began) = (rand::random(), Instant::now());
         let (before, limits, inner) = (OnceLock::new(), Limits::default(), Mutex::default());
-        Self { settings, timing, epoch, began, before, limits, metrics, inner }
+        let budgets = Budgets::new(settings.keys_max, settings.keys_per_node_max);
+        Self { settings, timing, epoch, began, before, limits, metrics, budgets, inner }
+    }
+
+    /// Reads what is spent of budgets, without which none is lent.
+    pub async fn read_budgets(&self, store: &dyn Store) -> store::Result<()> {
+        self.budgets.read(store).await
+    }
+
+    /// Makes an answer one that may be given: what counts as spent because of it is written down, or it lends nothing of
+    /// budgets.
+    pub(super) async fn write_budgets(&self, store: &dyn Store, answer: &mut pb::LeaseGrant) {
+        if answer.leases.iter().all(|lease| lease.window_ends == 0) {
+            return;
+        }
+        if let Err(error) = self.budgets.write(store).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "what is lent of budgets cannot be written down, so that nothing is lent");
+            answer.leases.retain(|lease| lease.window_ends == 0);
+        }
     }
 
     /// These policies were there before this run. Of others nothing can have been lent yet, so that what they limit is
@@ -158,7 +184,7 @@ impl Lender {
     fn show(&self, inner: &Inner) {
         let whole = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.metrics.lease_streams.set(whole(inner.nodes.streams()));
-        self.metrics.lease_keys.set(whole(inner.keys.len()));
+        self.metrics.lease_keys.set(whole(inner.keys.len() + self.budgets.len()));
     }
 
     /// Takes a report of a holder, and answers it. `policy` finds a policy by its name, if the holder may ask for it, on
@@ -176,24 +202,45 @@ impl Lender {
         let Some(node) = inner.nodes.heard(holder, self.ends(now)) else {
             return self.message(report.sequence, Vec::new());
         };
-        let mut answer = Vec::new();
+        let (mut answer, mut budgets) = (Vec::new(), Vec::new());
         for asked in asked {
-            let asked =
-                asked.and_then(|asked| self.has_room(&mut inner, node, &asked.key, now).map(|()| asked));
             match asked {
-                Ok(asked) => {
-                    let grant = self.lend(&mut inner, (node, holder), report.sequence, asked, now);
-                    answer.extend(grant);
+                Ok(Asked { terms: Some(terms), demand, key, limit }) => {
+                    let found = self.has_room(&mut inner, node, &key, now);
+                    let lend = |()| {
+                        self.lend(
+                            &mut inner,
+                            (node, holder),
+                            (report.sequence, demand),
+                            &key,
+                            (&limit, terms),
+                            now,
+                        )
+                    };
+                    match found.map(lend) {
+                        Ok(grant) => answer.extend(grant),
+                        Err(why) => self.unanswered(why),
+                    }
                 }
-                Err(why) => {
-                    let reason = why.reason();
-                    self.metrics.lease_demands_refused.get_or_create(&ReasonLabel { reason }).inc();
-                }
+                Ok(budget) => budgets.push(budget),
+                Err(why) => self.unanswered(why),
+            }
+        }
+        let who = Who { node, holder };
+        let now_secs = now_secs();
+        for Asked { demand, key, limit, .. } in budgets {
+            match self.budgets.report(who, &key, &limit, (report.sequence, demand), now_secs) {
+                Ok(lease) => answer.extend(lease),
+                Err(why) => self.unanswered(why.into()),
             }
         }
         self.show(&inner);
         self.metrics.lease_grants.inc_by(answer.len() as u64);
         self.message(report.sequence, answer)
+    }
+
+    fn unanswered(&self, why: Unanswered) {
+        self.metrics.lease_demands_refused.get_or_create(&ReasonLabel { reason: why.reason() }).inc();
     }
 
     /// What a demand asks for.
@@ -206,7 +253,10 @@ impl Lender {
         let found = policy(&key.policy, key.server()).ok_or(Unanswered::Policy)?;
         let limit = self.limits.of(&key.policy, &found).get(key.limit.as_str()).cloned();
         let limit = limit.filter(|limit| key.is_of(limit)).ok_or(Unanswered::Limit)?;
-        let terms = terms(&limit).ok_or(Unanswered::Limit)?;
+        let terms = match (limit.scope, &limit.gauge) {
+            (LimitScope::Mesh, Gauge::Budget { .. }) => None,
+            (LimitScope::Mesh | LimitScope::Instance, _) => Some(terms(&limit).ok_or(Unanswered::Limit)?),
+        };
         Ok(Asked { demand, key, limit, terms })
     }
 
@@ -214,22 +264,23 @@ impl Lender {
         &self,
         inner: &mut Inner,
         (node, holder): (u64, u64),
-        sequence: u64,
-        Asked { demand, key, limit, terms }: Asked<'_>,
+        (sequence, demand): (u64, &pb::LeaseDemand),
+        key: &KeyOf,
+        (limit, terms): (&Limit, Terms),
         now: u64,
     ) -> Option<pb::Lease> {
         let lent = inner.keys.entry(key.clone()).or_insert_with(|| {
             // As of the start of this run: whatever an earlier one lent is over by the same time for every limit.
             let may_be_known = self.before.get().is_none_or(|before| before.contains(&key.policy));
             let began = if may_be_known { 0 } else { now };
-            Lent::new(&limit, Allocator::new(terms, self.timing, self.epoch, may_be_known, began))
+            Lent::new(limit, Allocator::new(terms, self.timing, self.epoch, may_be_known, began))
         });
-        let mut grants = lent.change(&limit, terms, now);
+        let mut grants = lent.change(limit, terms, now);
         grants.extend(lent.allocator.report(holder, read(sequence, demand), now));
         let change = lent.count((node, holder), demand, now);
         inner.nodes.named(node, change);
         let (own, others): (Vec<_>, Vec<_>) = grants.into_iter().partition(|(to, _)| *to == holder);
-        self.push(inner, &key, others);
+        self.push(inner, key, others);
         own.into_iter().last().map(|(_, grant)| lease(demand.handle, grant))
     }
 
@@ -256,6 +307,7 @@ impl Lender {
         let mut inner = self.lock();
         self.forget_idle(&mut inner, now);
         inner.nodes.sweep(now);
+        self.budgets.sweep(now_secs());
         self.show(&inner);
     }
 
@@ -325,20 +377,33 @@ impl Lender {
         counts_max: usize,
         wanted: impl Fn(&str, &[(String, Option<String>)]) -> bool,
     ) -> (Vec<Standing>, usize) {
+        let budgets = self.budgets.standing(&wanted);
         let (now, inner) = (self.now(), self.lock());
         let wanted = inner.keys.iter().filter(|(key, _)| wanted(&key.policy, &key.parts));
         let ordered = |(key, lent): (_, &Lent)| (Reverse(lent.used_per_million(self.timing, now)), key);
         let mut found: Vec<_> = wanted.map(ordered).collect();
-        let left_out = found.len().saturating_sub(counts_max);
+        let mut left_out = found.len().saturating_sub(counts_max);
         if left_out > 0 {
             found.select_nth_unstable(counts_max);
             found.truncate(counts_max);
         }
-        found.sort_unstable();
         let standing = found
             .iter()
             .filter_map(|(_, key)| inner.keys.get(*key).map(|lent| lent.standing(key, self.timing, now)));
-        (standing.collect(), left_out)
+        let mut standing: Vec<Standing> = standing.chain(budgets).collect();
+        standing.sort_by(Standing::busier);
+        left_out += standing.len().saturating_sub(counts_max);
+        standing.truncate(counts_max);
+        (standing, left_out)
+    }
+}
+
+impl Standing {
+    /// Of which most is used first; then by name.
+    fn busier(&self, other: &Self) -> Ordering {
+        let used = |it: &Self| u128::from(it.used_milli) * 1_000_000 / u128::from(it.whole.capacity.max(1));
+        let name = |it: &Self| (it.policy.clone(), Arc::clone(&it.limit), it.parts.clone());
+        used(other).cmp(&used(self)).then_with(|| name(self).cmp(&name(other)))
     }
 }
 
@@ -350,6 +415,17 @@ impl Unanswered {
             Self::Limit => "limit",
             Self::KeysOfNode => "keys_of_node",
             Self::Keys => "keys",
+            Self::NotRead => "not_read",
+        }
+    }
+}
+
+impl From<Unlent> for Unanswered {
+    fn from(why: Unlent) -> Self {
+        match why {
+            Unlent::NotRead => Self::NotRead,
+            Unlent::KeysOfNode => Self::KeysOfNode,
+            Unlent::Keys => Self::Keys,
         }
     }
 }
@@ -401,7 +477,15 @@ const fn lease(handle: u64, grant: Grant) -> pb::Lease {
         burst_milli: grant.part.burst,
         tokens_milli: grant.tokens,
         safe_milli: grant.safe,
+        window_ends: 0,
+        is_last: false,
     }
+}
+
+/// Windows of budgets are those of the calendar.
+fn now_secs() -> i64 {
+    let since = clock::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn terms(limit: &Limit) -> Option<Terms> {
@@ -410,7 +494,7 @@ fn terms(limit: &Limit) -> Option<Terms> {
             Some(Terms::rate(flow.amount_milli, flow.burst_milli, flow.window_nanos))
         }
         (LimitScope::Mesh, Gauge::Slots(calls)) => Some(Terms::slots(*calls)),
-        (LimitScope::Mesh, Gauge::Budget { .. }) | (LimitScope::Instance, _) => None,
+        (LimitScope::Mesh, Gauge::Budget { .. } | Gauge::Lent { .. }) | (LimitScope::Instance, _) => None,
     }
 }
 

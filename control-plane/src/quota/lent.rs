@@ -72,11 +72,7 @@ impl Lent {
     pub(super) fn count(&mut self, (node, holder): (u64, u64), demand: &pb::LeaseDemand, now: u64) -> isize {
         self.forget_gone();
         let was_named = self.is_named_by(node);
-        let told = Totals {
-            allowed: demand.allowed_total,
-            denied: demand.denied_total,
-            cost_milli: demand.cost_milli_total,
-        };
+        let told = Totals::of(demand);
         let user = self.users.entry(node).or_default();
         let is_new = user.holder != holder;
         if is_new || (user.released && told.are_less(user.totals)) {
@@ -177,6 +173,14 @@ impl Lent {
 }
 
 impl Totals {
+    pub(super) const fn of(demand: &pb::LeaseDemand) -> Self {
+        Self {
+            allowed: demand.allowed_total,
+            denied: demand.denied_total,
+            cost_milli: demand.cost_milli_total,
+        }
+    }
+
     const fn are_less(self, than: Self) -> bool {
         self.allowed < than.allowed || self.denied < than.denied || self.cost_milli < than.cost_milli
     }
@@ -189,7 +193,7 @@ impl Totals {
         }
     }
 
-    const fn and(self, other: Self) -> Self {
+    pub(super) const fn and(self, other: Self) -> Self {
         Self {
             allowed: self.allowed.saturating_add(other.allowed),
             denied: self.denied.saturating_add(other.denied),

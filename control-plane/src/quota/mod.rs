@@ -7,6 +7,7 @@
 //! A sidecar that lies gains what one share is, for each node that it is: `nodes` has the sessions of a node share one,
 //! `xds` says which servers and policies a node may name, and how many keys it names is bounded.
 
+mod budgets;
 mod lender;
 mod lent;
 mod limits;

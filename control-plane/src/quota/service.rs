@@ -15,6 +15,7 @@ use weft_proto::pb::weft::quota::v1::{LeaseGrant, LeaseReport};
 use super::{Lender, Refused};
 use crate::identity::Bucket;
 use crate::peer::Peer;
+use crate::store::Store;
 use crate::xds::Hub;
 
 /// Grants that wait for the connection to take them.
@@ -25,11 +26,13 @@ const OUTGOING_MAX: usize = 4;
 pub struct Leases {
     hub: Arc<Hub>,
     lender: Arc<Lender>,
+    /// Where budgets are kept.
+    store: Arc<dyn Store>,
 }
 
 impl Leases {
-    pub const fn new(hub: Arc<Hub>, lender: Arc<Lender>) -> Self {
-        Self { hub, lender }
+    pub const fn new(hub: Arc<Hub>, lender: Arc<Lender>, store: Arc<dyn Store>) -> Self {
+        Self { hub, lender, store }
     }
 
     /// Calls back what is too much whenever policies change, until the control plane stops.
@@ -122,7 +125,7 @@ impl Lending<'_> {
         reports: &mut Streaming<LeaseReport>,
         pushed: &mut mpsc::Receiver<LeaseGrant>,
     ) -> Result<(), Status> {
-        let Leases { hub, lender } = self.leases;
+        let Leases { hub, lender, store } = self.leases;
         let mut bucket = Bucket::new(lender.settings.rate, Instant::now());
         let session = first.session;
         let mut report = Some(first);
@@ -135,8 +138,9 @@ impl Lending<'_> {
                     return Err(Status::resource_exhausted("more reports than are taken"));
                 }
                 let seen = hub.quotas_of(&self.identity, &self.node).ok_or_else(unknown)?;
-                let grant =
+                let mut grant =
                     lender.report(self.holder, &report, |name, server| seen.policy(hub, name, server));
+                lender.write_budgets(&**store, &mut grant).await;
                 self.send(grant).await?;
             }
             tokio::select! {

@@ -10,7 +10,7 @@ use crate::store::audit;
 use crate::store::error::{Error, Result};
 use crate::store::limits::{self, BEYOND_KEYS, KEYS_SHOWN_MAX, PAGE_BYTES_MAX, PAGE_ENTRIES_MAX};
 use crate::store::types::{
-    Change, Diff, Entry, Event, Head, Key, Listing, Page, Prefix, Revision, RevisionDiff, RevisionInfo,
+    Change, Count, Diff, Entry, Event, Head, Key, Listing, Page, Prefix, Revision, RevisionDiff, RevisionInfo,
 };
 
 /// Most revisions that are read ahead for a watcher.
