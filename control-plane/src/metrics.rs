@@ -61,11 +61,11 @@ metrics! {
     xds_unknown_types: Counter = Counter::default(), "Requests for unknown types";
     xds_push_seconds: Histogram = latency(), "From change to response, per sidecar";
     xds_convergence_seconds: Histogram = latency(), "From response to acknowledgement, per sidecar";
-    lease_streams: Gauge = Gauge::default(), "Sidecars connected that borrow shares of mesh-wide limits";
-    lease_streams_refused: Family<ReasonLabel, Counter> = Family::default(), "Streams of leases refused: too many streams, or sessions of one node, or replaced by a newer session";
+    lease_streams: Gauge = Gauge::default(), "Sidecars that borrow of mesh-wide limits";
+    lease_streams_refused: Family<ReasonLabel, Counter> = Family::default(), "Streams of leases refused";
     lease_keys: Gauge = Gauge::default(), "Counts of mesh-wide limits that are lent";
     lease_grants: Counter = Counter::default(), "Grants of shares made";
-    lease_demands_refused: Family<ReasonLabel, Counter> = Family::default(), "Demands of shares refused: of no known key, policy or limit, or for too many keys, of one node or of all";
+    lease_demands_refused: Family<ReasonLabel, Counter> = Family::default(), "Demands of shares refused";
     reports: Counter = Counter::default(), "Reports of sidecars taken";
     report_streams_ended: Family<ReasonLabel, Counter> = Family::default(), "Streams of reports ended";
     plan_seconds: Histogram = latency(), "Time to plan one batch of changes";

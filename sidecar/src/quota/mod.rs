@@ -302,23 +302,29 @@ impl Quotas {
         self.0.table.borrowed(By::ControlPlane).asked.notified().await;
     }
 
-    /// What is held and wanted of mesh-wide limits, all or what is urgent, in messages of so many; each with when it was
-    /// made, by this run's own clock. There is one message at least where all is told.
-    pub fn lease_reports(&self, all: bool, most: usize, timing: Timing) -> Vec<(pb::LeaseReport, u64)> {
-        let keys = self.0.table.borrowed(By::ControlPlane).told(all);
-        let nothing: [&[Key]; 1] = [&[]];
-        let chunks: Vec<&[Key]> = match keys.is_empty() && all {
-            true => nothing.into(),
-            false => keys.chunks(most.max(1)).collect(),
-        };
-        let report = |keys: &[Key]| {
-            let sequence = self.0.sequence.fetch_add(1, Ordering::Relaxed) + 1;
-            let now = self.0.table.now();
-            let demand = |key: &Key| self.0.table.demand(*key, sequence, timing, now);
-            let demands = keys.iter().filter_map(demand).collect();
-            (pb::LeaseReport { session: self.0.session, sequence, demands, node: String::new() }, now.nanos)
-        };
-        chunks.into_iter().map(report).collect()
+    /// What is held and wanted of mesh-wide limits, all or what is urgent, in messages of so many, each made when it is
+    /// asked for; with when that was, by this run's own clock. There is one message at least where all is told.
+    pub fn lease_reports(
+        &self,
+        all: bool,
+        most: usize,
+        timing: Timing,
+    ) -> impl Iterator<Item = (pb::LeaseReport, u64)> + Send + use<> {
+        let (quotas, mut keys, mut is_due) =
+            (self.clone(), self.0.table.borrowed(By::ControlPlane).told(all).into_iter(), all);
+        std::iter::from_fn(move || {
+            let keys: Vec<Key> = keys.by_ref().take(most.max(1)).collect();
+            let says_something = std::mem::take(&mut is_due) || !keys.is_empty();
+            says_something.then(|| quotas.lease_report(&keys, timing))
+        })
+    }
+
+    fn lease_report(&self, keys: &[Key], timing: Timing) -> (pb::LeaseReport, u64) {
+        let sequence = self.0.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        let now = self.0.table.now();
+        let demand = |key: &Key| self.0.table.demand(*key, sequence, timing, now);
+        let demands = keys.iter().filter_map(demand).collect();
+        (pb::LeaseReport { session: self.0.session, sequence, demands, node: String::new() }, now.nanos)
     }
 
     /// Takes what the control plane granted. `asked_at` is when the report was made that it answers, if it answers one.

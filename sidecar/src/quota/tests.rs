@@ -343,3 +343,30 @@ async fn what_cannot_be_written_down_is_not_spent() {
     assert_eq!(outcome, Outcome::Denied { by: 0, again: Again::WhenLent });
     assert!(run.quotas.0.metrics.quota_unkept.get() > 0);
 }
+
+#[test]
+fn every_count_of_a_mesh_wide_limit_is_told_of_once_when_it_is_its_turn() {
+    const COUNTS: usize = 40_000;
+    let limits: Limits = Limits { quota_keys_max: 2 * COUNTS, ..Limits::default() };
+    let quotas = Quotas::new(&limits, &Arc::new(Metrics::new()), None).unwrap();
+    let table = &quotas.0.table;
+    let limit = ready(table, "{per: [caller], concurrency: 3, scope: mesh}");
+    for caller in 0..COUNTS {
+        call(table, &limit, &caller.to_string(), "x", table.now());
+    }
+    let timing = Timing { lease_nanos: 15 * SECOND, refresh_nanos: SECOND, drift_per_million: 0 };
+    let (mut handles, mut last) = (std::collections::HashSet::new(), 0);
+    for (report, made) in quotas.lease_reports(true, 512, timing) {
+        assert!(report.sequence > last && (1..=512).contains(&report.demands.len()));
+        last = report.sequence;
+        // It says what is so now, not what was when the first of them was made.
+        assert!(table.now().nanos >= made);
+        handles.extend(report.demands.iter().map(|demand| demand.handle));
+        assert!(report.demands.iter().all(|demand| demand.in_use_milli == Some(1000)), "{report:?}");
+    }
+    assert_eq!((handles.len(), last), (COUNTS, COUNTS.div_ceil(512) as u64));
+    // With nothing to tell, it is told that the stream is there; and nothing where only what is urgent is.
+    let idle = Quotas::new(&limits, &Arc::new(Metrics::new()), None).unwrap();
+    let many = |all| idle.lease_reports(all, 512, timing).count();
+    assert_eq!((many(true), many(false)), (1, 0));
+}
