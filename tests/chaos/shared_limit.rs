@@ -40,6 +40,7 @@ struct Bound {
     burst: u32,
 }
 
+#[allow(clippy::print_stdout, reason = "by these figures a reader sees how near it was")]
 impl Bound {
     fn and(self, other: Self) -> Self {
         Self { per_sec: self.per_sec + other.per_sec, burst: self.burst + other.burst }
@@ -163,6 +164,7 @@ impl Story {
         Self { steady, killed, alone, learning, back, steady_again, lowered, steady_low }
     }
 
+    #[allow(clippy::print_stdout, reason = "by these figures a reader sees how near it was")]
     fn is_as_it_should_be(&self, fleet: &Fleet, made: &[Made]) {
         BEFORE.holds("with the first control plane", made, (Duration::ZERO, self.killed));
         BEFORE.is_used("with the first control plane", fleet, self.steady);
