@@ -8,7 +8,7 @@ use crate::classify::Call;
 use crate::identify::Caller;
 
 /// The first telemetry that speaks of the access log decides. A filter that cannot be evaluated keeps nothing back.
-pub fn is_logged(entry: &ServerEntry, caller: &Caller, call: &Call<'_>) -> bool {
+pub(crate) fn is_logged(entry: &ServerEntry, caller: &Caller, call: &Call<'_>) -> bool {
     let Some(log) = entry.telemetry.iter().find_map(|it| it.spec.access_log.as_ref()) else { return true };
     !log.off && log.filter.as_ref().is_none_or(|filter| holds(filter, entry, caller, call))
 }
