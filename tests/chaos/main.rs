@@ -6,6 +6,7 @@ mod load;
 mod process;
 
 mod clock;
+mod completed;
 mod control_plane;
 mod crowd;
 mod descriptors;
