@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use crate::agent::{self, Agent};
 use crate::mesh::{Mesh, eventually};
-use crate::pair::{Caller, modern};
+use crate::pair::{self, Answer, Caller, modern};
 use crate::process::{PATIENCE, Process, file_of};
+use crate::upstream::{self, Upstream};
 
 /// A server over stdin and stdout, written for the tests of the sidecar's children.
 fn server() -> String {
@@ -78,4 +80,69 @@ fn message(body: &[u8]) -> Value {
     let text = std::str::from_utf8(body).unwrap();
     let last = text.trim_end().rsplit_once("data: ").map_or(text, |(_, data)| data);
     serde_json::from_str(last).unwrap()
+}
+
+/// An instance of the server, in a folder of its own.
+async fn instance(mesh: &Mesh, folder: &Path, number: usize) -> Process {
+    let folder = folder.join(number.to_string());
+    std::fs::create_dir(&folder).unwrap();
+    let mut file = file_of(mesh, &folder, 1).await;
+    file["node"]["id"] = json!(format!("research/files-{number}"));
+    Process::start(&folder, &file).await
+}
+
+/// Kills the instance that a call is with.
+async fn kill_the_busy_one(instances: &mut Vec<Process>) {
+    for at in 0..instances.len() {
+        if instances[at].metric("in_flight{server=\"research/files\"}").await > 0 {
+            return instances.swap_remove(at).kill().await;
+        }
+    }
+    panic!("no instance has the call");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_calls_that_break_only_those_are_repeated_whose_tool_may_be_called_twice() {
+    let (upstream, mut asked) = Upstream::asking().await;
+    let (mesh, folder) = (Mesh::start().await, tempfile::tempdir().unwrap());
+    mesh.apply(&pair::server(upstream.address, "")).await;
+    mesh.apply(
+        "apiVersion: weft.dev/v1alpha1\nkind: ToolPolicy\nmetadata: { namespace: research, name: again }\n\
+         spec: { tools: [again], retry: idempotent }\n",
+    )
+    .await;
+    let mut instances = Vec::new();
+    for number in 1..=3 {
+        instances.push(instance(&mesh, folder.path(), number).await);
+    }
+    let agent = Agent::join_mesh(&mesh, "reviewer").await;
+    let files = "research/files".parse().unwrap();
+    let knows = || {
+        let current = agent.sidecar.live.load();
+        current.snapshot.server(&files).is_some_and(|it| it.endpoints.len() == 3 && !it.tools.is_empty())
+    };
+    eventually("the agent's sidecar knows all of them", knows).await;
+    let address = agent.sidecar.outbound.unwrap();
+    let calling = |tool: &'static str| {
+        let call = modern("tools/call", tool, json!({ "name": tool, "arguments": {} }));
+        tokio::spawn(async move { Answer::read(agent::send(address, call).await.unwrap()).await })
+    };
+    let once = calling("once");
+    let first = timeout(PATIENCE, asked.recv()).await.unwrap().unwrap();
+    kill_the_busy_one(&mut instances).await;
+    let told = timeout(PATIENCE, once).await.unwrap().unwrap();
+    assert_eq!(told.status, 502, "{told:?}");
+    assert!(asked.try_recv().is_err(), "what may have been done is not done again");
+    drop(first);
+
+    let again = calling("again");
+    let first = timeout(PATIENCE, asked.recv()).await.unwrap().unwrap();
+    kill_the_busy_one(&mut instances).await;
+    let second = timeout(PATIENCE, asked.recv()).await.expect("it is asked again").unwrap();
+    second.answer.send(upstream::document(&json!({ "jsonrpc": "2.0", "id": 7, "result": {} }))).unwrap();
+    let told = timeout(PATIENCE, again).await.unwrap().unwrap();
+    assert_eq!(told.status, 200, "{told:?}");
+    drop(first);
+    agent.sidecar.stop().await;
+    mesh.stop().await;
 }

@@ -8,6 +8,7 @@ mod plane;
 mod process;
 
 mod clock;
+mod completed;
 mod control_plane;
 mod crowd;
 mod descriptors;

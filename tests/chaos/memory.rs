@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use http_body_util::BodyExt as _;
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::agent;
-use crate::pair::{self, Answer};
-use crate::process::{PATIENCE, Process, at_last};
+use crate::mesh::Mesh;
+use crate::pair::{self, Answer, Caller};
+use crate::process::{PATIENCE, Process, at_last, file_of};
 use crate::upstream::{self, Upstream};
 
 const BODY_BYTES: usize = 3 << 20;
@@ -68,4 +70,65 @@ async fn large_bodies_take_no_more_memory_than_they_are_given_and_small_calls_pa
     at_last("the room is free again", async || sidecar.metric("bodies_held_bytes").await == 0).await;
     let freed = tokio::time::timeout(Duration::from_secs(20), ask(BODY_BYTES / 3)).await.unwrap();
     assert_eq!(freed.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_that_gets_no_more_memory_is_soon_back_with_all_that_it_knew() {
+    let upstream = stuck().await;
+    let (mesh, folder) = (Mesh::start().await, tempfile::tempdir().unwrap());
+    mesh.apply(&pair::server(upstream.address, "")).await;
+    let mut file = file_of(&mesh, folder.path(), 2).await;
+    file["limits"] = json!({ "bodiesBytesMax": 1 << 30 });
+    let mut sidecar = Process::start(folder.path(), &file).await;
+    let workload = mesh.workload("agents", "reviewer").await;
+    let mut early = Caller::connect(sidecar.inbound(), workload.clone()).await;
+    assert_eq!(early.call("echo", json!({})).await.status, 200);
+    at_last("what it knows is stored", async || {
+        folder.path().join("state").join(weft_sidecar::control::store::FILE).exists()
+    })
+    .await;
+
+    // Room for a few of the bodies, where it is told that there is room for all.
+    sidecar.limit_memory(5 * BODY_BYTES as u64);
+    let mut callers = JoinSet::new();
+    for _ in 0..CALLERS {
+        let (address, workload) = (sidecar.inbound(), workload.clone());
+        callers.spawn(async move {
+            let mut caller = Caller::try_connect(address, workload).await.ok()?;
+            let mut response = caller.try_send(call(BODY_BYTES)).await.ok()?;
+            while let Some(frame) = response.body_mut().frame().await {
+                frame.ok()?;
+            }
+            Some(response.status().as_u16())
+        });
+    }
+    // Its configuration is written anew all the while, so that it may die of that, too.
+    for n in 0..20 {
+        mesh.apply(&pair::server(upstream.address, &format!("inFlight: {{ max: {} }}", 100 + n))).await;
+    }
+    let mut told = Vec::new();
+    while sidecar.has_ended().is_none() && told.len() < CALLERS {
+        match tokio::time::timeout(Duration::from_millis(500), callers.join_next()).await {
+            Ok(Some(status)) => told.extend(status),
+            Ok(None) => break,
+            // The rest is held by a server that never answers.
+            Err(_) if sidecar.has_ended().is_none() => break,
+            Err(_) => {}
+        }
+    }
+    let dies = sidecar.has_ended();
+    println!("it ended: {dies:?}; callers were told {told:?}");
+    assert!(told.iter().flatten().all(|status| *status != 200), "nobody is told what no server said");
+    if dies.is_none() {
+        assert_eq!(sidecar.ask("health", "/healthz/live").await.status, 200);
+        sidecar.kill().await;
+    }
+    callers.shutdown().await;
+
+    let stored = weft_sidecar::control::store::load(&folder.path().join("state")).expect("it is whole");
+    assert!(stored.is_some_and(|stored| !stored.resources.is_empty()));
+    let sidecar = Process::start(folder.path(), &file).await;
+    let mut late = Caller::connect(sidecar.inbound(), workload).await;
+    assert_eq!(late.call("echo", json!({})).await.status, 200);
+    mesh.stop().await;
 }

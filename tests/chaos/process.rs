@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -66,6 +66,23 @@ impl Process {
         timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("{door} does not answer"))
     }
 
+    /// Tells the admin door to do something.
+    pub(crate) async fn order(&self, path: &str) -> Answer {
+        let request = http::Request::post(path).body(http_body_util::Full::default()).unwrap();
+        let told = async { Answer::read(agent::send(self.address("admin"), request).await.unwrap()).await };
+        timeout(PATIENCE, told).await.expect("the admin door answers")
+    }
+
+    /// How it ends, by itself.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        timeout(PATIENCE, self.child.wait()).await.expect("it ends").unwrap()
+    }
+
+    /// How it ended, if it did.
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// The value of a series, named with its labels.
     pub(crate) async fn metric(&self, series: &str) -> i64 {
         let text = String::from_utf8(self.ask("health", "/metrics").await.body.to_vec()).unwrap();
@@ -89,6 +106,15 @@ impl Process {
     /// Changes how many files it may have open from now on.
     pub(crate) fn limit_open_files(&self, soft: usize) {
         let arguments = [format!("--pid={}", self.pid()), format!("--nofile={soft}:")];
+        assert!(std::process::Command::new("prlimit").args(arguments).status().unwrap().success());
+    }
+
+    /// Lets it take so many bytes of addresses more than it has, from now on.
+    pub(crate) fn limit_memory(&self, more_bytes: u64) {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+        let has = line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10;
+        let arguments = [format!("--pid={}", self.pid()), format!("--as={}", has + more_bytes)];
         assert!(std::process::Command::new("prlimit").args(arguments).status().unwrap().success());
     }
 

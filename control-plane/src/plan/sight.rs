@@ -166,7 +166,21 @@ impl World {
             && viewer.stances.calls()
             && *selector == ServerSelector::default()
             && (*namespace == viewer.identity.namespace || *namespace == self.root);
-        server_bears || at_large || self.governs_a_virtual_server(viewer, resource)
+        server_bears
+            || at_large
+            || self.governs_a_virtual_server(viewer, resource)
+            || self.governs_calls(viewer, resource)
+    }
+
+    /// Whether a policy says how to call the tools of a server that the viewer may reach.
+    fn governs_calls(&self, viewer: &Viewer, resource: &Resource) -> bool {
+        let Spec::ToolPolicy(policy) = &resource.spec else { return false };
+        if !viewer.stances.calls() || !policy.is_for_callers() {
+            return false;
+        }
+        let servers = &self.tables[ResourceType::Server.index()].by_name;
+        let selected = self.servers_selected(&resource.metadata.namespace, &policy.servers);
+        selected.iter().filter_map(|name| servers.get(name)).any(|server| self.may_reach(viewer, server))
     }
 
     /// Whether a policy speaks about a virtual server that the viewer may use.
@@ -200,6 +214,9 @@ impl World {
         }
         if viewer.stances.calls() && ty == ResourceType::AccessPolicy {
             candidates.extend(self.of_virtual_servers.values());
+        }
+        if viewer.stances.calls() && ty == ResourceType::ToolPolicy {
+            candidates.extend(self.of_callers.values());
         }
         if viewer.stances.calls() && ty == ResourceType::Telemetry {
             for selecting in [own, root].into_iter().flatten() {

@@ -124,12 +124,14 @@ fn an_outbound_sidecar_is_told_of_the_servers_that_it_may_reach() {
     let world = research();
     let agents = [
         "Mesh: mesh",
+        "ToolPolicy: weft-system/mesh-wide",
         "Server: payments/ledger research/files research/search",
         "Endpoints: payments/ledger research/files research/search",
     ];
     sees(&world, &viewer("agents", "bot", OUTBOUND), &agents);
     let others = [
         "Mesh: mesh",
+        "ToolPolicy: weft-system/mesh-wide",
         "Server: payments/ledger research/search",
         "Endpoints: payments/ledger research/search",
     ];
@@ -142,10 +144,39 @@ fn a_stricter_default_hides_every_server_that_no_rule_allows() {
     let deny = object("Trust", "weft-system/mesh", "{ trustDomain: mesh.test, defaultAction: deny }");
     let touched = put(&mut world, &deny);
     assert!(touched.iter().any(|it| &*it.name == "payments/ledger" && it.audience == Audience::Calling));
-    let agents = ["Mesh: mesh", "Server: research/files", "Endpoints: research/files"];
+    let agents = [
+        "Mesh: mesh",
+        "ToolPolicy: weft-system/mesh-wide",
+        "Server: research/files",
+        "Endpoints: research/files",
+    ];
     sees(&world, &viewer("agents", "bot", OUTBOUND), &agents);
     delete(&mut world, "trusts/weft-system/mesh");
     assert!(sight(&world, &viewer("agents", "bot", OUTBOUND)).contains("payments/ledger"));
+}
+
+#[test]
+fn callers_are_told_how_to_call_the_tools_that_they_may_reach_and_nothing_else_about_tools() {
+    let mut world = research();
+    delete(&mut world, "toolpolicies/weft-system/mesh-wide");
+    put(&mut world, &object("ToolPolicy", "research/pins", "{ pin: warn, redact: [a] }"));
+    put(&mut world, &object("ToolPolicy", "research/shadow", "{ shadow: true, retry: idempotent }"));
+    let (bot, ledger) = (viewer("agents", "bot", OUTBOUND), viewer("payments", "ledger", OUTBOUND));
+    assert!(!sight(&world, &bot).contains("ToolPolicy"));
+    let tells = |touched: &[Touched]| {
+        let mut policies = touched.iter().filter(|it| it.ty == ResourceType::ToolPolicy);
+        policies.any(|it| &*it.name == "research/again" && it.audience == Audience::Calling)
+    };
+    let again = object("ToolPolicy", "research/again", "{ servers: { names: [files] }, retry: idempotent }");
+    assert!(tells(&put(&mut world, &again)));
+    assert!(sight(&world, &bot).contains("ToolPolicy: research/again\n"));
+    assert!(!sight(&world, &ledger).contains("ToolPolicy"), "it may not reach the server");
+    let others = object("AccessPolicy", "research/readers", &POLICY.replace("agents", "payments"));
+    assert!(tells(&put(&mut world, &others)), "who may reach the server has changed");
+    assert!(!sight(&world, &bot).contains("ToolPolicy"));
+    assert!(sight(&world, &ledger).contains("ToolPolicy: research/again\n"));
+    delete(&mut world, "toolpolicies/research/again");
+    assert!(!sight(&world, &ledger).contains("ToolPolicy"));
 }
 
 #[test]

@@ -74,6 +74,8 @@ pub struct World {
     pub(super) selecting: [ByNamespace<Selecting>; ResourceType::ALL.len()],
     /// Access policies that speak about virtual servers, which only those that call have to know.
     pub(super) of_virtual_servers: BTreeMap<Arc<str>, Arc<Published>>,
+    /// Policies for tools that callers have to know.
+    pub(super) of_callers: BTreeMap<Arc<str>, Arc<Published>>,
     /// Routes by the server whose calls they shape.
     routes: HashMap<ServerName, BTreeSet<Arc<str>>>,
     observed: Observed,
@@ -91,6 +93,7 @@ impl World {
             servers: ByNamespace::default(),
             selecting: Default::default(),
             of_virtual_servers: BTreeMap::new(),
+            of_callers: BTreeMap::new(),
             routes: HashMap::new(),
             observed: Observed::default(),
             settling: true,
@@ -217,6 +220,9 @@ impl World {
         if ty == ResourceType::AccessPolicy {
             self.of_virtual_servers.remove(name);
         }
+        if ty == ResourceType::ToolPolicy {
+            self.of_callers.remove(name);
+        }
         if let Spec::Route(route) = &resource.spec
             && let Some(names) = self.routes.get_mut(&route.server)
         {
@@ -237,6 +243,9 @@ impl World {
         }
         if matches!(&resource.spec, Spec::AccessPolicy(policy) if policy.virtual_servers.is_some()) {
             self.of_virtual_servers.insert(Arc::clone(&published.name), Arc::clone(published));
+        }
+        if matches!(&resource.spec, Spec::ToolPolicy(policy) if policy.is_for_callers()) {
+            self.of_callers.insert(Arc::clone(&published.name), Arc::clone(published));
         }
         if let Spec::Route(route) = &resource.spec {
             self.routes.entry(route.server.clone()).or_default().insert(Arc::clone(&published.name));
@@ -284,7 +293,14 @@ impl World {
         };
         note(ResourceType::Server, server);
         note(ResourceType::Endpoints, server);
-        let routes = ServerName::parse(server).ok().and_then(|server| self.routes.get(&server));
+        let Ok(name) = ServerName::parse(server) else { return };
+        let index = &self.selecting[ResourceType::ToolPolicy.index()];
+        let selecting = [&name.namespace, &self.root].into_iter().filter_map(|it| index.of(it));
+        let policies = selecting.flat_map(|it| it.candidates(&name.name));
+        policies
+            .filter(|it| self.of_callers.contains_key(&it.name))
+            .for_each(|it| note(ResourceType::ToolPolicy, &it.name));
+        let routes = self.routes.get(&name);
         routes.into_iter().flatten().for_each(|route| note(ResourceType::Route, route));
     }
 
@@ -299,7 +315,7 @@ impl World {
         }
     }
 
-    fn servers_selected(&self, namespace: &Namespace, selector: &ServerSelector) -> Vec<Arc<str>> {
+    pub(super) fn servers_selected(&self, namespace: &Namespace, selector: &ServerSelector) -> Vec<Arc<str>> {
         let selected = |object: &&Arc<Published>| {
             let resource = object.object.as_deref();
             resource.is_some_and(|it| compile::selects(selector, namespace, &self.root, &it.metadata))

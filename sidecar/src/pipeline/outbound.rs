@@ -2,6 +2,7 @@
 //! in this sidecar's own name. Whether it may call is decided there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::HeaderValue;
 use http::uri::PathAndQuery;
@@ -9,9 +10,11 @@ use http::{HeaderMap, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
-use weft_proto::mcp::Target;
+use weft_proto::compile::{ServerEntry, Snapshot};
+use weft_proto::mcp::{Target, method};
 use weft_proto::name::ServerName;
-use weft_proto::resource::kinds::Era;
+use weft_proto::policy::tools::Speaking;
+use weft_proto::resource::kinds::{Era, RetryClass};
 
 use crate::access_log::AccessLog;
 use crate::answer::Answer;
@@ -33,6 +36,10 @@ use crate::state::{Live, Origin};
 use crate::{accept, authorize};
 
 use super::{finish, note, opened};
+
+/// Longer than a policy says, the answer is waited for here, so that the server's own sidecar is first to say that it
+/// does not come.
+const PEER_FIRST: Duration = Duration::from_secs(2);
 
 /// Everything that requests of the outbound listener need.
 #[derive(Clone, Debug)]
@@ -80,11 +87,12 @@ impl Outbound {
         // Only names that exist get series of their own: whoever calls chooses the others.
         let server =
             current.snapshot.server(named).ok_or_else(|| Refusal::UnknownServer(named.to_string()))?;
+        let manner = Manner::of(&current.snapshot, server, &call);
         let server = &server.server.meta.full_name();
         let series = parts.series.of(server);
         record.about(Arc::clone(&series), server.to_string().into());
         let _permit = authorize::local();
-        let answer = self.send(server, &received, &call).await?;
+        let answer = self.send(server, &received, &call, manner).await?;
         let exchange = self.exchange(server, answer.instance, &received, &call);
         self.relayed(server, answer, &call, &series, exchange)
     }
@@ -94,6 +102,7 @@ impl Outbound {
         server: &ServerName,
         received: &Received,
         call: &Call<'_>,
+        manner: Manner,
     ) -> Result<to::Answer, Refusal> {
         // The pool names whoever it connects to.
         let mut headers = headers::toward_server(&received.head.headers, None);
@@ -110,7 +119,7 @@ impl Outbound {
             Target::Task(id) => Some(id.to_owned()),
             Target::Tool(_) | Target::Prompt(_) | Target::Resource(_) => None,
         });
-        let repeatable = call.request().is_some_and(|request| is_harmless(&request.method));
+        let Manner { repeatable, timeout } = manner;
         let (to, server) = (Arc::clone(&self.0.to), server.clone());
         let sending = async move {
             let affinity = match (bound, &task) {
@@ -118,7 +127,8 @@ impl Outbound {
                 (None, Some(task)) => Affinity::Key(task),
                 (None, None) => Affinity::Any,
             };
-            to.forward(&server, to::Call { repeatable, path, ..to::Call::new(request, affinity) }).await
+            to.forward(&server, to::Call { repeatable, timeout, path, ..to::Call::new(request, affinity) })
+                .await
         };
         match when_left(call) {
             WhenLeft::Cut => sending.await,
@@ -208,6 +218,29 @@ impl Outbound {
             false => Answer::from(Relay::whole(body, when_left(call))),
         };
         Ok(Response::from_parts(head, answer))
+    }
+}
+
+/// How a request is sent, as its method and the policies for its tool say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Manner {
+    /// Whether the server may be asked twice, should the connection break before there is an answer.
+    repeatable: bool,
+    timeout: Option<Duration>,
+}
+
+impl Manner {
+    fn of(snapshot: &Snapshot, entry: &ServerEntry, call: &Call<'_>) -> Self {
+        let Some(request) = call.request() else { return Self::default() };
+        let tool = match request.target() {
+            Some(Target::Tool(tool)) if request.method == method::TOOLS_CALL => tool,
+            _ => return Self { repeatable: is_harmless(&request.method), ..Self::default() },
+        };
+        let said = Speaking::of(entry, &snapshot.root_namespace(), tool).treatments(tool).enforced;
+        Self {
+            repeatable: said.retry != RetryClass::Never,
+            timeout: said.timeout.map(|timeout| timeout + PEER_FIRST),
+        }
     }
 }
 

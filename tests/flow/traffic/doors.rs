@@ -117,3 +117,36 @@ async fn what_became_of_a_request_stands_in_the_log_and_is_counted() {
     drop(said);
     pair.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn telemetry_says_which_calls_the_log_is_to_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let pair = Pair::logging(Upstream::echo().await, &file).await;
+    let mut caller = pair.caller("agents", "reviewer").await;
+    let say = |kind: &str, spec: &str| {
+        format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: {kind}\nmetadata: {{ namespace: research, name: log }}\nspec: {spec}\n"
+        )
+    };
+    pair.apply(&say("Telemetry", "{ accessLog: { filter: args.keep } }")).await;
+    caller.call("left_out", json!({ "keep": false })).await;
+    caller.call("kept", json!({ "keep": true })).await;
+    caller.call("not_to_be_said", json!({})).await;
+    pair.apply(&say("Telemetry", "{ accessLog: { off: true } }")).await;
+    caller.call("off", json!({ "keep": true })).await;
+    let audit = "{ rules: [{ action: audit, to: [{ tools: [audited] }] }] }";
+    pair.apply(&say("AccessPolicy", audit)).await;
+    caller.call("off", json!({})).await;
+    caller.call("audited", json!({})).await;
+    let targets = || -> Vec<String> {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let target =
+            |line| serde_json::from_str::<Value>(line).unwrap()["target"].as_str().map(str::to_owned);
+        whole.lines().filter_map(target).collect()
+    };
+    eventually("the last is written down", || targets().last().is_some_and(|it| it == "audited")).await;
+    assert_eq!(targets(), ["kept", "not_to_be_said", "audited"]);
+    pair.stop().await;
+}

@@ -7,8 +7,9 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use super::agent::Agent;
-use super::pair::{self, Pair, legacy, modern};
+use super::pair::{self, Answer, Pair, legacy, modern};
 use super::upstream::{self, Upstream};
+use crate::mesh::eventually;
 
 fn call(tool: &str) -> Request<Full<Bytes>> {
     modern("tools/call", tool, json!({ "name": tool, "arguments": { "x": 1 } }))
@@ -124,4 +125,32 @@ async fn event(stream: &mut Response<Incoming>) -> String {
         text += std::str::from_utf8(&frame.into_data().unwrap()).unwrap();
     }
     text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agents_sidecar_waits_for_a_tool_as_long_as_its_policy_says() {
+    let (upstream, mut asked) = Upstream::asking().await;
+    let pair = Pair::serving(upstream, "timeouts: { call: 200ms }", json!({})).await;
+    let agent = Agent::join(&pair, "reviewer").await;
+    pair.apply(
+        "apiVersion: weft.dev/v1alpha1\nkind: ToolPolicy\nmetadata: { namespace: research, name: slow }\n\
+         spec: { tools: [slow], timeout: 60s }\n",
+    )
+    .await;
+    let files = "research/files".parse().unwrap();
+    let knows = || agent.sidecar.live.load().snapshot.server(&files).is_some_and(|it| !it.tools.is_empty());
+    eventually("the agent's sidecar is told", knows).await;
+    let address = agent.sidecar.outbound.unwrap();
+    let mut waiting =
+        tokio::spawn(
+            async move { Answer::read(super::agent::send(address, call("slow")).await.unwrap()).await },
+        );
+    let held = asked.recv().await.unwrap();
+    let early = tokio::time::timeout(std::time::Duration::from_secs(1), &mut waiting).await;
+    assert!(early.is_err(), "{early:?}");
+    held.answer.send(upstream::document(&json!({ "jsonrpc": "2.0", "id": 7, "result": {} }))).unwrap();
+    assert_eq!(waiting.await.unwrap().status, 200);
+    assert_eq!(agent.answer(call("other")).await.reason(), "timed_out");
+    agent.sidecar.stop().await;
+    pair.stop().await;
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
 use weft_proto::name::ToolName;
 
 use super::pair::{Answer, Caller, Pair, legacy, modern};
@@ -306,4 +307,50 @@ async fn the_control_plane_knows_what_is_advertised_and_an_approval_lets_it_thro
     story.pair.apply(&policy(&format!("{{ pin: enforce, approved: {{ read_file: '{second}' }} }}"))).await;
     assert_eq!(caller.call("read_file", json!({})).await.status, 200);
     story.pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_waited_for_a_place_is_held_to_the_definition_that_there_is_by_then() {
+    let tools = Arc::new(std::sync::Mutex::new(json!([read_file()])));
+    let (sender, mut asked) = mpsc::channel(4);
+    let upstream = {
+        let tools = Arc::clone(&tools);
+        Upstream::with(move |seen| {
+            let (tools, sender) = (tools.lock().unwrap().clone(), sender.clone());
+            async move {
+                if seen.method_name() == "tools/call" {
+                    let (answer, given) = oneshot::channel();
+                    sender.send(answer).await.unwrap();
+                    return given.await.unwrap_or_else(|_| upstream::status(500));
+                }
+                answer(&seen, &tools, &AtomicUsize::default())
+            }
+        })
+    };
+    let place = "inFlight: { max: 1, queueMax: 1 }";
+    let pair = Pair::serving(upstream.await, place, json!({ "toolsReadEvery": "1s" })).await;
+    let approved = weft_proto::policy::tools::digest(&read_file().to_string()).unwrap();
+    pair.apply(&policy(&format!("{{ pin: enforce, approved: {{ read_file: '{approved}' }} }}"))).await;
+    let mut calls = tokio::task::JoinSet::new();
+    for account in ["first", "second", "third"] {
+        let mut caller = pair.caller("agents", account).await;
+        calls.spawn(async move { caller.call("read_file", json!({ "path": "/a" })).await.status });
+    }
+    let held = asked.recv().await.unwrap();
+    // Of the other two, one finds room in the queue.
+    assert_eq!(calls.join_next().await.unwrap().unwrap(), 429);
+    tools.lock().unwrap()[0]["description"] = json!("Reads a file, or so it says.");
+    let known = || {
+        let status = pair.mesh.running.hub.status();
+        let status = status.into_iter().find(|it| it.node.as_str() == "research/files-1")?;
+        let advertised = status.tools.get(&"research/files".parse().unwrap())?.clone();
+        Some(advertised.tools.get(&ToolName::parse("read_file").unwrap())?.digest.clone())
+    };
+    eventually("the change is known", || known().is_some_and(|digest| digest != approved)).await;
+    held.send(upstream::document(&json!({ "jsonrpc": "2.0", "id": 7, "result": {} }))).unwrap();
+    let mut told = [calls.join_next().await.unwrap().unwrap(), calls.join_next().await.unwrap().unwrap()];
+    told.sort();
+    assert_eq!(told, [200, 403]);
+    assert!(asked.try_recv().is_err(), "the server is not told of it");
+    pair.stop().await;
 }

@@ -24,7 +24,7 @@ pub struct ToolPolicy {
     /// Arguments against the tool's advertised input schema.
     #[serde(default, skip_serializing_if = "is_default")]
     pub validate_arguments: Strictness,
-    /// Definitions against those approved.
+    /// Definitions against those approved. Of several policies that speak about a tool the strictest holds.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pin: Strictness,
     /// Approved definitions: tool name to digest.
@@ -36,10 +36,10 @@ pub struct ToolPolicy {
     /// Answers kept and given again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<ResponseCache>,
-    /// Which calls may be repeated after they left.
+    /// Which calls the caller's sidecar may repeat if the connection breaks before there is an answer.
     #[serde(default, skip_serializing_if = "is_default")]
     pub retry: RetryClass,
-    /// Believe the server's own hints about its tools.
+    /// Believe the server's own hints about its tools. Nothing follows from them yet.
     #[serde(default, skip_serializing_if = "is_default")]
     pub trust_hints: bool,
     /// Arguments that are never logged or audited, as dotted paths.
@@ -48,6 +48,13 @@ pub struct ToolPolicy {
     /// Evaluate and record, without enforcing.
     #[serde(default, skip_serializing_if = "is_default")]
     pub shadow: bool,
+}
+
+impl ToolPolicy {
+    /// Whether it says something that whoever calls has to know: what may be repeated, and how long to wait.
+    pub fn is_for_callers(&self) -> bool {
+        !self.shadow && (self.retry != RetryClass::Never || self.timeout.is_some())
+    }
 }
 
 /// How a check is meant, the milder first.
