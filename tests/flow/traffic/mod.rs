@@ -7,6 +7,7 @@ mod upstream;
 mod away;
 mod beginnings;
 mod bridged;
+mod budgets;
 mod broken;
 mod changes;
 mod conditions;
