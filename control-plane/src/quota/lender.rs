@@ -182,7 +182,7 @@ impl Lender {
                 asked.and_then(|asked| self.has_room(&mut inner, node, &asked.key, now).map(|()| asked));
             match asked {
                 Ok(asked) => {
-                    let grant = self.lend(&mut inner, (node, holder), report.sequence, asked, now);
+                    let grant = self.lend(&mut inner, (node, holder), report.sequence, asked, &policy, now);
                     answer.extend(grant);
                 }
                 Err(why) => {
@@ -216,6 +216,7 @@ impl Lender {
         (node, holder): (u64, u64),
         sequence: u64,
         Asked { demand, key, limit, terms }: Asked<'_>,
+        policy: impl Fn(&str, Option<&str>) -> Option<Arc<Resource>>,
         now: u64,
     ) -> Option<pb::Lease> {
         let lent = inner.keys.entry(key.clone()).or_insert_with(|| {
@@ -224,7 +225,13 @@ impl Lender {
             let began = if may_be_known { 0 } else { now };
             Lent::new(&limit, Allocator::new(terms, self.timing, self.epoch, may_be_known, began))
         });
-        let mut grants = lent.change(&limit, terms, now);
+        let mut grants = Vec::new();
+        // Found before the policy changed, it must not go back to what was.
+        if lent.allocator.terms() != terms
+            && let Ok(Asked { limit, terms, .. }) = self.asked(demand, policy)
+        {
+            grants.extend(lent.change(&limit, terms, now));
+        }
         grants.extend(lent.allocator.report(holder, read(sequence, demand), now));
         let change = lent.count((node, holder), demand, now);
         inner.nodes.named(node, change);
