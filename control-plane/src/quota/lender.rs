@@ -62,12 +62,12 @@ pub(super) struct KeyOf {
 }
 
 /// What a holder may ask for, and does.
-struct Asked<'a> {
+struct Asked<'a, T = Option<Terms>> {
     demand: &'a pb::LeaseDemand,
     key: KeyOf,
     limit: Arc<Limit>,
     /// None of a budget.
-    terms: Option<Terms>,
+    terms: T,
 }
 
 /// Why a demand is not answered.
@@ -207,16 +207,9 @@ impl Lender {
             match asked {
                 Ok(Asked { terms: Some(terms), demand, key, limit }) => {
                     let found = self.has_room(&mut inner, node, &key, now);
-                    let lend = |()| {
-                        self.lend(
-                            &mut inner,
-                            (node, holder),
-                            (report.sequence, demand),
-                            &key,
-                            (&limit, terms),
-                            now,
-                        )
-                    };
+                    let asked = Asked { terms, demand, key, limit };
+                    let lend =
+                        |()| self.lend(&mut inner, (node, holder), report.sequence, asked, &policy, now);
                     match found.map(lend) {
                         Ok(grant) => answer.extend(grant),
                         Err(why) => self.unanswered(why),
@@ -264,23 +257,29 @@ impl Lender {
         &self,
         inner: &mut Inner,
         (node, holder): (u64, u64),
-        (sequence, demand): (u64, &pb::LeaseDemand),
-        key: &KeyOf,
-        (limit, terms): (&Limit, Terms),
+        sequence: u64,
+        Asked { demand, key, limit, terms }: Asked<'_, Terms>,
+        policy: impl Fn(&str, Option<&str>) -> Option<Arc<Resource>>,
         now: u64,
     ) -> Option<pb::Lease> {
         let lent = inner.keys.entry(key.clone()).or_insert_with(|| {
             // As of the start of this run: whatever an earlier one lent is over by the same time for every limit.
             let may_be_known = self.before.get().is_none_or(|before| before.contains(&key.policy));
             let began = if may_be_known { 0 } else { now };
-            Lent::new(limit, Allocator::new(terms, self.timing, self.epoch, may_be_known, began))
+            Lent::new(&limit, Allocator::new(terms, self.timing, self.epoch, may_be_known, began))
         });
-        let mut grants = lent.change(limit, terms, now);
+        let mut grants = Vec::new();
+        // Found before the policy changed, it must not go back to what was.
+        if lent.allocator.terms() != terms
+            && let Ok(Asked { limit, terms: Some(terms), .. }) = self.asked(demand, policy)
+        {
+            grants.extend(lent.change(&limit, terms, now));
+        }
         grants.extend(lent.allocator.report(holder, read(sequence, demand), now));
         let change = lent.count((node, holder), demand, now);
         inner.nodes.named(node, change);
         let (own, others): (Vec<_>, Vec<_>) = grants.into_iter().partition(|(to, _)| *to == holder);
-        self.push(inner, key, others);
+        self.push(inner, &key, others);
         own.into_iter().last().map(|(_, grant)| lease(demand.handle, grant))
     }
 

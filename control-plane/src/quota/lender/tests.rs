@@ -273,3 +273,32 @@ fn calls_that_run_are_told_apart_from_what_is_held_or_else_are_the_same() {
     assert_eq!(read(1, &demand).in_use, 5000);
     assert_eq!(read(1, &pb::LeaseDemand { in_use_milli: Some(0), ..demand }).in_use, 0);
 }
+
+#[test]
+fn a_limit_that_was_found_before_it_changed_does_not_go_back() {
+    let mut bench = Bench::new();
+    let key = bench.key(1, "");
+    bench.report(key.clone(), 0, 8, false);
+    let lowered =
+        Arc::new(parse_one("fair.yaml", &POLICY.replace("concurrency: 8", "concurrency: 4")).unwrap());
+    let old = Arc::clone(&bench.policy);
+    bench.sequence += 1;
+    let demand = pb::LeaseDemand { key: Some(key), wants_milli: 8000, ..pb::LeaseDemand::default() };
+    let report = pb::LeaseReport {
+        session: 1,
+        sequence: bench.sequence,
+        demands: vec![demand],
+        node: "research/files-0".to_owned(),
+    };
+    let looked = std::cell::Cell::new(0);
+    bench.lender.report(bench.holder, &report, |_, _| {
+        looked.set(looked.get() + 1);
+        if looked.get() > 1 {
+            return Some(Arc::clone(&lowered));
+        }
+        // It is another just after it was found.
+        bench.lender.limits_changed(|_| Some(Arc::clone(&lowered)));
+        Some(Arc::clone(&old))
+    });
+    assert_eq!(bench.lender.standing()[0].whole.capacity, 4000);
+}
