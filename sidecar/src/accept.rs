@@ -141,7 +141,12 @@ impl Listener {
             return self.metrics.connection_refused(self.name, "handshakes");
         };
         let acceptor = TlsAcceptor::from(Arc::clone(&tls.config));
-        let accepted = timeout(*self.limits.handshake_timeout, acceptor.accept(stream)).await;
+        let accepting = timeout(*self.limits.handshake_timeout, acceptor.accept(stream));
+        let accepted = tokio::select! {
+            accepted = accepting => accepted,
+            // It would be asked to end before its first request; and whoever says nothing must not hold up the end.
+            () = self.drain.cancelled() => return self.metrics.connection_refused(self.name, "draining"),
+        };
         drop(handshaking);
         match accepted {
             Ok(Ok(stream)) => match identify(&stream, address) {
