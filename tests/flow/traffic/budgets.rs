@@ -98,6 +98,8 @@ async fn a_budget_of_one_sidecar_goes_on_after_its_restart() {
         if expected.1 > 0 {
             assert_eq!(caller[0].call("echo", json!({})).await.code(), 4291);
         }
+        // Nobody is left whom its end would wait for.
+        drop(caller);
         sidecar.stop().await;
     }
     mesh.stop().await;
