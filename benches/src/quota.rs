@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use weft_certs::svid::Serial;
 use weft_control_plane::quota::{Lender, Settings};
 use weft_proto::compile::{ServerEntry, compile_resources};
-use weft_proto::name::{ServerName, SpiffeId, TrustDomain};
+use weft_proto::name::{NodeId, ServerName, SpiffeId, TrustDomain};
 use weft_proto::pb::weft::quota::v1 as pb;
 use weft_proto::policy::quota::Plan;
 use weft_proto::resource::kinds::Era;
@@ -98,7 +98,7 @@ impl Bench {
         let (origin, version, since) = (Origin::File, "".into(), SystemTime::UNIX_EPOCH);
         servers.follow(&Current { snapshot, origin, version, since }, None);
         let server = servers.all().pop().context("the sidecar stands beside the server")?;
-        Ok(Self { quotas: Quotas::new(&limits, &metrics), server, entry, limits })
+        Ok(Self { quotas: Quotas::new(&limits, &metrics, None)?, server, entry, limits })
     }
 
     /// Takes for a call of each of these callers, so many times in all.
@@ -138,6 +138,7 @@ fn event() -> Event {
         response_bytes: 0,
         duration: Duration::ZERO,
         listens: false,
+        is_unwritten: false,
     }
 }
 
@@ -204,7 +205,7 @@ impl Borrower {
         });
         let (session, sequence, demands) = (self.session, self.sequence, demands.collect());
         let report = pb::LeaseReport { session, sequence, demands, node: String::new() };
-        let answer = lender.report(self.holder, &report, |name| policies.get(name).cloned());
+        let answer = lender.report(self.holder, &report, |name, _| policies.get(name).cloned());
         self.epoch = answer.epoch;
         let mut grants = vec![answer];
         while let Ok(grant) = self.pushed.try_recv() {
@@ -221,7 +222,10 @@ impl Borrower {
 
 /// Every sidecar renews all its leases once a second; each limit is shared by so many of them.
 fn lending(table: &mut Table, sharers: usize) -> anyhow::Result<()> {
-    let lender = Lender::new(Settings { lease: LEASE, ..Settings::default() });
+    let lender = Lender::new(
+        Settings { lease: LEASE, ..Settings::default() },
+        Arc::new(weft_control_plane::metrics::Metrics::new()),
+    );
     let policies = (0..SIDECARS / sharers * LEASES).map(policy).collect::<anyhow::Result<HashMap<_, _>>>()?;
     let keys = policies.iter().map(|(name, policy)| Ok((name.clone(), Arc::new(key(name, policy)?))));
     let keys = keys.collect::<anyhow::Result<HashMap<_, _>>>()?;
@@ -229,7 +233,9 @@ fn lending(table: &mut Table, sharers: usize) -> anyhow::Result<()> {
     for n in 0..SIDECARS {
         let identity = SpiffeId::parse(&format!("spiffe://bench.test/ns/ns-0/sa/s-{n}"))?;
         let session = n as u64;
-        let (holder, pushed) = lender.open(&identity, session).context("there is room")?;
+        let node = NodeId::parse(&format!("ns-0/s-{n}"))?;
+        let opened = lender.open(&identity, &node, session);
+        let (holder, pushed) = opened.map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
         let names = (0..LEASES).map(|lease| name_of(n / sharers * LEASES + lease));
         let held = names.map(|name| (Arc::clone(&keys[&name]), pb::Lease::default())).collect();
         borrowers.push(Borrower { holder, session, held, pushed, sequence: 0, epoch: 0 });
