@@ -188,6 +188,19 @@ def test_the_tour_refuses_by_argument_limits_and_withholds_until_it_is_approved(
         assert "toolpolicy/demo/checked changed" in up.weft("tools", "approve", "demo/example", "--all")
         control_plane.eventually(lambda: call(url, "count", {"to": 2}).status_code == 200, within=20)
 
+        # The second and the third sum of the day; the mesh is killed, and what was spent stays spent.
+        for n in (2, 3):
+            assert call(url, "add", {"a": n, "b": n}).status_code == 200
+    with Up(tmp_path) as up:
+        said = up.said_until("demo/example: ready")
+        url = re.search(r'"url": "(.+)"', said).group(1)
+
+        # Nobody lends before the sidecar has found its control plane.
+        control_plane.eventually(lambda: call(url, "add", {"a": 4, "b": 4}).status_code == 200, within=20)
+        spent = call(url, "add", {"a": 5, "b": 5}).json()["error"]
+        assert (spent["code"], spent["data"]["limit"]) == (4291, "demo/fair#sums")
+        assert "demo/fair#sums" in up.weft("explain", "--as", "local/agent", "--tool", "demo/example/add")
+
 
 def test_a_server_that_is_applied_later_is_served_and_one_that_is_deleted_is_refused(tmp_path):
     with Up(tmp_path) as up:

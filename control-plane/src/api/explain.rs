@@ -9,11 +9,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use weft_proto::compile::{ServerEntry, Snapshot, compile_resources};
-use weft_proto::name::{ServerName, SpiffeId, TrustDomain, Workload};
+use weft_proto::mcp::Target;
+use weft_proto::name::{ServerName, SpiffeId, ToolName, TrustDomain, Workload};
 use weft_proto::policy::Caller;
 use weft_proto::policy::access::{self, Asked, AudienceRule, Explanation, May, Question, Unasked, View};
 use weft_proto::resource::Kind;
 
+use super::beside::{self, LimitTold, PinTold};
 use super::call::{Call, json};
 use super::{Api, Error};
 use crate::desired::Present;
@@ -60,6 +62,12 @@ pub struct Explained {
     pub method: String,
     #[serde(flatten)]
     pub explanation: Explanation,
+    /// The limits that would count it, if it is allowed.
+    #[serde(default)]
+    pub limits: Vec<LimitTold>,
+    /// The definition of the tool, where a sidecar reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definition: Option<PinTold>,
 }
 
 /// What somebody wants to know the callers of.
@@ -113,16 +121,29 @@ pub(super) async fn explain(api: Arc<Api>, call: Call) -> Result<Response, Error
         arguments: args.map(|args| args.get().to_owned()),
     };
     let world = World::now(&api).await?;
+    let (lender, sidecars) = (Arc::clone(&api.deps.lender), api.deps.sidecars.status());
     let explain = move || -> Result<Explained, Error> {
         let entry = world.server(&server)?;
+        let server = entry.server.meta.full_name();
         let explanation = match caller.workload().trust_domain == world.trust_domain {
             true => world.view(entry, caller.clone()).explain(&question).map_err(unasked)?,
             false => Explanation::foreign(&caller),
         };
+        let of_server = sidecars.iter().flat_map(|it| &it.tools).filter(|(name, _)| **name == server);
+        let beside = |call: access::Call<'_>| {
+            let named =
+                |tool: &ToolName| matches!(call.target, Some(Target::Tool(name)) if *tool.as_str() == *name);
+            let advertised = of_server.flat_map(|(_, it)| &it.tools).filter(|(name, _)| named(name));
+            let definition = beside::pin(&server, call, advertised.map(|(_, tool)| tool), &world.snapshot);
+            (beside::limits(entry, &server, &caller, call, &lender), definition)
+        };
+        let (limits, definition) = question.read(beside).map_err(unasked)?;
         Ok(Explained {
             revision: world.present.revision().0,
             caller: caller.id().to_string(),
-            server: entry.server.meta.full_name().to_string(),
+            server: server.to_string(),
+            limits: if explanation.allowed { limits } else { Vec::new() },
+            definition,
             method: question.method().unwrap_or_default().to_owned(),
             explanation,
         })
@@ -170,7 +191,8 @@ impl World {
         let (present, trust_domain) = (api.present().await?, api.mesh.trust_domain.clone());
         api.heavy(move || {
             let decides = |kind| {
-                matches!(kind, Kind::McpServer | Kind::AccessPolicy | Kind::VirtualServer | Kind::Trust)
+                use Kind::{AccessPolicy, McpServer, QuotaPolicy, ToolPolicy, Trust, VirtualServer};
+                matches!(kind, McpServer | AccessPolicy | QuotaPolicy | ToolPolicy | VirtualServer | Trust)
             };
             let objects = present.objects().iter().filter(|(key, _)| decides(key.kind));
             let resources =

@@ -5,6 +5,7 @@
 //! does not own — the store, the sidecars' streams, the certificate authority — which it is handed in [`Deps`].
 
 mod access;
+mod beside;
 mod call;
 mod changes;
 mod dto;

@@ -186,7 +186,12 @@ fn instance((node, advertised): &(String, Arc<Advertised>)) -> ToolInstance {
 }
 
 /// A definition, as policies see it.
-fn judged(server: &ServerName, name: &ToolName, tool: &Tool, snapshot: &Snapshot) -> AdvertisedTool {
+pub(super) fn judged(
+    server: &ServerName,
+    name: &ToolName,
+    tool: &Tool,
+    snapshot: &Snapshot,
+) -> AdvertisedTool {
     let root = snapshot.root_namespace();
     let entry = snapshot.server(server);
     let speaking = entry.map(|entry| Speaking::of(entry, &root, name.as_str()));

@@ -76,7 +76,7 @@ impl Keeper {
             shared.table.lent(By::Journal, *handle, EPOCH, *loan);
         }
         if !loans.is_empty() {
-            shared.table.lent.notify_waiters();
+            shared.table.was_lent();
         }
     }
 

@@ -162,14 +162,15 @@ impl Quotas {
             return Ok(Held::default());
         }
         let owner = self.0.table.owner(caller.name());
-        let seen = self.0.line.ended(&claims);
+        let (seen, lendings) = (self.0.line.ended(&claims), self.0.table.lendings());
         let (mut outcome, mut verdicts) = match self.0.line.is_before(&claims) {
             // Whoever waits for the same place goes first.
             Some(by) => (Outcome::Denied { by, again: Again::WhenOneEnds }, Vec::new()),
             None => self.0.table.take(&mut claims, owner, self.0.table.now()),
         };
         if let Outcome::Denied { again: Again::WhenOneEnds | Again::WhenLent, .. } = outcome {
-            (outcome, verdicts) = Box::pin(self.take_later(&mut claims, owner, outcome, seen)).await;
+            (outcome, verdicts) =
+                Box::pin(self.take_later(&mut claims, owner, outcome, (seen, lendings))).await;
         }
         match outcome {
             Outcome::Taken => Ok(self.taken(&claims, &verdicts, event)),
@@ -183,7 +184,7 @@ impl Quotas {
         claims: &mut Vec<Claim<'_>>,
         owner: u64,
         mut outcome: Outcome,
-        mut seen: u64,
+        (mut seen, lendings): (u64, u64),
     ) -> (Outcome, Vec<Verdict>) {
         let mut verdicts = Vec::new();
         let deadline = tokio::time::Instant::now() + LENT_WAIT;
@@ -191,7 +192,7 @@ impl Quotas {
             (outcome, verdicts) = match outcome {
                 Outcome::Denied { by, again: Again::WhenOneEnds } => self.wait(claims, owner, by, seen).await,
                 Outcome::Denied { again: Again::WhenLent, .. } => {
-                    self.wait_until_lent(claims, owner, outcome, deadline).await
+                    self.wait_until_lent(claims, owner, outcome, (deadline, lendings)).await
                 }
                 Outcome::Denied { .. } | Outcome::Taken => break,
             };
@@ -206,21 +207,19 @@ impl Quotas {
         claims: &mut Vec<Claim<'_>>,
         owner: u64,
         mut outcome: Outcome,
-        deadline: tokio::time::Instant,
+        (deadline, mut seen): (tokio::time::Instant, u64),
     ) -> (Outcome, Vec<Verdict>) {
         let mut verdicts = Vec::new();
         let Some(_waits) = Waits::enter(&self.0) else { return (outcome, verdicts) };
         while let Outcome::Denied { again: Again::WhenLent, .. } = outcome {
-            let lent = self.0.table.lent.notified();
-            tokio::pin!(lent);
-            // From here on no news is missed.
-            lent.as_mut().enable();
-            (outcome, verdicts) = self.0.table.take(claims, owner, self.0.table.now());
             let now = tokio::time::Instant::now();
-            if !matches!(outcome, Outcome::Denied { again: Again::WhenLent, .. }) || now >= deadline {
+            if now >= deadline {
                 break;
             }
-            let _ = tokio::time::timeout_at(deadline.min(now + ASK_AGAIN), lent).await;
+            // Each try asks for what it lacks, so it is tried again when there is news, or when the asking may be lost.
+            let _ = tokio::time::timeout_at(deadline.min(now + ASK_AGAIN), self.0.table.is_lent(seen)).await;
+            seen = self.0.table.lendings();
+            (outcome, verdicts) = self.0.table.take(claims, owner, self.0.table.now());
         }
         (outcome, verdicts)
     }
@@ -350,7 +349,7 @@ impl Quotas {
             self.0.table.granted(lease.handle, grant, asked_at, timing, now);
         }
         if has_lent {
-            self.0.table.lent.notify_waiters();
+            self.0.table.was_lent();
         }
     }
 

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, Hash, Hasher, RandomState};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, UNIX_EPOCH};
 
@@ -73,8 +73,9 @@ pub(super) struct Table {
     by_journal: Borrowed,
     /// Whether budgets are written down.
     has_journal: bool,
-    /// Something was lent of a budget.
-    pub(super) lent: Notify,
+    /// Something was lent of a budget, so many times.
+    lent: Notify,
+    lendings: AtomicU64,
 }
 
 /// What one lender is told of.
@@ -148,6 +149,7 @@ impl Table {
             by_journal: Borrowed::default(),
             has_journal,
             lent: Notify::new(),
+            lendings: AtomicU64::new(0),
         }
     }
 
@@ -430,6 +432,28 @@ impl Table {
         let lease = lease.as_mut().filter(|lease| !lease.is_released())?;
         let told = lease.told(sequence, meter, is_end)?;
         Some(Asks { handle: key.low(), id: lease.id(), told, ready: Arc::clone(ready) })
+    }
+
+    /// How often something was lent of budgets.
+    pub(super) fn lendings(&self) -> u64 {
+        self.lendings.load(Ordering::SeqCst)
+    }
+
+    /// Tells those who wait that something was lent.
+    pub(super) fn was_lent(&self) {
+        self.lendings.fetch_add(1, Ordering::SeqCst);
+        self.lent.notify_waiters();
+    }
+
+    /// Waits until more was lent than these times.
+    pub(super) async fn is_lent(&self, seen: u64) {
+        let lent = self.lent.notified();
+        tokio::pin!(lent);
+        // From here on no news is missed.
+        lent.as_mut().enable();
+        if self.lendings() == seen {
+            lent.await;
+        }
     }
 
     /// Takes what was lent of a budget for a handle.

@@ -3,6 +3,7 @@
 use clap::Args;
 use hyper::Method;
 use serde_json::{Map, Value};
+use weft_control_plane::api::Explained;
 use weft_proto::policy::access::{Explanation, RuleTold};
 
 use super::call::CallArgs;
@@ -64,8 +65,10 @@ pub(crate) async fn run(args: ExplainArgs, context: &Context) -> Result<ExitCode
     match args.form.form.machine(&answer) {
         Some(text) => context.terminal.print(&text?)?,
         None => {
-            let explanation: Explanation = client::read(answer)?;
-            context.terminal.print(&render(&explanation, context.terminal.color()))?;
+            let explained: Explained = client::read(answer)?;
+            let colour = context.terminal.color();
+            let text = render(&explained.explanation, colour) + &beside(&explained, colour);
+            context.terminal.print(&text)?;
         }
     }
     Ok(if args.exit_code && !allowed { ExitCode::Failed } else { ExitCode::Done })
@@ -91,6 +94,54 @@ fn question(args: &ExplainArgs) -> Result<Body, Failure> {
         json.push_str(&format!(r#","args":{raw}}}"#));
     }
     Ok(Body::JsonText(json))
+}
+
+/// What else a call would meet: the limits that count it, and a definition that is not approved.
+fn beside(explained: &Explained, colour: bool) -> String {
+    let mut text = String::new();
+    if let Some(told) = &explained.definition {
+        let by = told.policy.as_deref().map(|policy| format!(" by {policy}")).unwrap_or_default();
+        match told.withheld {
+            true => text.push_str(&format!(
+                "\n{}: its definition is {} and pinned{}; weft tools diff shows it\n",
+                Tone::Bad.paint("withheld", colour),
+                plain(&told.state),
+                plain(&by),
+            )),
+            false if told.pin != "off" => {
+                text.push_str(&format!(
+                    "\nits definition is {} and pinned{}\n",
+                    plain(&told.state),
+                    plain(&by)
+                ));
+            }
+            false => {}
+        }
+    }
+    let mut table = Table::new(vec!["LIMIT", "AMOUNT", "SCOPE", "THE CALL TAKES", "USED", "LENT"]);
+    for limit in &explained.limits {
+        let number = |number: Option<f64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+        let used = match limit.used {
+            Some(used) if used + limit.weighs > limit.capacity => {
+                Cell::new(used.to_string()).toned(Tone::Bad)
+            }
+            used => Cell::new(number(used)),
+        };
+        let name = if limit.shadow { format!("{} (in shadow)", limit.limit) } else { limit.limit.clone() };
+        table.push(vec![
+            Cell::new(name),
+            Cell::new(&limit.amount),
+            Cell::new(&limit.scope),
+            Cell::new(limit.weighs.to_string()),
+            used,
+            Cell::new(number(limit.lent)),
+        ]);
+    }
+    if !table.is_empty() {
+        text.push('\n');
+        text.push_str(&table.render(colour));
+    }
+    text
 }
 
 /// An explanation for people.

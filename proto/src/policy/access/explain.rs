@@ -59,7 +59,7 @@ impl Question {
     }
 
     /// Makes a message of the question and reads it again, so that the answer is the one that the message would get.
-    fn read<R>(&self, answer: impl FnOnce(Call<'_>) -> R) -> Result<R, Unasked> {
+    pub fn read<R>(&self, answer: impl FnOnce(Call<'_>) -> R) -> Result<R, Unasked> {
         let method = self.method().ok_or(Unasked::Nothing)?;
         let takes_arguments = method::has_arguments(method);
         if takes_arguments && self.target.is_none() {

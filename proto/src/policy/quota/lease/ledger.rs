@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 
+use super::super::MILLI;
+
 /// What is left of a window is lent to its holders in so many parts each, but for what a call needs that waits.
 const PARTS: u64 = 8;
 
@@ -112,7 +114,8 @@ impl Ledger {
         self.holders.insert(holder, account);
         let sharers = self.holders.values().filter(|it| it.shares).count() as u64;
         let left = self.amount.saturating_sub(self.committed);
-        let fair = left / PARTS / sharers.max(1);
+        // Of whole calls, so that no part of one is set aside and then lost.
+        let fair = left / PARTS / sharers.max(1) / MILLI * MILLI;
         let unspent = account.lent - account.spent;
         let more = told.needs.max(told.wants.min(fair)).saturating_sub(unspent).min(left);
         if more > 0 {
@@ -157,7 +160,6 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::MILLI;
     use super::*;
 
     const ENDS: i64 = 86_400;
@@ -209,7 +211,7 @@ mod tests {
         let mut ledger = Ledger::new(ENDS, 80 * MILLI, 0);
         let wish = Told { needs: 0, ..asks(1, None, 0, 1000 * MILLI) };
         assert_eq!(ledger.report(1, wish).unwrap().may, 10 * MILLI);
-        assert_eq!(ledger.report(2, wish).unwrap().may, 70 * MILLI / 8 / 2);
+        assert_eq!(ledger.report(2, wish).unwrap().may, 4 * MILLI);
     }
 
     #[test]
