@@ -213,6 +213,7 @@ mod tests {
             response_bytes: 0,
             duration: Duration::ZERO,
             listens: false,
+            is_unwritten: false,
         }
     }
 

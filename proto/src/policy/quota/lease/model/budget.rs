@@ -103,7 +103,7 @@ impl World {
                 if self.chance.one_in(self.setup.calls) {
                     self.call(at);
                 }
-                if self.step % STEPS == 0 {
+                if self.step.is_multiple_of(STEPS) {
                     self.report(at);
                 }
             }
