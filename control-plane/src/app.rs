@@ -285,7 +285,7 @@ fn keep(
 ) -> tokio::sync::watch::Receiver<Option<store::Revision>> {
     let Parts { store, hub, trust, tokens, metrics, lender, shutdown } = parts.clone();
     tasks.spawn(Leases::new(Arc::clone(&hub), Arc::clone(&lender), Arc::clone(&store)).follow());
-    tasks.spawn(read_budgets(Arc::clone(&lender), Arc::clone(&store), shutdown.clone()));
+    tasks.spawn(quota::read_budgets(Arc::clone(&lender), Arc::clone(&store), shutdown.clone()));
     let feed = Feed::new(feed::Deps {
         store: Arc::clone(&store),
         intake: hub.intake(),
@@ -460,20 +460,6 @@ async fn follow_roots(bundles: TrustStore, path: PathBuf, shutdown: Cancellation
         if !matches!(written, Ok(Ok(()))) {
             tracing::error!(path = %path.display(), "the roots could not be written");
         }
-    }
-}
-
-/// Budgets are lent once it is known what is spent of them.
-async fn read_budgets(lender: Arc<Lender>, store: Arc<dyn Store>, shutdown: CancellationToken) {
-    let read = async {
-        while let Err(error) = lender.read_budgets(&*store).await {
-            tracing::error!(%error, "what is spent of budgets cannot be read; trying again");
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-    };
-    tokio::select! {
-        () = read => {}
-        () = shutdown.cancelled() => {}
     }
 }
 

@@ -33,7 +33,12 @@ pub(crate) const LONG: &[Excuse] = &[
         520,
         "one state machine, whose every transition reads the same fields",
     ),
-    ("control-plane/src/app.rs", 510, "the composition root, a list of what is started"),
+    ("control-plane/src/app.rs", 520, "the composition root, a list of what is started"),
+    (
+        "control-plane/src/plan/world.rs",
+        510,
+        "one index of all objects: whatever is put or deleted changes every part of it in step",
+    ),
     (
         "sidecar/src/quota/table.rs",
         520,

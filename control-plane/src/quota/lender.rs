@@ -14,10 +14,11 @@ use weft_proto::resource::Resource;
 use weft_proto::resource::kinds::{Dimension, LimitScope};
 
 use super::Settings;
-use super::budgets::{Budgets, Unlent, Who};
+use super::budgets::{Budgets, Who};
 use super::lent::{Lent, Totals};
 use super::limits::{Limits, Made};
 use super::nodes::{Nodes, Refused};
+use super::unanswered::Unanswered;
 use crate::clock;
 use crate::metrics::{Metrics, ReasonLabel};
 use crate::store::{self, Store};
@@ -68,23 +69,6 @@ struct Asked<'a, T = Option<Terms>> {
     limit: Arc<Limit>,
     /// None of a budget.
     terms: T,
-}
-
-/// Why a demand is not answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unanswered {
-    /// It names no limit, or one of values that are too long.
-    Key,
-    /// There is no such policy, or it is no matter of the sidecar or of the server that is named.
-    Policy,
-    /// The policy has no such limit that is shared.
-    Limit,
-    /// The sidecar named too many keys.
-    KeysOfNode,
-    /// All sidecars did.
-    Keys,
-    /// What is spent of budgets is not read yet.
-    NotRead,
 }
 
 /// How one limit stands.
@@ -403,29 +387,6 @@ impl Standing {
         let used = |it: &Self| u128::from(it.used_milli) * 1_000_000 / u128::from(it.whole.capacity.max(1));
         let name = |it: &Self| (it.policy.clone(), Arc::clone(&it.limit), it.parts.clone());
         used(other).cmp(&used(self)).then_with(|| name(self).cmp(&name(other)))
-    }
-}
-
-impl Unanswered {
-    const fn reason(self) -> &'static str {
-        match self {
-            Self::Key => "key",
-            Self::Policy => "policy",
-            Self::Limit => "limit",
-            Self::KeysOfNode => "keys_of_node",
-            Self::Keys => "keys",
-            Self::NotRead => "not_read",
-        }
-    }
-}
-
-impl From<Unlent> for Unanswered {
-    fn from(why: Unlent) -> Self {
-        match why {
-            Unlent::NotRead => Self::NotRead,
-            Unlent::KeysOfNode => Self::KeysOfNode,
-            Unlent::Keys => Self::Keys,
-        }
     }
 }
 

@@ -2,7 +2,8 @@
 //! the streams, and which sidecar may ask for what.
 //!
 //! Rates and calls at once are kept in memory: after a restart the sidecars tell what they hold, and nothing new is lent
-//! until every lease of before is over, but of policies that were not there yet. Budgets are not lent yet.
+//! until every lease of before is over, but of policies that were not there yet. Budgets are in the store before they are
+//! lent; see [`budgets`].
 //!
 //! A sidecar that lies gains what one share is, for each node that it is: `nodes` has the sessions of a node share one,
 //! `xds` says which servers and policies a node may name, and how many keys it names is bounded.
@@ -14,6 +15,7 @@ mod limits;
 mod nodes;
 mod recent;
 mod service;
+mod unanswered;
 
 use std::time::Duration;
 
@@ -22,7 +24,7 @@ use weft_proto::policy::quota::lease::Timing;
 pub use lender::{Lender, Standing};
 pub use lent::Totals;
 pub use nodes::Refused;
-pub use service::Leases;
+pub use service::{Leases, read_budgets};
 
 /// How leases are lent.
 #[derive(Clone, Debug)]

@@ -7,6 +7,7 @@ use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use weft_proto::name::{NodeId, SpiffeId};
 use weft_proto::pb::weft::quota::v1::quota_server::Quota;
@@ -18,6 +19,8 @@ use crate::peer::Peer;
 use crate::store::Store;
 use crate::xds::Hub;
 
+/// When budgets are read again that could not be.
+const READ_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 /// Grants that wait for the connection to take them.
 const OUTGOING_MAX: usize = 4;
 
@@ -161,6 +164,20 @@ impl Lending<'_> {
             Ok(Err(_)) => Err(Status::cancelled("the sidecar is gone")),
             Err(_) => Err(Status::deadline_exceeded("a grant was not taken in time")),
         }
+    }
+}
+
+/// Budgets are lent once it is known what is spent of them.
+pub async fn read_budgets(lender: Arc<Lender>, store: Arc<dyn Store>, shutdown: CancellationToken) {
+    let read = async {
+        while let Err(error) = lender.read_budgets(&*store).await {
+            tracing::error!(%error, "what is spent of budgets cannot be read; trying again");
+            tokio::time::sleep(READ_AGAIN).await;
+        }
+    };
+    tokio::select! {
+        () = read => {}
+        () = shutdown.cancelled() => {}
     }
 }
 

@@ -9,7 +9,7 @@ use weft_proto::policy::quota::{Again, Cost, Flow, Gauge, Limit, MILLI, Meter, N
 use weft_proto::resource::kinds::LimitScope;
 
 use super::journal::Id;
-use super::table::Key;
+use super::key::Key;
 
 /// Longest value that is told as it is, in bytes; of longer ones, which callers choose, the beginning and a digest.
 const VALUE_BYTES_MAX: usize = 1024;

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 use weft_proto::policy::quota::Gauge;
 
-use super::table::{Claim, Key};
+use super::key::Key;
+use super::table::Claim;
 
 /// Counters of calls that ended, each for many counts.
 const COUNTERS: usize = 64;

@@ -7,8 +7,10 @@
 //! `inputResponses`) is counted like any other: this sidecar cannot tell a state that the server made from one that the
 //! caller did.
 
+mod borrowed;
 mod journal;
 mod keeper;
+mod key;
 mod leased;
 mod line;
 mod plan;
@@ -40,10 +42,11 @@ use crate::servers::Local;
 
 use journal::Journal;
 use keeper::Keeper;
+use key::Key;
 use leased::By;
 use line::Line;
 use plan::{Ready, Series};
-use table::{Claim, Key, Table};
+use table::{Claim, Table};
 
 pub use journal::Error as JournalError;
 pub use plan::Plans;

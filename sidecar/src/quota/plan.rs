@@ -9,8 +9,9 @@ use weft_proto::compile::ServerEntry;
 use weft_proto::policy::access::Call;
 use weft_proto::policy::quota::{Limit, Plan};
 
+use super::key::Seed;
 use super::leased::By;
-use super::table::{Seed, Shown, Table};
+use super::table::{Shown, Table};
 use crate::metrics::{LimitLabels, Metrics, QuotaLabels};
 
 /// Limits whose series are kept apart; further ones are counted together. Operators choose their names, yet may choose

@@ -7,7 +7,7 @@
 //! a flood of names costs whoever makes it, and never makes a limit start anew.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher as _, BuildHasherDefault, Hash as _, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, UNIX_EPOCH};
@@ -17,24 +17,16 @@ use weft_proto::pb::weft::quota::v1 as pb;
 use weft_proto::policy::quota::lease::{Grant, Loan, Timing, Told};
 use weft_proto::policy::quota::{Cost, Facts, Gauge, Limit, Meter, Now, Outcome, Taking, Verdict, take_all};
 
+use super::borrowed::Borrowed;
 use super::journal::Id;
+use super::key::{Digested, Key, Seed, Share};
 use super::leased::{self, By, Leased};
 use super::plan::Ready;
 use crate::clock;
 
-const SHARDS: usize = 64;
-/// Counts that the control plane is to hear of before all others; further ones wait for their turn.
-const URGENT_MAX: usize = 4096;
+pub(super) const SHARDS: usize = 64;
 /// A shard that is full of counts in use is not searched again for so long, however many new names come.
 const SEARCH_AGAIN_NANOS: u64 = 100_000_000;
-
-/// What tells a count from all others: a keyed digest of the limit and the values that split it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Key(u128);
-
-/// The beginning of the digests of a limit.
-#[derive(Clone, Debug)]
-pub(super) struct Seed([DefaultHasher; 2]);
 
 /// What a call wants of one count.
 #[derive(Clone, Debug)]
@@ -46,16 +38,6 @@ pub(super) struct Claim<'a> {
     facts: Facts<'a>,
     /// Of a budget that it took from: the end of the window.
     pub(super) window: Option<i64>,
-}
-
-/// Whose count it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Share {
-    Own,
-    /// One for all further values of a caller.
-    OfCaller,
-    /// One for all further values.
-    OfAll,
 }
 
 #[derive(Debug)]
@@ -76,16 +58,6 @@ pub(super) struct Table {
     /// Something was lent of a budget, so many times.
     lent: Notify,
     lendings: AtomicU64,
-}
-
-/// What one lender is told of.
-#[derive(Debug, Default)]
-pub(super) struct Borrowed {
-    /// By their handles.
-    keys: Mutex<HashMap<u64, Key>>,
-    /// Those of them that it is to hear of at once.
-    urgent: Mutex<Vec<Key>>,
-    pub(super) asked: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -122,17 +94,6 @@ struct Count {
     ready: Arc<Ready>,
     owner: u64,
     lease: Option<Box<Leased>>,
-}
-
-impl Key {
-    pub(super) const fn low(self) -> u64 {
-        self.0 as u64
-    }
-
-    /// By the highest bits, so that keys in order are in the order of their shards.
-    const fn shard(self) -> usize {
-        (self.0 >> 122) as usize
-    }
 }
 
 impl Table {
@@ -174,11 +135,7 @@ impl Table {
     }
 
     pub(super) fn seed(&self, limit: &Limit) -> Seed {
-        Seed(self.hashers.each_ref().map(|state| {
-            let mut hasher = state.build_hasher();
-            limit.identity.hash(&mut hasher);
-            hasher
-        }))
+        Seed::new(&self.hashers, limit)
     }
 
     pub(super) fn owner(&self, caller: &str) -> u64 {
@@ -496,39 +453,6 @@ impl Table {
     }
 }
 
-impl Borrowed {
-    fn keys(&self) -> MutexGuard<'_, HashMap<u64, Key>> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn tell_soon(&self, key: Key) {
-        let mut urgent = self.urgent.lock().unwrap_or_else(PoisonError::into_inner);
-        if urgent.len() < URGENT_MAX {
-            urgent.push(key);
-        }
-        drop(urgent);
-        self.asked.notify_one();
-    }
-
-    /// The counts that the lender is to hear of: all, or those that are urgent.
-    pub(super) fn told(&self, all: bool) -> Vec<Key> {
-        let urgent = std::mem::take(&mut *self.urgent.lock().unwrap_or_else(PoisonError::into_inner));
-        if all { self.keys().values().copied().collect() } else { urgent }
-    }
-}
-
-impl Seed {
-    fn key(&self, share: Share, values: impl Fn(&mut DefaultHasher)) -> Key {
-        let [high, low] = self.0.each_ref().map(|seed| {
-            let mut hasher = seed.clone();
-            hasher.write_u8(share as u8);
-            values(&mut hasher);
-            hasher.finish()
-        });
-        Key(u128::from(high) << 64 | u128::from(low))
-    }
-}
-
 impl Count {
     fn gauge(&self) -> &Gauge {
         self.lease.as_ref().map_or(&self.ready.limit.gauge, |lease| lease.gauge())
@@ -577,24 +501,4 @@ fn in_order(claims: &mut Vec<Claim<'_>>) {
 fn shard_of<'g>(guards: &'g mut [(usize, MutexGuard<'_, Shard>)], key: Key) -> &'g mut Shard {
     let at = guards.iter().position(|(at, _)| *at == key.shard());
     &mut guards[at.expect("every claim's shard is locked")].1
-}
-
-/// Keys are digests already.
-#[derive(Debug, Default)]
-struct Digested(u64);
-
-impl Hasher for Digested {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u128(&mut self, digest: u128) {
-        self.0 = digest as u64;
-    }
 }
