@@ -105,6 +105,8 @@ pub struct Running {
     shown: Arc<Shown>,
     tokens: Tokens,
     traffic: TaskTracker,
+    /// What goes on until the stop, however long draining takes.
+    lasting: TaskTracker,
     /// Ends with the last call to the servers beside this sidecar.
     serving: Option<JoinHandle<()>>,
     workers: Handle,
@@ -147,8 +149,9 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
     };
     let control = Box::pin(control::start_with(&core.bootstrap, deps, control::Settings::default())).await?;
     let traffic = TaskTracker::new();
-    traffic.spawn_on(core.follow(), &workers);
-    traffic.spawn_on(core.quotas.clone().keep(core.tokens.stop.clone()), &workers);
+    let lasting = TaskTracker::new();
+    lasting.spawn_on(core.follow(), &workers);
+    lasting.spawn_on(core.quotas.clone().keep(core.tokens.stop.clone()), &workers);
     workers.spawn(core.quotas.clone().sweep(core.tokens.stop.clone()));
     let addresses = sockets.addresses();
     let serving = sockets.inbound.map(|socket| traffic.spawn_on(core.inbound(socket), &workers));
@@ -177,6 +180,7 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
         control,
         shown,
         traffic,
+        lasting,
         serving,
         workers,
         log: core.log,
@@ -386,21 +390,21 @@ impl Running {
         let _ = self.workers.spawn(async move { servers.stop().await }).await;
         // What was told last is on disk when nobody writes there any more.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.control.ended()).await;
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.traffic.wait()).await;
+        self.lasting.close();
+        let ended = async { tokio::join!(self.traffic.wait(), self.lasting.wait()) };
+        let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
         let _ = self.workers.spawn_blocking(move || self.log.close(LOG_PATIENCE)).await;
     }
 
     /// Calls to the servers beside this sidecar first: until they are over, their servers may call others. The listeners'
-    /// tasks end with their last connection; one more task follows the configuration until the stop.
+    /// tasks end with their last connection.
     async fn drained(&mut self) {
         if let Some(serving) = self.serving.take() {
             let until = self.drain_timeout.saturating_sub(LAST_WORDS);
             let _ = tokio::time::timeout(until, serving).await;
         }
         self.tokens.leave.cancel();
-        while self.traffic.len() > 1 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        self.traffic.wait().await;
     }
 }
 

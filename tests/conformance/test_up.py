@@ -199,7 +199,8 @@ def test_the_tour_refuses_by_argument_limits_and_withholds_until_it_is_approved(
         control_plane.eventually(lambda: call(url, "add", {"a": 4, "b": 4}).status_code == 200, within=20)
         spent = call(url, "add", {"a": 5, "b": 5}).json()["error"]
         assert (spent["code"], spent["data"]["limit"]) == (4291, "demo/fair#sums")
-        assert "demo/fair#sums" in up.weft("explain", "--as", "local/agent", "--tool", "demo/example/add")
+        why = ["explain", "--as", "local/agent", "--tool", "demo/example/add", "--args", '{"a":5,"b":5}']
+        assert "demo/fair#sums" in up.weft(*why)
 
 
 def test_a_server_that_is_applied_later_is_served_and_one_that_is_deleted_is_refused(tmp_path):

@@ -112,10 +112,16 @@ pub(super) fn limit() -> BoxedStrategy<Limit> {
             tools,
             methods,
             per,
+            when_unavailable: match (&amount, when_unavailable) {
+                // Of a budget, nothing else may be said.
+                (Amount::Budget { .. }, WhenUnavailable::Floor(_) | WhenUnavailable::Reuse(_)) => {
+                    WhenUnavailable::Floor(None)
+                }
+                (_, when_unavailable) => when_unavailable,
+            },
             amount,
             cost,
             scope,
-            when_unavailable,
         })
         .boxed()
 }

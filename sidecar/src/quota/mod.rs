@@ -263,6 +263,8 @@ impl Quotas {
             match verdict {
                 Verdict::Allowed => counted.allowed.inc(),
                 Verdict::Near => counted.near.inc(),
+                // In shadow, and nobody knows yet what is left.
+                Verdict::Denied(Again::WhenLent) => continue,
                 Verdict::Denied(_) => {
                     event.shadow_limit = Some(Arc::clone(&claim.ready.label));
                     counted.shadow_denied.inc();

@@ -146,8 +146,9 @@ impl Ledger {
             self.committed = self.committed.saturating_sub(counted);
         }
         if told.spent > account.lent {
-            // More than was ever lent: whoever did it, it is spent.
-            self.committed = self.committed.saturating_add(told.spent - account.lent);
+            // More than was ever lent: whoever did it, it is spent. Of one who lies, no more is believed than there is.
+            let beyond = self.committed.saturating_add(told.spent - account.lent);
+            self.committed = beyond.min(self.amount.max(self.committed));
             account.lent = told.spent;
         }
     }
@@ -235,5 +236,7 @@ mod tests {
         let loan = ledger.report(1, asks(1, None, 0, MILLI)).unwrap();
         ledger.report(1, asks(2, Some(loan), 7 * MILLI, 0));
         assert_eq!(ledger.committed(), 7 * MILLI);
+        ledger.report(1, asks(3, Some(loan), u64::MAX, 0));
+        assert_eq!(ledger.committed(), 10 * MILLI);
     }
 }
