@@ -105,7 +105,8 @@ async fn kill_the_busy_one(instances: &mut Vec<Process>) {
 async fn of_calls_that_break_only_those_are_repeated_whose_tool_may_be_called_twice() {
     let (upstream, mut asked) = Upstream::asking().await;
     let (mesh, folder) = (Mesh::start().await, tempfile::tempdir().unwrap());
-    mesh.apply(&pair::server(upstream.address, "")).await;
+    // Twice, for the one that was killed before may be the second that is asked.
+    mesh.apply(&pair::server(upstream.address, "retries: { attempts: 2 }")).await;
     mesh.apply(
         "apiVersion: weft.dev/v1alpha1\nkind: ToolPolicy\nmetadata: { namespace: research, name: again }\n\
          spec: { tools: [again], retry: idempotent }\n",

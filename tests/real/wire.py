@@ -60,7 +60,7 @@ class Wire:
     def ask(self, data: bytes) -> Answer:
         try:
             self.send(data)
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             pass  # it answered and closed before it had heard everything
         return self.answer(data.split(b" ", 1)[0].decode())
 
