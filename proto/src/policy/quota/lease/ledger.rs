@@ -121,7 +121,7 @@ impl Ledger {
         if more > 0 {
             account.lent = account.lent.saturating_add(more);
             account.own = account.own.saturating_add(more);
-            account.number += 1;
+            account.number = account.number.saturating_add(1);
             self.committed = self.committed.saturating_add(more);
             self.holders.insert(holder, account);
         }
@@ -228,6 +228,19 @@ mod tests {
         let other = Told { ends: ENDS - 1, ..asks(1, Some(held), 6 * MILLI, 0) };
         assert_eq!(ledger.report(2, other).unwrap().may, 0);
         assert_eq!(ledger.committed(), 8 * MILLI);
+    }
+
+    #[test]
+    fn no_number_that_a_holder_makes_up_is_too_large() {
+        let mut ledger = Ledger::new(ENDS, 10 * MILLI, 0);
+        let most = u64::MAX;
+        let lies =
+            Told { sequence: 1, ends: ENDS, number: most, has: most, spent: most, wants: most, needs: most };
+        for sequence in [1, 2, most] {
+            ledger.report(1, Told { sequence, ..lies }).unwrap();
+            ledger.report(2, Told { sequence, has: 0, spent: 0, ..lies }).unwrap();
+            assert_eq!(ledger.committed(), 10 * MILLI);
+        }
     }
 
     #[test]
