@@ -156,6 +156,9 @@ impl http_body::Body for Answer {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
                     record.event.response_bytes += data.len() as u64;
+                    if let Some(trace) = &mut record.trace {
+                        trace.hear(data);
+                    }
                 }
             }
             Poll::Ready(Some(Err(broken))) => {

@@ -65,6 +65,11 @@ pub struct ToolCheckLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SpanDropLabel {
+    pub reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct LimitLabels {
     pub policy: Arc<str>,
     pub limit: Arc<str>,
@@ -136,6 +141,8 @@ metrics! {
     control_plane_connected: Gauge = Gauge::default(), "Whether the control plane is connected: 1, or 0";
     shadow_refusals: Family<ServerLabel, Counter> = Family::default(), "Requests that were let through and that a policy in shadow would have refused";
     access_log_dropped: Counter = Counter::default(), "Events that the access log had no room for";
+    spans_sent: Counter = Counter::default(), "Spans of calls that a collector took";
+    spans_dropped: Family<SpanDropLabel, Counter> = Family::default(), "Spans that no collector took: the queue was full (queue_full), it could not be reached or would not have them (not_taken, rejected), or there is none any more (nowhere)";
     panics: Counter = Counter::default(), "Requests that ended in a panic";
 }
 

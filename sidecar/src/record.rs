@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::access_log::AccessLog;
 use crate::authorize::Decided;
 use crate::metrics::ServerSeries;
+use crate::trace::{Part, Trace};
 
 /// What there is to say of a request. Texts that callers choose are clipped when the event is written.
 #[derive(Clone, Debug)]
@@ -49,18 +50,32 @@ pub struct Open {
     began: Instant,
     series: Arc<ServerSeries>,
     log: AccessLog,
+    /// Of a call that is traced.
+    pub trace: Option<Trace>,
 }
 
 impl Open {
     /// In a box, for it is handed on with every step of an answer.
     pub fn new(event: Event, began: Instant, series: Arc<ServerSeries>, log: AccessLog) -> Box<Self> {
-        Box::new(Self { event, began, series, log })
+        Box::new(Self { event, began, series, log, trace: None })
     }
 
     /// The request is about this server after all.
     pub fn about(&mut self, series: Arc<ServerSeries>, server: Arc<str>) {
         self.series = series;
         self.event.server = server;
+    }
+
+    /// When a part of the call begins; none where nobody wants to know.
+    pub fn mark(&self) -> Option<Instant> {
+        self.trace.as_ref().is_some_and(Trace::is_recorded).then(Instant::now)
+    }
+
+    /// A part of the call ended.
+    pub fn took(&mut self, part: Part, since: Option<Instant>) {
+        if let (Some(trace), Some(since)) = (&mut self.trace, since) {
+            trace.took(part, self.began, since);
+        }
     }
 
     /// The request ended.
@@ -71,6 +86,9 @@ impl Open {
         self.series.ended(method, reason, seconds, (request_bytes, response_bytes));
         if self.event.decided.shadow.as_ref().is_some_and(|shadow| !shadow.allowed) {
             self.series.refused_in_shadow();
+        }
+        if let Some(trace) = self.trace.take() {
+            trace.finish(&self.event);
         }
         // What a policy wants recorded is, whatever telemetry says of the rest.
         if self.event.decided.audit || !self.event.is_unwritten {
