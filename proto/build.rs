@@ -2,13 +2,14 @@
 
 use std::error::Error;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "envoy/service/discovery/v3/ads.proto",
     "weft/config/v1/config.proto",
     "weft/identity/v1/identity.proto",
     "weft/quota/v1/quota.proto",
     "weft/catalog/v1/catalog.proto",
     "weft/status/v1/status.proto",
+    "weft/audit/v1/audit.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

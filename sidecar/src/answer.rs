@@ -155,7 +155,7 @@ impl http_body::Body for Answer {
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
-                    record.event.response_bytes += data.len() as u64;
+                    record.took(data);
                 }
             }
             Poll::Ready(Some(Err(broken))) => {

@@ -25,6 +25,11 @@ pub struct RefusedLabel {
     pub reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    pub reason: &'static str,
+}
+
 /// What a request was about. Never a tool's name: callers choose it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
@@ -136,6 +141,12 @@ metrics! {
     control_plane_connected: Gauge = Gauge::default(), "Whether the control plane is connected: 1, or 0";
     shadow_refusals: Family<ServerLabel, Counter> = Family::default(), "Requests that were let through and that a policy in shadow would have refused";
     access_log_dropped: Counter = Counter::default(), "Events that the access log had no room for";
+    audit_records: Counter = Counter::default(), "Records of calls that the audit trail has on disk";
+    audit_dropped: Family<ReasonLabel, Counter> = Family::default(), "Calls that were to be recorded and were not: queue_full, disk_full, disk_failed, no_state_dir";
+    audit_bytes: Gauge = Gauge::default(), "Bytes of the audit trail on disk";
+    audit_seals: Counter = Counter::default(), "Times that the audit trail was signed";
+    audit_unshipped: Gauge = Gauge::default(), "Lines of the audit trail that the control plane has not";
+    audit_failures: Family<ReasonLabel, Counter> = Family::default(), "Times that the audit trail could not be written, signed or shipped: write, no_identity, seal, read, ship, ship_refused";
     panics: Counter = Counter::default(), "Requests that ended in a panic";
 }
 

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::access_log::AccessLog;
+use crate::audit::Recording;
 use crate::authorize::Decided;
 use crate::metrics::ServerSeries;
+use crate::refusal::Refusal;
 
 /// What there is to say of a request. Texts that callers choose are clipped when the event is written.
 #[derive(Clone, Debug)]
@@ -49,18 +51,38 @@ pub struct Open {
     began: Instant,
     series: Arc<ServerSeries>,
     log: AccessLog,
+    /// Where policy wants the call in the audit trail.
+    pub(crate) audit: Option<Box<Recording>>,
 }
 
 impl Open {
     /// In a box, for it is handed on with every step of an answer.
     pub fn new(event: Event, began: Instant, series: Arc<ServerSeries>, log: AccessLog) -> Box<Self> {
-        Box::new(Self { event, began, series, log })
+        Box::new(Self { event, began, series, log, audit: None })
     }
 
     /// The request is about this server after all.
     pub fn about(&mut self, series: Arc<ServerSeries>, server: Arc<str>) {
         self.series = series;
         self.event.server = server;
+    }
+
+    /// Bytes of the answer go to the caller.
+    pub(crate) fn took(&mut self, data: &[u8]) {
+        self.event.response_bytes += data.len() as u64;
+        if let Some(audit) = &mut self.audit {
+            audit.feed(data);
+        }
+    }
+
+    /// The request was refused: what is to be on disk before the caller hears of it is.
+    pub(crate) async fn refused(&mut self, refusal: &Refusal) {
+        let Some(audit) = self.audit.take() else { return };
+        let told = refusal.told();
+        (self.event.reason, self.event.status) = (told.reason, told.status);
+        self.event.detail = Some(refusal.detail());
+        self.event.duration = self.began.elapsed();
+        audit.refused(&self.event).await;
     }
 
     /// The request ended.
@@ -72,9 +94,22 @@ impl Open {
         if self.event.decided.shadow.as_ref().is_some_and(|shadow| !shadow.allowed) {
             self.series.refused_in_shadow();
         }
+        if let Some(audit) = self.audit.take() {
+            audit.finish(&self.event);
+        }
         // What a policy wants recorded is, whatever telemetry says of the rest.
         if self.event.decided.audit || !self.event.is_unwritten {
             self.log.write(&self.event);
         }
+    }
+}
+
+impl Drop for Open {
+    /// A caller who left before there was an answer takes no record along.
+    fn drop(&mut self) {
+        let Some(audit) = self.audit.take() else { return };
+        self.event.reason = "caller_left";
+        self.event.duration = self.began.elapsed();
+        audit.finish(&self.event);
     }
 }

@@ -8,8 +8,8 @@ use std::path::Path;
 use weft_sidecar::cli;
 use weft_sidecar::limits::Limits;
 use weft_sidecar::metrics::{
-    DurationLabels, LimitLabels, ListenerLabel, Metrics, QuotaLabels, RefusedLabel, RequestLabels,
-    ServerLabel, ServerOutcomeLabels, ToolCheckLabels,
+    DurationLabels, LimitLabels, ListenerLabel, Metrics, QuotaLabels, ReasonLabel, RefusedLabel,
+    RequestLabels, ServerLabel, ServerOutcomeLabels, ToolCheckLabels,
 };
 use weft_sidecar::refusal::Refusal;
 
@@ -90,6 +90,9 @@ fn metrics_shown() -> String {
         &metrics;
     for family in [in_flight, upstream_up, server_healthy, child_restarts, child_garbage_lines] {
         drop(family.get_or_create(&ServerLabel { server: "".into() }));
+    }
+    for family in [&metrics.audit_dropped, &metrics.audit_failures] {
+        drop(family.get_or_create(&ReasonLabel { reason: "" }));
     }
     drop(metrics.shadow_refusals.get_or_create(&ServerLabel { server: "".into() }));
     let labels = ToolCheckLabels { server: "".into(), check: "", outcome: "" };

@@ -17,12 +17,38 @@ impl Digest {
     pub const NONE: Self = Self([0; 32]);
 
     pub fn of(bytes: &[u8]) -> Self {
-        Self::finished(digest::digest(&digest::SHA256, bytes))
+        Self::made(digest::digest(&digest::SHA256, bytes))
     }
 
-    /// One that was taken piece by piece. Anything but SHA-256 is none.
-    pub fn finished(made: digest::Digest) -> Self {
-        Self(made.as_ref().try_into().unwrap_or_default())
+    fn made(digest: digest::Digest) -> Self {
+        Self(digest.as_ref().try_into().unwrap_or_default())
+    }
+}
+
+/// A digest that is taken piece by piece.
+#[derive(Clone)]
+pub struct Digesting(digest::Context);
+
+impl Digesting {
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of what came so far.
+    pub fn so_far(&self) -> Digest {
+        Digest::made(self.0.clone().finish())
+    }
+}
+
+impl Default for Digesting {
+    fn default() -> Self {
+        Self(digest::Context::new(&digest::SHA256))
+    }
+}
+
+impl fmt::Debug for Digesting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Digesting(…)")
     }
 }
 

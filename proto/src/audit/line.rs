@@ -227,6 +227,15 @@ impl Trail {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The node and the trail that a segment says it is of.
+    pub fn of_segment(bytes: &[u8]) -> Option<(String, Self)> {
+        let end = bytes.iter().position(|it| *it == b'\n')?;
+        match Line::parse(&bytes[..end]).ok()?.is {
+            What::Segment(segment) => Some((segment.node, segment.trail)),
+            _ => None,
+        }
+    }
 }
 
 impl FromStr for Trail {

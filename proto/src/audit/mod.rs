@@ -17,7 +17,7 @@ mod statement;
 
 pub use anchor::Anchor;
 pub use cursor::{Broken, Cursor, Taken};
-pub use digest::Digest;
+pub use digest::{Digest, Digesting};
 pub use line::{
     Asked, Call, Cut, Dropped, Error, LINE_BYTES_MAX, Line, Operator, Outcome, Seal, Segment, TEXT_BYTES_MAX,
     Trail, What, clip,
