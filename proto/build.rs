@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "envoy/service/discovery/v3/ads.proto",
     "opentelemetry/proto/collector/trace/v1/trace_service.proto",
     "weft/config/v1/config.proto",
@@ -10,6 +10,7 @@ const FILES: [&str; 7] = [
     "weft/quota/v1/quota.proto",
     "weft/catalog/v1/catalog.proto",
     "weft/status/v1/status.proto",
+    "weft/audit/v1/audit.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

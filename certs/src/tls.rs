@@ -57,6 +57,11 @@ impl Identity {
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.certified.cert
     }
+
+    /// Signs, and is never shown.
+    pub(crate) fn key(&self) -> &dyn rustls::sign::SigningKey {
+        &*self.certified.key
+    }
 }
 
 /// The identity in force. Clones are the same; TLS configurations hold one and ask it at each handshake, so a swap

@@ -85,6 +85,11 @@ pub mod weft {
             tonic::include_proto!("weft.catalog.v1");
         }
     }
+    pub mod audit {
+        pub mod v1 {
+            tonic::include_proto!("weft.audit.v1");
+        }
+    }
     pub mod status {
         pub mod v1 {
             tonic::include_proto!("weft.status.v1");

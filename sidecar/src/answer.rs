@@ -155,10 +155,7 @@ impl http_body::Body for Answer {
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
-                    record.event.response_bytes += data.len() as u64;
-                    if let Some(trace) = &mut record.trace {
-                        trace.hear(data);
-                    }
+                    record.heard(data);
                 }
             }
             Poll::Ready(Some(Err(broken))) => {

@@ -1,9 +1,9 @@
 //! The composition root: every part of a sidecar, started in order and drained together.
 
+mod kept;
 mod shown;
 
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use weft_proto::name::{HostPort, Namespace, Workload};
 use crate::accept::{Listener, Tls};
 use crate::access_log::{AccessLog, Sink};
 use crate::admin::{self, Door};
+use crate::audit::{self, Audit};
 use crate::bootstrap::{Bootstrap, Listen, Source};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, SeriesByServer, ServerSeries};
@@ -90,6 +91,10 @@ pub enum Error {
     SessionKey(#[source] session_id::FileError),
     #[error("budgets cannot be kept")]
     Budgets(#[source] quota::JournalError),
+    #[error("the audit trail cannot be kept")]
+    Audit(#[source] audit::Error),
+    #[error("calls cannot be refused for want of a record without a folder for the state")]
+    AuditNowhere,
     #[error("configuration and identity cannot be obtained")]
     Control(#[from] control::Error),
 }
@@ -115,6 +120,7 @@ pub struct Running {
     workers: Handle,
     log: AccessLog,
     tracer: Tracer,
+    audit: Audit,
     drain_timeout: Duration,
 }
 
@@ -149,6 +155,7 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
         address: reached_at(&core.bootstrap, sockets.inbound.as_ref()),
         servers: Some(core.servers.clone()),
         quotas: Some(core.quotas.clone()),
+        audit: Some(core.audit.clone()),
         cancel: core.tokens.stop.clone(),
     };
     let control = Box::pin(control::start_with(&core.bootstrap, deps, control::Settings::default())).await?;
@@ -189,6 +196,7 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
         workers,
         log: core.log,
         tracer: core.tracer,
+        audit: core.audit,
     })
 }
 
@@ -200,6 +208,7 @@ struct Core {
     quotas: Quotas,
     metrics: Arc<Metrics>,
     log: AccessLog,
+    audit: Audit,
     sessions: session_id::Key,
     live: Live,
     identity: LiveIdentity,
@@ -219,11 +228,12 @@ impl Core {
         let metrics = Arc::new(Metrics::new());
         let room = Room::new(metrics.bodies_held_bytes.clone(), limits.bodies_bytes_max);
         let log = AccessLog::start(access_log, &metrics).map_err(Error::AccessLog)?;
-        make_state_dir(&bootstrap)?;
-        let quotas = quotas(&bootstrap, &limits, &metrics)?;
-        let sessions = session_key(&bootstrap)?;
+        kept::make_state_dir(&bootstrap)?;
+        let quotas = kept::quotas(&bootstrap, &limits, &metrics)?;
+        let sessions = kept::session_key(&bootstrap)?;
         let tokens = Tokens::default();
         let (live, identity) = (Live::empty(), LiveIdentity::empty());
+        let audit = kept::audit(&bootstrap, &limits, &metrics, &identity)?;
         let trust = TrustStore::new(Bundles::default());
         let tracer = Tracer::new(trace::Parts {
             runtime: Handle::current(),
@@ -257,6 +267,7 @@ impl Core {
             quotas,
             metrics,
             log,
+            audit,
             sessions,
             live,
             identity,
@@ -301,6 +312,7 @@ impl Core {
             room: self.room.clone(),
             quotas: self.quotas.clone(),
             log: self.log.clone(),
+            audit: self.audit.clone(),
             sessions: self.sessions.clone(),
             drain: self.tokens.drain.clone(),
             nowhere: self.nowhere("inbound"),
@@ -414,7 +426,11 @@ impl Running {
         let ended = async { tokio::join!(self.traffic.wait(), self.lasting.wait()) };
         let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
         self.tracer.close(SPANS_PATIENCE).await;
-        let _ = self.workers.spawn_blocking(move || self.log.close(LOG_PATIENCE)).await;
+        let closing = self.workers.spawn_blocking(move || {
+            self.log.close(LOG_PATIENCE);
+            self.audit.close();
+        });
+        let _ = closing.await;
     }
 
     /// Calls to the servers beside this sidecar first: until they are over, their servers may call others. The listeners'
@@ -438,44 +454,6 @@ fn reached_at(bootstrap: &Bootstrap, inbound: Option<&TcpListener>) -> Option<Ho
         .address
         .clone()
         .or_else(|| bound.and_then(|address| HostPort::parse(&address.to_string()).ok()))
-}
-
-/// What is kept there is nobody else's to read.
-fn make_state_dir(bootstrap: &Bootstrap) -> Result<(), Error> {
-    let Some(path) = &bootstrap.state_dir else { return Ok(()) };
-    match std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path) {
-        Err(error) if session_id::is_about_the_disk(&error) => {
-            tracing::warn!(path = %path.display(), %error, "nothing can be kept; a restart would need the control plane");
-            Ok(())
-        }
-        made => made.map_err(|source| Error::StateDir { path: path.clone(), source }),
-    }
-}
-
-/// Budgets outlive a restart where there is a folder that can be written to.
-fn quotas(bootstrap: &Bootstrap, limits: &Limits, metrics: &Arc<Metrics>) -> Result<Quotas, Error> {
-    match Quotas::new(limits, metrics, bootstrap.state_dir.as_deref()) {
-        Err(error) if error.is_about_the_disk() => {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "budgets cannot be kept; a restart would forget what was spent");
-            Quotas::new(limits, metrics, None).map_err(Error::Budgets)
-        }
-        quotas => quotas.map_err(Error::Budgets),
-    }
-}
-
-/// Sessions outlive a restart of the sidecar where its key does.
-fn session_key(bootstrap: &Bootstrap) -> Result<session_id::Key, Error> {
-    let Some(folder) = &bootstrap.state_dir else { return Ok(session_id::Key::random()) };
-    let path = folder.join("session.key");
-    match session_id::Key::open_or_create(&path) {
-        Err(error) if error.is_about_the_disk() => {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "the key of sessions cannot be kept; they end with this run");
-            Ok(session_id::Key::random())
-        }
-        kept => kept.map_err(Error::SessionKey),
-    }
 }
 
 struct Sockets {

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use weft_proto::name::{HostPort, NodeId, ServerName};
 use weft_proto::resource::bounded::Text;
 
+use crate::audit;
 use crate::limits::Limits;
 
 /// Largest bootstrap file, in bytes.
@@ -27,6 +28,9 @@ pub struct Bootstrap {
     pub state_dir: Option<PathBuf>,
     #[serde(default)]
     pub limits: Limits,
+    /// How calls that policy marks are recorded, in the state folder.
+    #[serde(default)]
+    pub audit: audit::Settings,
 }
 
 /// Who this sidecar is, besides its identity.

@@ -159,6 +159,21 @@ limits! {
     kept_answers_bytes_max: usize = 64 << 20;
     /// Bytes of the largest answer that is kept.
     kept_answer_bytes_max: usize = 1 << 20;
+    /// Calls at once, under way or with a record that waits to be written, that the audit trail records.
+    audit_pending_max: usize = 8192;
+    /// Bytes of one record of the audit trail. One that is longer is kept without arguments and answer.
+    audit_record_bytes_max: usize = 16 << 10;
+    /// Bytes of the arguments, and of the answer, of one call that are kept, where telemetry wants all of it.
+    audit_value_bytes_max: usize = 4 << 10;
+    /// Bytes of a segment of the audit trail after which the next one begins.
+    audit_segment_bytes_max: u64 = 16 << 20;
+    /// Age of a segment after which the next one begins.
+    audit_segment_age: Limited = secs(3600);
+    /// Longest that records go without a seal.
+    audit_seal_every: Limited = secs(10);
+    /// Bytes of the audit trail on disk. What the control plane has makes room; with nothing left to clear away, calls
+    /// that are to be recorded are refused, or go on and are counted.
+    audit_disk_bytes_max: u64 = 1 << 30;
     /// Time a draining sidecar gives to what is in flight.
     drain_timeout: Limited = secs(25);
 }

@@ -25,6 +25,11 @@ pub struct RefusedLabel {
     pub reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    pub reason: &'static str,
+}
+
 /// What a request was about. Never a tool's name: callers choose it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
@@ -62,11 +67,6 @@ pub struct ToolCheckLabels {
     pub check: &'static str,
     /// `refused`, `warned`, or `shadow` where it would have been refused.
     pub outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct SpanDropLabel {
-    pub reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -142,7 +142,13 @@ metrics! {
     shadow_refusals: Family<ServerLabel, Counter> = Family::default(), "Requests that were let through and that a policy in shadow would have refused";
     access_log_dropped: Counter = Counter::default(), "Events that the access log had no room for";
     spans_sent: Counter = Counter::default(), "Spans of calls that a collector took";
-    spans_dropped: Family<SpanDropLabel, Counter> = Family::default(), "Spans that no collector took: the queue was full (queue_full), it could not be reached or would not have them (not_taken, rejected), or there is none any more (nowhere)";
+    spans_dropped: Family<ReasonLabel, Counter> = Family::default(), "Spans that no collector took: the queue was full (queue_full), it could not be reached or would not have them (not_taken, rejected), or there is none any more (nowhere)";
+    audit_records: Counter = Counter::default(), "Records of calls that the audit trail has on disk";
+    audit_dropped: Family<ReasonLabel, Counter> = Family::default(), "Calls that were to be recorded and were not: queue_full, disk_full, disk_failed, no_state_dir";
+    audit_bytes: Gauge = Gauge::default(), "Bytes of the audit trail on disk";
+    audit_seals: Counter = Counter::default(), "Times that the audit trail was signed";
+    audit_unshipped: Gauge = Gauge::default(), "Lines of the audit trail that the control plane has not";
+    audit_failures: Family<ReasonLabel, Counter> = Family::default(), "Times that the audit trail could not be written, signed or shipped: write, no_identity, seal, read, ship, ship_refused";
     panics: Counter = Counter::default(), "Requests that ended in a panic";
 }
 

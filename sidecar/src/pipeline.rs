@@ -16,6 +16,7 @@ use weft_proto::resource::kinds::Era;
 use crate::access_log::AccessLog;
 use crate::admit::Places;
 use crate::answer::Answer;
+use crate::audit::{self, Audit};
 use crate::authorize::{Decided, Permit};
 use crate::body::Body;
 use crate::classify::{self, Call};
@@ -55,6 +56,7 @@ pub struct Parts {
     pub room: Room,
     pub quotas: Quotas,
     pub log: AccessLog,
+    pub audit: Audit,
     pub sessions: session_id::Key,
     /// Ends what merely listens.
     pub drain: CancellationToken,
@@ -89,7 +91,11 @@ impl Inbound {
         let asked = trace::Asked { call: &call, headers: &received.head.headers, connection };
         record.trace = Trace::begin(trace::of(entry), &server.traced, asked);
         let decided = &mut record.event.decided;
-        let permit = authorize::authorize(&current.snapshot, entry, &connection.caller, &call, decided)?;
+        let permit = authorize::authorize(&current.snapshot, entry, &connection.caller, &call, decided);
+        let marked =
+            audit::About { snapshot: &current.snapshot, entry, caller: &connection.caller, call: &call };
+        parts.audit.begin(marked, permit.is_err(), record).await?;
+        let permit = permit?;
         let queued = record.mark();
         let held = parts.quotas.take(&server, entry, &connection.caller, &call, &mut record.event).await;
         record.took(Part::Queue, queued);
@@ -183,7 +189,10 @@ impl Parts {
             }
             let entry = current.snapshot.server(&about.server.name).ok_or(Refusal::NotReady)?;
             let (caller, decided) = (&about.connection.caller, &mut record.event.decided);
-            let permit = authorize::authorize(&current.snapshot, entry, caller, about.call, decided)?;
+            let permit = authorize::authorize(&current.snapshot, entry, caller, about.call, decided);
+            let marked = audit::About { snapshot: &current.snapshot, entry, caller, call: about.call };
+            self.audit.begin(marked, permit.is_err(), record).await?;
+            let permit = permit?;
             // In a box: it is rare, and every request carries the room.
             let treated = Box::pin(about.treat(&current, record)).await?;
             judged = Judged { current, permit, treated };
@@ -230,6 +239,9 @@ impl accept::Service for Inbound {
     async fn serve(&self, connection: Arc<Identified>, request: Box<Request<Incoming>>) -> Response<Answer> {
         let mut record = opened("inbound", &connection, &request, &self.0.nowhere, &self.0.log);
         let outcome = self.run(&connection, request, &mut record).await;
+        if let Err(refusal) = &outcome {
+            record.refused(refusal).await;
+        }
         finish(outcome, record)
     }
 }

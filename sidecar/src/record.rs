@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::access_log::AccessLog;
+use crate::audit::Recording;
 use crate::authorize::Decided;
 use crate::metrics::ServerSeries;
+use crate::refusal::Refusal;
 use crate::trace::{Part, Trace};
 
 /// What there is to say of a request. Texts that callers choose are clipped when the event is written.
@@ -52,12 +54,14 @@ pub struct Open {
     log: AccessLog,
     /// Of a call that is traced.
     pub trace: Option<Trace>,
+    /// Where policy wants the call in the audit trail.
+    pub(crate) audit: Option<Box<Recording>>,
 }
 
 impl Open {
     /// In a box, for it is handed on with every step of an answer.
     pub fn new(event: Event, began: Instant, series: Arc<ServerSeries>, log: AccessLog) -> Box<Self> {
-        Box::new(Self { event, began, series, log, trace: None })
+        Box::new(Self { event, began, series, log, trace: None, audit: None })
     }
 
     /// The request is about this server after all.
@@ -78,6 +82,27 @@ impl Open {
         }
     }
 
+    /// Bytes of the answer go to the caller.
+    pub(crate) fn heard(&mut self, data: &[u8]) {
+        self.event.response_bytes += data.len() as u64;
+        if let Some(trace) = &mut self.trace {
+            trace.hear(data);
+        }
+        if let Some(audit) = &mut self.audit {
+            audit.feed(data);
+        }
+    }
+
+    /// The request was refused: what is to be on disk before the caller hears of it is.
+    pub(crate) async fn refused(&mut self, refusal: &Refusal) {
+        let Some(audit) = self.audit.take() else { return };
+        let told = refusal.told();
+        (self.event.reason, self.event.status) = (told.reason, told.status);
+        self.event.detail = Some(refusal.detail());
+        self.event.duration = self.began.elapsed();
+        audit.refused(&self.event).await;
+    }
+
     /// The request ended.
     pub fn finish(mut self: Box<Self>) {
         self.event.duration = self.began.elapsed();
@@ -90,9 +115,22 @@ impl Open {
         if let Some(trace) = self.trace.take() {
             trace.finish(&self.event);
         }
+        if let Some(audit) = self.audit.take() {
+            audit.finish(&self.event);
+        }
         // What a policy wants recorded is, whatever telemetry says of the rest.
         if self.event.decided.audit || !self.event.is_unwritten {
             self.log.write(&self.event);
         }
+    }
+}
+
+impl Drop for Open {
+    /// A caller who left before there was an answer takes no record along.
+    fn drop(&mut self) {
+        let Some(audit) = self.audit.take() else { return };
+        self.event.reason = "caller_left";
+        self.event.duration = self.began.elapsed();
+        audit.finish(&self.event);
     }
 }

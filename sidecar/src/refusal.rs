@@ -102,6 +102,8 @@ pub enum Refusal {
     ChildExited(String),
     /// The stdio server is not ready, or its queue is full.
     ChildBusy(String),
+    /// The call is to be recorded, and there is no room for its record. The word says what lacks.
+    NotRecorded(&'static str),
     /// The sidecar has no configuration yet.
     NotReady,
     Draining,
@@ -188,6 +190,7 @@ impl Refusal {
             Self::FellSilent { .. } => told(504, 5041, "idle", false),
             Self::ChildExited(_) => told(502, 5021, "child_exited", false),
             Self::ChildBusy(_) => told(503, 5035, "child_busy", true),
+            Self::NotRecorded(_) => told(507, 5070, "not_recorded", true),
             Self::NotReady => told(503, 5032, "not_ready", true),
             Self::Draining => told(503, 5031, "draining", true),
         }
@@ -238,6 +241,7 @@ impl Refusal {
             Self::ChildExited(text()),
             Self::ChildBusy(text()),
             Self::InputNeeded,
+            Self::NotRecorded("disk_full"),
             Self::NotReady,
             Self::Draining,
         ]
@@ -295,6 +299,7 @@ impl Refusal {
             Self::FellSilent { after } => format!("the server said nothing for {} s", after.as_secs_f64()),
             Self::ChildExited(_) => "the server ended while the call was under way".to_owned(),
             Self::ChildBusy(_) => "the server is not ready".to_owned(),
+            Self::NotRecorded(_) => "the call is to be recorded, and cannot be".to_owned(),
             Self::NotReady => "the sidecar is not ready yet".to_owned(),
             Self::Draining => "the sidecar is about to stop".to_owned(),
         }
@@ -308,6 +313,7 @@ impl Refusal {
             | Self::ChildExited(detail)
             | Self::ToolsUnknown(detail)
             | Self::ChildBusy(detail) => format!("{}: {detail}", self.message()),
+            Self::NotRecorded(why) => format!("{}: {why}", self.message()),
             Self::Denied { target, rule, .. } => format!("{target} is refused by {rule}"),
             other => other.message(),
         }

@@ -8,8 +8,8 @@ use std::path::Path;
 use weft_sidecar::cli;
 use weft_sidecar::limits::Limits;
 use weft_sidecar::metrics::{
-    DurationLabels, LimitLabels, ListenerLabel, Metrics, QuotaLabels, RefusedLabel, RequestLabels,
-    ServerLabel, ServerOutcomeLabels, SpanDropLabel, ToolCheckLabels,
+    DurationLabels, LimitLabels, ListenerLabel, Metrics, QuotaLabels, ReasonLabel, RefusedLabel,
+    RequestLabels, ServerLabel, ServerOutcomeLabels, ToolCheckLabels,
 };
 use weft_sidecar::refusal::Refusal;
 
@@ -91,13 +91,15 @@ fn metrics_shown() -> String {
     for family in [in_flight, upstream_up, server_healthy, child_restarts, child_garbage_lines] {
         drop(family.get_or_create(&ServerLabel { server: "".into() }));
     }
+    for family in [&metrics.audit_dropped, &metrics.audit_failures, &metrics.spans_dropped] {
+        drop(family.get_or_create(&ReasonLabel { reason: "" }));
+    }
     drop(metrics.shadow_refusals.get_or_create(&ServerLabel { server: "".into() }));
     let labels = ToolCheckLabels { server: "".into(), check: "", outcome: "" };
     drop(metrics.tool_checks.get_or_create(&labels));
     for family in [&metrics.tool_readings, &metrics.kept_answers] {
         drop(family.get_or_create(&ServerOutcomeLabels { server: "".into(), outcome: "" }));
     }
-    drop(metrics.spans_dropped.get_or_create(&SpanDropLabel { reason: "" }));
     drop(metrics.connections_refused.get_or_create(&RefusedLabel { listener: "", reason: "" }));
     let labels = RequestLabels { listener: "", server: "".into(), method: "", reason: "" };
     drop(metrics.requests.get_or_create(&labels));

@@ -57,6 +57,7 @@ impl Sidecar {
             address: Some(HostPort::parse("0.0.0.0:7443").unwrap()),
             servers: None,
             quotas: None,
+            audit: None,
             cancel: cancel.clone(),
         };
         let handle = Box::pin(source::start_with(&bootstrap, deps, settings)).await.unwrap();

@@ -33,6 +33,7 @@ use super::identity::told;
 use super::lease::Borrower;
 use super::report::Reporter;
 use super::session::{Change, Reply, Session};
+use super::ship::Shipper;
 use super::timing::{Backoff, Ended, Settle};
 use super::{Deps, Problem, Settings, State, keeper, node, store, trust};
 use crate::bootstrap::{self, Listen};
@@ -186,7 +187,7 @@ impl Link {
         let (answers, mut responses) = self.open(&connection).await?;
         let cancel = self.parts.deps.cancel.clone();
         let mut heard = Instant::now();
-        let (mut reporting, mut telling, mut borrowing) = (None, None, None);
+        let (mut reporting, mut telling, mut borrowing, mut shipping) = (None, None, None, None);
         loop {
             let due = self.settle.due();
             let silence = self.parts.settings.silence_max;
@@ -205,6 +206,11 @@ impl Link {
             if complete && borrowing.is_none() {
                 borrowing = self
                     .borrower()
+                    .map(|it| AbortOnDropHandle::new(tokio::spawn(it.run(connection.channel.clone()))));
+            }
+            if complete && shipping.is_none() {
+                shipping = self
+                    .shipper()
                     .map(|it| AbortOnDropHandle::new(tokio::spawn(it.run(connection.channel.clone()))));
             }
             let store_again = self.unstored.then(|| Instant::now() + self.parts.settings.store_every);
@@ -271,6 +277,10 @@ impl Link {
 
     fn teller(&self) -> Option<Teller> {
         Some(Teller { node: self.parts.node.id.clone(), servers: self.parts.deps.servers.clone()? })
+    }
+
+    fn shipper(&self) -> Option<Shipper> {
+        Some(Shipper { node: self.parts.node.id.clone(), audit: self.parts.deps.audit.clone()? })
     }
 
     fn borrower(&self) -> Option<Borrower> {

@@ -17,6 +17,7 @@ mod link;
 mod node;
 pub mod report;
 pub mod session;
+mod ship;
 pub mod store;
 mod timing;
 mod trust;
@@ -35,6 +36,7 @@ use weft_certs::tls::LiveIdentity;
 use weft_proto::name::HostPort;
 use weft_proto::wire::ResourceType;
 
+use crate::audit::Audit;
 use crate::bootstrap::{Bootstrap, ControlPlane, Source};
 use crate::clock;
 use crate::quota::Quotas;
@@ -203,6 +205,8 @@ pub struct Deps {
     pub servers: Option<Servers>,
     /// For which shares of mesh-wide limits are borrowed; for none, if this is none.
     pub quotas: Option<Quotas>,
+    /// What is shipped to the control plane; nothing, if this is none.
+    pub audit: Option<Audit>,
     pub cancel: CancellationToken,
 }
 

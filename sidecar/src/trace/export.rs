@@ -12,7 +12,7 @@ use super::collector::{Collector, Error, Place};
 use super::encode::{Source, encode};
 use super::span::Span;
 use super::{Parts, Whose, tracing_of};
-use crate::metrics::SpanDropLabel;
+use crate::metrics::ReasonLabel;
 
 /// Spans that are sent at once.
 const BATCH_SPANS_MAX: usize = 512;
@@ -103,7 +103,7 @@ impl Sender {
 
     fn dropped(&self, reason: &'static str, spans: u64) {
         if spans > 0 {
-            self.parts.metrics.spans_dropped.get_or_create(&SpanDropLabel { reason }).inc_by(spans);
+            self.parts.metrics.spans_dropped.get_or_create(&ReasonLabel { reason }).inc_by(spans);
         }
     }
 

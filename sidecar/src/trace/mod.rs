@@ -24,7 +24,7 @@ use weft_proto::compile::ServerEntry;
 use weft_proto::name::{Namespace, NodeId, ServerName};
 use weft_proto::resource::kinds::Tracing;
 
-use crate::metrics::{Metrics, SpanDropLabel};
+use crate::metrics::{Metrics, ReasonLabel};
 use crate::state::{Current, Live};
 
 pub use onward::{Onward, onward};
@@ -120,7 +120,7 @@ impl Service {
     /// Never waits.
     fn keep(&self, span: Span) {
         if self.spans.try_send(span).is_err() {
-            self.metrics.spans_dropped.get_or_create(&SpanDropLabel { reason: "queue_full" }).inc();
+            self.metrics.spans_dropped.get_or_create(&ReasonLabel { reason: "queue_full" }).inc();
         }
     }
 }

@@ -32,6 +32,7 @@ impl Story {
             address: None,
             servers: None,
             quotas: None,
+            audit: None,
             cancel: CancellationToken::new(),
         };
         Self { folder: tempfile::tempdir().unwrap(), deps }
