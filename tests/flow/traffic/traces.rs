@@ -9,7 +9,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use weft_proto::pb::opentelemetry::proto::trace::v1::span::SpanKind;
 use weft_proto::pb::opentelemetry::proto::trace::v1::status::StatusCode;
-use weft_sidecar::metrics::SpanDropLabel;
+use weft_sidecar::metrics::ReasonLabel;
 use weft_sidecar::trace::QUEUE_SPANS_MAX;
 
 use super::agent::Agent;
@@ -219,7 +219,7 @@ async fn a_collector_that_hangs_costs_spans_and_no_calls() {
 }
 
 fn dropped(pair: &Pair, reason: &'static str) -> u64 {
-    pair.inbound.metrics.spans_dropped.get_or_create(&SpanDropLabel { reason }).get()
+    pair.inbound.metrics.spans_dropped.get_or_create(&ReasonLabel { reason }).get()
 }
 
 #[tokio::test(flavor = "multi_thread")]
