@@ -1,13 +1,15 @@
 //! Who is lent how much of one limit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::MILLI;
 use super::holding::Holding;
 use super::{Grant, Part, Report, Terms, Timing};
 
-/// With more holders than this, shares are reckoned anew only now and then.
-const HOLDERS_FEW: usize = 64;
+/// With more holders than this, shares are reckoned anew only so often in the time in which each reports once: so a
+/// report costs its lender about as much however many others there are.
+const HOLDERS_FEW: usize = 16;
+const RECKONINGS: u64 = 16;
 /// Holders of calls at once that are silent and may come back with calls that still run.
 const GONE_MAX: usize = 1024;
 /// For how many leases more they are remembered.
@@ -25,8 +27,12 @@ pub struct Allocator {
     /// Until then there may be leases of an earlier run that nobody told of: what is held goes on, and no more.
     learns_until: u64,
     holders: BTreeMap<u64, Holding>,
+    /// When the next of each holder's grants is over, or it is silent for too long; or earlier.
+    ends: BTreeSet<(u64, u64)>,
     /// Of calls at once, those who fell silent.
     gone: BTreeMap<u64, Gone>,
+    /// The first of them is remembered until then.
+    gone_until: u64,
     /// All that may be in use.
     lent: Part,
     pool: Pool,
@@ -71,7 +77,9 @@ impl Allocator {
             number: 0,
             learns_until: if may_be_known { now.saturating_add(timing.counted_nanos()) } else { now },
             holders: BTreeMap::new(),
+            ends: BTreeSet::new(),
             gone: BTreeMap::new(),
+            gone_until: u64::MAX,
             lent: Part::NOTHING,
             pool: Pool { milli: if may_be_known { 0 } else { terms.whole.burst }, rest: 0, at: now },
             level: Level::default(),
@@ -161,20 +169,22 @@ impl Allocator {
     /// Time passes: leases end, and what nobody was lent fills up.
     fn advance(&mut self, now: u64) {
         self.fill(now);
-        let (mut over, mut less) = (Vec::new(), Vec::new());
-        for (id, holding) in &mut self.holders {
+        while let Some((at, holder)) = self.ends.first().copied()
+            && at <= now
+        {
+            self.ends.pop_first();
+            let Some(holding) = self.holders.get_mut(&holder) else { continue };
+            holding.watched = None;
             if holding.expires <= now {
-                over.push(*id);
-            } else if holding.lapse(now) {
-                less.push(*id);
+                self.forget(holder, now);
+            } else {
+                holding.lapse(now);
+                self.recount(holder);
             }
         }
-        for holder in less {
-            self.recount(holder);
-        }
-        self.gone.retain(|_, gone| now < gone.until);
-        for holder in over {
-            self.forget(holder, now);
+        if self.gone_until <= now {
+            self.gone.retain(|_, gone| now < gone.until);
+            self.gone_until = self.gone.values().map(|gone| gone.until).min().unwrap_or(u64::MAX);
         }
     }
 
@@ -184,6 +194,7 @@ impl Allocator {
         if self.terms.window_nanos.is_none() && most > 0 && self.gone.len() < GONE_MAX {
             let until = now.saturating_add(self.timing.lease_nanos.saturating_mul(GONE_LEASES));
             self.gone.insert(holder, Gone { most, until });
+            self.gone_until = self.gone_until.min(until);
         }
         self.remove(holder);
     }
@@ -191,6 +202,9 @@ impl Allocator {
     fn remove(&mut self, holder: u64) {
         if let Some(holding) = self.holders.remove(&holder) {
             self.lent = self.lent.without(holding.may_use);
+            if let Some(at) = holding.watched {
+                self.ends.remove(&(at, holder));
+            }
         }
     }
 
@@ -208,10 +222,17 @@ impl Allocator {
 
     /// What may be in use of a holder changed.
     fn recount(&mut self, holder: u64) {
-        if let Some(holding) = self.holders.get_mut(&holder) {
-            let after = holding.reckoned();
-            let before = std::mem::replace(&mut holding.may_use, after);
-            self.lent = self.lent.without(before).and(holding.may_use);
+        let Some(holding) = self.holders.get_mut(&holder) else { return };
+        let after = holding.reckoned();
+        let before = std::mem::replace(&mut holding.may_use, after);
+        self.lent = self.lent.without(before).and(after);
+        // What ends later than it did is looked at when it would have ended: most holders report long before.
+        let next = holding.next_end();
+        if holding.watched.is_none_or(|at| next < at) {
+            if let Some(at) = holding.watched.replace(next) {
+                self.ends.remove(&(at, holder));
+            }
+            self.ends.insert((next, holder));
         }
     }
 
@@ -283,7 +304,7 @@ impl Allocator {
 
     /// Reckons what everyone is due, and sends for what others have too much of, or too little.
     fn rebalance(&mut self, now: u64, but: Option<u64>) -> Vec<(u64, Grant)> {
-        let every = self.timing.refresh_nanos / 16;
+        let every = self.timing.refresh_nanos / RECKONINGS;
         let lately = self.reckoned_at.is_some_and(|at| now < at.saturating_add(every));
         if self.learns(now) || (self.holders.len() > HOLDERS_FEW && lately) {
             return Vec::new();
@@ -292,26 +313,19 @@ impl Allocator {
         self.choose(now);
         self.level = self.reckon();
         self.share_rest();
-        let others: Vec<u64> = self.holders.keys().copied().filter(|id| Some(*id) != but).collect();
-        // First what is too much, so that it may be lent on once it is given back.
-        let moved = |this: &Self, id: &u64, down: bool| {
-            let Some(holding) = this.holders.get(id) else { return false };
-            let (due, has) = (this.due(holding), holding.granted());
-            let (less, more) = if down { (due, has) } else { (has, due) };
-            let enough = |less: u64, more: u64| more > less && (less == 0 || more - less > less / 16);
-            enough(less.capacity, more.capacity) || enough(less.burst, more.burst)
-        };
-        let mut grants = Vec::new();
-        for down in [true, false] {
-            for id in &others {
-                if moved(self, id, down)
-                    && let Some(grant) = self.grant(*id, None, now)
-                {
-                    grants.push((*id, grant));
-                }
+        let enough = |less: u64, more: u64| more > less && (less == 0 || more - less > less / 16);
+        let (mut too_much, mut too_little) = (Vec::new(), Vec::new());
+        for (id, holding) in self.holders.iter().filter(|(id, _)| Some(**id) != but) {
+            let (due, has) = (self.due(holding), holding.granted());
+            if enough(due.capacity, has.capacity) || enough(due.burst, has.burst) {
+                too_much.push(*id);
+            } else if enough(has.capacity, due.capacity) || enough(has.burst, due.burst) {
+                too_little.push(*id);
             }
         }
-        grants
+        // First what is too much, so that it may be lent on once it is given back.
+        let moved = too_much.into_iter().chain(too_little);
+        moved.filter_map(|id| self.grant(id, None, now).map(|grant| (id, grant))).collect()
     }
 
     /// Where more want a share than there are whole calls to lend, they take turns.

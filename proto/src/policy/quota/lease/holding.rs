@@ -22,6 +22,8 @@ pub(super) struct Holding {
     pub(super) may_use: Part,
     /// When it is forgotten, if it says nothing more.
     pub(super) expires: u64,
+    /// When its lender looks at it without being told to.
+    pub(super) watched: Option<u64>,
     /// Whether it has a share now, where there are more holders than whole calls.
     pub(super) chosen: bool,
     /// Whether it has one call above the level.
@@ -48,6 +50,7 @@ impl Holding {
             most,
             may_use: Part::NOTHING,
             expires: 0,
+            watched: None,
             chosen,
             has_more: false,
         }
@@ -98,11 +101,14 @@ impl Holding {
         self.perhaps.drain(..older);
     }
 
-    /// Grants whose time is over are in force no more. True if there were any.
-    pub(super) fn lapse(&mut self, now: u64) -> bool {
-        let before = self.perhaps.len();
+    /// Grants whose time is over are in force no more.
+    pub(super) fn lapse(&mut self, now: u64) {
         self.perhaps.retain(|perhaps| now < perhaps.until);
-        self.perhaps.len() < before
+    }
+
+    /// When the next of its grants is over, or it is forgotten, if it says nothing more.
+    pub(super) fn next_end(&self) -> u64 {
+        self.perhaps.iter().map(|perhaps| perhaps.until).fold(self.expires, u64::min)
     }
 
     fn push(&mut self, last: Perhaps, lease_nanos: u64) {

@@ -20,6 +20,8 @@ pub struct Ledger {
     /// What counts as spent. This is what is to be kept before anybody is told of a loan.
     committed: u64,
     holders: BTreeMap<u64, Account>,
+    /// Holders that want any.
+    sharers: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,7 +71,7 @@ pub struct Loan {
 impl Ledger {
     /// Goes on from what was kept.
     pub const fn new(ends: i64, amount: u64, committed: u64) -> Self {
-        Self { ends, amount, committed, holders: BTreeMap::new() }
+        Self { ends, amount, committed, holders: BTreeMap::new(), sharers: 0 }
     }
 
     pub const fn ends(&self) -> i64 {
@@ -110,12 +112,12 @@ impl Ledger {
         if told.ends == self.ends {
             self.settle(holder, &mut account, told);
         }
-        account.shares = told.wants > 0 || told.needs > 0;
-        self.holders.insert(holder, account);
-        let sharers = self.holders.values().filter(|it| it.shares).count() as u64;
+        let shares = told.wants > 0 || told.needs > 0;
+        self.sharers = self.sharers - u64::from(account.shares) + u64::from(shares);
+        account.shares = shares;
         let left = self.amount.saturating_sub(self.committed);
         // Of whole calls, so that no part of one is set aside and then lost.
-        let fair = left / PARTS / sharers.max(1) / MILLI * MILLI;
+        let fair = left / PARTS / self.sharers.max(1) / MILLI * MILLI;
         let unspent = account.lent - account.spent;
         let more = told.needs.max(told.wants.min(fair)).saturating_sub(unspent).min(left);
         if more > 0 {
@@ -123,8 +125,8 @@ impl Ledger {
             account.own = account.own.saturating_add(more);
             account.number = account.number.saturating_add(1);
             self.committed = self.committed.saturating_add(more);
-            self.holders.insert(holder, account);
         }
+        self.holders.insert(holder, account);
         let is_last = self.committed >= self.amount;
         Some(Loan { ends: self.ends, may: account.lent, number: account.number, is_last })
     }
@@ -155,7 +157,9 @@ impl Ledger {
 
     /// A holder is gone without a word: all that it was lent stays spent.
     pub fn forget(&mut self, holder: u64) {
-        self.holders.remove(&holder);
+        if self.holders.remove(&holder).is_some_and(|account| account.shares) {
+            self.sharers -= 1;
+        }
     }
 }
 

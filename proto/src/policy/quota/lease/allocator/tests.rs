@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -179,4 +181,57 @@ fn of_calls_at_once_none_is_left_over_where_more_are_wanted() {
     check(8, &[9, 9, 9], &[3, 3, 2]);
     check(8, &[1, 9, 9], &[1, 4, 3]);
     check(3, &[9, 9, 9, 9], &[1, 1, 1, 0]);
+}
+
+proptest! {
+    /// What is counted is what each holder may use by itself, of which nothing outlives its time: for holders are looked
+    /// at only when something of theirs ends.
+    #[test]
+    fn nothing_is_counted_longer_than_it_lasts(
+        steps in prop::collection::vec((0..40u64, 0..3_000_000_000u64, 0..20u64, 0..10u8), 1..200), slots: bool,
+    ) {
+        let terms = if slots { Terms::slots(50) } else { Terms::rate(50 * MILLI, 20 * MILLI, SECOND) };
+        let mut lender = Allocator::new(terms, TIMING, EPOCH, slots, 0);
+        let mut now = 0;
+        for (sequence, (holder, gap, calls, what)) in (1..).zip(steps) {
+            now += gap;
+            let told = match what {
+                0 => Report { release: true, ..wants(sequence, 0) },
+                1 => Report { epoch: 0, has: Part { capacity: calls * MILLI, burst: MILLI }, ..runs(sequence, calls) },
+                2..5 => Report { acknowledged: u64::MAX, ..wants(sequence, calls) },
+                _ => wants(sequence, calls),
+            };
+            lender.report(holder, told, now);
+            lender.advance(now);
+            let mut sum = Part::NOTHING;
+            for holding in lender.holders.values() {
+                prop_assert!(now < holding.next_end());
+                prop_assert_eq!(holding.may_use, holding.reckoned());
+                sum = sum.and(holding.may_use);
+            }
+            prop_assert_eq!(sum, lender.lent());
+            prop_assert_eq!(lender.ends.len(), lender.holders.len());
+        }
+    }
+}
+
+#[test]
+fn with_many_holders_shares_are_reckoned_only_so_often_and_soon_are_fair() {
+    const HOLDERS: u64 = 200;
+    let mut lender = Allocator::new(Terms::rate(1000 * MILLI, 1000 * MILLI, SECOND), TIMING, EPOCH, false, 0);
+    let mut reckoned = std::collections::BTreeSet::new();
+    let mut acknowledged = vec![0; HOLDERS as usize];
+    for step in 0..4 * HOLDERS {
+        let (holder, sequence, now) = (step % HOLDERS, 1 + step / HOLDERS, step * SECOND / HOLDERS);
+        // Everyone wants twice what there is for each.
+        let report = Report { acknowledged: acknowledged[holder as usize], ..wants(sequence, 10) };
+        for (to, grant) in lender.report(holder, report, now) {
+            acknowledged[to as usize] = grant.number;
+        }
+        reckoned.extend(lender.reckoned_at);
+    }
+    let seconds = 4;
+    assert!(reckoned.len() as u64 <= HOLDERS_FEW as u64 + seconds * RECKONINGS + 1, "{}", reckoned.len());
+    let lent: Vec<_> = (0..HOLDERS).map(|holder| lender.granted(holder).unwrap().capacity).collect();
+    assert!(lent.iter().all(|lent| *lent == 5 * MILLI), "{lent:?}");
 }
