@@ -2,13 +2,14 @@
 
 mod kept;
 mod shown;
+mod sockets;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -23,7 +24,7 @@ use crate::accept::{Listener, Tls};
 use crate::access_log::{AccessLog, Sink};
 use crate::admin::{self, Door};
 use crate::audit::{self, Audit};
-use crate::bootstrap::{Bootstrap, Listen, Source};
+use crate::bootstrap::{Bootstrap, Source};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, SeriesByServer, ServerSeries};
 use crate::outbound::{self, Outbound};
@@ -35,9 +36,8 @@ use crate::stdio::launch::Launcher;
 use crate::trace::{self, Tracer};
 use crate::{control, descriptors, pipeline, session_id};
 use shown::Shown;
+use sockets::Sockets;
 
-/// Connections that wait to be taken.
-const BACKLOG: u32 = 1024;
 /// How long the sink of the access log may take for the last lines.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a collector may take for the last spans.
@@ -454,50 +454,4 @@ fn reached_at(bootstrap: &Bootstrap, inbound: Option<&TcpListener>) -> Option<Ho
         .address
         .clone()
         .or_else(|| bound.and_then(|address| HostPort::parse(&address.to_string()).ok()))
-}
-
-struct Sockets {
-    inbound: Option<TcpListener>,
-    outbound: Option<TcpListener>,
-    health: Option<TcpListener>,
-    admin: Option<TcpListener>,
-}
-
-impl Sockets {
-    /// Opens everything before anything is served, so that a port that is taken is told at once.
-    fn open(bootstrap: &Bootstrap, workers: &Handle) -> Result<Self, Error> {
-        let _in_workers = workers.enter();
-        let Listen { inbound, outbound, health, admin } = bootstrap.listen;
-        let inbound =
-            if is_plain(bootstrap) { loopback("inbound", inbound)? } else { open("inbound", inbound)? };
-        Ok(Self {
-            inbound,
-            outbound: loopback("outbound", outbound)?,
-            health: open("health", health)?,
-            admin: loopback("admin", admin)?,
-        })
-    }
-
-    fn addresses(&self) -> [Option<SocketAddr>; 4] {
-        [&self.inbound, &self.outbound, &self.health, &self.admin]
-            .map(|socket| socket.as_ref().and_then(|socket| socket.local_addr().ok()))
-    }
-}
-
-fn loopback(door: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, Error> {
-    match address {
-        Some(address) if !address.ip().is_loopback() => Err(Error::NotLoopback { door, address }),
-        address => open(door, address),
-    }
-}
-
-fn open(door: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, Error> {
-    let Some(address) = address else { return Ok(None) };
-    let listen = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    listen().map(Some).map_err(|source| Error::Listen { door, address, source })
 }

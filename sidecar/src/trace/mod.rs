@@ -133,6 +133,8 @@ pub fn of(entry: &ServerEntry) -> Option<&Tracing> {
 fn tracing_of<'c>(whose: &Whose, own: Option<&Namespace>, current: &'c Current) -> Option<&'c Tracing> {
     match whose {
         Whose::Server(server) => of(current.snapshot.server(server)?),
+        // Most have none, and need not ask whose it would be.
+        Whose::Own if current.snapshot.telemetry.is_empty() => None,
         Whose::Own => current.snapshot.telemetry_at_large(own?).find_map(|it| it.spec.tracing.as_ref()),
     }
 }

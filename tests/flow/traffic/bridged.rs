@@ -11,13 +11,13 @@ use crate::mesh::eventually;
 
 /// How a server of the legacy era answers what it has never heard of.
 #[derive(Clone, Copy, Debug)]
-enum Unknown {
+pub(super) enum Unknown {
     Status(u16),
     MethodNotFound,
 }
 
 /// A server that speaks the legacy era only, with a session for everything but the handshake.
-fn legacy_only(seen: &Seen, unknown: Unknown) -> http::Response<Body> {
+pub(super) fn legacy_only(seen: &Seen, unknown: Unknown) -> http::Response<Body> {
     if seen.method != http::Method::POST {
         return status(405);
     }

@@ -13,8 +13,10 @@ use weft_sidecar::metrics::ReasonLabel;
 use weft_sidecar::trace::QUEUE_SPANS_MAX;
 
 use super::agent::Agent;
+use super::bridged::Unknown;
 use super::collector::{Collector, Found, Manner};
 use super::pair::{PATH, Pair};
+use super::streams::{call, rest, stream};
 use super::upstream::Upstream;
 use crate::mesh::eventually;
 
@@ -95,6 +97,9 @@ async fn one_trace_crosses_from_the_agent_to_the_server() {
         }
         assert_eq!(server.says("weft.caller"), "spiffe://flow.test/ns/agents/sa/one");
         assert_eq!(client.says("server.port"), pair.inbound.inbound.unwrap().port().to_string());
+        let answers =
+            |whole: &Found| found.iter().any(|it| it.span.name == "upstream" && it.parent() == whole.id());
+        assert!(answers(client) && answers(server), "both waited for an answer: {found:#?}");
         // The server's own spans hang below ours, however it looks for them.
         let seen = pair.upstream.seen().pop().unwrap();
         let ours = format!("00-{TRACE}-{}-01", server.id());
@@ -252,4 +257,53 @@ async fn a_collector_that_is_busy_is_asked_again_and_what_waits_is_sent_at_the_e
     pair.inbound.stop().await;
     assert_eq!(of_kind(&collector.found(), SpanKind::Server).len(), 2, "the second did not wait for company");
     pair.mesh.stop().await;
+}
+
+/// The part of a call that is called so, and how long it took.
+fn part(found: &[Found], of: &Found, name: &str) -> Option<Duration> {
+    let part = found.iter().find(|it| it.span.name == name && it.parent() == of.id())?;
+    let (start, end) = (part.span.start_time_unix_nano, part.span.end_time_unix_nano);
+    assert!(start >= of.span.start_time_unix_nano && end <= of.span.end_time_unix_nano);
+    assert_eq!(part.trace(), of.trace());
+    Some(Duration::from_nanos(end - start))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_that_a_call_waits_for_its_turn_is_a_part_of_it() {
+    let (upstream, mut asked) = Upstream::asking().await;
+    let pair = Pair::with(upstream, json!({ "quotaWaitTimeout": "200ms" })).await;
+    pair.apply(&super::quotas::policy("", "{ name: few, concurrency: 1 }")).await;
+    let collector = Collector::start(Manner::Takes).await;
+    collector.follow(&pair, "sampling: 100%").await;
+    let (mut first, mut second) = (pair.caller("agents", "a").await, pair.caller("agents", "b").await);
+    let (called, saying) = stream(&mut first, call(), &mut asked).await;
+    assert_eq!(second.send(call()).await.status(), 429);
+    drop(saying);
+    assert!(rest(called).await.1);
+    let found = collector.wait("both calls", |found| of_kind(found, SpanKind::Server).len() == 2).await;
+    for whole in of_kind(&found, SpanKind::Server) {
+        let waited = part(&found, &whole, "queue").unwrap_or_default();
+        let refused = whole.says("weft.reason") == "limited";
+        assert_eq!(waited >= Duration::from_millis(150), refused, "{waited:?} {found:#?}");
+    }
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_translated_call_keeps_its_trace_and_tells_of_the_bridge() {
+    let upstream =
+        Upstream::with(async |seen| super::bridged::legacy_only(&seen, Unknown::Status(400))).await;
+    let pair = Pair::start(upstream).await;
+    let collector = Collector::start(Manner::Takes).await;
+    collector.follow(&pair, "sampling: 0%").await;
+    let mut caller = pair.caller("agents", "one").await;
+    assert_eq!(caller.send(traced(json!({ "traceparent": parent(SPAN, "01") }), &[])).await.status(), 200);
+    let found = collector.wait("the call", |found| !of_kind(found, SpanKind::Server).is_empty()).await;
+    let whole = of_kind(&found, SpanKind::Server).remove(0);
+    assert_eq!((whole.trace(), whole.parent()), (TRACE.to_owned(), SPAN.to_owned()));
+    assert!(part(&found, &whole, "bridge").is_some(), "{found:#?}");
+    let seen = pair.upstream.seen_of("tools/call");
+    let ours = format!("00-{TRACE}-{}-01", whole.id());
+    assert_eq!(seen["params"]["_meta"]["traceparent"], ours, "{seen}");
+    pair.stop().await;
 }

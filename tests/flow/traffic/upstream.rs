@@ -159,6 +159,14 @@ impl Upstream {
     }
 }
 
+impl Upstream {
+    /// The last message of a method, whoever it was asked by: the sidecar speaks for itself to a server of the other era.
+    pub(crate) fn seen_of(&self, method: &str) -> Value {
+        let seen = self.seen.lock().unwrap();
+        seen.iter().rfind(|it| it.method_name() == method).map(Seen::json).unwrap_or_default()
+    }
+}
+
 /// The sidecar asks what the server is; stories are about callers.
 pub(crate) fn is_probe(seen: &Seen) -> bool {
     !seen.headers.contains_key("weft-caller")
