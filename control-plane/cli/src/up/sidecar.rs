@@ -1,6 +1,7 @@
 //! One sidecar of a mesh on this machine: what it is started with.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub(crate) struct Mesh {
     pub(crate) hub: Arc<Hub>,
     /// Told of each request that ended.
     pub(crate) told: Told,
+    /// Where the trails of the sidecars lie, each in a folder of its own.
+    trails: PathBuf,
     address: SocketAddr,
     tokens: Arc<Tokens>,
     trust: Arc<Trust>,
@@ -88,8 +91,9 @@ pub(crate) fn agent_node() -> String {
 const ANY: &str = "127.0.0.1:0";
 
 impl Mesh {
-    pub(crate) fn new(control_plane: &ControlPlane, told: Told) -> Self {
+    pub(crate) fn new(control_plane: &ControlPlane, home: &Path, told: Told) -> Self {
         Self {
+            trails: home.join("audit"),
             store: Arc::clone(&control_plane.store),
             hub: Arc::clone(&control_plane.hub),
             address: control_plane.sidecars,
@@ -99,8 +103,8 @@ impl Mesh {
         }
     }
 
-    /// Lets a sidecar in with a token of its own and starts it. It keeps nothing: the control plane is there whenever it
-    /// is, and where others listened in an earlier run is no use to it.
+    /// Lets a sidecar in with a token of its own and starts it. It keeps nothing but its audit trail: the control plane is
+    /// there whenever it is, and where others listened in an earlier run is no use to it.
     pub(crate) async fn start(&self, recipe: &Recipe) -> Result<Running, Failure> {
         let failed =
             |what: String| Failure::failed(format!("the sidecar {} does not start: {what}", recipe.node));
@@ -109,6 +113,7 @@ impl Mesh {
             "node": recipe.said,
             "source": { "controlPlane": { "address": self.address.to_string(), "proof": { "joinToken": token } } },
             "listen": recipe.listen,
+            "audit": { "folder": self.trails.join(recipe.node.as_str()) },
             "limits": { "drainTimeout": "5s", "connectionsMax": CONNECTIONS_MAX },
         });
         let bootstrap: Bootstrap =

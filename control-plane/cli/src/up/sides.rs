@@ -88,7 +88,7 @@ pub(crate) async fn start(
     listen: SocketAddr,
 ) -> Result<Sides, Failure> {
     let (board, tally) = (Arc::new(Board::default()), Arc::new(Tally::default()));
-    let mesh = Arc::new(Mesh::new(control_plane, Tally::told(&tally)));
+    let mesh = Arc::new(Mesh::new(control_plane, home, Tally::told(&tally)));
     let read = read(&*mesh.store).await;
     let servers = read
         .map(|(_, servers)| servers)
