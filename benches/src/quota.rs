@@ -10,7 +10,9 @@ use http::HeaderValue;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use weft_certs::svid::Serial;
+use weft_certs::tls::LiveIdentity;
 use weft_control_plane::quota::{Lender, Settings};
 use weft_proto::compile::{ServerEntry, compile_resources};
 use weft_proto::name::{NodeId, ServerName, SpiffeId, TrustDomain};
@@ -28,8 +30,9 @@ use weft_sidecar::metrics::Metrics;
 use weft_sidecar::quota::Quotas;
 use weft_sidecar::record::Event;
 use weft_sidecar::servers::{self, Local, Servers};
-use weft_sidecar::state::{Current, Origin};
+use weft_sidecar::state::{Current, Live, Origin};
 use weft_sidecar::stdio::launch::Launcher;
+use weft_sidecar::trace::{self, Tracer};
 
 use crate::table::Table;
 
@@ -88,8 +91,19 @@ impl Bench {
         let entry = Arc::clone(snapshot.server(&name).context("the server is there")?);
         let node: Node =
             serde_json::from_value(serde_json::json!({ "id": "ns-0/n-0", "servers": ["ns-0/s-0"] }))?;
+        let tracer = Tracer::new(trace::Parts {
+            runtime: tokio::runtime::Handle::current(),
+            live: Live::empty(),
+            identity: LiveIdentity::empty(),
+            metrics: Arc::clone(&metrics),
+            namespace: None,
+            node: node.id.clone(),
+            closing: CancellationToken::new(),
+            sending: TaskTracker::new(),
+        });
         let servers = Servers::new(servers::Parts {
             node,
+            tracer,
             limits: Arc::clone(&limits),
             metrics: Arc::clone(&metrics),
             launcher: Launcher::default(),

@@ -16,6 +16,7 @@ use weft_certs::verifier::Expect as ExpectPeer;
 use weft_proto::name::TrustDomain;
 use weft_proto::resource::kinds::Trust as TrustSpec;
 
+use crate::audit::{self, Own, Trails};
 use crate::feed::{self, Feed};
 use crate::identity::attest::Attestor;
 use crate::identity::{self, IdentityService};
@@ -65,6 +66,7 @@ pub struct Config {
     pub xds: xds::Settings,
     pub identity: identity::Settings,
     pub quota: quota::Settings,
+    pub audit: audit::Settings,
     pub sidecar_limits: Limits,
     pub operator_limits: Limits,
     pub api_limits: api::Limits,
@@ -87,6 +89,7 @@ impl Config {
             xds: xds::Settings::default(),
             identity: identity::Settings::default(),
             quota: quota::Settings::default(),
+            audit: audit::Settings::default(),
             sidecar_limits: Limits::default(),
             operator_limits: Limits {
                 connections_max: 1000,
@@ -135,6 +138,8 @@ pub enum Error {
     },
     #[error("the limits of certificates contradict each other")]
     CertificateLimits(#[source] ca::issuer::Error),
+    #[error("the audit trails cannot be kept")]
+    Audit(#[from] audit::Error),
     #[error("trust cannot be set up")]
     Trust(#[from] trust::Error),
     #[error("the address {address} for {door} cannot be listened on")]
@@ -169,6 +174,7 @@ pub struct Running {
     pub metrics: Arc<Metrics>,
     /// Lends shares of mesh-wide limits.
     pub lender: Arc<Lender>,
+    pub trails: Trails,
     /// Only after the very first start: shown once, never again.
     pub admin_token: Option<auth::Secret>,
     fed: tokio::sync::watch::Receiver<Option<store::Revision>>,
@@ -212,6 +218,7 @@ struct Parts {
     tokens: Arc<Tokens>,
     metrics: Arc<Metrics>,
     lender: Arc<Lender>,
+    trails: Trails,
     shutdown: CancellationToken,
 }
 
@@ -249,16 +256,19 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let admin_token = auth::bootstrap(&*store, clock::now()).await?;
 
     let lender = Arc::new(Lender::new(config.quota, Arc::clone(&metrics)));
-    let parts = Parts { store, hub, trust, tokens, metrics, lender, shutdown };
+    let path = config.data_dir.join(audit::FILE);
+    let trails = Trails::open(Some(&path), config.audit, trust.bundles.clone(), Arc::clone(&metrics))?;
+    let parts = Parts { store, hub, trust, tokens, metrics, lender, trails, shutdown };
     let identity = identity_service(&parts, config.identity)?;
     let limits = (config.sidecar_limits, config.operator_limits, config.api_limits);
     for door in doors(&parts, identity, listeners.map(|(listener, _)| listener), limits) {
         tasks.spawn(door.serve(parts.shutdown.clone()));
     }
     let fed = keep(&parts, &tasks, config.retention, roots_file.clone());
-    let Parts { store, hub, trust, tokens, metrics, lender, shutdown } = parts;
+    let Parts { store, hub, trust, tokens, metrics, lender, trails, shutdown } = parts;
     Ok(Running {
         lender,
+        trails,
         sidecars,
         operators,
         health,
@@ -283,7 +293,10 @@ fn keep(
     retention: Retention,
     roots_file: PathBuf,
 ) -> tokio::sync::watch::Receiver<Option<store::Revision>> {
-    let Parts { store, hub, trust, tokens, metrics, lender, shutdown } = parts.clone();
+    let Parts { store, hub, trust, tokens, metrics, lender, trails, shutdown } = parts.clone();
+    let own = Own::new(trails.clone(), Arc::clone(&store), trust.live.clone());
+    tasks.spawn(own.run(shutdown.clone()));
+    tasks.spawn(trails.retain(shutdown.clone()));
     tasks.spawn(Leases::new(Arc::clone(&hub), Arc::clone(&lender), Arc::clone(&store)).follow());
     tasks.spawn(quota::read_budgets(Arc::clone(&lender), Arc::clone(&store), shutdown.clone()));
     let feed = Feed::new(feed::Deps {
@@ -321,7 +334,7 @@ fn doors(
     [sidecars, operators, plain]: [TcpListener; 3],
     (sidecar_limits, operator_limits, api_limits): (Limits, Limits, api::Limits),
 ) -> [Door; 3] {
-    let Parts { store, hub, trust, tokens, metrics, lender, shutdown } = parts.clone();
+    let Parts { store, hub, trust, tokens, metrics, lender, trails, shutdown } = parts.clone();
     let leases = Leases::new(Arc::clone(&hub), Arc::clone(&lender), Arc::clone(&store));
     let tls =
         |auth, alpn: &[&[u8]]| Some(Arc::new(tls::server_config(&trust.live, &trust.bundles, auth, alpn)));
@@ -330,6 +343,7 @@ fn doors(
         store,
         sidecars: Arc::clone(&hub) as Arc<dyn api::Sidecars>,
         lender,
+        trails: trails.clone(),
         trust: Arc::new(trust::Control::new(Arc::clone(&trust), Arc::clone(&hub))),
         tokens,
         metrics: Arc::clone(&metrics),
@@ -344,7 +358,7 @@ fn doors(
             listener: sidecars,
             tls: tls(ClientAuth::Optional(ExpectPeer::AnyInMesh), &[b"h2"]),
             trust: Some(trust.bundles.clone()),
-            service: grpc::router(&hub, identity, leases, trust.bundles.clone()),
+            service: grpc::router(&hub, identity, leases, trails, trust.bundles.clone()),
             limits: sidecar_limits,
             metrics: Arc::clone(&metrics),
         },

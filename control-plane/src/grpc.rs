@@ -10,11 +10,13 @@ use axum::middleware::{self, Next};
 use tonic::service::Routes;
 use weft_certs::bundle::TrustStore;
 use weft_proto::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use weft_proto::pb::weft::audit::v1::audit_server::AuditServer;
 use weft_proto::pb::weft::catalog::v1::catalog_server::CatalogServer;
 use weft_proto::pb::weft::identity::v1::identity_server::IdentityServer;
 use weft_proto::pb::weft::quota::v1::quota_server::QuotaServer;
 use weft_proto::pb::weft::status::v1::status_server::StatusServer;
 
+use crate::audit;
 use crate::catalog::Catalog;
 use crate::identity::IdentityService;
 use crate::peer::Peer;
@@ -38,7 +40,13 @@ const RESOURCE_EXHAUSTED: &str = "8";
 const BOOTSTRAP: &str = "/weft.identity.v1.Identity/Certify";
 
 /// The services for sidecars, whose certificates are looked up in `trust` with every request.
-pub fn router(hub: &Arc<Hub>, identity: Arc<IdentityService>, leases: Leases, trust: TrustStore) -> Router {
+pub fn router(
+    hub: &Arc<Hub>,
+    identity: Arc<IdentityService>,
+    leases: Leases,
+    trails: audit::Trails,
+    trust: TrustStore,
+) -> Router {
     let (discovery, reports) = (Discovery::new(Arc::clone(hub)), Reports::new(Arc::clone(hub)));
     let discovery =
         AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(DISCOVERY_BYTES_MAX);
@@ -47,11 +55,14 @@ pub fn router(hub: &Arc<Hub>, identity: Arc<IdentityService>, leases: Leases, tr
     let catalog =
         CatalogServer::new(Catalog::new(Arc::clone(hub))).max_decoding_message_size(CATALOG_BYTES_MAX);
     let leases = QuotaServer::new(leases).max_decoding_message_size(LEASES_BYTES_MAX);
+    let trails = AuditServer::new(audit::Service::new(trails, hub.trust_domain()))
+        .max_decoding_message_size(audit::SHIPMENT_BYTES_MAX);
     let routes = Routes::new(discovery)
         .add_service(identity)
         .add_service(reports)
         .add_service(catalog)
-        .add_service(leases);
+        .add_service(leases)
+        .add_service(trails);
     routes.prepare().into_axum_router().layer(middleware::from_fn_with_state(trust, only_the_known))
 }
 

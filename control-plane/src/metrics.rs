@@ -84,6 +84,11 @@ metrics! {
     handshakes_failed: Family<ReasonLabel, Counter> = Family::default(), "TLS handshakes that failed";
     connections: Gauge = Gauge::default(), "Connections from sidecars";
     store_revision: Gauge = Gauge::default(), "Last revision of the store";
+    audit_lines: Counter = Counter::default(), "Lines of audit trails stored";
+    audit_bytes: Gauge = Gauge::default(), "Bytes of lines of audit trails kept";
+    audit_refused: Family<ReasonLabel, Counter> = Family::default(), "Streams of audit trails that were not taken further: broken, refused, denied, malformed, not_stored";
+    audit_seals_unbelieved: Counter = Counter::default(), "Seals of audit trails that were not believed";
+    audit_segments_removed: Counter = Counter::default(), "Segments of audit trails cleared away";
     panics: Counter = Counter::default(), "Tasks that ended in a panic";
 }
 

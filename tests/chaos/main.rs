@@ -22,6 +22,7 @@ mod paused;
 mod rotation;
 mod shared_limit;
 mod store_kill;
+mod trail;
 
 // What the flow tier tells its stories with serves here, too.
 #[path = "../flow/traffic/agent.rs"]

@@ -19,6 +19,7 @@ mod quotas;
 mod serve;
 mod sidecars;
 mod tools;
+mod trails;
 pub mod trust;
 mod watch;
 
@@ -34,6 +35,7 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 use weft_proto::name::TrustDomain;
 
+use crate::audit::Trails;
 use crate::auth::Keys;
 use crate::desired::{Mesh, Present};
 use crate::metrics::Metrics;
@@ -94,6 +96,7 @@ pub struct Deps {
     pub metrics: Arc<Metrics>,
     pub sidecars: Arc<dyn Sidecars>,
     pub lender: Arc<Lender>,
+    pub trails: Trails,
     pub trust: Arc<dyn TrustControl>,
     pub tokens: Arc<Tokens>,
     pub keys: Arc<Keys>,

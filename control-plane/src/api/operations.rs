@@ -15,7 +15,7 @@ use super::{
     Api, ApplyResult, AuditList, Error, ExplainRequest, Explained, HistoryItem, HistoryList, KeyCreated,
     KeyList, KeyRequest, ObjectList, QuotaList, RollbackRequest, TokenCreated, TokenList, TokenRequest,
     ToolList, Version, WhoCan, access, dto, explain, history, objects, openapi, quotas, sidecars, tools,
-    trust, watch,
+    trails, trust, watch,
 };
 use crate::auth::Scope;
 
@@ -284,6 +284,19 @@ pub(super) static OPERATIONS: &[Operation] = &[
         .reads(Operator)
         .query(of::<access::AuditQuery>)
         .answers(Answers(of::<AuditList>)),
+    Operation::new("listRecords", Get, "/v1/audit/records", run!(trails::records))
+        .says("Records of the audit trails: calls that policy marks, and what operators did; the newest first.")
+        .reads(Operator)
+        .query(of::<trails::RecordsQuery>)
+        .answers(Answers(of::<trails::RecordList>)),
+    Operation::new("listTrails", Get, "/v1/audit/trails", run!(trails::list))
+        .says("Audit trails, with their segments and the anchors of their seals.")
+        .reads(Operator)
+        .query(of::<trails::TrailsQuery>)
+        .answers(Answers(of::<trails::TrailList>)),
+    Operation::new("getSegment", Get, "/v1/audit/trails/{ns}/{instance}/{trail}/{segment}", run!(trails::segment))
+        .says("The lines of a segment, as its node wrote them.")
+        .reads(Operator),
     Operation::new("getOpenApi", Get, "/openapi.json", run!(openapi::show))
         .says("This document. No key is needed."),
     Operation::new("debugSync", Get, "/debug/syncz", run!(sidecars::syncz))

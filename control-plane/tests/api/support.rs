@@ -15,12 +15,13 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
-use weft_certs::bundle::Fingerprint;
+use weft_certs::bundle::{Bundles, Fingerprint, TrustStore};
 use weft_certs::svid::Serial;
 use weft_control_plane::api::trust::{
     Error, Gate, Issuer, IssuerKind, Rotation, RotationAction, RotationStep, TrustStatus,
 };
 use weft_control_plane::api::{Deps, Limits, Sidecars, TrustControl, router};
+use weft_control_plane::audit::Trails;
 use weft_control_plane::auth::{Keys, bootstrap};
 use weft_control_plane::catalog::{Advertised, Tool};
 use weft_control_plane::clock;
@@ -203,6 +204,13 @@ impl Mesh {
             metrics: Arc::clone(&metrics),
             sidecars: Arc::new(FakeSidecars),
             lender: Arc::clone(&lender),
+            trails: Trails::open(
+                None,
+                weft_control_plane::audit::Settings::default(),
+                TrustStore::new(Bundles::default()),
+                Arc::clone(&metrics),
+            )
+            .unwrap(),
             trust: Arc::<FakeTrust>::clone(&trust),
             tokens: Arc::clone(&tokens),
             keys: Arc::new(Keys::new(Arc::clone(&store))),

@@ -127,10 +127,6 @@ impl Cursor {
         }
     }
 
-    fn line(&self, at: jiff::Timestamp, is: What) -> Line {
-        Line { n: self.next, prev: self.head, at, is }
-    }
-
     /// Goes past a line, without its end. After an error it stands where it stood.
     pub fn take(&mut self, bytes: &[u8]) -> Result<Taken, Broken> {
         let line = Line::parse(bytes)?;
@@ -200,11 +196,33 @@ impl Cursor {
 
     /// Writes the line that says this here, with its end, and goes past it.
     pub fn write(&mut self, at: jiff::Timestamp, is: What) -> Vec<u8> {
-        let line = self.line(at, is);
-        let mut bytes = line.encode();
+        let (line, mut bytes) = self.draft(at, is);
         self.pass(&line, Digest::of(&bytes));
         bytes.push(b'\n');
         bytes
+    }
+
+    /// The same, if it takes no more than so many bytes; else what `less` makes of it.
+    pub fn write_within(
+        &mut self,
+        bytes_max: usize,
+        at: jiff::Timestamp,
+        is: What,
+        less: impl FnOnce(What) -> What,
+    ) -> Vec<u8> {
+        let (line, mut bytes) = self.draft(at, is);
+        if bytes.len() > bytes_max {
+            return self.write(at, less(line.is));
+        }
+        self.pass(&line, Digest::of(&bytes));
+        bytes.push(b'\n');
+        bytes
+    }
+
+    fn draft(&self, at: jiff::Timestamp, is: What) -> (Line, Vec<u8>) {
+        let line = Line { n: self.next, prev: self.head, at, is };
+        let bytes = line.encode();
+        (line, bytes)
     }
 
     /// Writes the first line of the segment that follows.

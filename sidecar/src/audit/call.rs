@@ -74,8 +74,10 @@ impl Audit {
         };
         let place = match (place, self.0.settings.when_full) {
             (Ok(place), _) => Some(place),
-            (Err(lack), WhenFull::Refuse) => return Err(Refusal::NotRecorded(lack.word())),
-            (Err(lack), WhenFull::DropAndRecord) => {
+            (Err(lack), WhenFull::Refuse) if !is_refused => {
+                return Err(Refusal::NotRecorded(lack.word()));
+            }
+            (Err(lack), _) => {
                 self.drop_one(lack);
                 return Ok(());
             }

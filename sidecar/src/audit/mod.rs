@@ -111,6 +111,12 @@ impl Shared {
         self.metrics.audit_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
+    fn show_lag(&self) {
+        let shipped = self.shipped.load(Ordering::Relaxed).max(1);
+        let lag = self.grown.borrow().saturating_sub(shipped);
+        self.metrics.audit_unshipped.set(i64::try_from(lag).unwrap_or(i64::MAX));
+    }
+
     fn failed(&self, reason: &'static str) {
         self.metrics.audit_failures.get_or_create(&ReasonLabel { reason }).inc();
     }
@@ -182,8 +188,7 @@ impl Audit {
     /// The control plane has everything before this line.
     pub fn shipped(&self, next: u64) {
         self.0.shipped.fetch_max(next, Ordering::Relaxed);
-        let lag = self.0.grown.borrow().saturating_sub(next);
-        self.0.metrics.audit_unshipped.set(i64::try_from(lag).unwrap_or(i64::MAX));
+        self.0.show_lag();
     }
 
     /// Counts a failure of shipping.

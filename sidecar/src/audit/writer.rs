@@ -97,6 +97,7 @@ impl Writer {
         let rest = jobs.split_off(self.durable.1.min(jobs.len()));
         let next = self.durable.0.next();
         self.shared.grown.send_if_modified(|grown| std::mem::replace(grown, next) != next);
+        self.shared.show_lag();
         for job in jobs {
             // Whoever does not wait any more does not need to know.
             let _ = job.done.map(|done| done.send(()));
@@ -137,7 +138,11 @@ impl Writer {
         let has_unsealed = self.cursor.is_open() && self.cursor.next() > self.sealed_to;
         let is_due = has_unsealed && self.sealed.elapsed() >= *self.shared.limits.audit_seal_every;
         let is_old = has_unsealed && self.began.elapsed() >= *self.shared.limits.audit_segment_age;
-        if is_due || is_old || is_end && has_unsealed {
+        // A segment that is left open is one whose writer was killed.
+        if is_due || is_old || is_end && self.cursor.is_open() {
+            if self.file.is_none() {
+                self.open(now, &mut bytes)?;
+            }
             self.seal(is_old || is_end, now, &mut bytes);
         }
         self.flush(&mut bytes)?;
@@ -159,15 +164,8 @@ impl Writer {
             self.flush(bytes)?;
             self.open(at, bytes)?;
         }
-        let before = self.cursor.clone();
-        let line = self.cursor.write(stamp(at), is.clone());
-        let line = match line.len() > self.shared.limits.audit_record_bytes_max {
-            true => {
-                self.cursor = before;
-                self.cursor.write(stamp(at), without_values(is))
-            }
-            false => line,
-        };
+        let bytes_max = self.shared.limits.audit_record_bytes_max;
+        let line = self.cursor.write_within(bytes_max, stamp(at), is, without_values);
         bytes.extend_from_slice(&line);
         Ok(())
     }

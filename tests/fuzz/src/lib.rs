@@ -12,6 +12,7 @@ mod snapshot;
 mod spiffe;
 mod sse;
 mod stdio;
+mod trail;
 mod wire;
 mod xds;
 
@@ -23,6 +24,7 @@ pub use snapshot::snapshot;
 pub use spiffe::spiffe;
 pub use sse::sse;
 pub use stdio::stdio;
+pub use trail::trail;
 pub use wire::wire;
 pub use xds::xds;
 

@@ -15,7 +15,7 @@ use weft_sidecar::control::store::{self, Stored};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 10] = [
+const TARGETS: [(&str, Target); 11] = [
     ("classify", crate::classify),
     ("csr", crate::csr),
     ("headers", crate::headers),
@@ -24,6 +24,7 @@ const TARGETS: [(&str, Target); 10] = [
     ("spiffe", crate::spiffe),
     ("sse", crate::sse),
     ("stdio", crate::stdio),
+    ("trail", crate::trail),
     ("wire", crate::wire),
     ("xds", crate::xds),
 ];
@@ -92,6 +93,11 @@ fn the_corpus_of_stdio_breaks_nothing() {
 #[test]
 fn the_corpus_of_sse_breaks_nothing() {
     replay("sse");
+}
+
+#[test]
+fn the_corpus_of_trail_breaks_nothing() {
+    replay("trail");
 }
 
 #[test]

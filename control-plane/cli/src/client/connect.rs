@@ -27,14 +27,15 @@ pub(super) type Secured = TlsStream<TcpStream>;
 
 /// Whom to believe: the certificates of one file, and none of the system's.
 #[derive(Clone)]
-pub(crate) struct Trusted(Arc<ClientConfig>);
+pub(crate) struct Trusted(Arc<ClientConfig>, Arc<[CertificateDer<'static>]>);
 
 impl Trusted {
     /// Reads certificates in PEM. The message says what is wrong with them.
     pub(crate) fn read(pem: &[u8]) -> Result<Self, String> {
-        let mut roots = RootCertStore::empty();
+        let (mut roots, mut certificates) = (RootCertStore::empty(), Vec::new());
         for certificate in CertificateDer::pem_slice_iter(pem) {
             let certificate = certificate.map_err(|error| format!("it is not PEM: {error}"))?;
+            certificates.push(certificate.clone());
             roots
                 .add(certificate)
                 .map_err(|error| format!("it holds a certificate that is none: {error}"))?;
@@ -49,7 +50,12 @@ impl Trusted {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self(Arc::new(config)))
+        Ok(Self(Arc::new(config), certificates.into()))
+    }
+
+    /// The certificates of the file.
+    pub(crate) fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.1
     }
 }
 

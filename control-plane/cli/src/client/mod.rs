@@ -71,6 +71,17 @@ impl Client {
         self.send(Method::GET, path, Body::None).await
     }
 
+    /// The whole answer, as it is.
+    pub(crate) async fn bytes(&self, path: &Path) -> Result<Bytes, Error> {
+        let asked = async { whole(self.exchange(Method::GET, path, Body::None, "*/*").await?).await };
+        timeout(self.patience, asked).await.map_err(|_| self.slow("an answer", self.patience))?
+    }
+
+    /// Whom it believes.
+    pub(crate) const fn trusted(&self) -> &Trusted {
+        &self.trusted
+    }
+
     /// One request and its whole answer, as JSON.
     pub(crate) async fn send(&self, method: Method, path: &Path, body: Body) -> Result<Value, Error> {
         let bytes = timeout(self.patience, async {

@@ -1,6 +1,11 @@
-//! `weft audit`: who did what to the control plane.
+//! `weft audit`: who did what to the control plane; and the audit trails, found, verified and exported.
 
-use clap::Args;
+mod export;
+mod query;
+mod syslog;
+mod verify;
+
+use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use crate::answers::{Audit, Record};
@@ -18,14 +23,19 @@ Examples:
   weft audit                                the latest records
   weft audit --who ci --limit 100           what the key `ci` did
   weft audit --action token. -o json         every act on tokens, for programs
-  weft audit --before 500                   earlier records";
+  weft audit --before 500                   earlier records
+  weft audit query --tool delete_file       calls that policy marks, from every sidecar
+  weft audit verify                         whether all trails are as they were written
+  weft audit export --to tcp://logs:601     records for a syslog daemon";
 
 const DETAIL_CHARS_MAX: usize = 80;
 
 /// Shows who asked the control plane for what, and what came of it
 #[derive(Clone, Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub(crate) struct AuditArgs {
+    #[command(subcommand)]
+    pub(crate) what: Option<What>,
     /// Only what this operator or key asked for
     #[arg(long, value_name = "NAME")]
     pub(crate) who: Option<String>,
@@ -42,7 +52,24 @@ pub(crate) struct AuditArgs {
     pub(crate) form: FormArgs,
 }
 
+/// What is done with the trails.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum What {
+    Query(query::QueryArgs),
+    Verify(verify::VerifyArgs),
+    Export(export::ExportArgs),
+}
+
 pub(crate) async fn run(args: AuditArgs, context: &Context) -> Result<ExitCode, Failure> {
+    match args.what {
+        None => list(args, context).await,
+        Some(What::Query(args)) => query::run(args, context).await,
+        Some(What::Verify(args)) => verify::run(args, context).await,
+        Some(What::Export(args)) => export::run(args, context).await,
+    }
+}
+
+async fn list(args: AuditArgs, context: &Context) -> Result<ExitCode, Failure> {
     let path = Path::v1(&["audit"])
         .with("limit", Some(args.limit))
         .with("before", args.before)

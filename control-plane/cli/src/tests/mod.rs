@@ -8,5 +8,6 @@ mod fake;
 mod quotas;
 mod reference;
 mod showing;
+mod trail;
 mod watching;
 mod way;

@@ -1,6 +1,7 @@
 //! One sidecar of a mesh on this machine: what it is started with.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub(crate) struct Mesh {
     pub(crate) hub: Arc<Hub>,
     /// Told of each request that ended.
     tally: Arc<Tally>,
+    /// Where the trails of the sidecars lie, each in a folder of its own.
+    trails: PathBuf,
     address: SocketAddr,
     tokens: Arc<Tokens>,
     trust: Arc<Trust>,
@@ -92,8 +95,9 @@ pub(crate) fn node(name: &ServerName) -> String {
 const ANY: &str = "127.0.0.1:0";
 
 impl Mesh {
-    pub(crate) fn new(control_plane: &ControlPlane, tally: &Arc<Tally>) -> Self {
+    pub(crate) fn new(control_plane: &ControlPlane, home: &Path, tally: &Arc<Tally>) -> Self {
         Self {
+            trails: home.join("audit"),
             store: Arc::clone(&control_plane.store),
             hub: Arc::clone(&control_plane.hub),
             address: control_plane.sidecars,
@@ -103,8 +107,8 @@ impl Mesh {
         }
     }
 
-    /// Lets a sidecar in with a token of its own and starts it. It keeps nothing: the control plane is there whenever it
-    /// is, and where others listened in an earlier run is no use to it.
+    /// Lets a sidecar in with a token of its own and starts it. It keeps nothing but its audit trail: the control plane is
+    /// there whenever it is, and where others listened in an earlier run is no use to it.
     pub(crate) async fn start(&self, recipe: &Recipe) -> Result<Running, Failure> {
         let failed =
             |what: String| Failure::failed(format!("the sidecar {} does not start: {what}", recipe.node));
@@ -113,6 +117,7 @@ impl Mesh {
             "node": recipe.said,
             "source": { "controlPlane": { "address": self.address.to_string(), "proof": { "joinToken": token } } },
             "listen": recipe.listen,
+            "audit": { "folder": self.trails.join(recipe.node.as_str()) },
             "limits": { "drainTimeout": "5s", "connectionsMax": CONNECTIONS_MAX },
         });
         let bootstrap: Bootstrap =

@@ -95,7 +95,7 @@ pub(crate) async fn start(
     agents: Vec<Agent>,
 ) -> Result<Sides, Failure> {
     let (board, tally) = (Arc::new(Board::default()), Arc::new(Tally::default()));
-    let mesh = Arc::new(Mesh::new(control_plane, &tally));
+    let mesh = Arc::new(Mesh::new(control_plane, home, &tally));
     let read = read(&*mesh.store).await;
     let servers = read
         .map(|(_, servers)| servers)
