@@ -111,9 +111,10 @@ class Mesh:
         """The URL by which the agent reaches a server that its sidecar starts."""
         return self.reach(name, {"stdio": {"command": command, "args": list(args)}, **more}).url
 
-    def reach(self, name: str, spec: dict, *others: dict) -> Reach:
+    def reach(self, name: str, spec: dict, *others: dict, calls=()) -> Reach:
+        """`calls` are further resources for the sidecar beside the agent."""
         inbound = self.inbound(name, spec, *others)
-        outbound = self.outbound(name, inbound.ready["inbound"])
+        outbound = self.outbound(name, inbound.ready["inbound"], *calls)
         url = f"http://{outbound.ready['outbound']}/servers/{NAMESPACE}/{name}/mcp"
         return Reach(url, inbound, outbound)
 
@@ -124,13 +125,13 @@ class Mesh:
         listen = {"inbound": "127.0.0.1:0", "outbound": None, "health": "127.0.0.1:0", "admin": "127.0.0.1:0"}
         return self._sidecar(f"{name}-inbound", node, (NAMESPACE, name), listen, server, *others)
 
-    def outbound(self, name: str, address: str) -> Process:
+    def outbound(self, name: str, address: str, *others: dict) -> Process:
         """The sidecar beside the agent, which finds the server's sidecar at the address."""
         spec = {"endpoints": [{"address": address}], "serviceAccount": name}
         server = document("McpServer", NAMESPACE, name, spec)
         listen = {"inbound": None, "outbound": "127.0.0.1:0", "health": "127.0.0.1:0", "admin": "127.0.0.1:0"}
         node = {"id": f"{AGENT[0]}/{name}-agent"}
-        return self._sidecar(f"{name}-outbound", node, AGENT, listen, server)
+        return self._sidecar(f"{name}-outbound", node, AGENT, listen, server, *others)
 
     def _sidecar(self, name: str, node: dict, identity, listen: dict, *documents: dict) -> Process:
         directory = self._directory / name
