@@ -2,8 +2,9 @@
 
 use std::error::Error;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "envoy/service/discovery/v3/ads.proto",
+    "opentelemetry/proto/collector/trace/v1/trace_service.proto",
     "weft/config/v1/config.proto",
     "weft/identity/v1/identity.proto",
     "weft/quota/v1/quota.proto",

@@ -39,6 +39,8 @@ pub(crate) struct Sidecar {
     pub(crate) instance: usize,
     pub(crate) config: Arc<rustls::ClientConfig>,
     pub(crate) held: HashMap<ResourceType, HashMap<String, String>>,
+    /// Once it has heard of everything, it reads nothing more.
+    pub(crate) stalls: bool,
 }
 
 impl Sidecar {
@@ -84,6 +86,9 @@ impl Sidecar {
             }
             if waiting.remove(&ty) && waiting.is_empty() {
                 let _ = events.send(Event::Synced);
+                if self.stalls {
+                    std::future::pending::<()>().await;
+                }
             }
         }
         let _ = events.send(Event::Lost);

@@ -4,6 +4,7 @@
 //! the sidecars are simulated, each with its own key, certificate, connection and stream.
 
 mod child;
+mod churn;
 mod decide;
 mod fleet;
 mod micro;
@@ -26,6 +27,12 @@ struct Args {
     /// Leave out the fleet and run only what needs no connections.
     #[arg(long)]
     micro_only: bool,
+    /// Run only a mesh of so many resources that changes all the time.
+    #[arg(long, value_name = "RESOURCES")]
+    churn: Option<usize>,
+    /// For so many seconds.
+    #[arg(long, default_value_t = 600, requires = "churn")]
+    churn_secs: u64,
     /// Run as the control plane of a benchmark; used by the benchmark itself.
     #[arg(long, hide = true)]
     child: Option<std::path::PathBuf>,
@@ -41,6 +48,11 @@ fn main() -> anyhow::Result<()> {
         return runtime.block_on(child::run(folder, args.sidecars_at));
     }
     let mut table = table::Table::default();
+    if let Some(resources) = args.churn {
+        let length = std::time::Duration::from_secs(args.churn_secs);
+        runtime.block_on(churn::run(resources, length, &mut table))?;
+        return table.print();
+    }
     micro::run(&mut table)?;
     decide::run(&mut table)?;
     quota::run(&mut table)?;

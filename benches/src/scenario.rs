@@ -19,12 +19,12 @@ use crate::table::{Quantiles, Table};
 use weft_tests::link;
 
 /// Sidecars in one namespace, and so the reach of a change to one of its policies.
-const PER_NAMESPACE: usize = 10;
+pub(crate) const PER_NAMESPACE: usize = 10;
 const ROUNDS_ALL: usize = 10;
 const ROUNDS_FEW: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(120);
 
-struct Fleet {
+pub(crate) struct Fleet {
     size: usize,
     events: mpsc::UnboundedReceiver<Event>,
     address: watch::Sender<SocketAddr>,
@@ -147,7 +147,7 @@ async fn restart(
 }
 
 /// Gets every sidecar its certificate, over a few shared connections.
-async fn certify(
+pub(crate) async fn certify(
     plane: &ControlPlane,
     operator: &mut Operator,
     roots: &[CertificateDer<'static>],
@@ -174,6 +174,7 @@ async fn certify(
                 instance: n,
                 config,
                 held: HashMap::new(),
+                stalls: false,
             })
         }
     });
@@ -196,7 +197,7 @@ async fn certify(
     Ok(sidecars)
 }
 
-fn launch(sidecars: Vec<Sidecar>, address: SocketAddr) -> Fleet {
+pub(crate) fn launch(sidecars: Vec<Sidecar>, address: SocketAddr) -> Fleet {
     let (sender, events) = mpsc::unbounded_channel();
     let (address, _) = watch::channel(address);
     let size = sidecars.len();
@@ -219,7 +220,7 @@ fn launch(sidecars: Vec<Sidecar>, address: SocketAddr) -> Fleet {
 }
 
 impl Fleet {
-    async fn synced(&mut self, expected: usize) -> anyhow::Result<()> {
+    pub(crate) async fn synced(&mut self, expected: usize) -> anyhow::Result<()> {
         let mut count = 0;
         while count < expected {
             let event = tokio::time::timeout(PATIENCE, self.events.recv()).await;
@@ -232,7 +233,7 @@ impl Fleet {
         Ok(())
     }
 
-    async fn heard(
+    pub(crate) async fn heard(
         &mut self,
         policy: &str,
         expected: usize,
@@ -253,14 +254,14 @@ impl Fleet {
     }
 }
 
-fn server(namespace: &str, name: &str) -> String {
+pub(crate) fn server(namespace: &str, name: &str) -> String {
     format!(
         "---\napiVersion: weft.dev/v1alpha1\nkind: McpServer\nmetadata: {{ namespace: {namespace}, name: {name} }}\n\
          spec: {{ workload: {{ labels: {{ app: {name} }} }} }}\n"
     )
 }
 
-fn policy(namespace: &str, round: usize) -> String {
+pub(crate) fn policy(namespace: &str, round: usize) -> String {
     let mut text = format!(
         "apiVersion: weft.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {{ namespace: {namespace}, name: p }}\n\
          spec:\n  rules:\n"

@@ -7,6 +7,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use weft_proto::wire::ResourceType;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TypeLabel {
@@ -35,7 +36,7 @@ macro_rules! metrics {
         }
 
         impl Metrics {
-            pub fn new() -> Self {
+            fn registered() -> Self {
                 let mut registry = Registry::with_prefix("weft");
                 $(let $field: $kind = $new;
                 registry.register(stringify!($field), $help, $field.clone());)*
@@ -98,6 +99,16 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// What alerts look for is there from the beginning, as nothing: the first of it could not be told from a series
+    /// that is new.
+    pub fn new() -> Self {
+        let metrics = Self::registered();
+        for ty in ResourceType::ALL {
+            drop(metrics.xds_nacks.get_or_create(&TypeLabel { r#type: ty.name() }));
+        }
+        metrics
+    }
+
     /// The Prometheus text form.
     pub fn text(&self) -> String {
         let mut text = String::new();

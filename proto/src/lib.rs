@@ -10,6 +10,7 @@ pub mod name;
 pub mod pb;
 pub mod policy;
 pub mod resource;
+pub mod trace;
 pub mod wire;
 
 #[cfg(test)]

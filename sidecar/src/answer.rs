@@ -155,7 +155,7 @@ impl http_body::Body for Answer {
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
-                    record.took(data);
+                    record.heard(data);
                 }
             }
             Poll::Ready(Some(Err(broken))) => {

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use weft_certs::bundle::{Bundles, TrustStore};
 use weft_certs::tls::{self, ClientAuth, LiveIdentity};
 use weft_certs::verifier::Expect;
-use weft_proto::name::{HostPort, Workload};
+use weft_proto::name::{HostPort, Namespace, Workload};
 
 use crate::accept::{Listener, Tls};
 use crate::access_log::{AccessLog, Sink};
@@ -32,6 +32,7 @@ use crate::room::Room;
 use crate::servers::{self, Servers};
 use crate::state::Live;
 use crate::stdio::launch::Launcher;
+use crate::trace::{self, Tracer};
 use crate::{control, descriptors, pipeline, session_id};
 use shown::Shown;
 
@@ -39,6 +40,8 @@ use shown::Shown;
 const BACKLOG: u32 = 1024;
 /// How long the sink of the access log may take for the last lines.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a collector may take for the last spans.
+const SPANS_PATIENCE: Duration = Duration::from_secs(2);
 /// The part of the time to drain that is left to streams of the local agent, however long calls to the servers take.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// What the kinds of callers may speak, the better first.
@@ -117,6 +120,7 @@ pub struct Running {
     workers: Handle,
     log: AccessLog,
     audit: Audit,
+    tracer: Tracer,
     drain_timeout: Duration,
 }
 
@@ -192,6 +196,7 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
         workers,
         log: core.log,
         audit: core.audit,
+        tracer: core.tracer,
     })
 }
 
@@ -211,6 +216,7 @@ struct Core {
     servers: Servers,
     to: Arc<Outbound>,
     tokens: Tokens,
+    tracer: Tracer,
 }
 
 impl Core {
@@ -229,12 +235,23 @@ impl Core {
         let (live, identity) = (Live::empty(), LiveIdentity::empty());
         let audit = kept::audit(&bootstrap, &limits, &metrics, &identity)?;
         let trust = TrustStore::new(Bundles::default());
+        let tracer = Tracer::new(trace::Parts {
+            runtime: Handle::current(),
+            live: live.clone(),
+            identity: identity.clone(),
+            metrics: Arc::clone(&metrics),
+            namespace: Namespace::parse(bootstrap.node.id.namespace()).ok(),
+            node: bootstrap.node.id.clone(),
+            closing: CancellationToken::new(),
+            sending: TaskTracker::new(),
+        });
         let servers = Servers::new(servers::Parts {
             node: bootstrap.node.clone(),
             limits: Arc::clone(&limits),
             metrics: Arc::clone(&metrics),
             launcher,
             drain: tokens.drain.clone(),
+            tracer: tracer.clone(),
         });
         let config = outbound::Config {
             identity: identity.clone(),
@@ -258,6 +275,7 @@ impl Core {
             servers,
             to,
             tokens,
+            tracer,
         })
     }
 
@@ -312,6 +330,8 @@ impl Core {
             log: self.log.clone(),
             drain: self.tokens.leave.clone(),
             nowhere: self.nowhere("outbound"),
+            traced: self.tracer.calling(),
+            tracer: self.tracer.clone(),
         });
         self.listener("outbound", None, &self.tokens.leave).serve(socket, service)
     }
@@ -405,6 +425,7 @@ impl Running {
         self.lasting.close();
         let ended = async { tokio::join!(self.traffic.wait(), self.lasting.wait()) };
         let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
+        self.tracer.close(SPANS_PATIENCE).await;
         let closing = self.workers.spawn_blocking(move || {
             self.log.close(LOG_PATIENCE);
             self.audit.close();

@@ -20,7 +20,7 @@ use crate::answer::Answer;
 use crate::authorize::Permit;
 use crate::backend::way::Way;
 use crate::backend::{Backend, Http, IDLE_TIMEOUT};
-use crate::classify::{Call, Kind};
+use crate::classify::{self, Call, Kind};
 use crate::exchange::front::{Front, Incoming, Patience};
 use crate::headers::{self, CALLER, SERVER, SESSION};
 use crate::identify::Caller;
@@ -28,12 +28,14 @@ use crate::limits::Limits;
 use crate::metrics::Counted;
 use crate::oldest::{self, Exchange};
 use crate::receive::Received;
+use crate::record::Open;
 use crate::refusal::Refusal;
 pub(crate) use crate::relay::READ_ON_SILENCE_MAX;
 use crate::relay::{self, Ending, Relay, WhenLeft};
 use crate::servers::Local;
 use crate::session_id;
 use crate::tools::Treated;
+use crate::trace::{Onward, Part};
 use crate::upstream::{Outgoing, SendError, UpstreamBody};
 
 /// What forwarding to a server beside this sidecar needs.
@@ -45,6 +47,7 @@ pub struct Inbound<'a> {
     pub sessions: &'a session_id::Key,
     pub drain: &'a CancellationToken,
     pub treated: &'a Treated,
+    pub onward: &'a Onward,
 }
 
 /// Forwards what was permitted to the server beside this sidecar. The call's place is free again when the server is
@@ -55,20 +58,30 @@ pub async fn inbound(
     call: &Call<'_>,
     _permit: Permit,
     admitted: Admitted,
+    record: &mut Open,
 ) -> Result<Response<Answer>, Refusal> {
     if let Some(refusal) = to.not_offered(call.era) {
         return Err(refusal);
     }
-    match &*to.server.backend {
+    let began = record.mark();
+    let (part, answer) = match &*to.server.backend {
         Backend::Http(http) => {
             match http.ways.of(call.era, to.is_oldest(received, call), to.call_timeout()).await? {
-                Way::Through => to.transparent(http, received, call, admitted, false).await,
-                Way::ThroughSse => to.transparent(http, received, call, admitted, true).await,
-                Way::Exchange(front) => Box::pin(to.exchanged(&front, received, call, admitted)).await,
+                Way::Through => (Part::Upstream, to.transparent(http, received, call, admitted, false).await),
+                Way::ThroughSse => {
+                    (Part::Upstream, to.transparent(http, received, call, admitted, true).await)
+                }
+                Way::Exchange(front) => {
+                    (Part::Bridge, Box::pin(to.exchanged(&front, received, call, admitted)).await)
+                }
             }
         }
-        Backend::Child(child) => Box::pin(to.exchanged(&child.front, received, call, admitted)).await,
-    }
+        Backend::Child(child) => {
+            (Part::Bridge, Box::pin(to.exchanged(&child.front, received, call, admitted)).await)
+        }
+    };
+    record.took(part, began);
+    answer
 }
 
 impl Inbound<'_> {
@@ -83,7 +96,7 @@ impl Inbound<'_> {
             Era::Modern => Refusal::Invalid("this server is offered in the legacy era only".to_owned()),
             Era::Legacy => Refusal::UnsupportedVersion {
                 requested: "a legacy revision".to_owned(),
-                supported: crate::classify::MODERN.to_vec(),
+                supported: classify::MODERN.to_vec(),
             },
         })
     }
@@ -107,9 +120,12 @@ impl Inbound<'_> {
         let result_bytes_max = self.treated.result_bytes_max;
         let patience = Patience { call: self.call_timeout(), idle: Some(self.idle_max()), result_bytes_max };
         let caller = self.caller.shared_name();
-        let (head, body) = (&received.head, &received.body);
+        let (head, body) = (&received.head, &self.onward.body);
         let incoming = Incoming { caller: &caller, head, body, patience, admitted: &admitted };
-        let response = front.serve(incoming, call).await?;
+        // What was read is a part of the bytes that came, which are not those that go on.
+        let again =
+            self.onward.is_changed.then(|| classify::again(body, call.era, self.limits)).transpose()?;
+        let response = front.serve(incoming, again.as_ref().unwrap_or(call)).await?;
         let is_stream = is_event_stream(response.headers());
         let answer = response.map(Answer::from);
         Ok(match is_stream {
@@ -132,8 +148,9 @@ impl Inbound<'_> {
     ) -> Result<Response<Answer>, Refusal> {
         let mut headers = headers::toward_server(&received.head.headers, Some(&http.host));
         self.sign(&mut headers);
+        self.onward.sign(&mut headers);
         self.unbind_session(&mut headers, call.era)?;
-        let mut request = Box::new(Request::new(Full::new(received.body.clone())));
+        let mut request = Box::new(Request::new(Full::new(self.onward.body.clone())));
         *request.method_mut() = received.head.method.clone();
         let query = received.head.uri.query();
         *request.uri_mut() = match (oldest, &call.kind) {

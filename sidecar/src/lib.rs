@@ -46,5 +46,6 @@ mod standing;
 pub mod state;
 pub mod stdio;
 pub mod tools;
+pub mod trace;
 pub mod upstream;
 mod watched;

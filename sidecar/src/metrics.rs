@@ -70,6 +70,11 @@ pub struct ToolCheckLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SpanDropLabel {
+    pub reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct LimitLabels {
     pub policy: Arc<str>,
     pub limit: Arc<str>,
@@ -147,6 +152,8 @@ metrics! {
     audit_seals: Counter = Counter::default(), "Times that the audit trail was signed";
     audit_unshipped: Gauge = Gauge::default(), "Lines of the audit trail that the control plane has not";
     audit_failures: Family<ReasonLabel, Counter> = Family::default(), "Times that the audit trail could not be written, signed or shipped: write, no_identity, seal, read, ship, ship_refused";
+    spans_sent: Counter = Counter::default(), "Spans of calls that a collector took";
+    spans_dropped: Family<SpanDropLabel, Counter> = Family::default(), "Spans that no collector took: the queue was full (queue_full), it could not be reached or would not have them (not_taken, rejected), or there is none any more (nowhere)";
     panics: Counter = Counter::default(), "Requests that ended in a panic";
 }
 

@@ -35,7 +35,8 @@ use crate::shown::{self, Cutter};
 use crate::standing::{self, Asked};
 use crate::state::{Current, Live};
 use crate::tools::Treated;
-use crate::{accept, authorize, clock, logged, session_id, tools};
+use crate::trace::{Part, Trace};
+use crate::{accept, authorize, clock, logged, session_id, tools, trace};
 
 pub use outbound::{Outbound, Parts as OutboundParts};
 
@@ -87,21 +88,28 @@ impl Inbound {
         record.about(Arc::clone(&server.series), Arc::clone(&server.label));
         let entry = current.snapshot.server(&server.name).ok_or(Refusal::NotReady)?;
         record.event.is_unwritten = !logged::is_logged(entry, &connection.caller, &call);
+        let asked = trace::Asked { call: &call, headers: &received.head.headers, connection };
+        record.trace = Trace::begin(trace::of(entry), &server.traced, asked);
         let decided = &mut record.event.decided;
         let permit = authorize::authorize(&current.snapshot, entry, &connection.caller, &call, decided);
         let marked =
             audit::About { snapshot: &current.snapshot, entry, caller: &connection.caller, call: &call };
         parts.audit.begin(marked, permit.is_err(), record).await?;
         let permit = permit?;
-        let held = parts.quotas.take(&server, entry, &connection.caller, &call, &mut record.event).await?;
+        let queued = record.mark();
+        let held = parts.quotas.take(&server, entry, &connection.caller, &call, &mut record.event).await;
+        record.took(Part::Queue, queued);
+        let held = held?;
         let about = About { connection, server: &server, received: &received, call: &call };
         let treated = about.treat(&current, record).await?;
+        let queued = record.mark();
         let admitted = match (call.listens(), call.is_exempt()) {
-            (true, _) => server.places.listen()?,
-            (false, true) => Places::exempt(),
-            (false, false) => server.places.admit(Counted::new(server.in_flight.clone())).await?,
+            (true, _) => server.places.listen(),
+            (false, true) => Ok(Places::exempt()),
+            (false, false) => server.places.admit(Counted::new(server.in_flight.clone())).await,
         };
-        let admitted = admitted.holding(held.keep());
+        record.took(Part::Queue, queued);
+        let admitted = admitted?.holding(held.keep());
         // It may have waited, and what it waited for was not a policy that forbids it, or another tool of that name.
         let Judged { current, permit, treated } =
             parts.still(Judged { current, permit, treated }, about, record).await?;
@@ -112,12 +120,13 @@ impl Inbound {
             sessions: &parts.sessions,
             drain: &parts.drain,
             treated: &treated,
+            onward: &trace::onward(record.trace.as_ref(), &received, &call, &parts.limits, &parts.room),
         };
         if let Some(kept) = treated.kept(&server.tools, &call) {
             return Ok(kept);
         }
         let cutter = Cutter::new(&call, connection, &server.name, &parts.live, &parts.limits);
-        let response = forward::inbound(inbound, &received, &call, permit, admitted).await?;
+        let response = forward::inbound(inbound, &received, &call, permit, admitted, record).await?;
         let response = tools::answered(treated, &server.tools, &call, response, &parts.limits).await?;
         let response = shown::show(response, cutter, &parts.limits).await?;
         let asked = || Asked {

@@ -8,6 +8,7 @@ use crate::audit::Recording;
 use crate::authorize::Decided;
 use crate::metrics::ServerSeries;
 use crate::refusal::Refusal;
+use crate::trace::{Part, Trace};
 
 /// What there is to say of a request. Texts that callers choose are clipped when the event is written.
 #[derive(Clone, Debug)]
@@ -53,12 +54,14 @@ pub struct Open {
     log: AccessLog,
     /// Where policy wants the call in the audit trail.
     pub(crate) audit: Option<Box<Recording>>,
+    /// Of a call that is traced.
+    pub trace: Option<Trace>,
 }
 
 impl Open {
     /// In a box, for it is handed on with every step of an answer.
     pub fn new(event: Event, began: Instant, series: Arc<ServerSeries>, log: AccessLog) -> Box<Self> {
-        Box::new(Self { event, began, series, log, audit: None })
+        Box::new(Self { event, began, series, log, audit: None, trace: None })
     }
 
     /// The request is about this server after all.
@@ -68,10 +71,13 @@ impl Open {
     }
 
     /// Bytes of the answer go to the caller.
-    pub(crate) fn took(&mut self, data: &[u8]) {
+    pub(crate) fn heard(&mut self, data: &[u8]) {
         self.event.response_bytes += data.len() as u64;
         if let Some(audit) = &mut self.audit {
             audit.feed(data);
+        }
+        if let Some(trace) = &mut self.trace {
+            trace.hear(data);
         }
     }
 
@@ -85,6 +91,18 @@ impl Open {
         audit.refused(&self.event).await;
     }
 
+    /// When a part of the call begins; none where nobody wants to know.
+    pub fn mark(&self) -> Option<Instant> {
+        self.trace.as_ref().is_some_and(Trace::is_recorded).then(Instant::now)
+    }
+
+    /// A part of the call ended.
+    pub fn took(&mut self, part: Part, since: Option<Instant>) {
+        if let (Some(trace), Some(since)) = (&mut self.trace, since) {
+            trace.took(part, self.began, since);
+        }
+    }
+
     /// The request ended.
     pub fn finish(mut self: Box<Self>) {
         self.event.duration = self.began.elapsed();
@@ -96,6 +114,9 @@ impl Open {
         }
         if let Some(audit) = self.audit.take() {
             audit.finish(&self.event);
+        }
+        if let Some(trace) = self.trace.take() {
+            trace.finish(&self.event);
         }
         // What a policy wants recorded is, whatever telemetry says of the rest.
         if self.event.decided.audit || !self.event.is_unwritten {

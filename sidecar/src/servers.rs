@@ -29,6 +29,7 @@ use crate::state::{Current, Origin};
 use crate::stdio::Phase;
 use crate::stdio::launch::Launcher;
 use crate::tools::Tools;
+use crate::trace::{self, Tracer};
 
 /// A server beside this sidecar.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub struct Local {
     pub checked: Option<Arc<Checked>>,
     /// What it advertises, and what policies for its tools need.
     pub tools: Arc<Tools>,
+    /// By whom calls of it are traced.
+    pub traced: trace::Service,
 }
 
 /// The servers beside this sidecar now. Clones are the same.
@@ -73,6 +76,7 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     pub launcher: Launcher,
     pub drain: CancellationToken,
+    pub tracer: Tracer,
 }
 
 impl Servers {
@@ -217,6 +221,7 @@ impl Servers {
             backend,
             checked,
             tools,
+            traced: before.map_or_else(|| parts.tracer.serving(name), |local| local.traced.clone()),
             label,
         }))
     }

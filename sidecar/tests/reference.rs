@@ -9,7 +9,7 @@ use weft_sidecar::cli;
 use weft_sidecar::limits::Limits;
 use weft_sidecar::metrics::{
     DurationLabels, LimitLabels, ListenerLabel, Metrics, QuotaLabels, ReasonLabel, RefusedLabel,
-    RequestLabels, ServerLabel, ServerOutcomeLabels, ToolCheckLabels,
+    RequestLabels, ServerLabel, ServerOutcomeLabels, SpanDropLabel, ToolCheckLabels,
 };
 use weft_sidecar::refusal::Refusal;
 
@@ -100,6 +100,7 @@ fn metrics_shown() -> String {
     for family in [&metrics.tool_readings, &metrics.kept_answers] {
         drop(family.get_or_create(&ServerOutcomeLabels { server: "".into(), outcome: "" }));
     }
+    drop(metrics.spans_dropped.get_or_create(&SpanDropLabel { reason: "" }));
     drop(metrics.connections_refused.get_or_create(&RefusedLabel { listener: "", reason: "" }));
     let labels = RequestLabels { listener: "", server: "".into(), method: "", reason: "" };
     drop(metrics.requests.get_or_create(&labels));

@@ -6,6 +6,7 @@ mod fleet;
 mod load;
 mod plane;
 mod process;
+mod way;
 
 mod clock;
 mod completed;
@@ -15,6 +16,7 @@ mod descriptors;
 mod disk;
 mod killed;
 mod memory;
+mod names;
 mod overload;
 mod paused;
 mod rotation;

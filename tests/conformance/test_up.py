@@ -79,6 +79,15 @@ def children(pid: int) -> list[int]:
 
 def call(url: str, tool: str, arguments: dict) -> requests.Response:
     """Calls a tool as a client of 2026-07-28 does."""
+    return ask(url, "tools/call", tool, {"name": tool, "arguments": arguments})
+
+
+def tools(url: str) -> list[str]:
+    """The tools that a client is shown, by name."""
+    return [tool["name"] for tool in ask(url, "tools/list", None, {}).json()["result"]["tools"]]
+
+
+def ask(url: str, method: str, target: str | None, params: dict) -> requests.Response:
     revision = "2026-07-28"
     meta = {
         "io.modelcontextprotocol/protocolVersion": revision,
@@ -87,15 +96,16 @@ def call(url: str, tool: str, arguments: dict) -> requests.Response:
     message = {
         "jsonrpc": "2.0",
         "id": 1,
-        "method": "tools/call",
-        "params": {"name": tool, "arguments": arguments, "_meta": meta},
+        "method": method,
+        "params": {**params, "_meta": meta},
     }
     headers = {
         "Accept": "application/json, text/event-stream",
         "MCP-Protocol-Version": revision,
-        "Mcp-Method": "tools/call",
-        "Mcp-Name": tool,
+        "Mcp-Method": method,
     }
+    if target:
+        headers["Mcp-Name"] = target
     session = requests.Session()
     session.trust_env = False
     return session.post(url, json=message, headers=headers, timeout=20)
@@ -157,17 +167,40 @@ def test_every_sidecar_follows_a_policy_that_is_applied_and_the_status_says_so(t
         assert call(url, "delete_everything", {}).status_code == 403
 
 
-def finer() -> str:
-    """The resources that the tour applies to say it more finely."""
+def of_the_tour(file: str) -> str:
+    """The resources that the tour writes into a file."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    return re.search(r"cat > finer\.yaml <<'YAML'\n(.+?)YAML\n", readme, re.DOTALL).group(1)
+    return re.search(rf"cat > {re.escape(file)} <<'YAML'\n(.+?)YAML\n", readme, re.DOTALL).group(1)
+
+
+def test_the_tour_shows_a_tool_to_one_agent_and_hides_it_from_another(tmp_path):
+    with Up(tmp_path, "--agent", "cleaner") as up:
+        said = up.said_until("demo/example: ready")
+        url = re.search(r'"url": "(.+)"', said).group(1)
+        address = re.search(r"local/cleaner +(http://[0-9.:]+)/servers", said).group(1)
+        cleaner = re.sub(r"http://[0-9.:]+", address, url)
+        assert cleaner != url
+        hidden = "delete_everything"
+        assert call(cleaner, "greet", {}).status_code == 404, "whom no rule names is not told that there is a server"
+        up.weft("apply", "-f", "-", stdin=of_the_tour("cleaner.yaml"))
+        assert up.in_sync("demo/example-up", "local/agent", "local/cleaner")
+        assert tools(url) == ["greet", "add", "count"]
+        assert tools(cleaner) == ["greet", hidden]
+        assert call(cleaner, hidden, {}).status_code == 200
+        assert call(url, hidden, {}).status_code == 403
+        why = lambda who: up.weft("explain", "--as", f"local/{who}", "--tool", f"demo/example/{hidden}")  # noqa: E731
+        assert why("cleaner").startswith("allowed: the rule demo/cleaner#0")
+        assert why("agent").startswith("refused: ")
+        identities = up.weft("who-can", f"demo/example/{hidden}")
+        assert re.search(r"sa/cleaner +yes", identities), identities
+        assert re.search(r"sa/agent +no", identities), identities
 
 
 def test_the_tour_refuses_by_argument_limits_and_withholds_until_it_is_approved(tmp_path):
     with Up(tmp_path) as up:
         said = up.said_until("demo/example: ready")
         url = re.search(r'"url": "(.+)"', said).group(1)
-        up.weft("apply", "-f", "-", stdin=finer())
+        up.weft("apply", "-f", "-", stdin=of_the_tour("finer.yaml"))
         assert up.in_sync("demo/example-up", "local/agent")
         assert call(url, "add", {"a": 2, "b": 3}).status_code == 200
         refused = call(url, "add", {"a": 2000, "b": 3})

@@ -34,7 +34,7 @@ pub(crate) const LONG: &[Excuse] = &[
         "one state machine, whose every transition reads the same fields",
     ),
     ("sidecar/src/app.rs", 515, "the composition root, a list of what is started and how it ends"),
-    ("control-plane/src/app.rs", 520, "the composition root, a list of what is started"),
+    ("control-plane/src/app.rs", 530, "the composition root, a list of what is started"),
     (
         "control-plane/src/plan/world.rs",
         510,

@@ -57,7 +57,7 @@ pub(crate) enum Answer {
 
 const SERVER: &str = r#""serverInfo":{"name":"weft-load","version":"1"}"#;
 const CAPABILITIES: &str = r#""capabilities":{"tools":{"listChanged":true}}"#;
-const SCHEMA: &str = r#""inputSchema":{"type":"object"}"#;
+const SCHEMA: &str = r#""inputSchema":{"type":"object","properties":{"text":{"type":"string","maxLength":1000000},"bytes":{"type":"integer","minimum":0},"events":{"type":"integer","minimum":0,"maximum":100000}},"additionalProperties":true}"#;
 
 /// Answers one message; `None` if it is none.
 pub(crate) fn answer(bytes: &[u8]) -> Option<Answer> {

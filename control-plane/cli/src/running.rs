@@ -22,7 +22,7 @@ use crate::screen::{Above, Screen};
 use crate::serve::{ControlPlaneArgs, LogArgs, LogFormat, UpArgs};
 use crate::terminal::Terminal;
 use crate::up::sides::{self, Sides};
-use crate::up::{show, tour};
+use crate::up::{agents, show, tour};
 
 /// The environment variable that holds the key when no file does. It is no flag: a command line can be seen by others.
 const CA_KEY_VARIABLE: &str = "WEFT_CA_KEY";
@@ -32,12 +32,14 @@ const DATA: &str = "data";
 /// Starts a mesh in a folder and serves it until it is stopped.
 pub(crate) async fn up(args: UpArgs, resources: Vec<File>, context: &Context) -> Result<ExitCode, Failure> {
     let terminal = &context.terminal;
+    let agents = agents::all(args.listen_agent, &args.agents);
+    let agents = agents.map_err(|why| Failure::usage(format!("--agent: {why}")))?;
+    let agents = (!args.no_sidecars).then_some(agents);
     let draws = terminal.drawable() && !args.no_table && !args.no_sidecars;
     let screen = draws.then(|| Arc::new(Screen::new(Arc::clone(terminal))));
     start_log(&args.log, screen.as_ref())?;
     weft_sidecar::descriptors::raise();
     let named = !args.files.is_empty();
-    let listen_agent = (!args.no_sidecars).then_some(args.listen_agent);
     let home = &context.given.home;
     make_folder(home)?;
     let mut config = Config::local(home.join(DATA));
@@ -51,8 +53,8 @@ pub(crate) async fn up(args: UpArgs, resources: Vec<File>, context: &Context) ->
     let begins = running.admin_token.is_some();
     let resources = if named || begins { resources } else { Vec::new() };
     let applied = apply(home, resources, context).await?;
-    let sides = match listen_agent {
-        Some(listen) => Some(Box::pin(sides::start(&running, home, listen)).await?),
+    let sides = match agents {
+        Some(agents) => Some(Box::pin(sides::start(&running, home, agents)).await?),
         None => None,
     };
     greet(terminal, home, &running, applied, sides.as_ref())?;
@@ -90,7 +92,7 @@ async fn with_sidecars(
 
 /// Says where the agent's endpoint is, what stands behind it, and how a client is told of it.
 async fn introduce(terminal: &Terminal, sides: &Sides) -> Result<(), Failure> {
-    let (agent, seen) = (sides.address, sides.board.look());
+    let (agent, seen) = (sides.address(), sides.board.look());
     let urls = seen.servers.keys().map(|name| (name, format!("http://{agent}/servers/{name}/mcp")));
     let mut said =
         String::from("\nServers, each with a sidecar beside it and mutual TLS on the way there:\n");
@@ -100,6 +102,14 @@ async fn introduce(terminal: &Terminal, sides: &Sides) -> Result<(), Failure> {
     let width = shown.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
     for (name, what) in shown {
         said += &format!("  {name:<width$}  {what}\n");
+    }
+    if let [_, others @ ..] = &*sides.agents
+        && !others.is_empty()
+    {
+        said += "Other agents, each with an identity and an address of its own:\n";
+        others.iter().for_each(|(node, address)| {
+            said += &format!("  {node}  http://{address}/servers/<server>/mcp\n")
+        });
     }
     let clients: serde_json::Map<_, _> =
         urls.map(|(name, url)| (name.name.to_string(), json!({ "type": "http", "url": url }))).collect();

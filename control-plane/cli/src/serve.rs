@@ -13,6 +13,7 @@ use crate::examples;
 use crate::failure::{ExitCode, Failure};
 use crate::files::{self, File};
 use crate::running;
+use crate::up::agents::Agent;
 use crate::up::desktop;
 
 const UP_EXAMPLES: &str = "\
@@ -20,6 +21,7 @@ Examples:
   weft up                                   a mesh in ./.weft with a small server to try it with
   weft up -f mesh/                          … with the resources of a folder
   weft up -f claude_desktop_config.json     … with the servers of a desktop client
+  weft up --agent cleaner=127.0.0.1:7410    … with a second agent, local/cleaner, at an address of its own
   weft up --listen-operators 127.0.0.1:0    … with a port of the system's choice";
 
 const CONTROL_PLANE_EXAMPLES: &str = "\
@@ -55,7 +57,8 @@ pub(crate) struct LogArgs {
 /// Servers that are commands are started and supervised by their sidecars. Between the agent's sidecar and theirs is
 /// mutual TLS, with certificates of the mesh's own authority. A server that is applied later gets its sidecar, and one
 /// that is deleted loses it, without a restart; there are at most 64. A table shows how each server stands and what
-/// became of calls; without a terminal, or with TERM=dumb, each change is a line.
+/// became of calls; without a terminal, or with TERM=dumb, each change is a line. Your agent calls as local/agent; with
+/// --agent there are others, up to 8 in all, who may be allowed other things.
 ///
 /// The files of the mesh are kept in .weft of this folder. At first start the authority and an admin token are made, and
 /// operator.json is written, so that every other command works in this folder without further flags. Where each sidecar
@@ -85,6 +88,9 @@ pub(crate) struct UpArgs {
     /// Where the agent on this machine reaches the servers
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7400")]
     pub(crate) listen_agent: SocketAddr,
+    /// A further agent, with an identity and an endpoint of its own, as NAME or NAME=ADDRESS; repeatable
+    #[arg(long = "agent", value_name = "AGENT")]
+    pub(crate) agents: Vec<Agent>,
     /// Start the control plane alone
     #[arg(long)]
     pub(crate) no_sidecars: bool,

@@ -142,12 +142,18 @@ impl IdentityService {
             .queue
             .submit(attested.priority, move || trust.issue(&request, &id, lifetime))
             .map_err(|_| overloaded())?;
-        self.metrics.certificate_queue.set(i64::try_from(self.queue.len()).unwrap_or(i64::MAX));
-        match timeout(self.settings.timeout, signed).await {
+        self.measure_queue();
+        let answered = timeout(self.settings.timeout, signed).await;
+        self.measure_queue();
+        match answered {
             Ok(Ok(result)) => result.map_err(Refusal::Issue),
             Ok(Err(_)) => Err(Refusal::Panicked),
             Err(_) => Err(overloaded()),
         }
+    }
+
+    fn measure_queue(&self) {
+        self.metrics.certificate_queue.set(i64::try_from(self.queue.len()).unwrap_or(i64::MAX));
     }
 
     fn response(&self, issued: Issued, now: SystemTime) -> CertifyResponse {

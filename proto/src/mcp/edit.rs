@@ -56,6 +56,11 @@ pub fn with_meta(message: &[u8], request: &Request<'_>, members: &[(&'static str
         let inserted = format!(r#","params":{{"_meta":{}}}"#, object(members));
         return splice(message, vec![(after_id..after_id, inserted.into())]);
     };
+    with_meta_in(message, params, members)
+}
+
+/// A message with members of `_meta` set in its parameters.
+pub(crate) fn with_meta_in(message: &[u8], params: Raw<'_>, members: &[(&'static str, &str)]) -> Vec<u8> {
     let edits = match params.member("_meta") {
         Some(meta) if meta.is_object() => set(message, meta, members),
         Some(null) => vec![(span(message, null.get()), object(members).into())],

@@ -67,6 +67,11 @@ impl<'a> Raw<'a> {
         self.text().filter(|text| !text.contains('\0'))
     }
 
+    /// Whether a result says that its tool failed.
+    pub fn is_tool_error(self) -> bool {
+        self.member("isError").is_some_and(|it| it.get() == "true")
+    }
+
     pub(crate) fn is_object(self) -> bool {
         self.0.starts_with('{')
     }

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use weft_certs::bundle::TrustStore;
 use weft_certs::tls::LiveIdentity;
 use weft_proto::compile::Snapshot;
-use weft_proto::name::ServerName;
+use weft_proto::name::{HostPort, ServerName};
 
 use crate::refusal::Refusal;
 use crate::session_id::{Key, Tag};
@@ -71,6 +71,8 @@ pub struct Answer {
     pub response: Response<UpstreamBody>,
     /// Which instance it was, for [`Outbound::stick`].
     pub instance: Tag,
+    /// Where it is.
+    pub address: HostPort,
 }
 
 /// Instances of servers and connections to them, as the configuration has it.
@@ -180,7 +182,7 @@ impl Outbound {
             Ok(Ok(response)) => {
                 judge(is_failure(response.status()));
                 let response = response.map(|body| body.hold(in_flight));
-                Ok(Answer { response, instance: instance.tag })
+                Ok(Answer { response, instance: instance.tag, address: instance.address.clone() })
             }
             Ok(Err(error)) => {
                 let failure = Failure::from(error);

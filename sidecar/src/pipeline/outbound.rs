@@ -33,7 +33,8 @@ use crate::relay::{Relay, WhenLeft};
 use crate::room::Room;
 use crate::session_id::Tag;
 use crate::state::{Live, Origin};
-use crate::{accept, authorize};
+use crate::trace::{Onward, Part, Trace, Tracer};
+use crate::{accept, authorize, trace};
 
 use super::{finish, note, opened};
 
@@ -58,6 +59,9 @@ pub struct Parts {
     /// For requests about no server.
     pub nowhere: Arc<ServerSeries>,
     pub series: SeriesByServer,
+    pub tracer: Tracer,
+    /// The agent, as its calls are traced.
+    pub traced: trace::Service,
 }
 
 impl Outbound {
@@ -84,6 +88,8 @@ impl Outbound {
         if current.origin == Origin::Nothing {
             return Err(Refusal::NotReady);
         }
+        let asked = trace::Asked { call: &call, headers: &received.head.headers, connection };
+        record.trace = Trace::begin(parts.tracer.own(&current), &parts.traced, asked);
         // Only names that exist get series of their own: whoever calls chooses the others.
         let server =
             current.snapshot.server(named).ok_or_else(|| Refusal::UnknownServer(named.to_string()))?;
@@ -92,7 +98,14 @@ impl Outbound {
         let series = parts.series.of(server);
         record.about(Arc::clone(&series), server.to_string().into());
         let _permit = authorize::local();
-        let answer = self.send(server, &received, &call, manner).await?;
+        let onward = trace::onward(record.trace.as_ref(), &received, &call, &parts.limits, &parts.room);
+        let began = record.mark();
+        let answer = self.send(server, &received, &call, manner, onward).await;
+        record.took(Part::Upstream, began);
+        let answer = answer?;
+        if let Some(trace) = &mut record.trace {
+            trace.to(&answer.address);
+        }
         let exchange = self.exchange(server, answer.instance, &received, &call);
         self.relayed(server, answer, &call, &series, exchange)
     }
@@ -103,16 +116,18 @@ impl Outbound {
         received: &Received,
         call: &Call<'_>,
         manner: Manner,
+        onward: Onward,
     ) -> Result<to::Answer, Refusal> {
         // The pool names whoever it connects to.
         let mut headers = headers::toward_server(&received.head.headers, None);
+        onward.sign(&mut headers);
         let session = self.unstick(server, &mut headers, call.era)?;
         let messages = self.unstick_address(server, received, call)?;
         let (bound, path) = match (session, messages) {
             (_, Some((instance, path))) => (Some(instance), Some(path)),
             (session, None) => (session, None),
         };
-        let mut request = Box::new(Request::new(Full::new(received.body.clone())));
+        let mut request = Box::new(Request::new(Full::new(onward.body)));
         *request.method_mut() = received.head.method.clone();
         *request.headers_mut() = headers;
         let task = call.request().and_then(|request| request.target()).and_then(|target| match target {

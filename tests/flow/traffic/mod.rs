@@ -1,6 +1,7 @@
 //! Stories of sidecars: real ones, with a real control plane, between real connections.
 
 mod agent;
+mod collector;
 mod pair;
 mod upstream;
 
@@ -24,3 +25,4 @@ mod quotas;
 mod shared;
 mod streams;
 mod tools;
+mod traces;

@@ -143,12 +143,12 @@ fn stdio_table(out: &mut impl Write, book: &Book) -> anyhow::Result<()> {
 
 /// The product's goals: what, what was seen, and what is wanted of it.
 fn goals(out: &mut impl Write, book: &Book) -> anyhow::Result<()> {
-    use System::{Envoy, Nginx, Relay, Weft};
+    use System::{Envoy, Nginx, Relay, Weft, WeftPolicies};
     let (one, busy) = (Load::Small(1), Load::Small(64));
     let stdio = |what: &str| book.get(&format!("stdio {what}"));
     let added =
         stdio("through weft, 1: p50").zip(stdio("directly, 1: p50")).map(|(through, bare)| through - bare);
-    let rows: [(&str, Option<f64>, &str); 12] = [
+    let rows: [(&str, Option<f64>, &str); 15] = [
         ("requests/s, 64 connections, ÷ nginx", book.ratio(busy, (Weft, Nginx), |it| it.rate), "≥ 1.1"),
         (
             "calls per second of CPU, 64 connections, ÷ nginx",
@@ -160,6 +160,21 @@ fn goals(out: &mut impl Write, book: &Book) -> anyhow::Result<()> {
             "calls per second of CPU, 64 connections, ÷ Envoy",
             book.ratio(busy, (Envoy, Weft), |it| it.cpu),
             "≥ 4",
+        ),
+        (
+            "requests/s, 64 connections, every policy, ÷ nginx",
+            book.ratio(busy, (WeftPolicies, Nginx), |it| it.rate),
+            "≥ 1.1",
+        ),
+        (
+            "requests/s, 64 connections, every policy, ÷ Envoy",
+            book.ratio(busy, (WeftPolicies, Envoy), |it| it.rate),
+            "≥ 4",
+        ),
+        (
+            "requests/s, 64 connections, every policy ÷ one",
+            book.ratio(busy, (WeftPolicies, Weft), |it| it.rate),
+            "-",
         ),
         ("CPU per call, 64 connections, ÷ relay", book.ratio(busy, (Weft, Relay), |it| it.cpu), "≤ 1.3"),
         ("added p50, one connection, ÷ Envoy's", book.added_ratio(one, (Weft, Envoy), |it| it.p50), "≤ 0.5"),

@@ -35,11 +35,21 @@ pub(crate) enum System {
     McpProxy,
     Relay,
     Weft,
+    /// Weft with every kind of policy.
+    WeftPolicies,
 }
 
 impl System {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Direct, Self::Relay, Self::Nginx, Self::Haproxy, Self::Envoy, Self::McpProxy, Self::Weft];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Direct,
+        Self::Relay,
+        Self::Nginx,
+        Self::Haproxy,
+        Self::Envoy,
+        Self::McpProxy,
+        Self::Weft,
+        Self::WeftPolicies,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -50,6 +60,7 @@ impl System {
             Self::McpProxy => "mcp-proxy",
             Self::Relay => "relay",
             Self::Weft => "weft",
+            Self::WeftPolicies => "weft-policies",
         }
     }
 
@@ -66,6 +77,10 @@ impl System {
             Self::McpProxy => "**plain HTTP** (it has no mTLS), JSON-RPC parsed and routed by tool",
             Self::Relay => "mTLS relay written by hand for this benchmark; heads parsed, nothing else",
             Self::Weft => "mTLS, message parsed and checked, identity × tool policy, metrics, access log",
+            Self::WeftPolicies => {
+                "the same with 20 policies, one of which looks at arguments, 4 limits, arguments held against the \
+                 schema, redaction and a cap on results"
+            }
         }
     }
 
@@ -76,7 +91,7 @@ impl System {
             Self::Haproxy => Ok("/usr/sbin/haproxy".into()),
             Self::Envoy => envoy::program(site),
             Self::McpProxy => Ok(site.cache.join("mcp-proxy/bin/mcp-proxy")),
-            Self::Weft => program(),
+            Self::Weft | Self::WeftPolicies => program(),
         }
     }
 
@@ -85,7 +100,7 @@ impl System {
         let flag = match self {
             Self::Direct | Self::Relay => return None,
             Self::Nginx | Self::Haproxy => "-v",
-            Self::Envoy | Self::McpProxy | Self::Weft => "--version",
+            Self::Envoy | Self::McpProxy | Self::Weft | Self::WeftPolicies => "--version",
         };
         let output = std::process::Command::new(self.program(site).ok()?).arg(flag).output().ok()?;
         let said = [output.stdout, output.stderr].concat();
@@ -103,7 +118,7 @@ impl System {
 
     /// Whether it holds event streams open for a subscription.
     pub(crate) fn streams(self) -> bool {
-        !matches!(self, Self::Direct | Self::McpProxy)
+        !matches!(self, Self::Direct | Self::McpProxy | Self::WeftPolicies)
     }
 }
 
@@ -159,6 +174,7 @@ impl Site {
             System::McpProxy => Some(mcp_proxy::command(self, address)?),
             System::Relay => Some(self.relay(address)?),
             System::Weft => Some(weft::command(self, address, &Behind::Http(self.upstream))?),
+            System::WeftPolicies => Some(weft::command(self, address, &Behind::Policies(self.upstream))?),
         };
         let (path, prefix) = if system == System::McpProxy { ("/", "bench/") } else { ("/mcp", "") };
         let child = command.map(|command| self.spawn(system.name(), command)).transpose()?;
@@ -246,7 +262,7 @@ impl Running {
     fn says_so(&self, site: &Site) -> bool {
         let said = || std::fs::read_to_string(site.log(self.log)).unwrap_or_default();
         // Its line is JSON with its addresses.
-        self.system != System::Weft
+        !matches!(self.system, System::Weft | System::WeftPolicies)
             || said().lines().any(|line| line.starts_with('{') && line.contains("\"inbound\":"))
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::board::{Board, Seen, Standing, Up};
-use super::sidecar::{agent_node, node};
+use super::sidecar::node;
 
 /// Its name in the home of the mesh.
 pub(super) const FILE: &str = "sidecars.json";
@@ -48,7 +48,8 @@ async fn write(path: &Path, text: &str) -> io::Result<()> {
 
 fn document(seen: &Seen) -> Map<String, Value> {
     let servers = seen.servers.iter().map(|(name, standing)| (node(name), Some(name), standing));
-    let all = servers.chain([(agent_node(), None, &seen.agent)]);
+    let agents = seen.agents.iter().map(|(node, standing)| (node.to_string(), None, standing));
+    let all = servers.chain(agents);
     let running = all.filter_map(|(node, server, standing)| match standing {
         Standing::Running(up) => Some((node, addresses(server.map(ToString::to_string), up))),
         Standing::Starting | Standing::Failed(_) | Standing::Stopping => None,

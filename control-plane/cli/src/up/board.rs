@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
-use weft_proto::name::ServerName;
+use weft_proto::name::{NodeId, ServerName};
 use weft_sidecar::admin::Shown;
 use weft_sidecar::app::Running;
 use weft_sidecar::servers::Servers;
@@ -47,10 +47,17 @@ impl From<&Running> for Up {
     }
 }
 
+/// Whom a sidecar stands beside.
+#[derive(Clone, Debug)]
+pub(crate) enum Beside {
+    Server(ServerName),
+    Agent(NodeId),
+}
+
 /// Every sidecar.
 #[derive(Clone, Default)]
 pub(crate) struct Seen {
-    pub(crate) agent: Standing,
+    pub(crate) agents: BTreeMap<NodeId, Standing>,
     pub(crate) servers: BTreeMap<ServerName, Standing>,
     /// Servers without one, and why.
     pub(crate) left_out: BTreeMap<ServerName, String>,
@@ -68,12 +75,13 @@ impl Board {
         self.seen().clone()
     }
 
-    /// The agent's sidecar, while it runs.
-    pub(crate) fn agent(&self) -> Option<Arc<Up>> {
-        match &self.seen().agent {
+    /// The agents' sidecars that run.
+    pub(crate) fn agents(&self) -> Vec<Arc<Up>> {
+        let running = |standing: &Standing| match standing {
             Standing::Running(up) => Some(Arc::clone(up)),
             Standing::Starting | Standing::Failed(_) | Standing::Stopping => None,
-        }
+        };
+        self.seen().agents.values().filter_map(running).collect()
     }
 
     /// Tells of each change of a sidecar's standing; what servers do changes without notice.
@@ -81,11 +89,11 @@ impl Board {
         self.changed.subscribe()
     }
 
-    /// Writes down how a sidecar stands: that of a server, or the agent's.
-    pub(crate) fn set(&self, of: Option<&ServerName>, standing: Standing) {
+    /// Writes down how a sidecar stands.
+    pub(crate) fn set(&self, of: &Beside, standing: Standing) {
         self.change(|seen| match of {
-            Some(name) => _ = seen.servers.insert(name.clone(), standing),
-            None => seen.agent = standing,
+            Beside::Server(name) => _ = seen.servers.insert(name.clone(), standing),
+            Beside::Agent(node) => _ = seen.agents.insert(node.clone(), standing),
         });
     }
 

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use weft_proto::name::ServerName;
 use weft_sidecar::app::Running;
 
-use super::board::{Board, Standing, Up};
+use super::board::{Beside, Board, Standing, Up};
 use super::sidecar::{Mesh, Recipe};
 use crate::failure::Failure;
 
@@ -18,7 +18,7 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How often a server that listens beside its sidecar is asked what it speaks, until it says so.
 const ASK_EVERY: Duration = Duration::from_secs(2);
-/// How long a server that was taken away is waited with, so that the agent's sidecar forgets it first: who calls in
+/// How long a server that was taken away is waited with, so that the agents' sidecars forget it first: who calls in
 /// between would be told that it does not answer, rather than that there is none.
 const WITHDRAWAL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -38,8 +38,7 @@ pub(crate) struct Keeper {
     pub(crate) mesh: Arc<Mesh>,
     pub(crate) recipe: Recipe,
     pub(crate) board: Arc<Board>,
-    /// The server beside it; none for the agent's.
-    pub(crate) server: Option<ServerName>,
+    pub(crate) beside: Beside,
     pub(crate) end: watch::Receiver<Option<End>>,
 }
 
@@ -92,12 +91,14 @@ impl Keeper {
         running.stop().await;
     }
 
-    /// Waits until the agent's sidecar does not lead there any more.
+    /// Waits until no agent's sidecar leads there any more.
     async fn withdrawn(&self) {
-        let (Some(server), Some(agent)) = (&self.server, self.board.agent()) else { return };
-        let mut configuration = agent.live.watch();
-        let forgotten = configuration.wait_for(|current| current.snapshot.server(server).is_none());
-        let _ = timeout(WITHDRAWAL_TIMEOUT, forgotten).await;
+        let Beside::Server(server) = &self.beside else { return };
+        let forgotten = self.board.agents().into_iter().map(async |agent| {
+            let mut configuration = agent.live.watch();
+            let _ = configuration.wait_for(|current| current.snapshot.server(server).is_none()).await;
+        });
+        let _ = timeout(WITHDRAWAL_TIMEOUT, join_all(forgotten)).await;
     }
 
     /// Why it ends, if it does; nobody is there to say so only when everything ends.
@@ -118,7 +119,7 @@ impl Keeper {
     }
 
     fn post(&self, standing: Standing) {
-        self.board.set(self.server.as_ref(), standing);
+        self.board.set(&self.beside, standing);
     }
 }
 

@@ -1,9 +1,10 @@
-//! The rest of a mesh on this machine: beside each server of the store a sidecar, and one for the agent.
+//! The rest of a mesh on this machine: beside each server of the store a sidecar, and one for each agent.
 //!
 //! `wanted` decides which there should be, [`sides`] follows the store, a `keeper` keeps each, `board` and `tally` say
 //! how they stand and what became of calls, [`show`] shows it.
 
 mod addresses;
+pub(crate) mod agents;
 mod board;
 pub(crate) mod desktop;
 pub(crate) mod example_server;
@@ -15,6 +16,3 @@ pub(crate) mod sides;
 mod tally;
 pub(crate) mod tour;
 mod wanted;
-
-/// The namespace and account in whose name the agent on this machine calls.
-pub(crate) const AGENT: (&str, &str) = ("local", "agent");

@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use weft_proto::name::NodeId;
 use weft_proto::resource::kinds::{Location, McpServer, Protocol};
 use weft_sidecar::backend;
 
-use super::AGENT;
 use super::board::{Seen, Standing, Up};
+use super::sidecar::counted;
 use super::tally::{Counts, Last, Outcome, Tally};
 use crate::columns::clip;
 use crate::moments;
 use crate::table::{Cell, Table};
 use crate::terminal::{Tone, plain};
 
-/// What the agent's sidecar is, where a server's says what it speaks.
+/// What an agent's sidecar is, where a server's says what it speaks.
 const ENDPOINT: &str = "endpoint";
 /// Characters of a reason in the table; the whole of it is in the log.
 const REASON_CHARS: usize = 44;
@@ -60,7 +61,7 @@ impl std::fmt::Display for State {
     }
 }
 
-/// What there is to say of one server, or of the agent's sidecar.
+/// What there is to say of one server, or of an agent's sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
     pub(crate) name: String,
@@ -71,7 +72,7 @@ pub(crate) struct Row {
     pub(crate) in_flight: Option<i64>,
 }
 
-/// A row for each server, and one for the agent's sidecar if there is something to say of it. Whoever fails is failing
+/// A row for each server, and one for each agent's sidecar that there is something to say of. Whoever fails is failing
 /// until it is ready, however often it is started in between.
 pub(crate) fn rows(seen: &Seen, tally: &Tally, before: &[Row]) -> Vec<Row> {
     let failed_before = |name: &str| {
@@ -94,16 +95,25 @@ pub(crate) fn rows(seen: &Seen, tally: &Tally, before: &[Row]) -> Vec<Row> {
     });
     let mut rows: Vec<_> = servers.chain(left_out).collect();
     rows.sort_by(|a, b| a.name.cmp(&b.name));
-    let agent = Row {
-        name: format!("{}/{}", AGENT.0, AGENT.1),
-        speaks: ENDPOINT.to_owned(),
-        state: standing_of_agent(&seen.agent),
-        counts: tally.of(""),
-        in_flight: None,
-    };
-    let is_worth_telling = agent.state != State::Ready || agent.counts.calls > 0;
-    rows.extend(is_worth_telling.then_some(agent));
+    rows.extend(
+        seen.agents.iter().map(|(node, standing)| agent(node, standing, tally)).filter(is_worth_telling),
+    );
     rows
+}
+
+/// Calls about no server that is known are counted by whoever made them.
+fn agent(node: &NodeId, standing: &Standing, tally: &Tally) -> Row {
+    Row {
+        name: node.to_string(),
+        speaks: ENDPOINT.to_owned(),
+        state: standing_of_agent(standing),
+        counts: tally.of(&counted(node)),
+        in_flight: None,
+    }
+}
+
+fn is_worth_telling(agent: &Row) -> bool {
+    agent.state != State::Ready || agent.counts.calls > 0
 }
 
 fn standing_of_agent(standing: &Standing) -> State {

@@ -34,7 +34,7 @@ async fn draw(sides: &Sides, terminal: &Terminal, screen: &Screen) -> Result<(),
         ticks.tick().await;
         seen = look(sides, &seen);
         let table = table(&seen, &sides.tally.last(), clock::now(), terminal.color());
-        let block = format!("\n{table}\nhttp://{}/servers/<server>/mcp for your client\n", sides.address);
+        let block = format!("\n{table}\nhttp://{}/servers/<server>/mcp for your client\n", sides.address());
         screen.draw(&block)?;
     }
 }
@@ -44,7 +44,7 @@ async fn tell(sides: &Sides, terminal: &Terminal) -> Result<(), Failure> {
     loop {
         ticks.tick().await;
         seen = look(sides, &seen);
-        let news = teller.news(&seen, |name| format!("http://{}/servers/{name}/mcp", sides.address));
+        let news = teller.news(&seen, |name| format!("http://{}/servers/{name}/mcp", sides.address()));
         if !news.is_empty() {
             terminal.print(&news.iter().map(|line| format!("{line}\n")).collect::<String>())?;
         }

@@ -14,18 +14,19 @@ use weft_control_plane::tokens::{self, Tokens};
 use weft_control_plane::trust::Trust;
 use weft_control_plane::xds::Hub;
 use weft_proto::name::{NodeId, ServerName};
-use weft_sidecar::access_log::{Sink, Told};
+use weft_sidecar::access_log::Sink;
 use weft_sidecar::app::{self, Running, Surroundings};
 use weft_sidecar::bootstrap::Bootstrap;
 use weft_sidecar::stdio::launch::Launcher;
 
-use super::AGENT;
+use super::agents::Agent;
+use super::tally::Tally;
 use super::wanted::Wanted;
 use crate::failure::Failure;
 
 /// For how long a join token of ours is good: it is used at once.
 const TOKEN_LIFE: Duration = Duration::from_secs(600);
-/// Connections to a sidecar beside a server: only the agent's comes here.
+/// Connections to a sidecar beside a server: only those of the agents come here.
 const CONNECTIONS_MAX: usize = 256;
 
 /// What every sidecar here is started with.
@@ -33,9 +34,9 @@ pub(crate) struct Mesh {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) hub: Arc<Hub>,
     /// Told of each request that ended.
-    pub(crate) told: Told,
     /// Where the trails of the sidecars lie, each in a folder of its own.
     trails: PathBuf,
+    tally: Arc<Tally>,
     address: SocketAddr,
     tokens: Arc<Tokens>,
     trust: Arc<Trust>,
@@ -45,6 +46,8 @@ pub(crate) struct Mesh {
 #[derive(Clone, Debug)]
 pub(crate) struct Recipe {
     pub(crate) node: NodeId,
+    /// Under which name calls are counted that are about no server.
+    counted: Arc<str>,
     namespace: String,
     account: String,
     said: Value,
@@ -57,6 +60,7 @@ impl Recipe {
         let id = node(name);
         Ok(Self {
             node: NodeId::parse(&id).map_err(|error| error.to_string())?,
+            counted: name.to_string().into(),
             namespace: name.namespace.to_string(),
             account: wanted.account.clone(),
             said: json!({ "id": id, "labels": wanted.labels, "servers": [name.to_string()] }),
@@ -64,17 +68,22 @@ impl Recipe {
         })
     }
 
-    /// The one beside the agent.
-    pub(crate) fn agent(listen: SocketAddr) -> Result<Self, String> {
-        let id = agent_node();
-        Ok(Self {
-            node: NodeId::parse(&id).map_err(|error| error.to_string())?,
-            namespace: AGENT.0.to_owned(),
-            account: AGENT.1.to_owned(),
-            said: json!({ "id": id }),
-            listen: json!({ "inbound": null, "outbound": listen, "health": ANY, "admin": ANY }),
-        })
+    /// The one beside an agent.
+    pub(crate) fn agent(agent: &Agent) -> Self {
+        Self {
+            node: agent.node.clone(),
+            counted: counted(&agent.node).into(),
+            namespace: Agent::namespace().to_owned(),
+            account: agent.account.to_string(),
+            said: json!({ "id": agent.node.to_string() }),
+            listen: json!({ "inbound": null, "outbound": agent.listen, "health": ANY, "admin": ANY }),
+        }
     }
+}
+
+/// Under which name the calls of an agent are counted that are about no server: none that a server may have.
+pub(crate) fn counted(agent: &NodeId) -> String {
+    format!("agent {agent}")
 }
 
 /// How the sidecar beside a server is called.
@@ -82,16 +91,11 @@ pub(crate) fn node(name: &ServerName) -> String {
     format!("{}/{}-up", name.namespace, name.name)
 }
 
-/// How the agent's is called: as no server's can be.
-pub(crate) fn agent_node() -> String {
-    format!("{}/{}", AGENT.0, AGENT.1)
-}
-
 /// A port of the system's choice, for nobody but this machine.
 const ANY: &str = "127.0.0.1:0";
 
 impl Mesh {
-    pub(crate) fn new(control_plane: &ControlPlane, home: &Path, told: Told) -> Self {
+    pub(crate) fn new(control_plane: &ControlPlane, home: &Path, tally: &Arc<Tally>) -> Self {
         Self {
             trails: home.join("audit"),
             store: Arc::clone(&control_plane.store),
@@ -99,7 +103,7 @@ impl Mesh {
             address: control_plane.sidecars,
             tokens: Arc::clone(&control_plane.tokens),
             trust: Arc::clone(&control_plane.trust),
-            told,
+            tally: Arc::clone(tally),
         }
     }
 
@@ -121,14 +125,14 @@ impl Mesh {
         let around = Surroundings {
             workers: tokio::runtime::Handle::current(),
             launcher: Launcher::default(),
-            access_log: Sink::Told(self.told.clone()),
+            access_log: Sink::Told(Tally::told(&self.tally, Arc::clone(&recipe.counted))),
             set_logging: Arc::new(|_| Err("this process logs as `weft up` was told".to_owned())),
         };
         Box::pin(app::start(bootstrap, around)).await.map_err(|error| {
             let failure = failed(error.to_string()).because(crate::running::causes(&error));
             match error {
                 app::Error::Listen { door: "outbound", .. } => {
-                    failure.then("choose another address with --listen-agent")
+                    failure.then("choose another address with --listen-agent or --agent")
                 }
                 _ => failure,
             }

@@ -15,11 +15,13 @@ use tokio::time::{sleep, timeout};
 use weft_control_plane::app::Running as ControlPlane;
 use weft_control_plane::desired;
 use weft_control_plane::store::{self, Entry, Prefix, Revision, Store};
-use weft_proto::name::ServerName;
+use weft_proto::name::{NodeId, ServerName};
 use weft_proto::resource::{self, Spec};
+use weft_sidecar::app::Running;
 
 use super::addresses;
-use super::board::{Board, Standing};
+use super::agents::Agent;
+use super::board::{Beside, Board, Standing};
 use super::keeper::{End, Keeper};
 use super::sidecar::{Mesh, Recipe};
 use super::tally::Tally;
@@ -37,17 +39,22 @@ const READ_AGAIN: Duration = Duration::from_secs(1);
 pub(crate) struct Sides {
     pub(crate) board: Arc<Board>,
     pub(crate) tally: Arc<Tally>,
-    /// Where the agent on this machine calls.
-    pub(crate) address: SocketAddr,
+    /// The agents on this machine and where each calls; the first is always there.
+    pub(crate) agents: Vec<(NodeId, SocketAddr)>,
     pub(crate) addresses_file: PathBuf,
-    agent: JoinHandle<()>,
+    keepers: JoinSet<()>,
     servers: JoinHandle<()>,
-    agent_end: watch::Sender<Option<End>>,
+    agents_end: watch::Sender<Option<End>>,
     quit: watch::Sender<bool>,
     addresses: JoinHandle<()>,
 }
 
 impl Sides {
+    /// Where the agent calls that is always there.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.agents[0].1
+    }
+
     /// Waits until it is known of each sidecar whether it serves.
     pub(crate) async fn settled(&self) {
         let settled = async {
@@ -60,10 +67,10 @@ impl Sides {
         }
     }
 
-    /// Ends them all: the agent's first, so that what is under way can finish.
-    pub(crate) async fn stop(self) {
-        self.agent_end.send_replace(Some(End::Quit));
-        let _ = self.agent.await;
+    /// Ends them all: the agents' first, so that what is under way can finish.
+    pub(crate) async fn stop(mut self) {
+        self.agents_end.send_replace(Some(End::Quit));
+        while self.keepers.join_next().await.is_some() {}
         self.quit.send_replace(true);
         let _ = self.servers.await;
         self.addresses.abort();
@@ -74,26 +81,33 @@ impl Sides {
 
 fn is_settled(board: &Board) -> bool {
     let seen = board.look();
-    seen.servers.values().chain([&seen.agent]).all(|standing| match standing {
+    seen.servers.values().chain(seen.agents.values()).all(|standing| match standing {
         Standing::Running(up) => up.shown.ready().is_ok(),
         Standing::Failed(_) => true,
         Standing::Starting | Standing::Stopping => false,
     })
 }
 
-/// Starts a sidecar for the agent and one beside each server that can run here, and follows the store.
+/// Starts a sidecar for each agent and one beside each server that can run here, and follows the store.
 pub(crate) async fn start(
     control_plane: &ControlPlane,
     home: &Path,
-    listen: SocketAddr,
+    agents: Vec<Agent>,
 ) -> Result<Sides, Failure> {
     let (board, tally) = (Arc::new(Board::default()), Arc::new(Tally::default()));
-    let mesh = Arc::new(Mesh::new(control_plane, home, Tally::told(&tally)));
+    let mesh = Arc::new(Mesh::new(control_plane, home, &tally));
     let read = read(&*mesh.store).await;
     let servers = read
         .map(|(_, servers)| servers)
         .map_err(|error| Failure::failed(format!("the servers cannot be read: {error}")))?;
-    let (agent, agent_end, address) = agent(&mesh, &board, listen).await?;
+    let (mut keepers, mut reached) = (JoinSet::new(), Vec::new());
+    let (agents_end, ends) = watch::channel(None);
+    for agent in agents {
+        let node = agent.node.clone();
+        let (keeper, running, address) = begin(agent, &mesh, &board, ends.clone()).await?;
+        reached.push((node, address));
+        keepers.spawn(keeper.keep(Some(running)));
+    }
     let (stored, told) = watch::channel(servers);
     let feed = tokio::spawn(feed(Arc::clone(&mesh.store), stored));
     let (quit, quits) = watch::channel(false);
@@ -111,28 +125,27 @@ pub(crate) async fn start(
     });
     let addresses_file = home.join(addresses::FILE);
     let addresses = tokio::spawn(addresses::keep(Arc::clone(&board), addresses_file.clone()));
-    Ok(Sides { board, tally, address, agent, servers, agent_end, quit, addresses, addresses_file })
+    Ok(Sides { board, tally, agents: reached, keepers, servers, agents_end, quit, addresses, addresses_file })
 }
 
-/// Without the agent's there is nothing to try, so this one must start.
-async fn agent(
+/// Starts an agent's sidecar. Without it there is nothing to try, so it must start; where it listens by then, it listens
+/// whenever it is started again, for clients were told.
+async fn begin(
+    mut agent: Agent,
     mesh: &Arc<Mesh>,
     board: &Arc<Board>,
-    listen: SocketAddr,
-) -> Result<(JoinHandle<()>, watch::Sender<Option<End>>, SocketAddr), Failure> {
-    let recipe = |listen| Recipe::agent(listen).map_err(Failure::failed);
-    let running = mesh.start(&recipe(listen)?).await?;
-    let address = running.outbound.unwrap_or(listen);
-    let (end, ends) = watch::channel(None);
+    end: watch::Receiver<Option<End>>,
+) -> Result<(Keeper, Running, SocketAddr), Failure> {
+    let running = mesh.start(&Recipe::agent(&agent)).await?;
+    agent.listen = running.outbound.unwrap_or(agent.listen);
     let keeper = Keeper {
         mesh: Arc::clone(mesh),
-        // Clients were told where it is.
-        recipe: recipe(address)?,
+        recipe: Recipe::agent(&agent),
         board: Arc::clone(board),
-        server: None,
-        end: ends,
+        beside: Beside::Agent(agent.node),
+        end,
     };
-    Ok((tokio::spawn(keeper.keep(Some(running))), end, address))
+    Ok((keeper, running, agent.listen))
 }
 
 /// A sidecar beside a server, from its start until it has ended.
@@ -207,12 +220,12 @@ impl Follower {
 
     fn start(&mut self, name: ServerName, wanted: Wanted, recipe: Recipe) {
         let (end, ends) = watch::channel(None);
-        self.board.set(Some(&name), Standing::Starting);
+        self.board.set(&Beside::Server(name.clone()), Standing::Starting);
         let keeper = Keeper {
             mesh: Arc::clone(&self.mesh),
             recipe,
             board: Arc::clone(&self.board),
-            server: Some(name.clone()),
+            beside: Beside::Server(name.clone()),
             end: ends,
         };
         let task = self.keepers.spawn(keeper.keep(None)).id();

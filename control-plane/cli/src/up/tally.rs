@@ -69,23 +69,24 @@ pub(crate) struct Tally(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    by_server: BTreeMap<Arc<str>, Counts>,
+    /// By server, or by sidecar.
+    counts: BTreeMap<Arc<str>, Counts>,
     last: VecDeque<Last>,
     reasons: HashMap<&'static str, u16>,
 }
 
 impl Tally {
-    /// Where sidecars tell this tally of what they record.
-    pub(crate) fn told(tally: &Arc<Self>) -> Told {
+    /// Where a sidecar tells this tally of what it records. Calls about no server that is known count as the sidecar's.
+    pub(crate) fn told(tally: &Arc<Self>, sidecar: Arc<str>) -> Told {
         let statuses = Refusal::every().into_iter().map(|refusal| refusal.told());
         tally.inner().reasons = statuses.map(|told| (told.reason, told.status)).collect();
         let tally = Arc::clone(tally);
-        Told::new(move |event| tally.count(event))
+        Told::new(move |event| tally.count(event, &sidecar))
     }
 
-    /// The calls of a server; with an empty name, those about no server that is known.
-    pub(crate) fn of(&self, server: &str) -> Counts {
-        self.inner().by_server.get(server).cloned().unwrap_or_default()
+    /// The calls of a server, or those that went no further than to a sidecar.
+    pub(crate) fn of(&self, counted: &str) -> Counts {
+        self.inner().counts.get(counted).cloned().unwrap_or_default()
     }
 
     /// The last calls, the newest last.
@@ -94,17 +95,18 @@ impl Tally {
     }
 
     pub(crate) fn forget(&self, server: &str) {
-        self.inner().by_server.remove(server);
+        self.inner().counts.remove(server);
     }
 
-    fn count(&self, event: &Event) {
+    fn count(&self, event: &Event, sidecar: &Arc<str>) {
         let went_well = matches!(event.reason, "ok" | "caller_left");
         if !is_counted_here(event) || (went_well && !is_call(event)) {
             return;
         }
         let mut inner = self.inner();
         let outcome = inner.outcome(event.reason);
-        let counts = inner.by_server.entry(Arc::clone(&event.server)).or_default();
+        let of = if event.server.is_empty() { sidecar } else { &event.server };
+        let counts = inner.counts.entry(Arc::clone(of)).or_default();
         counts.calls += 1;
         counts.refused += u64::from(outcome == Outcome::Refused);
         counts.failed += u64::from(outcome == Outcome::Failed);
@@ -219,8 +221,9 @@ mod tests {
 
     fn tallied(events: &[Event]) -> Arc<Tally> {
         let tally = Arc::new(Tally::default());
-        drop(Tally::told(&tally));
-        events.iter().for_each(|event| tally.count(event));
+        let sidecar: Arc<str> = "agent local/agent".into();
+        drop(Tally::told(&tally, Arc::clone(&sidecar)));
+        events.iter().for_each(|event| tally.count(event, &sidecar));
         tally
     }
 
@@ -242,7 +245,7 @@ mod tests {
         let nowhere = Event { server: "".into(), ..event("outbound", "tools/call", "unknown_server") };
         let tally = tallied(&[event("outbound", "tools/call", "no_instance"), nowhere]);
         assert_eq!(tally.of("demo/example").failed, 1);
-        assert_eq!(tally.of("").refused, 1);
+        assert_eq!(tally.of("agent local/agent").refused, 1);
         let last = tally.last();
         assert_eq!((last[0].reason, &last[1].server), ("no_instance", &None));
     }
