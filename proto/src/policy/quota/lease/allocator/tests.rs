@@ -219,7 +219,7 @@ proptest! {
 fn with_many_holders_shares_are_reckoned_only_so_often_and_soon_are_fair() {
     const HOLDERS: u64 = 200;
     let mut lender = Allocator::new(Terms::rate(1000 * MILLI, 1000 * MILLI, SECOND), TIMING, EPOCH, false, 0);
-    let mut reckoned = std::collections::BTreeSet::new();
+    let mut reckoned = BTreeSet::new();
     let mut acknowledged = vec![0; HOLDERS as usize];
     for step in 0..4 * HOLDERS {
         let (holder, sequence, now) = (step % HOLDERS, 1 + step / HOLDERS, step * SECOND / HOLDERS);
