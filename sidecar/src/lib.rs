@@ -44,6 +44,7 @@ pub mod sse;
 mod standing;
 pub mod state;
 pub mod stdio;
+mod striped;
 pub mod tools;
 pub mod upstream;
 mod watched;
