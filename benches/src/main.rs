@@ -33,12 +33,27 @@ struct Args {
     /// For so many seconds.
     #[arg(long, default_value_t = 600, requires = "churn")]
     churn_secs: u64,
+    /// Run this part of what needs no connections, and nothing else.
+    #[arg(long)]
+    only: Option<Part>,
     /// Run as the control plane of a benchmark; used by the benchmark itself.
     #[arg(long, hide = true)]
     child: Option<std::path::PathBuf>,
     /// Address for the child's sidecars' door.
     #[arg(long, hide = true, default_value = "127.0.0.1:0")]
     sidecars_at: std::net::SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Signing, schemas, planning.
+    Micro,
+    /// Decisions of policies.
+    Decide,
+    /// Calls against limits.
+    Checks,
+    /// Lending of mesh-wide limits.
+    Lending,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -53,10 +68,18 @@ fn main() -> anyhow::Result<()> {
         runtime.block_on(churn::run(resources, length, &mut table))?;
         return table.print();
     }
-    micro::run(&mut table)?;
-    decide::run(&mut table)?;
-    quota::run(&mut table)?;
-    if !args.micro_only {
+    let parts = args
+        .only
+        .map_or_else(|| vec![Part::Micro, Part::Decide, Part::Checks, Part::Lending], |only| vec![only]);
+    for part in parts {
+        match part {
+            Part::Micro => micro::run(&mut table)?,
+            Part::Decide => decide::run(&mut table)?,
+            Part::Checks => quota::checking(&mut table)?,
+            Part::Lending => quota::lending_to_all(&mut table)?,
+        }
+    }
+    if !args.micro_only && args.only.is_none() {
         runtime.block_on(scenario::run(args.sidecars, &mut table))?;
     }
     table.print()

@@ -27,7 +27,7 @@ use weft_sidecar::classify;
 use weft_sidecar::identify::{Caller, Proved, Views};
 use weft_sidecar::limits::Limits;
 use weft_sidecar::metrics::Metrics;
-use weft_sidecar::quota::Quotas;
+use weft_sidecar::quota::{Mark, Quotas};
 use weft_sidecar::record::Event;
 use weft_sidecar::servers::{self, Local, Servers};
 use weft_sidecar::state::{Current, Live, Origin};
@@ -67,8 +67,7 @@ const ROUNDS_MEASURED: u32 = 10;
 /// Shorter than where nobody is in a hurry: until it is over after a start, nothing new is lent.
 const LEASE: Duration = Duration::from_secs(4);
 
-pub(crate) fn run(table: &mut Table) -> anyhow::Result<()> {
-    checking(table)?;
+pub(crate) fn lending_to_all(table: &mut Table) -> anyhow::Result<()> {
     lending(table, 50)?;
     lending(table, SIDECARS)
 }
@@ -165,10 +164,11 @@ fn caller(n: usize) -> anyhow::Result<Caller> {
         id: id.into(),
         serial: Serial::parse("1f")?,
         views: Views::default(),
+        mark: Mark::default(),
     }))
 }
 
-fn checking(table: &mut Table) -> anyhow::Result<()> {
+pub(crate) fn checking(table: &mut Table) -> anyhow::Result<()> {
     // Servers are made within one, though nothing is asked of them here.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let entered = runtime.enter();

@@ -41,6 +41,7 @@ use crate::clock;
 use crate::identify::{Caller, Identified, Protocol, Proved, Views};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::quota::Mark;
 use watch::{Activity, Watched};
 
 /// How long streams may go on after the certificate of their caller was revoked.
@@ -295,6 +296,7 @@ fn identify(
         header: HeaderValue::from_str(leaf.spiffe_id.as_str()).ok()?,
         serial: leaf.serial,
         views: Views::default(),
+        mark: Mark::default(),
     };
     Some((Identified { address, caller: Caller::Workload(proved), protocol }, leaf.not_after))
 }

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use weft_proto::resource::kinds::InFlight;
 
 use crate::metrics::Counted;
-use crate::quota::Held;
+use crate::quota::Kept;
 use crate::refusal::Refusal;
 
 /// Calls under way, if nothing else is said.
@@ -30,13 +30,13 @@ pub struct Places {
 #[derive(Clone, Debug)]
 pub struct Admitted {
     _place: Option<Arc<Place>>,
-    _held: Option<Arc<Held>>,
+    _kept: Kept,
 }
 
 impl Admitted {
     /// Gives back what was taken of quotas with the place.
-    pub fn holding(self, held: Held) -> Self {
-        Self { _held: Some(Arc::new(held)), ..self }
+    pub fn holding(self, kept: Kept) -> Self {
+        Self { _kept: kept, ..self }
     }
 }
 
@@ -72,19 +72,22 @@ impl Places {
         };
         Ok(Admitted {
             _place: Some(Arc::new(Place { _permit: place, _counted: Some(counted) })),
-            _held: None,
+            _kept: Kept::NOTHING,
         })
     }
 
     /// A place among the streams that only listen: each holds a connection to the server for as long as it lasts.
     pub fn listen(&self) -> Result<Admitted, Refusal> {
         let place = Arc::clone(&self.listening).try_acquire_owned().map_err(|_| Refusal::TooManyStreams)?;
-        Ok(Admitted { _place: Some(Arc::new(Place { _permit: place, _counted: None })), _held: None })
+        Ok(Admitted {
+            _place: Some(Arc::new(Place { _permit: place, _counted: None })),
+            _kept: Kept::NOTHING,
+        })
     }
 
     /// What takes no place: handshakes, which must never fail for load.
     pub const fn exempt() -> Admitted {
-        Admitted { _place: None, _held: None }
+        Admitted { _place: None, _kept: Kept::NOTHING }
     }
 }
 

@@ -9,6 +9,8 @@ use weft_proto::compile::{ServerEntry, Snapshot};
 use weft_proto::policy;
 use weft_proto::policy::access::View;
 
+use crate::quota::Mark;
+
 /// Most servers whose views a connection keeps: beside a sidecar there are few, and a view is soon made again.
 const VIEWS_MAX: usize = 16;
 
@@ -44,6 +46,8 @@ pub struct Proved {
     pub serial: Serial,
     /// What the caller may do at the servers that it called on the connection.
     pub views: Views,
+    /// What quotas know the caller by.
+    pub mark: Mark,
 }
 
 /// Views of servers, the last made last.

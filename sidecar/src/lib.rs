@@ -45,6 +45,7 @@ pub mod sse;
 mod standing;
 pub mod state;
 pub mod stdio;
+mod striped;
 pub mod tools;
 pub mod trace;
 pub mod upstream;

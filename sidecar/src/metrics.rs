@@ -14,6 +14,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use weft_proto::name::ServerName;
 
+use crate::striped::Striped;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ListenerLabel {
     pub listener: &'static str,
@@ -50,6 +52,9 @@ pub struct DurationLabels {
 pub struct ServerLabel {
     pub server: Arc<str>,
 }
+
+/// A counter of what many threads count at once.
+pub type Tally = Counter<u64, Striped>;
 
 /// What a limit of a quota decided. Never a caller's or a tool's name: callers choose them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -125,7 +130,7 @@ metrics! {
     server_healthy: Family<ServerLabel, Gauge> = Family::default(), "Whether a server with a health check is well: 1, or 0";
     child_restarts: Family<ServerLabel, Gauge> = Family::default(), "Starts of a stdio server after its first";
     child_garbage_lines: Family<ServerLabel, Gauge> = Family::default(), "Lines of a stdio server that were no messages";
-    quota_decisions: Family<QuotaLabels, Counter> = Family::default(), "Calls that a limit of a quota counted, or would not: allowed, near (allowed, with four fifths taken), denied, shadow_denied";
+    quota_decisions: Family<QuotaLabels, Tally> = Family::default(), "Calls that a limit of a quota counted, or would not: allowed, near (allowed, with four fifths taken), denied, shadow_denied";
     quota_limit: Family<LimitLabels, Gauge<f64, AtomicU64>> = Family::default(), "How much a limit of a quota allows at once: its burst, its budget, its calls under way";
     quota_used: Family<LimitLabels, Gauge<f64, AtomicU64>> = Family::default(), "How much of it is taken, where most is";
     quota_lease: Family<LimitLabels, Gauge<f64, AtomicU64>> = Family::default(), "How much of a mesh-wide limit may be used here in each window";

@@ -94,7 +94,7 @@ impl Leased {
         let (policy, identity) = (limit.policy.to_string(), limit.identity.to_string());
         let key_told = pb::LimitKey { policy, limit: identity, parts: parts.collect() };
         let (allowed, denied, cost_milli, released) = (0, 0, 0, false);
-        Self { by, held, gauge, key: key_told, handle: key.low(), allowed, denied, cost_milli, released }
+        Self { by, held, gauge, key: key_told, handle: key.handle(), allowed, denied, cost_milli, released }
     }
 
     pub(super) const fn gauge(&self) -> &Gauge {

@@ -70,7 +70,7 @@ impl Line {
     }
 
     fn counter(&self, key: Key) -> &AtomicU64 {
-        &self.ended[key.low() as usize % COUNTERS]
+        &self.ended[key.handle() as usize % COUNTERS]
     }
 
     /// A number that is another once a call ended that held what one of these claims wants.

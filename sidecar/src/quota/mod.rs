@@ -8,6 +8,7 @@
 //! caller did.
 
 mod borrowed;
+mod held;
 mod journal;
 mod keeper;
 mod key;
@@ -17,10 +18,12 @@ mod plan;
 mod table;
 
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
+use smallvec::SmallVec;
 use tokio_util::sync::CancellationToken;
 use weft_proto::compile::ServerEntry;
 use weft_proto::mcp::{Message, method};
@@ -29,7 +32,7 @@ use weft_proto::pb::weft::quota::v1 as pb;
 use weft_proto::policy::access::Call as Asked;
 use weft_proto::policy::expr;
 use weft_proto::policy::quota::lease::{Grant, Loan, Part, Timing};
-use weft_proto::policy::quota::{Again, Cost, Facts, Gauge, Outcome, Verdict};
+use weft_proto::policy::quota::{Again, Facts, Gauge, Outcome, Verdict};
 
 use crate::classify::Call;
 use crate::clock;
@@ -42,13 +45,15 @@ use crate::servers::Local;
 
 use journal::Journal;
 use keeper::Keeper;
-use key::Key;
+use key::{Key, Owner};
 use leased::By;
 use line::Line;
-use plan::{Ready, Series};
-use table::{Claim, Table};
+use plan::{Of, Ready, Series};
+use table::{Claim, Claims, Table};
 
+pub use held::{Held, Kept};
 pub use journal::Error as JournalError;
+pub use key::Mark;
 pub use plan::Plans;
 
 /// When a call is told to come again that waits for another to end, which may be any time.
@@ -83,26 +88,16 @@ struct Shared {
     sequence: AtomicU64,
 }
 
-/// What a call took. Until it is kept, dropping it gives everything back; after, only its places among the calls under
-/// way, when the last clone of it is dropped.
-#[derive(Debug, Default)]
-#[must_use = "what is dropped is given back"]
-pub struct Held(Option<Box<Taken>>);
-
-#[derive(Debug)]
-struct Taken {
-    quotas: Quotas,
-    counts: Vec<Count>,
+/// One call that asks.
+#[derive(Clone, Copy)]
+struct Asking<'a> {
+    limits: &'a Of,
+    facts: &'a [Facts<'a>],
+    owner: Owner,
 }
 
-#[derive(Debug)]
-struct Count {
-    key: Key,
-    ready: Arc<Ready>,
-    cost: Cost,
-    /// Of a budget: the end of the window that it was taken from.
-    window: Option<i64>,
-}
+/// A call that waits for a place, or for more of a budget.
+type Later<'a> = Pin<Box<dyn Future<Output = (Outcome, Claims<'a>)> + Send + 'a>>;
 
 impl Quotas {
     /// Budgets outlive this run where there is a folder to keep them in; elsewhere they are counted in memory.
@@ -134,86 +129,90 @@ impl Quotas {
     }
 
     /// Takes what a request costs from every limit of its server, or says which limit refuses.
-    pub async fn take(
-        &self,
+    pub async fn take<'q>(
+        &'q self,
         server: &Local,
         entry: &Arc<ServerEntry>,
         caller: &Caller,
         call: &Call<'_>,
         event: &mut Event,
-    ) -> Result<Held, Refusal> {
-        let plan = server.quotas.of(entry, &self.0.series, &self.0.table);
-        if plan.is_empty() {
-            return Ok(Held::default());
+    ) -> Result<Held<'q>, Refusal> {
+        let matching = server.quotas.of(entry, &self.0.series, &self.0.table);
+        let Some(limits) = matching.limits() else { return Ok(Held::nothing(self)) };
+        let facts: SmallVec<[Facts<'_>; 1]> = requests(server, caller, call).collect();
+        let asking = Asking { limits, facts: &facts, owner: owner(caller) };
+        match self.decide(asking, event) {
+            Ok(decided) => decided,
+            Err(later) => {
+                let (outcome, claims) = later.await;
+                self.end(outcome, &claims, event)
+            }
         }
-        let mut claims = Vec::new();
-        for message in call.messages() {
-            let Message::Request(request) = message else { continue };
-            let arguments =
-                method::has_arguments(&request.method).then_some(request.params.arguments).flatten();
-            let asked = Asked { method: &request.method, target: request.target(), arguments };
-            let facts = Facts {
-                caller: caller.name(),
-                tenant: tenant(caller),
-                server: &server.label,
-                call: asked,
-                over: over(caller, &server.name, asked),
-            };
-            claims.extend(plan.matching(asked).map(|ready| self.0.table.claim(ready, facts)));
+    }
+
+    /// Decides a call, unless it has to wait.
+    fn decide<'q: 'a, 'a>(
+        &'q self,
+        asking: Asking<'a>,
+        event: &mut Event,
+    ) -> Result<Result<Held<'q>, Refusal>, Later<'a>> {
+        let Asking { limits, facts, owner } = asking;
+        let mut claims = Claims::new();
+        for facts in facts {
+            for ready in limits.matching(facts.call) {
+                claims.push(Table::claim(ready, owner, facts));
+            }
         }
         if claims.is_empty() {
-            return Ok(Held::default());
+            return Ok(Ok(Held::nothing(self)));
         }
-        let owner = self.0.table.owner(caller.name());
         let (seen, lendings) = (self.0.line.ended(&claims), self.0.table.lendings());
-        let (mut outcome, mut verdicts) = match self.0.line.is_before(&claims) {
+        let outcome = match self.0.line.is_before(&claims) {
             // Whoever waits for the same place goes first.
-            Some(by) => (Outcome::Denied { by, again: Again::WhenOneEnds }, Vec::new()),
+            Some(by) => Outcome::Denied { by, again: Again::WhenOneEnds },
             None => self.0.table.take(&mut claims, owner, self.0.table.now()),
         };
-        if let Outcome::Denied { again: Again::WhenOneEnds | Again::WhenLent, .. } = outcome {
-            (outcome, verdicts) =
-                Box::pin(self.take_later(&mut claims, owner, outcome, (seen, lendings))).await;
-        }
         match outcome {
-            Outcome::Taken => Ok(self.taken(&claims, &verdicts, event)),
-            Outcome::Denied { by, again } => Err(self.denied(claims[by].ready, again, event)),
+            Outcome::Denied { again: Again::WhenOneEnds | Again::WhenLent, .. } => {
+                Err(Box::pin(self.take_later(claims, owner, outcome, (seen, lendings))))
+            }
+            Outcome::Denied { .. } | Outcome::Taken => Ok(self.end(outcome, &claims, event)),
         }
     }
 
     /// Takes once there is a place, and enough is lent.
-    async fn take_later(
+    async fn take_later<'a>(
         &self,
-        claims: &mut Vec<Claim<'_>>,
-        owner: u64,
+        mut claims: Claims<'a>,
+        owner: Owner,
         mut outcome: Outcome,
         (mut seen, lendings): (u64, u64),
-    ) -> (Outcome, Vec<Verdict>) {
-        let mut verdicts = Vec::new();
+    ) -> (Outcome, Claims<'a>) {
         let deadline = tokio::time::Instant::now() + LENT_WAIT;
         for _ in 0..LINES_MAX {
-            (outcome, verdicts) = match outcome {
-                Outcome::Denied { by, again: Again::WhenOneEnds } => self.wait(claims, owner, by, seen).await,
+            outcome = match outcome {
+                Outcome::Denied { by, again: Again::WhenOneEnds } => {
+                    self.wait(&mut claims, owner, by, seen).await
+                }
                 Outcome::Denied { again: Again::WhenLent, .. } => {
-                    self.wait_until_lent(claims, owner, outcome, (deadline, lendings)).await
+                    self.wait_until_lent(&mut claims, owner, outcome, (deadline, lendings)).await
                 }
                 Outcome::Denied { .. } | Outcome::Taken => break,
             };
-            seen = self.0.line.ended(claims);
+            seen = self.0.line.ended(&claims);
         }
-        (outcome, verdicts)
+        (outcome, claims)
     }
 
     /// Waits until enough is lent of a budget, a while.
     async fn wait_until_lent(
         &self,
-        claims: &mut Vec<Claim<'_>>,
-        owner: u64,
+        claims: &mut Claims<'_>,
+        owner: Owner,
         mut outcome: Outcome,
         (deadline, mut seen): (tokio::time::Instant, u64),
-    ) -> (Outcome, Vec<Verdict>) {
-        let mut verdicts = Vec::new();
-        let Some(_waits) = Waits::enter(&self.0) else { return (outcome, verdicts) };
+    ) -> Outcome {
+        let Some(_waits) = Waits::enter(&self.0) else { return outcome };
         while let Outcome::Denied { again: Again::WhenLent, .. } = outcome {
             let now = tokio::time::Instant::now();
             if now >= deadline {
@@ -222,45 +221,46 @@ impl Quotas {
             // Each try asks for what it lacks, so it is tried again when there is news, or when the asking may be lost.
             let _ = tokio::time::timeout_at(deadline.min(now + ASK_AGAIN), self.0.table.is_lent(seen)).await;
             seen = self.0.table.lendings();
-            (outcome, verdicts) = self.0.table.take(claims, owner, self.0.table.now());
+            outcome = self.0.table.take(claims, owner, self.0.table.now());
         }
-        (outcome, verdicts)
+        outcome
     }
 
     /// Waits in line for a place, a while.
-    async fn wait(
-        &self,
-        claims: &mut Vec<Claim<'_>>,
-        owner: u64,
-        mut by: usize,
-        mut seen: u64,
-    ) -> (Outcome, Vec<Verdict>) {
+    async fn wait(&self, claims: &mut Claims<'_>, owner: Owner, mut by: usize, mut seen: u64) -> Outcome {
         let deadline = tokio::time::Instant::now() + self.0.wait_max;
         let mut place = None;
         loop {
-            let Some(mut waits) = self.0.line.join(claims, by, owner, seen, place.take()) else {
-                return (Outcome::Denied { by, again: Again::WhenOneEnds }, Vec::new());
+            let Some(mut waits) = self.0.line.join(claims, by, owner.number(), seen, place.take()) else {
+                return Outcome::Denied { by, again: Again::WhenOneEnds };
             };
             // Nobody is called where a limit grows while no call of it runs, so there may be a place at the end, too.
             let is_late = tokio::time::timeout_at(deadline, waits.turn()).await.is_err();
             seen = self.0.line.ended(claims);
             match self.0.table.take(claims, owner, self.0.table.now()) {
-                (Outcome::Denied { by: other, again: Again::WhenOneEnds }, _) if !is_late => by = other,
-                (Outcome::Taken, verdicts) => {
+                Outcome::Denied { by: other, again: Again::WhenOneEnds } if !is_late => by = other,
+                Outcome::Taken => {
                     waits.took();
-                    return (Outcome::Taken, verdicts);
+                    return Outcome::Taken;
                 }
-                (outcome, verdicts) => return (outcome, verdicts),
+                outcome @ Outcome::Denied { .. } => return outcome,
             }
             place = Some(waits);
         }
     }
 
-    fn taken(&self, claims: &[Claim<'_>], verdicts: &[Verdict], event: &mut Event) -> Held {
-        let mut counts = Vec::with_capacity(claims.len());
-        for (claim, verdict) in claims.iter().zip(verdicts) {
+    fn end(&self, outcome: Outcome, claims: &[Claim<'_>], event: &mut Event) -> Result<Held<'_>, Refusal> {
+        match outcome {
+            Outcome::Taken => Ok(self.taken(claims, event)),
+            Outcome::Denied { by, again } => Err(denied(claims[by].ready, again, event)),
+        }
+    }
+
+    fn taken(&self, claims: &[Claim<'_>], event: &mut Event) -> Held<'_> {
+        let mut held = Held::nothing(self);
+        for claim in claims {
             let counted = &claim.ready.counted;
-            match verdict {
+            match claim.verdict {
                 Verdict::Allowed => counted.allowed.inc(),
                 Verdict::Near => counted.near.inc(),
                 // In shadow, and nobody knows yet what is left.
@@ -271,29 +271,9 @@ impl Quotas {
                     continue;
                 }
             };
-            let (key, cost, window) = (claim.key, claim.cost, claim.window);
-            counts.push(Count { key, ready: Arc::clone(claim.ready), cost, window });
+            held.add(claim);
         }
-        Held(Some(Box::new(Taken { quotas: self.clone(), counts })))
-    }
-
-    fn denied(&self, by: &Ready, again: Again, event: &mut Event) -> Refusal {
-        by.counted.denied.inc();
-        event.limit = Some(Arc::clone(&by.label));
-        let after = match again {
-            Again::WhenOneEnds | Again::WhenLent => Some(AGAIN_AFTER),
-            // Whole seconds, and never too early.
-            Again::After(after) => {
-                Some(Duration::from_secs(after.as_nanos().div_ceil(1_000_000_000).max(1) as u64))
-            }
-            Again::Never => None,
-        };
-        let hit = Hit { limit: by.label.to_string(), window: by.limit.amount(), after };
-        match by.limit.gauge {
-            _ if again == Again::WhenLent => Refusal::NotLent(hit),
-            Gauge::Budget { .. } | Gauge::Lent { .. } => Refusal::BudgetSpent(hit),
-            Gauge::Rate(_) | Gauge::Slots(_) => Refusal::Limited(hit),
-        }
+        held
     }
 
     /// By which the control plane knows this run.
@@ -372,6 +352,45 @@ impl Quotas {
     }
 }
 
+fn denied(by: &Ready, again: Again, event: &mut Event) -> Refusal {
+    by.counted.denied.inc();
+    event.limit = Some(Arc::clone(&by.label));
+    let after = match again {
+        Again::WhenOneEnds | Again::WhenLent => Some(AGAIN_AFTER),
+        // Whole seconds, and never too early.
+        Again::After(after) => {
+            Some(Duration::from_secs(after.as_nanos().div_ceil(1_000_000_000).max(1) as u64))
+        }
+        Again::Never => None,
+    };
+    let hit = Hit { limit: by.label.to_string(), window: by.limit.amount(), after };
+    match by.limit.gauge {
+        _ if again == Again::WhenLent => Refusal::NotLent(hit),
+        Gauge::Budget { .. } | Gauge::Lent { .. } => Refusal::BudgetSpent(hit),
+        Gauge::Rate(_) | Gauge::Slots(_) => Refusal::Limited(hit),
+    }
+}
+
+/// What is known of each request of a call.
+fn requests<'a>(
+    server: &'a Local,
+    caller: &'a Caller,
+    call: &'a Call<'_>,
+) -> impl Iterator<Item = Facts<'a>> {
+    call.messages().iter().filter_map(move |message| {
+        let Message::Request(request) = message else { return None };
+        let arguments = method::has_arguments(&request.method).then_some(request.params.arguments).flatten();
+        let asked = Asked { method: &request.method, target: request.target(), arguments };
+        Some(Facts {
+            caller: caller.name(),
+            tenant: tenant(caller),
+            server: &server.label,
+            call: asked,
+            over: over(caller, &server.name, asked),
+        })
+    })
+}
+
 /// What is weighed by expressions.
 fn over<'a>(caller: &'a Caller, server: &'a ServerName, call: Asked<'a>) -> Option<expr::Facts<'a>> {
     let Caller::Workload(proved) = caller else { return None };
@@ -379,24 +398,20 @@ fn over<'a>(caller: &'a Caller, server: &'a ServerName, call: Asked<'a>) -> Opti
     Some(expr::Facts { caller: &proved.caller, server, method, target, arguments })
 }
 
+/// Who calls, as digests.
+fn owner(caller: &Caller) -> Owner {
+    let make = || Owner::new(caller.name(), tenant(caller));
+    match caller {
+        Caller::Workload(proved) => proved.mark.owner(make),
+        Caller::Local | Caller::Anonymous => make(),
+    }
+}
+
 /// The namespace of a caller that proved one.
 fn tenant(caller: &Caller) -> Option<&str> {
     match caller {
         Caller::Workload(proved) => Some(proved.caller.workload().namespace.as_str()),
         Caller::Local | Caller::Anonymous => None,
-    }
-}
-
-impl Held {
-    /// The call is made: from now on only its places are given back, when it ends.
-    pub fn keep(mut self) -> Self {
-        if let Some(taken) = &mut self.0 {
-            taken.counts.retain(|count| matches!(count.ready.limit.gauge, Gauge::Slots(_)));
-            if taken.counts.is_empty() {
-                return Self(None);
-            }
-        }
-        self
     }
 }
 
@@ -415,19 +430,6 @@ impl<'a> Waits<'a> {
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
         self.0.wait_lent.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        let shared = &*self.quotas.0;
-        let now = shared.table.now();
-        for Count { key, ready, cost, window } in &self.counts {
-            shared.table.give_back(*key, *cost, *window, now);
-            if matches!(ready.limit.gauge, Gauge::Slots(_)) {
-                shared.line.one_ended(*key);
-            }
-        }
     }
 }
 

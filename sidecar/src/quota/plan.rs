@@ -3,8 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwapOption;
-use prometheus_client::metrics::counter::Counter;
+use arc_swap::{ArcSwapOption, Guard};
 use weft_proto::compile::ServerEntry;
 use weft_proto::policy::access::Call;
 use weft_proto::policy::quota::{Limit, Plan};
@@ -12,7 +11,7 @@ use weft_proto::policy::quota::{Limit, Plan};
 use super::key::Seed;
 use super::leased::By;
 use super::table::{Shown, Table};
-use crate::metrics::{LimitLabels, Metrics, QuotaLabels};
+use crate::metrics::{LimitLabels, Metrics, QuotaLabels, Tally};
 
 /// Limits whose series are kept apart; further ones are counted together. Operators choose their names, yet may choose
 /// others every day.
@@ -22,8 +21,9 @@ const SERIES_MAX: usize = 1024;
 #[derive(Debug, Default)]
 pub struct Plans(ArcSwapOption<Of>);
 
+/// The limits of one server.
 #[derive(Debug)]
-struct Of {
+pub(super) struct Of {
     /// Kept, so that no other can have its place in memory.
     entry: Arc<ServerEntry>,
     limits: Arc<[Arc<Ready>]>,
@@ -45,10 +45,10 @@ pub(super) struct Ready {
 /// What was decided by a limit.
 #[derive(Clone, Debug)]
 pub(super) struct Counters {
-    pub(super) allowed: Counter,
-    pub(super) near: Counter,
-    pub(super) denied: Counter,
-    pub(super) shadow_denied: Counter,
+    pub(super) allowed: Tally,
+    pub(super) near: Tally,
+    pub(super) denied: Tally,
+    pub(super) shadow_denied: Tally,
 }
 
 /// The series of limits.
@@ -58,39 +58,44 @@ pub(super) struct Series {
     known: Mutex<HashSet<(Arc<str>, Arc<str>)>>,
 }
 
-/// The limits that count the calls of one request.
+/// The limits of one server as they are now.
 #[derive(Debug)]
-pub(super) struct Matching(Arc<Of>);
+pub(super) struct Matching(Guard<Option<Arc<Of>>>);
 
 impl Plans {
     pub(super) fn of(&self, entry: &Arc<ServerEntry>, series: &Series, table: &Table) -> Matching {
-        let found = self.0.load_full().filter(|of| Arc::ptr_eq(&of.entry, entry));
-        Matching(found.unwrap_or_else(|| {
-            let plan = Plan::new(&entry.quotas);
-            let ready = |limit: &Limit| {
-                Arc::new(Ready {
-                    label: format!("{}#{}", limit.policy, limit.name).into(),
-                    seed: table.seed(limit),
-                    by: table.by(limit),
-                    counted: series.of(limit),
-                    limit: limit.clone(),
-                })
-            };
-            let limits = plan.limits().iter().map(ready).collect();
-            let of = Arc::new(Of { entry: Arc::clone(entry), limits, plan });
-            self.0.store(Some(Arc::clone(&of)));
-            of
-        }))
+        // Merely looked at: were it counted who does, all calls would wait for each other to count.
+        let found = self.0.load();
+        if found.as_ref().is_some_and(|of| Arc::ptr_eq(&of.entry, entry)) {
+            return Matching(found);
+        }
+        let plan = Plan::new(&entry.quotas);
+        let ready = |limit: &Limit| {
+            Arc::new(Ready {
+                label: format!("{}#{}", limit.policy, limit.name).into(),
+                seed: Seed::new(limit),
+                by: table.by(limit),
+                counted: series.of(limit),
+                limit: limit.clone(),
+            })
+        };
+        let limits = plan.limits().iter().map(ready).collect();
+        let of = Some(Arc::new(Of { entry: Arc::clone(entry), limits, plan }));
+        self.0.store(of.clone());
+        Matching(Guard::from_inner(of))
     }
 }
 
 impl Matching {
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.plan.is_empty()
+    /// None where there are no limits.
+    pub(super) fn limits(&self) -> Option<&Of> {
+        self.0.as_deref().filter(|of| !of.plan.is_empty())
     }
+}
 
+impl Of {
     pub(super) fn matching<'a>(&'a self, call: Call<'a>) -> impl Iterator<Item = &'a Arc<Ready>> {
-        self.0.plan.matching(call).filter_map(|(at, _)| self.0.limits.get(at))
+        self.plan.matching(call).filter_map(|(at, _)| self.limits.get(at))
     }
 }
 

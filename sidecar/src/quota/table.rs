@@ -1,5 +1,6 @@
-//! The counts, by what tells them apart: in shards with a lock each, so that calls of different callers seldom meet. A
-//! call that takes from several counts locks their shards in order, looks, and takes: it is exact, whoever else calls.
+//! The counts, by what tells them apart: in shards with a lock each, those of one caller in the same, so that calls of
+//! different callers seldom meet and most calls take one lock. A call that takes from several counts locks their shards
+//! in order, looks, and takes: it is exact, whoever else calls.
 //!
 //! There are at most so many counts. One is forgotten only while nothing is taken of it, where a fresh one would be the
 //! same. Where a caller has made as many as one may — tools are called by names of its choice — further calls of it
@@ -7,26 +8,32 @@
 //! a flood of names costs whoever makes it, and never makes a limit start anew.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher as _, BuildHasherDefault, Hash as _, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, UNIX_EPOCH};
 
+use hashbrown::HashTable;
+use smallvec::SmallVec;
 use tokio::sync::Notify;
-use weft_proto::pb::weft::quota::v1 as pb;
-use weft_proto::policy::quota::lease::{Grant, Loan, Timing, Told};
 use weft_proto::policy::quota::{Cost, Facts, Gauge, Limit, Meter, Now, Outcome, Taking, Verdict, take_all};
 
 use super::borrowed::Borrowed;
-use super::journal::Id;
-use super::key::{Digested, Key, Seed, Share};
+use super::key::{Key, Owner, SHARDS, Share};
 use super::leased::{self, By, Leased};
 use super::plan::Ready;
 use crate::clock;
 
-pub(super) const SHARDS: usize = 64;
+mod lent;
+
+pub(super) use lent::Asks;
+
+/// A call with no more claims than this allocates nothing.
+pub(super) const CLAIMS_FEW: usize = 8;
 /// A shard that is full of counts in use is not searched again for so long, however many new names come.
 const SEARCH_AGAIN_NANOS: u64 = 100_000_000;
+
+pub(super) type Claims<'a> = SmallVec<[Claim<'a>; CLAIMS_FEW]>;
+type Guards<'t> = SmallVec<[MutexGuard<'t, Shard>; CLAIMS_FEW]>;
 
 /// What a call wants of one count.
 #[derive(Clone, Debug)]
@@ -35,16 +42,21 @@ pub(super) struct Claim<'a> {
     pub(super) ready: &'a Arc<Ready>,
     pub(super) cost: Cost,
     share: Share,
-    facts: Facts<'a>,
+    facts: &'a Facts<'a>,
+    /// Its shard among those that are locked.
+    guard: usize,
+    /// Where in its shard the count is, if there is one.
+    place: Option<usize>,
+    /// What became of it.
+    pub(super) verdict: Verdict,
     /// Of a budget that it took from: the end of the window.
     pub(super) window: Option<i64>,
 }
 
 #[derive(Debug)]
 pub(super) struct Table {
-    hashers: [RandomState; 2],
-    shards: Box<[Mutex<Shard>]>,
-    per_shard_max: usize,
+    shards: Box<[Apart<Mutex<Shard>>]>,
+    keys_max: usize,
     /// Counts by the callers that made them.
     owners: Box<[Mutex<HashMap<u64, usize>>]>,
     per_caller_max: usize,
@@ -60,9 +72,14 @@ pub(super) struct Table {
     lendings: AtomicU64,
 }
 
+/// Alone in what processors fetch at once, so that one shard's lock slows down nobody at another.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Apart<T>(T);
+
 #[derive(Debug, Default)]
 struct Shard {
-    counts: HashMap<Key, Count, BuildHasherDefault<Digested>>,
+    counts: HashTable<Count>,
     /// When it was searched in vain for a count to forget.
     searched_nanos: Option<u64>,
 }
@@ -79,17 +96,9 @@ pub(super) struct Shown {
     pub(super) fallbacks: usize,
 }
 
-/// What one budget asks of the journal.
-#[derive(Debug)]
-pub(super) struct Asks {
-    pub(super) handle: u64,
-    pub(super) id: Id,
-    pub(super) told: Told,
-    pub(super) ready: Arc<Ready>,
-}
-
 #[derive(Debug)]
 struct Count {
+    key: Key,
     meter: Meter,
     ready: Arc<Ready>,
     owner: u64,
@@ -99,9 +108,8 @@ struct Count {
 impl Table {
     pub(super) fn new(keys_max: usize, per_caller_max: usize, has_journal: bool) -> Self {
         Self {
-            hashers: [RandomState::new(), RandomState::new()],
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            per_shard_max: keys_max.div_ceil(SHARDS),
+            shards: (0..SHARDS).map(|_| Apart::default()).collect(),
+            keys_max,
             owners: (0..SHARDS).map(|_| Mutex::default()).collect(),
             per_caller_max,
             len: AtomicUsize::new(0),
@@ -134,181 +142,176 @@ impl Table {
         }
     }
 
-    pub(super) fn seed(&self, limit: &Limit) -> Seed {
-        Seed::new(&self.hashers, limit)
-    }
-
-    pub(super) fn owner(&self, caller: &str) -> u64 {
-        self.hashers[0].hash_one(caller)
-    }
-
-    pub(super) fn claim<'a>(&self, ready: &'a Arc<Ready>, facts: Facts<'a>) -> Claim<'a> {
-        let cost = Cost::one(ready.limit.weight(facts));
-        let key = ready.seed.key(Share::Own, |hasher| {
-            for value in ready.limit.values(facts) {
-                value.hash(hasher);
-            }
-        });
-        Claim { key, ready, cost, share: Share::Own, facts, window: None }
+    /// What a call of a caller wants of a limit.
+    pub(super) fn claim<'a>(ready: &'a Arc<Ready>, owner: Owner, facts: &'a Facts<'a>) -> Claim<'a> {
+        Claim {
+            key: ready.seed.own(&ready.limit, owner, facts),
+            ready,
+            cost: Cost::one(ready.limit.weight(*facts)),
+            share: Share::Own,
+            facts,
+            guard: 0,
+            place: None,
+            verdict: Verdict::Allowed,
+            window: None,
+        }
     }
 
     /// Takes what all claims say, or nothing. The claims are put in order, and those of one count together.
-    pub(super) fn take(&self, claims: &mut Vec<Claim<'_>>, owner: u64, now: Now) -> (Outcome, Vec<Verdict>) {
+    pub(super) fn take(&self, claims: &mut Claims<'_>, owner: Owner, now: Now) -> Outcome {
         loop {
             in_order(claims);
             let mut guards = self.lock(claims);
-            if self.find_room(claims, &mut guards, owner, now) {
+            if find(claims, &guards) || self.find_room(claims, &mut guards, owner, now) {
                 return self.settle(claims, &mut guards, owner, now);
             }
         }
     }
 
     /// The shards of the claims, each once, in order.
-    fn lock(&self, claims: &[Claim<'_>]) -> Vec<(usize, MutexGuard<'_, Shard>)> {
-        let mut guards: Vec<(usize, MutexGuard<'_, Shard>)> = Vec::with_capacity(claims.len());
+    fn lock(&self, claims: &mut [Claim<'_>]) -> Guards<'_> {
+        let (mut guards, mut last) = (Guards::new(), None);
         for claim in claims {
             let at = claim.key.shard();
-            if guards.last().is_none_or(|(last, _)| *last != at) {
-                guards.push((at, self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)));
+            if last != Some(at) {
+                guards.push(self.shard(claim.key));
+                last = Some(at);
             }
+            claim.guard = guards.len() - 1;
         }
         guards
     }
 
+    fn shard(&self, key: Key) -> MutexGuard<'_, Shard> {
+        self.shards[key.shard()].0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Sees to it that every claim has a count or room for one. False if some now want another.
-    fn find_room(
-        &self,
-        claims: &mut [Claim<'_>],
-        guards: &mut [(usize, MutexGuard<'_, Shard>)],
-        owner: u64,
-        now: Now,
-    ) -> bool {
+    fn find_room(&self, claims: &mut [Claim<'_>], guards: &mut Guards<'_>, owner: Owner, now: Now) -> bool {
         let mut found = true;
         for claim in claims.iter_mut() {
-            let shard = shard_of(guards, claim.key);
-            if shard.counts.contains_key(&claim.key) || claim.share == Share::OfAll {
+            let shard = &mut *guards[claim.guard];
+            if shard.place(claim.key).is_some() || claim.share == Share::OfAll {
                 continue;
             }
-            if shard.counts.len() >= self.per_shard_max && !self.forget_idle(shard, now) {
-                claim.share = Share::OfAll;
-                claim.key = claim.ready.seed.key(Share::OfAll, |_| {});
+            let ready = claim.ready;
+            if self.len() >= self.keys_max && !self.forget_idle(shard, now) {
+                (claim.share, claim.key) = (Share::OfAll, ready.seed.of_all());
                 found = false;
             } else if claim.share == Share::Own
-                && claim.ready.limit.is_split_by_choice()
+                && ready.limit.is_split_by_choice()
                 && self.owned(owner) >= self.per_caller_max
             {
                 // A count of its own besides the one that all share would be more than the limit.
-                let own = claim.ready.limit.is_of_callers();
-                claim.share = if own { Share::OfCaller } else { Share::OfAll };
-                claim.key = match own {
-                    true => claim.ready.seed.key(Share::OfCaller, |hasher| owner.hash(hasher)),
-                    false => claim.ready.seed.key(Share::OfAll, |_| {}),
+                (claim.share, claim.key) = match ready.limit.is_of_callers() {
+                    true => (Share::OfCaller, ready.seed.of_caller(owner)),
+                    false => (Share::OfAll, ready.seed.of_all()),
                 };
                 found = false;
             }
         }
         if found {
             self.begin_leases(claims, guards, owner, now);
+            find(claims, guards);
         }
         found
     }
 
     /// A share of a limit is asked for even where the call is refused.
-    fn begin_leases(
-        &self,
-        claims: &[Claim<'_>],
-        guards: &mut [(usize, MutexGuard<'_, Shard>)],
-        owner: u64,
-        now: Now,
-    ) {
+    fn begin_leases(&self, claims: &[Claim<'_>], guards: &mut Guards<'_>, owner: Owner, now: Now) {
         for claim in claims {
-            let shard = shard_of(guards, claim.key);
-            if let Some(by) = claim.ready.by.filter(|_| !shard.counts.contains_key(&claim.key)) {
-                self.put(shard, claim, claim.ready.limit.gauge.fresh(), owner, now);
+            let shard = &mut *guards[claim.guard];
+            if let Some(by) = claim.ready.by.filter(|_| shard.place(claim.key).is_none()) {
+                self.begin(shard, claim, claim.ready.limit.gauge.fresh(), owner, now);
                 self.borrowed(by).tell_soon(claim.key);
             }
         }
     }
 
-    fn settle(
-        &self,
-        claims: &mut [Claim<'_>],
-        guards: &mut [(usize, MutexGuard<'_, Shard>)],
-        owner: u64,
-        now: Now,
-    ) -> (Outcome, Vec<Verdict>) {
-        let found = claims.iter().map(|claim| match shard_of(guards, claim.key).counts.get_mut(&claim.key) {
+    fn settle(&self, claims: &mut [Claim<'_>], guards: &mut Guards<'_>, owner: Owner, now: Now) -> Outcome {
+        let found = claims.iter().map(|claim| match claim.count_mut(guards) {
             Some(count) => {
                 count.look(claim.ready, now);
-                (count.meter, count.lease.as_ref().map(|lease| lease.gauge().clone()))
+                count.meter
             }
-            None => (claim.ready.limit.gauge.fresh(), None),
+            None => claim.ready.limit.gauge.fresh(),
         });
-        let (mut meters, gauges): (Vec<Meter>, Vec<Option<Gauge>>) = found.unzip();
-        let takings = claims.iter().zip(&mut meters).zip(&gauges).map(|((claim, meter), gauge)| Taking {
-            gauge: gauge.as_ref().unwrap_or(&claim.ready.limit.gauge),
-            meter,
-            cost: claim.cost,
-            shadow: claim.ready.limit.shadow,
-            verdict: Verdict::Allowed,
+        let mut meters: SmallVec<[Meter; CLAIMS_FEW]> = found.collect();
+        let takings = claims.iter().zip(&mut meters).map(|(claim, meter)| {
+            let limit = &claim.ready.limit;
+            let gauge = claim.count(guards).map_or(&limit.gauge, Count::gauge);
+            Taking { gauge, meter, cost: claim.cost, shadow: limit.shadow, verdict: Verdict::Allowed }
         });
-        let mut takings: Vec<_> = takings.collect();
+        let mut takings: SmallVec<[Taking<'_>; CLAIMS_FEW]> = takings.collect();
         let outcome = take_all(&mut takings, now);
-        let verdicts: Vec<_> = takings.iter().map(|taking| taking.verdict).collect();
-        self.note(claims, guards, outcome, &verdicts);
-        if outcome == Outcome::Taken {
-            for ((claim, meter), verdict) in claims.iter_mut().zip(meters).zip(&verdicts) {
-                if !matches!(verdict, Verdict::Denied(_)) {
-                    claim.window = meter.window();
-                    self.put(shard_of(guards, claim.key), claim, meter, owner, now);
-                }
-            }
+        for (claim, taking) in claims.iter_mut().zip(&takings) {
+            claim.verdict = taking.verdict;
         }
-        (outcome, verdicts)
+        drop(takings);
+        self.note(claims, guards, outcome);
+        if outcome == Outcome::Taken {
+            self.put(claims, &meters, guards, owner, now);
+        }
+        outcome
     }
 
     /// What limits decided that are lent, from which follows how much of them is wanted here.
-    fn note(
-        &self,
-        claims: &[Claim<'_>],
-        guards: &mut [(usize, MutexGuard<'_, Shard>)],
-        outcome: Outcome,
-        verdicts: &[Verdict],
-    ) {
-        for (claim, verdict) in claims.iter().zip(verdicts) {
-            let Some(count) = shard_of(guards, claim.key).counts.get_mut(&claim.key) else { continue };
-            let Some(lease) = &mut count.lease else { continue };
-            let held = if let Meter::Held(held) = count.meter { held } else { 0 };
-            let refuses = matches!(verdict, Verdict::Denied(_));
+    fn note(&self, claims: &[Claim<'_>], guards: &mut Guards<'_>, outcome: Outcome) {
+        for claim in claims {
+            let Some(by) = claim.ready.by else { continue };
+            let Some(Count { meter, lease: Some(lease), .. }) = claim.count_mut(guards) else { continue };
+            let held = if let Meter::Held(held) = meter { *held } else { 0 };
+            let refuses = claim.is_refused();
             let passed = outcome == Outcome::Taken && !refuses;
             // What another limit refuses is no demand for this one.
-            if (passed || refuses) && lease.note(claim.cost, held, *verdict) {
-                self.borrowed(lease.by).tell_soon(claim.key);
+            if (passed || refuses) && lease.note(claim.cost, held, claim.verdict) {
+                self.borrowed(by).tell_soon(claim.key);
             }
         }
     }
 
-    fn put(&self, shard: &mut Shard, claim: &Claim<'_>, meter: Meter, owner: u64, now: Now) {
-        match shard.counts.get_mut(&claim.key) {
-            Some(count) => count.meter = meter,
-            None => {
-                // What all share is nobody's own.
-                let owner = if claim.share == Share::OfAll { 0 } else { owner };
-                let lease = claim.ready.by.map(|by| {
-                    self.borrowed(by).keys().insert(claim.key.low(), claim.key);
-                    Box::new(Leased::new(&claim.ready.limit, by, claim.key, claim.told(), now))
-                });
-                let ready = Arc::clone(claim.ready);
-                shard.counts.insert(claim.key, Count { meter, ready, owner, lease });
-                self.len.fetch_add(1, Ordering::Relaxed);
-                *self.owners_of(owner).entry(owner).or_default() += 1;
+    /// Puts down what was taken.
+    fn put(
+        &self,
+        claims: &mut [Claim<'_>],
+        meters: &[Meter],
+        guards: &mut Guards<'_>,
+        owner: Owner,
+        now: Now,
+    ) {
+        let mut are_new = false;
+        for (claim, meter) in claims.iter_mut().zip(meters).filter(|(claim, _)| !claim.is_refused()) {
+            claim.window = meter.window();
+            match claim.count_mut(guards) {
+                Some(count) => count.meter = *meter,
+                None => are_new = true,
             }
         }
+        // Only now, for a count that comes may move those that are there.
+        if are_new {
+            for (claim, meter) in claims.iter().zip(meters) {
+                if claim.place.is_none() && !claim.is_refused() {
+                    self.begin(&mut guards[claim.guard], claim, *meter, owner, now);
+                }
+            }
+        }
+    }
+
+    fn begin(&self, shard: &mut Shard, claim: &Claim<'_>, meter: Meter, owner: Owner, now: Now) {
+        // What all share is nobody's own.
+        let owner = if claim.share == Share::OfAll { 0 } else { owner.number() };
+        let lease = claim.ready.by.map(|by| {
+            self.borrowed(by).keys().insert(claim.key.handle(), claim.key);
+            Box::new(Leased::new(&claim.ready.limit, by, claim.key, claim.told(), now))
+        });
+        let count = Count { key: claim.key, meter, ready: Arc::clone(claim.ready), owner, lease };
+        shard.counts.insert_unique(count.key.hash(), count, |count| count.key.hash());
+        self.len.fetch_add(1, Ordering::Relaxed);
+        *self.owners_of(owner).entry(owner).or_default() += 1;
     }
 
     pub(super) fn give_back(&self, key: Key, cost: Cost, window: Option<i64>, now: Now) {
-        let mut shard = self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = shard.counts.get_mut(&key) {
+        if let Some(count) = self.shard(key).count_mut(key) {
             let gauge = count.lease.as_ref().map_or(&count.ready.limit.gauge, |lease| lease.gauge());
             gauge.give_back(&mut count.meter, cost, window, now);
         }
@@ -320,14 +323,14 @@ impl Table {
             return false;
         }
         let before = shard.counts.len();
-        shard.counts.retain(|key, count| {
+        shard.counts.retain(|count| {
             // What is held of a limit that is lent is given up first.
             let given_up = count.lease.as_ref().is_none_or(|lease| lease.is_released());
             let idle = given_up && count.gauge().is_idle(&count.meter, now);
             if idle {
                 self.disown(count.owner);
                 if let Some(lease) = &count.lease {
-                    self.borrowed(lease.by).keys().remove(&key.low());
+                    self.borrowed(lease.by).keys().remove(&count.key.handle());
                 }
             }
             !idle
@@ -342,10 +345,10 @@ impl Table {
     pub(super) fn sweep(&self, now: Now) -> HashMap<Arc<str>, Shown> {
         let mut fullest: HashMap<Arc<str>, Shown> = HashMap::new();
         for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut shard = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
             shard.searched_nanos = None;
             self.forget_idle(&mut shard, now);
-            for count in shard.counts.values() {
+            for count in &shard.counts {
                 let used = count.gauge().used_milli(&count.meter, now);
                 if !fullest.contains_key(&count.ready.limit.identity) {
                     let (identity, ready) =
@@ -368,78 +371,13 @@ impl Table {
         self.len.load(Ordering::Relaxed)
     }
 
-    /// What there is to say of a count; nothing of one that was given up.
-    pub(super) fn demand(
-        &self,
-        key: Key,
-        sequence: u64,
-        timing: Timing,
-        now: Now,
-    ) -> Option<pb::LeaseDemand> {
-        let mut shard = self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner);
-        let Count { meter, lease, .. } = shard.counts.get_mut(&key)?;
-        let lease = lease.as_mut().filter(|lease| !lease.is_released())?;
-        Some(lease.demand(sequence, meter, timing, now))
-    }
-
-    /// What the journal is to hear of a budget; nothing of one that was given up.
-    pub(super) fn asks(&self, key: Key, sequence: u64, is_end: bool) -> Option<Asks> {
-        let mut shard = self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner);
-        let Count { meter, lease, ready, .. } = shard.counts.get_mut(&key)?;
-        let lease = lease.as_mut().filter(|lease| !lease.is_released())?;
-        let told = lease.told(sequence, meter, is_end)?;
-        Some(Asks { handle: key.low(), id: lease.id(), told, ready: Arc::clone(ready) })
-    }
-
-    /// How often something was lent of budgets.
-    pub(super) fn lendings(&self) -> u64 {
-        self.lendings.load(Ordering::SeqCst)
-    }
-
-    /// Tells those who wait that something was lent.
-    pub(super) fn was_lent(&self) {
-        self.lendings.fetch_add(1, Ordering::SeqCst);
-        self.lent.notify_waiters();
-    }
-
-    /// Waits until more was lent than these times.
-    pub(super) async fn is_lent(&self, seen: u64) {
-        let lent = self.lent.notified();
-        tokio::pin!(lent);
-        // From here on no news is missed.
-        lent.as_mut().enable();
-        if self.lendings() == seen {
-            lent.await;
-        }
-    }
-
-    /// Takes what was lent of a budget for a handle.
-    pub(super) fn lent(&self, by: By, handle: u64, epoch: u64, loan: Loan) {
-        let Some(key) = self.borrowed(by).keys().get(&handle).copied() else { return };
-        let mut shard = self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lease) = shard.counts.get_mut(&key).and_then(|count| count.lease.as_mut()) {
-            lease.lent(epoch, loan);
-        }
-    }
-
-    /// Takes what was granted for a handle.
-    pub(super) fn granted(&self, handle: u64, grant: Grant, asked_at: Option<u64>, timing: Timing, now: Now) {
-        let Some(key) = self.by_control_plane.keys().get(&handle).copied() else { return };
-        let mut shard = self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Count { meter, lease: Some(lease), .. }) = shard.counts.get_mut(&key) else { return };
-        if lease.granted(grant, asked_at, meter, timing, now) {
-            drop(shard);
-            self.by_control_plane.tell_soon(key);
-        }
-    }
-
     fn owners_of(&self, owner: u64) -> MutexGuard<'_, HashMap<u64, usize>> {
         let at = owner as usize % self.owners.len();
         self.owners[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn owned(&self, owner: u64) -> usize {
-        self.owners_of(owner).get(&owner).copied().unwrap_or(0)
+    fn owned(&self, owner: Owner) -> usize {
+        self.owners_of(owner.number()).get(&owner.number()).copied().unwrap_or(0)
     }
 
     fn disown(&self, owner: u64) {
@@ -450,6 +388,16 @@ impl Table {
                 owners.remove(&owner);
             }
         }
+    }
+}
+
+impl Shard {
+    fn place(&self, key: Key) -> Option<usize> {
+        self.counts.find_bucket_index(key.hash(), |count| count.key == key)
+    }
+
+    fn count_mut(&mut self, key: Key) -> Option<&mut Count> {
+        self.counts.find_mut(key.hash(), |count| count.key == key)
     }
 }
 
@@ -474,11 +422,23 @@ impl Count {
 }
 
 impl<'a> Claim<'a> {
+    const fn is_refused(&self) -> bool {
+        matches!(self.verdict, Verdict::Denied(_))
+    }
+
+    fn count<'g>(&self, guards: &'g Guards<'_>) -> Option<&'g Count> {
+        guards[self.guard].counts.get_bucket(self.place?)
+    }
+
+    fn count_mut<'g>(&self, guards: &'g mut Guards<'_>) -> Option<&'g mut Count> {
+        guards[self.guard].counts.get_bucket_mut(self.place?)
+    }
+
     /// The values by which the control plane knows the count: none where several share one.
     fn told(&self) -> impl Iterator<Item = Option<&'a str>> {
         let (share, caller) = (self.share, self.facts.caller);
         let ready: &'a Ready = self.ready;
-        ready.limit.values(self.facts).map(move |value| match share {
+        ready.limit.values(*self.facts).map(move |value| match share {
             Share::Own => value,
             Share::OfCaller => value.filter(|value| *value == caller),
             Share::OfAll => None,
@@ -487,7 +447,7 @@ impl<'a> Claim<'a> {
 }
 
 /// By count, with one claim for each.
-fn in_order(claims: &mut Vec<Claim<'_>>) {
+fn in_order(claims: &mut Claims<'_>) {
     claims.sort_unstable_by_key(|claim| claim.key);
     claims.dedup_by(|later, first| {
         let same = later.key == first.key;
@@ -498,7 +458,12 @@ fn in_order(claims: &mut Vec<Claim<'_>>) {
     });
 }
 
-fn shard_of<'g>(guards: &'g mut [(usize, MutexGuard<'_, Shard>)], key: Key) -> &'g mut Shard {
-    let at = guards.iter().position(|(at, _)| *at == key.shard());
-    &mut guards[at.expect("every claim's shard is locked")].1
+/// Finds the counts that there are. True if there is one for each claim.
+fn find(claims: &mut [Claim<'_>], guards: &Guards<'_>) -> bool {
+    let mut all = true;
+    for claim in claims {
+        claim.place = guards[claim.guard].place(claim.key);
+        all &= claim.place.is_some();
+    }
+    all
 }

@@ -1,0 +1,112 @@
+//! A call that its limits let pass allocates nothing to be counted: every allocation of this program is.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops where it is")]
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use allocation_counter::measure;
+use futures_util::FutureExt as _;
+use tokio_util::sync::CancellationToken;
+use weft_proto::compile::{ServerEntry, compile_resources};
+use weft_proto::name::{ServerName, TrustDomain};
+use weft_proto::resource::kinds::Era;
+use weft_proto::resource::parse;
+use weft_sidecar::authorize::Decided;
+use weft_sidecar::bootstrap::Node;
+use weft_sidecar::classify;
+use weft_sidecar::identify::Caller;
+use weft_sidecar::limits::Limits;
+use weft_sidecar::metrics::Metrics;
+use weft_sidecar::quota::Quotas;
+use weft_sidecar::record::Event;
+use weft_sidecar::servers::{self, Local, Servers};
+use weft_sidecar::state::{Current, Origin};
+use weft_sidecar::stdio::launch::Launcher;
+
+const CALL: &[u8] =
+    br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"read","arguments":{}}}"#;
+
+/// A server with these limits.
+fn server(limits: &Arc<Limits>, metrics: &Arc<Metrics>, quota: &str) -> (Arc<Local>, Arc<ServerEntry>) {
+    let text = format!(
+        "apiVersion: weft.dev/v1alpha1\nkind: McpServer\nmetadata: {{ namespace: a, name: s }}\n\
+         spec: {{ workload: {{ labels: {{ app: a }}, port: 1 }} }}\n---\n\
+         apiVersion: weft.dev/v1alpha1\nkind: QuotaPolicy\nmetadata: {{ namespace: a, name: q }}\n\
+         spec: {{ servers: {{ names: [s] }}, limits: [{quota}] }}\n"
+    );
+    let resources = parse("f.yaml", &text).unwrap();
+    let domain = TrustDomain::parse("corp.example").unwrap();
+    let snapshot = compile_resources(&domain, resources.iter().map(|(resource, _)| (resource, 1))).unwrap();
+    let entry = Arc::clone(snapshot.server(&ServerName::parse("a/s").unwrap()).unwrap());
+    let node: Node =
+        serde_json::from_value(serde_json::json!({ "id": "a/n-0", "servers": ["a/s"] })).unwrap();
+    let servers = Servers::new(servers::Parts {
+        node,
+        limits: Arc::clone(limits),
+        metrics: Arc::clone(metrics),
+        launcher: Launcher::default(),
+        drain: CancellationToken::new(),
+    });
+    let (origin, version, since) = (Origin::File, "".into(), SystemTime::UNIX_EPOCH);
+    servers.follow(&Current { snapshot, origin, version, since }, None);
+    (servers.all().pop().unwrap(), entry)
+}
+
+fn event() -> Event {
+    Event {
+        at: SystemTime::UNIX_EPOCH,
+        listener: "inbound",
+        caller: "".into(),
+        server: "".into(),
+        http_method: http::Method::POST,
+        method: 0,
+        target: None,
+        rpc_id: None,
+        era: "",
+        status: 0,
+        reason: "",
+        detail: None,
+        decided: Decided::default(),
+        limit: None,
+        shadow_limit: None,
+        tools: None,
+        request_bytes: 0,
+        response_bytes: 0,
+        duration: Duration::ZERO,
+        listens: false,
+        is_unwritten: false,
+    }
+}
+
+/// Allocations of one further call against these limits.
+fn of_one_call(quota: &str) -> u64 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _entered = runtime.enter();
+    let (limits, metrics) = (Arc::new(Limits::default()), Arc::new(Metrics::new()));
+    let (server, entry) = server(&limits, &metrics, quota);
+    let quotas = Quotas::new(&limits, &metrics, None).unwrap();
+    let call = classify::again(CALL, Era::Modern, &limits).unwrap();
+    let mut event = event();
+    let mut take = || {
+        let taken = quotas.take(&server, &entry, &Caller::Local, &call, &mut event).now_or_never();
+        let _ = std::hint::black_box(taken.unwrap().unwrap().keep());
+    };
+    take();
+    measure(take).count_total
+}
+
+#[test]
+fn a_call_that_passes_four_limits_allocates_nothing() {
+    let limits = "{ name: calls, per: [caller], rate: 1000/h }, \
+                  { name: of-a-tool, per: [caller, tool], rate: 1000/h }, \
+                  { name: reads, tools: ['read*'], per: [caller, server], rate: 1000/h }, \
+                  { name: all-month, per: [caller, tenant], budget: 1000/month }";
+    assert_eq!(of_one_call(limits), 0);
+}
+
+/// What would be counted is: else the test above could not fail.
+#[test]
+fn a_call_that_takes_a_place_is_seen_to_allocate() {
+    assert!(of_one_call("{ name: at-once, concurrency: 10 }") > 0);
+}
