@@ -10,9 +10,7 @@ use http::HeaderValue;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use weft_certs::svid::Serial;
-use weft_certs::tls::LiveIdentity;
 use weft_control_plane::quota::{Lender, Settings};
 use weft_proto::compile::{ServerEntry, compile_resources};
 use weft_proto::name::{NodeId, ServerName, SpiffeId, TrustDomain};
@@ -30,9 +28,9 @@ use weft_sidecar::metrics::Metrics;
 use weft_sidecar::quota::{Mark, Quotas};
 use weft_sidecar::record::Event;
 use weft_sidecar::servers::{self, Local, Servers};
-use weft_sidecar::state::{Current, Live, Origin};
+use weft_sidecar::state::{Current, Origin};
 use weft_sidecar::stdio::launch::Launcher;
-use weft_sidecar::trace::{self, Tracer};
+use weft_sidecar::trace::Tracer;
 
 use crate::table::Table;
 
@@ -90,19 +88,9 @@ impl Bench {
         let entry = Arc::clone(snapshot.server(&name).context("the server is there")?);
         let node: Node =
             serde_json::from_value(serde_json::json!({ "id": "ns-0/n-0", "servers": ["ns-0/s-0"] }))?;
-        let tracer = Tracer::new(trace::Parts {
-            runtime: tokio::runtime::Handle::current(),
-            live: Live::empty(),
-            identity: LiveIdentity::empty(),
-            metrics: Arc::clone(&metrics),
-            namespace: None,
-            node: node.id.clone(),
-            closing: CancellationToken::new(),
-            sending: TaskTracker::new(),
-        });
         let servers = Servers::new(servers::Parts {
+            tracer: Tracer::idle(node.id.clone(), &metrics),
             node,
-            tracer,
             limits: Arc::clone(&limits),
             metrics: Arc::clone(&metrics),
             launcher: Launcher::default(),

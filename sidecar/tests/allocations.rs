@@ -23,6 +23,7 @@ use weft_sidecar::record::Event;
 use weft_sidecar::servers::{self, Local, Servers};
 use weft_sidecar::state::{Current, Origin};
 use weft_sidecar::stdio::launch::Launcher;
+use weft_sidecar::trace::Tracer;
 
 const CALL: &[u8] =
     br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"read","arguments":{}}}"#;
@@ -42,6 +43,7 @@ fn server(limits: &Arc<Limits>, metrics: &Arc<Metrics>, quota: &str) -> (Arc<Loc
     let node: Node =
         serde_json::from_value(serde_json::json!({ "id": "a/n-0", "servers": ["a/s"] })).unwrap();
     let servers = Servers::new(servers::Parts {
+        tracer: Tracer::idle(node.id.clone(), metrics),
         node,
         limits: Arc::clone(limits),
         metrics: Arc::clone(metrics),

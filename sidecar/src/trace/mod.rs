@@ -84,6 +84,20 @@ impl Tracer {
         Self(Arc::new(parts))
     }
 
+    /// One of a sidecar without configuration, which therefore traces nothing. Needs a runtime.
+    pub fn idle(node: NodeId, metrics: &Arc<Metrics>) -> Self {
+        Self::new(Parts {
+            runtime: Handle::current(),
+            live: Live::empty(),
+            identity: LiveIdentity::empty(),
+            metrics: Arc::clone(metrics),
+            node,
+            namespace: None,
+            closing: CancellationToken::new(),
+            sending: TaskTracker::new(),
+        })
+    }
+
     /// A server beside this sidecar, for those who call it.
     pub fn serving(&self, server: &ServerName) -> Service {
         self.service(Whose::Server(server.clone()), Kind::Server)
