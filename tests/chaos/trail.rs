@@ -64,18 +64,20 @@ fn counted(found: &[Found], ended: bool) -> BTreeMap<String, usize> {
     counts
 }
 
-async fn review(mesh: &Mesh, known: &Known) -> Report {
+/// What is found about a trail, and its lines.
+async fn review(mesh: &Mesh, known: &Known) -> (Report, String) {
     let bundles = mesh.running.trust.bundles.load();
     let mut check = |statement: &_, seal: &_, chain: &[String]| {
         seals::check(statement, seal, chain, &bundles).map(|_| ()).map_err(|error| error.to_string())
     };
-    let mut review = Review::new(known.anchors.clone(), &mut check);
+    let (mut review, mut text) = (Review::new(known.anchors.clone(), &mut check), String::new());
     for (at, segment) in known.segments.iter().enumerate() {
         let (node, trail) = (known.node.clone(), known.trail.clone());
         let lines = mesh.running.trails.segment(node, trail, segment.number).await.unwrap().unwrap();
         review.segment(&lines, at + 1 == known.segments.len());
+        text += &String::from_utf8(lines).unwrap();
     }
-    review.finish()
+    (review.finish(), text)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,14 +121,15 @@ async fn records_of_answered_calls_outlive_a_killed_sidecar_and_a_control_plane_
     assert_eq!((ended.get("rm"), begun.get("rm")), (Some(&1), None));
     let text = serde_json::to_string(&found).unwrap();
     assert!(text.contains("[redacted]") && !text.contains("hunter2"));
-    assert!(text.contains("\"resumed\""), "the kill is told of");
     let known = mesh.running.trails.known(None).await.unwrap();
     let nodes: Vec<_> = known.iter().map(|it| it.node.as_str()).collect();
     let expected = ["research/files-1", "research/files-2", "weft-system/control-plane"];
     assert_eq!(nodes, expected, "one trail each, over the restarts");
     for known in &known {
-        let report = review(&mesh, known).await;
+        let (report, lines) = review(&mesh, known).await;
         assert_eq!(report.findings, [], "{}", known.node);
+        let is_killed = known.node == "research/files-1";
+        assert_eq!(lines.contains("\"resumed\""), is_killed, "the kill is told of: {}", known.node);
     }
     let acts = Wanted { tool: Some("token.redeem".to_owned()), limit: 10, ..Wanted::default() };
     let acts = mesh.running.trails.records(acts).await.unwrap();

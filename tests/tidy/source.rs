@@ -40,11 +40,6 @@ pub(crate) const LONG: &[Excuse] = &[
         "one index of all objects: whatever is put or deleted changes every part of it in step",
     ),
     (
-        "sidecar/src/quota/table.rs",
-        520,
-        "counts that are locked together: each step must see what the others hold",
-    ),
-    (
         "sidecar/src/exchange/sse_server.rs",
         600,
         "one conversation with one kind of server, from handshake to farewell",
