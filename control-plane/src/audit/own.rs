@@ -15,7 +15,7 @@ use crate::store::limits::PAGE_ENTRIES_MAX;
 use crate::store::{Store, audit};
 
 /// As which node the control plane writes.
-const NODE: &str = "weft-system/control-plane";
+pub(super) const NODE: &str = "weft-system/control-plane";
 /// How often the store is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Longest that acts go without a seal.

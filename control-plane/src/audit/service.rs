@@ -15,7 +15,7 @@ use weft_proto::pb::weft::audit::v1::audit_server::Audit;
 use weft_proto::pb::weft::audit::v1::{Receipt, Shipment};
 
 use super::database::{self, Checked, Open};
-use super::{Error, stamp};
+use super::{Error, own, stamp};
 use crate::metrics::ReasonLabel;
 use crate::peer::Peer;
 
@@ -119,6 +119,11 @@ impl Taking {
         let malformed = |why: String| End { reason: "malformed", status: Status::invalid_argument(why) };
         let node = NodeId::parse(&first.node).map_err(|error| malformed(error.to_string()))?;
         let trail: Trail = first.trail.parse().map_err(|why: &str| malformed(why.to_owned()))?;
+        // The control plane's own is written here, and goes on in the newest trail of that name.
+        if node.as_str() == own::NODE {
+            let why = "no sidecar writes the trail of the control plane".to_owned();
+            return Err(End { reason: "denied", status: Status::permission_denied(why) });
+        }
         if node.namespace() != self.identity.namespace.as_str() {
             let why =
                 format!("the node {node} is not in the namespace of the certificate, {}", self.identity);
