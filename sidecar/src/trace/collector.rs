@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use weft_proto::name::WebUrl;
+use weft_proto::name::CollectorUrl;
 use weft_proto::pb::opentelemetry::proto::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
@@ -47,7 +47,7 @@ const ROOTS: [&str; 4] = [
 /// A place for spans.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    pub(super) endpoint: WebUrl,
+    pub(super) endpoint: CollectorUrl,
     pub(super) protocol: OtlpProtocol,
 }
 
