@@ -83,16 +83,13 @@ impl Open {
     }
 
     /// Bytes of the answer go to the caller.
-    pub(crate) fn heard(&mut self, data: &[u8]) {
+    pub fn heard(&mut self, data: &[u8]) {
         self.event.response_bytes += data.len() as u64;
         if let Some(trace) = &mut self.trace {
             trace.hear(data);
         }
         if let Some(audit) = &mut self.audit {
             audit.feed(data);
-        }
-        if let Some(trace) = &mut self.trace {
-            trace.hear(data);
         }
     }
 

@@ -1,29 +1,33 @@
-//! A call that its limits let pass allocates nothing to be counted: every allocation of this program is.
+//! What a call may allocate to be counted, and what its answer may to be recorded: every allocation of this program is
+//! counted.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops where it is")]
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use allocation_counter::measure;
 use futures_util::FutureExt as _;
+use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 use weft_proto::compile::{ServerEntry, compile_resources};
-use weft_proto::name::{ServerName, TrustDomain};
-use weft_proto::resource::kinds::Era;
+use weft_proto::name::{ServerName, TrustDomain, WebUrl};
+use weft_proto::resource::kinds::{Era, Tracing};
 use weft_proto::resource::parse;
+use weft_proto::resource::units::Ratio;
+use weft_sidecar::access_log::AccessLog;
 use weft_sidecar::authorize::Decided;
 use weft_sidecar::bootstrap::Node;
 use weft_sidecar::classify;
-use weft_sidecar::identify::Caller;
+use weft_sidecar::identify::{Caller, Identified, Protocol};
 use weft_sidecar::limits::Limits;
 use weft_sidecar::metrics::Metrics;
 use weft_sidecar::quota::Quotas;
-use weft_sidecar::record::Event;
+use weft_sidecar::record::{Event, Open};
 use weft_sidecar::servers::{self, Local, Servers};
 use weft_sidecar::state::{Current, Origin};
 use weft_sidecar::stdio::launch::Launcher;
-use weft_sidecar::trace::Tracer;
+use weft_sidecar::trace::{Asked, Trace, Tracer};
 
 const CALL: &[u8] =
     br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"read","arguments":{}}}"#;
@@ -111,4 +115,36 @@ fn a_call_that_passes_four_limits_allocates_nothing() {
 #[test]
 fn a_call_that_takes_a_place_is_seen_to_allocate() {
     assert!(of_one_call("{ name: at-once, concurrency: 10 }") > 0);
+}
+
+/// An answer that has the words of an error, so that it is read to find out whether it is one.
+const ANSWER: &[u8] =
+    br#"{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text":"no \"error\" at all"}],"isError":false}}"#;
+
+#[test]
+fn an_answer_is_looked_into_once() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _entered = runtime.enter();
+    let (limits, metrics) = (Arc::new(Limits::default()), Arc::new(Metrics::new()));
+    let (server, _) = server(&limits, &metrics, "{ name: calls, rate: 1000/h }");
+    let call = classify::again(CALL, Era::Modern, &limits).unwrap();
+    let tracing = Tracing {
+        endpoint: Some(WebUrl::parse("http://127.0.0.1:1").unwrap()),
+        sampling: Some(Ratio::from_per_million(1_000_000).unwrap()),
+        ..Tracing::default()
+    };
+    let connection = Identified {
+        address: "127.0.0.1:1".parse().unwrap(),
+        caller: Caller::Local,
+        protocol: Protocol::Http1,
+    };
+    let headers = HeaderMap::new();
+    let asked = Asked { call: &call, headers: &headers, connection: &connection };
+    let begin = || Trace::begin(Some(&tracing), &server.traced, asked).unwrap();
+    let mut open = Open::new(event(), Instant::now(), Arc::clone(&server.series), AccessLog::off());
+    let mut trace = begin();
+    let once = measure(|| trace.hear(ANSWER)).count_total;
+    assert!(once > 0, "the answer is not looked into at all");
+    open.trace = Some(begin());
+    assert_eq!(measure(|| open.heard(ANSWER)).count_total, once);
 }
