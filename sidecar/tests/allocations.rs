@@ -11,6 +11,7 @@ use futures_util::FutureExt as _;
 use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 use weft_proto::compile::{ServerEntry, compile_resources};
+use weft_proto::mcp::Bounds;
 use weft_proto::name::{ServerName, TrustDomain, WebUrl};
 use weft_proto::resource::kinds::{Era, Tracing};
 use weft_proto::resource::parse;
@@ -19,9 +20,10 @@ use weft_sidecar::access_log::AccessLog;
 use weft_sidecar::authorize::Decided;
 use weft_sidecar::bootstrap::Node;
 use weft_sidecar::classify;
+use weft_sidecar::heard::Heard;
 use weft_sidecar::identify::{Caller, Identified, Protocol};
 use weft_sidecar::limits::Limits;
-use weft_sidecar::metrics::Metrics;
+use weft_sidecar::metrics::{Metrics, ServerSeries, Verdict, calls, method_index};
 use weft_sidecar::quota::Quotas;
 use weft_sidecar::record::{Event, Open};
 use weft_sidecar::servers::{self, Local, Servers};
@@ -81,7 +83,6 @@ fn event() -> Event {
         response_bytes: 0,
         duration: Duration::ZERO,
         listens: false,
-        is_unwritten: false,
     }
 }
 
@@ -119,7 +120,7 @@ fn a_call_that_takes_a_place_is_seen_to_allocate() {
 
 /// An answer that has the words of an error, so that it is read to find out whether it is one.
 const ANSWER: &[u8] =
-    br#"{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text":"no \"error\" at all"}],"isError":false}}"#;
+    br#"{"jsonrpc":"2.0","id":7,"result":{"structuredContent":{"error":{"at":1}},"isError":false}}"#;
 
 #[test]
 fn an_answer_is_looked_into_once() {
@@ -140,11 +141,44 @@ fn an_answer_is_looked_into_once() {
     };
     let headers = HeaderMap::new();
     let asked = Asked { call: &call, headers: &headers, connection: &connection };
-    let begin = || Trace::begin(Some(&tracing), &server.traced, asked).unwrap();
     let mut open = Open::new(event(), Instant::now(), Arc::clone(&server.series), AccessLog::off());
-    let mut trace = begin();
-    let once = measure(|| trace.hear(ANSWER)).count_total;
+    open.trace = Trace::begin(Some(&tracing), &server.traced, asked);
+    assert!(open.trace.is_some());
+    let once = measure(|| Heard::default().hear(ANSWER)).count_total;
     assert!(once > 0, "the answer is not looked into at all");
-    open.trace = Some(begin());
     assert_eq!(measure(|| open.heard(ANSWER)).count_total, once);
+}
+
+/// What nearly every answer is.
+#[test]
+fn an_answer_that_says_that_it_is_no_error_is_not_read() {
+    let fine =
+        br#"{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text":"x"}],"isError": false}}"#;
+    assert_eq!(measure(|| Heard::default().hear(fine)).count_total, 0);
+}
+
+#[test]
+fn a_call_that_has_a_series_allocates_nothing_to_be_counted_there() {
+    let metrics = Arc::new(Metrics::new());
+    let series = ServerSeries::new(&metrics, "inbound", "a/s".into());
+    let list = br#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"read"}]}}"#;
+    series.learn(list, Bounds { depth_max: 32, batch_max: 1 });
+    let caller = "spiffe://corp.example/ns/agents/sa/a";
+    let count = |tool| {
+        series.called(&calls::Call {
+            method: method_index("tools/call"),
+            tool: Some(tool),
+            caller,
+            verdict: Verdict::default(),
+            reason: "ok",
+            also: calls::Also { caller: Some(caller), era: Some("modern"), limit: None },
+            at: SystemTime::UNIX_EPOCH,
+            took: Duration::from_millis(1),
+            span: None,
+        });
+    };
+    assert!(measure(|| count("read")).count_total > 0, "what would be counted is");
+    count("unheard-of");
+    assert_eq!(measure(|| count("read")).count_total, 0);
+    assert_eq!(measure(|| count("unheard-of-too")).count_total, 0);
 }

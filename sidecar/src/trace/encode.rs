@@ -11,9 +11,9 @@ use weft_proto::pb::opentelemetry::proto::trace::v1::status::StatusCode;
 use weft_proto::pb::opentelemetry::proto::trace::v1::{ResourceSpans, ScopeSpans, Span as Told, Status};
 use weft_proto::trace::{Context, SpanId};
 
-use super::heard::Heard;
 use super::open::{More, Part};
 use super::span::{Child, Span};
+use crate::heard::Heard;
 use crate::identify::Protocol;
 use crate::metrics::METHODS;
 use crate::record::Event;
@@ -23,8 +23,6 @@ const TEXT_BYTES_MAX: usize = 256;
 /// That the flags of a span, or of what it is linked to, say whether the one before it is of another process; and that
 /// it is.
 const REMOTE: u32 = 0x300;
-/// Errors of the protocol that are the caller's, so that a server's span is none.
-const CALLERS_OWN: [i64; 5] = [-32700, -32600, -32601, -32602, -32002];
 
 /// Who recorded spans.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -222,7 +220,7 @@ impl Verdict {
         match &span.heard {
             Heard::ToolError => Self { error: Some("tool_error".to_owned()), ..Self::default() },
             Heard::Fault { code, message } => {
-                let is_error = span.is_client || !CALLERS_OWN.contains(code);
+                let is_error = span.is_client || !Heard::is_callers_own(*code);
                 let code = code.to_string();
                 let message = is_error.then(|| message.to_string());
                 Self { error: is_error.then(|| code.clone()), code: Some(code), message }
