@@ -33,6 +33,7 @@ pub mod metrics;
 mod oldest;
 pub mod outbound;
 pub mod pipeline;
+pub mod push;
 pub mod quota;
 pub mod receive;
 pub mod record;

@@ -3,6 +3,7 @@
 
 pub mod calls;
 pub mod names;
+pub mod otlp;
 pub mod timings;
 pub mod verdict;
 mod written;
@@ -173,6 +174,7 @@ metrics! {
     audit_unshipped: Gauge = Gauge::default(), "Lines of the audit trail that the control plane has not";
     audit_failures: Family<ReasonLabel, Counter> = Family::default(), "Times that the audit trail could not be written, signed or shipped: write, no_identity, seal, read, ship, ship_refused";
     panics: Counter = Counter::default(), "Requests that ended in a panic";
+    metrics_exports: Family<ReasonLabel, Counter> = Family::default(), "Times that metrics were sent to a collector: sent, rejected (in part), not_taken";
     call_series: Family<ListenerLabel, Gauge> = Family::default(), "Series of calls by server, method, tool and class of caller that are kept apart; at most 1000";
     call_series_folded: Family<ListenerLabel, Counter> = Family::default(), "Such series that were idle longest when there was no room, and are now part of `other`";
     calls_without_series: Family<ListenerLabel, Counter> = Family::default(), "Calls that were counted under `other` at once, for there was no room and no series was idle";

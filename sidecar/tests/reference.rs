@@ -91,7 +91,9 @@ fn metrics_shown() -> String {
     for family in [in_flight, upstream_up, server_healthy, child_restarts, child_garbage_lines] {
         drop(family.get_or_create(&ServerLabel { server: "".into() }));
     }
-    for family in [&metrics.audit_dropped, &metrics.audit_failures, &metrics.spans_dropped] {
+    for family in
+        [&metrics.audit_dropped, &metrics.audit_failures, &metrics.spans_dropped, &metrics.metrics_exports]
+    {
         drop(family.get_or_create(&ReasonLabel { reason: "" }));
     }
     drop(metrics.snapshot_info.get_or_create(&VersionLabel { version: "".into() }));

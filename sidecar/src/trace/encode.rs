@@ -24,13 +24,13 @@ const TEXT_BYTES_MAX: usize = 256;
 /// it is.
 const REMOTE: u32 = 0x300;
 
-/// Who recorded spans.
+/// Who recorded something.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Source {
-    pub(super) name: String,
-    pub(super) namespace: String,
-    pub(super) instance: String,
-    pub(super) workload: Option<String>,
+pub struct Source {
+    pub name: String,
+    pub namespace: String,
+    pub instance: String,
+    pub workload: Option<String>,
 }
 
 /// Spans of one service. `random` names the parts of calls.
@@ -50,7 +50,8 @@ pub(super) fn encode(source: &Source, spans: &[Span], mut random: impl FnMut() -
     }
 }
 
-fn resource(source: &Source) -> Resource {
+/// Whoever recorded something, in the words of the conventions.
+pub fn resource(source: &Source) -> Resource {
     let mut attributes = Attributes::default();
     attributes.text("service.name", &source.name);
     attributes.text("service.namespace", &source.namespace);

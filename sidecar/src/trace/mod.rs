@@ -4,7 +4,7 @@
 //! anyway. Nothing here ever waits for a collector: a span that finds the queue full is dropped and counted. What is
 //! pure (contexts, sampling, what a message carries) is in `weft_proto::trace`.
 
-mod collector;
+pub mod collector;
 mod encode;
 mod export;
 mod onward;
@@ -27,6 +27,7 @@ use weft_proto::resource::kinds::{Telemetry, Tracing};
 use crate::metrics::{Metrics, ReasonLabel};
 use crate::state::{Current, Live};
 
+pub use encode::{Source, resource};
 pub use onward::{Onward, onward};
 pub use open::{Asked, Part, Trace};
 use span::Span;
