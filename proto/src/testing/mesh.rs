@@ -75,15 +75,18 @@ pub(super) fn telemetry() -> BoxedStrategy<Telemetry> {
         },
     );
     let format = prop_oneof![Just(LogFormat::Json), Just(LogFormat::Text)];
-    let access_log = (any::<bool>(), format, option::of(condition()))
-        .prop_map(|(off, format, filter)| AccessLog { off, format, filter });
+    let sample = option::of((0..=Ratio::ONE_MILLION).prop_filter_map("in range", Ratio::from_per_million));
+    let access_log = (any::<bool>(), format, option::of(condition()), sample)
+        .prop_map(|(off, format, filter, sample)| AccessLog { off, format, filter, sample });
+    let dimension =
+        prop_oneof![Just(MetricDimension::Caller), Just(MetricDimension::Era), Just(MetricDimension::Limit)];
     let audit = prop_oneof![
         Just(AuditDetail::None),
         Just(AuditDetail::Metadata),
         Just(AuditDetail::Digests),
         Just(AuditDetail::Full)
     ];
-    (selector(), option::of(tracing), option::of(access_log), option::of(audit), list(text()))
+    (selector(), option::of(tracing), option::of(access_log), option::of(audit), list(dimension))
         .prop_map(|(servers, tracing, access_log, audit, metric_dimensions)| Telemetry {
             servers,
             tracing,
