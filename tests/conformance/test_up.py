@@ -293,9 +293,11 @@ def test_the_tour_shows_a_trace_that_crosses_both_sidecars(tmp_path):
             (tmp_path / "tree.py").write_text(of_the_tour("tree.py"))
             show = [sys.executable, tmp_path / "tree.py", jaeger.query, trace]
             told = lambda: subprocess.run(show, capture_output=True, text=True, timeout=30).stdout  # noqa: E731
-            # Parts that took a moment are spans as well, as it may happen on a busy machine.
+            # How long it takes differs, and parts that took no moment are no spans.
             parts = re.compile(r"^ *\S+: (queue|upstream|bridge), .*\n", re.MULTILINE)
-            control_plane.eventually(lambda: parts.sub("", told()) == parts.sub("", promised), within=30)
+            way = lambda text: re.sub(r"\d+ µs", "", parts.sub("", text))  # noqa: E731
+            assert len(way(promised).splitlines()) == 2
+            control_plane.eventually(lambda: way(told()) == way(promised), within=30)
 
             # A refused call is found although only one of a hundred is sampled.
             assert call(url, "delete_everything", {}).status_code == 403
@@ -325,7 +327,8 @@ def test_each_sidecar_serves_its_metrics_where_the_file_says_and_comes_back_when
         read = lambda: json.loads(file.read_text())  # noqa: E731
         control_plane.eventually(lambda: len(read()) == 2, within=10)
         before = read()
-        assert targets(tmp_path) == {it["metrics"].split("/")[2] for it in before.values()}
+        hosts = {it["metrics"].split("/")[2] for it in before.values()}
+        control_plane.eventually(lambda: targets_file(tmp_path).exists() and targets(tmp_path) == hosts, within=10)
         metrics = requests.get(before["demo/example-up"]["metrics"], timeout=10).text
         assert re.search(r'weft_sidecar_requests_total\{.*server="demo/example".*reason="denied"\} 1', metrics)
         for node in before:

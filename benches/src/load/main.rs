@@ -6,6 +6,7 @@
 
 mod calls;
 mod certs;
+mod collector;
 mod compare;
 mod drive;
 mod histogram;
@@ -34,6 +35,8 @@ enum Role {
     Drive(Box<drive::Args>),
     /// Be a small MCP server, of both eras.
     Upstream(upstream::Args),
+    /// Be a collector of spans.
+    Collector(collector::Args),
     /// Be the relay that does nothing but relay.
     Relay(relay::Args),
     /// Found an authority and write certificates for a server and a client.
@@ -53,6 +56,7 @@ fn main() -> anyhow::Result<()> {
             Role::Compare(args) => compare::run(*args).await,
             Role::Drive(args) => drive::run(*args).await,
             Role::Upstream(args) => upstream::run(args).await,
+            Role::Collector(args) => collector::run(args).await,
             Role::Relay(args) => relay::run(args).await,
             Role::Certs(args) => certs::run(&args),
             Role::StdioEcho => stdio::echo(),

@@ -90,17 +90,19 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let certs_folder = folder.path().join("certs");
     let certs = Files::create(&certs_folder)?;
-    let server = Server::start(args.load_core).await?;
+    let server = Server::start(args.load_core, "upstream").await?;
+    let collector = Server::start(args.load_core, "collector").await?;
     let site = Site {
         folder: folder.path().to_owned(),
         certs,
         certs_folder,
         cache: args.cache.clone(),
         upstream: server.address,
+        collector: collector.address,
         proxy_core: args.proxy_core,
         load_core: args.load_core,
     };
-    let mut bench = Bench { args, site, server };
+    let mut bench = Bench { args, site, server, collector };
     let mut book = Book::default();
     // Whatever is asked of this process, its children end with it.
     let mut term = signal(SignalKind::terminate())?;
@@ -110,6 +112,7 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
         _ = term.recv() => Err(anyhow::anyhow!("asked to stop")),
     };
     bench.server.child.kill().await?;
+    bench.collector.child.kill().await?;
     book.save(&bench.args.json)?;
     report::print(&book, &bench.args, &bench.site)?;
     done
@@ -120,6 +123,7 @@ struct Bench {
     args: Args,
     site: Site,
     server: Server,
+    collector: Server,
 }
 
 impl Bench {
@@ -159,7 +163,7 @@ async fn outcome(mut command: Command, patience: Duration) -> anyhow::Result<Out
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// The server behind all of them.
+/// A process beside all of them: the server behind them, or who takes their spans.
 struct Server {
     child: Child,
     address: std::net::SocketAddr,
@@ -171,10 +175,10 @@ struct Listening {
 }
 
 impl Server {
-    async fn start(core: usize) -> anyhow::Result<Self> {
+    async fn start(core: usize, role: &str) -> anyhow::Result<Self> {
         let address = free_port()?.to_string();
         let mut command = pinned(core, Path::new(&std::env::current_exe()?));
-        let mut child = command.args(["upstream", "--listen", &address]).stdout(Stdio::piped()).spawn()?;
+        let mut child = command.args([role, "--listen", &address]).stdout(Stdio::piped()).spawn()?;
         let output = child.stdout.take().context("the server has an output")?;
         let line = BufReader::new(output).lines().next_line().await?.context("the server does not start")?;
         let Listening { listen } = serde_json::from_str(&line)?;

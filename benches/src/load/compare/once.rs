@@ -71,7 +71,7 @@ fn keep(book: &mut Book, how: &str, callers: usize, outcome: &Outcome) {
 
 /// From the start of the process to its word that it is ready.
 async fn start(bench: &Bench) -> anyhow::Result<Duration> {
-    let config = weft_config(&bench.site, free_port()?, &Behind::Http(bench.site.upstream))?;
+    let config = weft_config(&bench.site, free_port()?, &Behind::Http(System::Weft))?;
     let mut command = pinned(bench.site.proxy_core, &program()?);
     command.arg("run").arg("--config").arg(config).stdout(Stdio::piped()).stderr(Stdio::null());
     let begun = Instant::now();

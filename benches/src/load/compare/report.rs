@@ -191,8 +191,39 @@ fn goals(out: &mut impl Write, book: &Book) -> anyhow::Result<()> {
     ];
     let stream = book.get("stream bytes, weft").map(|bytes| bytes / KIB);
     writeln!(out, "\n## Goals\n\n| what | weft | goal |\n|---|---|---|")?;
-    for (what, figure, goal) in rows.into_iter().chain([("KiB per idle event stream", stream, "≤ 20")]) {
+    for (what, figure, goal) in
+        rows.into_iter().chain([("KiB per idle event stream", stream, "≤ 20")]).chain(records(book))
+    {
         writeln!(out, "| {what} | {} | {goal} |", show(figure))?;
     }
     Ok(())
+}
+
+/// What recording costs, against a sidecar that records nothing but metrics.
+fn records(book: &Book) -> [(&'static str, Option<f64>, &'static str); 7] {
+    use System::{WeftAudited, WeftQuiet, WeftSampled, WeftTraced};
+    let (one, busy) = (Load::Small(1), Load::Small(64));
+    let costs = |system: System| {
+        [
+            book.ratio(busy, (system, WeftQuiet), |it| it.rate),
+            book.ratio(busy, (system, WeftQuiet), |it| it.cpu),
+        ]
+    };
+    let [sampled, sampled_cpu] = costs(WeftSampled);
+    let [traced, traced_cpu] = costs(WeftTraced);
+    let [audited, audited_cpu] = costs(WeftAudited);
+    let p50 = |system: System| book.median(one, system, |it| it.p50);
+    [
+        ("requests/s, access log and 1 % traced ÷ nothing recorded", sampled, "≥ 0.9"),
+        ("… CPU per call", sampled_cpu, "≤ 1.1"),
+        (
+            "… µs added to p50, one connection",
+            p50(WeftSampled).zip(p50(WeftQuiet)).map(|(on, off)| on - off),
+            "≤ 2",
+        ),
+        ("requests/s, access log and every call traced ÷ nothing recorded", traced, "≥ 0.65"),
+        ("… CPU per call", traced_cpu, "≤ 1.54"),
+        ("requests/s, access log and every call audited ÷ nothing recorded", audited, "≥ 0.8"),
+        ("… CPU per call", audited_cpu, "≤ 1.25"),
+    ]
 }

@@ -37,10 +37,18 @@ pub(crate) enum System {
     Weft,
     /// Weft with every kind of policy.
     WeftPolicies,
+    /// Weft that records nothing but metrics.
+    WeftQuiet,
+    /// Weft that traces one call of a hundred.
+    WeftSampled,
+    /// Weft that traces every call.
+    WeftTraced,
+    /// Weft that writes every call into its audit trail.
+    WeftAudited,
 }
 
 impl System {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Direct,
         Self::Relay,
         Self::Nginx,
@@ -49,6 +57,10 @@ impl System {
         Self::McpProxy,
         Self::Weft,
         Self::WeftPolicies,
+        Self::WeftQuiet,
+        Self::WeftSampled,
+        Self::WeftTraced,
+        Self::WeftAudited,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -61,6 +73,10 @@ impl System {
             Self::Relay => "relay",
             Self::Weft => "weft",
             Self::WeftPolicies => "weft-policies",
+            Self::WeftQuiet => "weft-quiet",
+            Self::WeftSampled => "weft-sampled",
+            Self::WeftTraced => "weft-traced",
+            Self::WeftAudited => "weft-audited",
         }
     }
 
@@ -81,6 +97,14 @@ impl System {
                 "the same with 20 policies, one of which looks at arguments, 4 limits, arguments held against the \
                  schema, redaction and a cap on results"
             }
+            Self::WeftQuiet => "as `weft`, without an access log",
+            Self::WeftSampled => {
+                "as `weft`, with 1 % of the calls and every failed one traced, spans sent to a collector"
+            }
+            Self::WeftTraced => "as `weft`, with every call traced, spans sent to a collector",
+            Self::WeftAudited => {
+                "as `weft`, with every call in the audit trail, with digests of arguments and answer"
+            }
         }
     }
 
@@ -91,7 +115,7 @@ impl System {
             Self::Haproxy => Ok("/usr/sbin/haproxy".into()),
             Self::Envoy => envoy::program(site),
             Self::McpProxy => Ok(site.cache.join("mcp-proxy/bin/mcp-proxy")),
-            Self::Weft | Self::WeftPolicies => program(),
+            _ => program(),
         }
     }
 
@@ -100,7 +124,7 @@ impl System {
         let flag = match self {
             Self::Direct | Self::Relay => return None,
             Self::Nginx | Self::Haproxy => "-v",
-            Self::Envoy | Self::McpProxy | Self::Weft | Self::WeftPolicies => "--version",
+            _ => "--version",
         };
         let output = std::process::Command::new(self.program(site).ok()?).arg(flag).output().ok()?;
         let said = [output.stdout, output.stderr].concat();
@@ -118,7 +142,7 @@ impl System {
 
     /// Whether it holds event streams open for a subscription.
     pub(crate) fn streams(self) -> bool {
-        !matches!(self, Self::Direct | Self::McpProxy | Self::WeftPolicies)
+        matches!(self, Self::Nginx | Self::Haproxy | Self::Envoy | Self::Relay | Self::Weft)
     }
 }
 
@@ -132,6 +156,8 @@ pub(crate) struct Site {
     /// Programs that were installed for the benchmark.
     pub(crate) cache: PathBuf,
     pub(crate) upstream: SocketAddr,
+    /// Where spans go.
+    pub(crate) collector: SocketAddr,
     pub(crate) proxy_core: usize,
     pub(crate) load_core: usize,
 }
@@ -173,8 +199,12 @@ impl Site {
             System::Envoy => Some(envoy::command(self, address)?),
             System::McpProxy => Some(mcp_proxy::command(self, address)?),
             System::Relay => Some(self.relay(address)?),
-            System::Weft => Some(weft::command(self, address, &Behind::Http(self.upstream))?),
-            System::WeftPolicies => Some(weft::command(self, address, &Behind::Policies(self.upstream))?),
+            System::Weft
+            | System::WeftPolicies
+            | System::WeftQuiet
+            | System::WeftSampled
+            | System::WeftTraced
+            | System::WeftAudited => Some(weft::command(self, address, &Behind::Http(system))?),
         };
         let (path, prefix) = if system == System::McpProxy { ("/", "bench/") } else { ("/mcp", "") };
         let child = command.map(|command| self.spawn(system.name(), command)).transpose()?;
@@ -216,7 +246,12 @@ impl Site {
         for system in System::ALL {
             // Most have none.
             let _ = std::fs::remove_file(self.access_log(system.name()));
+            let _ = std::fs::remove_dir_all(self.audit(system.name()));
         }
+    }
+
+    fn audit(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}-audit"))
     }
 
     fn log(&self, name: &str) -> PathBuf {
@@ -262,7 +297,7 @@ impl Running {
     fn says_so(&self, site: &Site) -> bool {
         let said = || std::fs::read_to_string(site.log(self.log)).unwrap_or_default();
         // Its line is JSON with its addresses.
-        !matches!(self.system, System::Weft | System::WeftPolicies)
+        !self.log.starts_with("weft")
             || said().lines().any(|line| line.starts_with('{') && line.contains("\"inbound\":"))
     }
 

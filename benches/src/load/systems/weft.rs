@@ -7,19 +7,25 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use super::{Site, pinned};
+use super::{Site, System, pinned};
 use crate::certs;
 
 /// What stands behind the sidecar.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Behind {
-    Http(SocketAddr),
-    /// The same, under every kind of policy.
-    Policies(SocketAddr),
+    /// The server of the benchmark, and which sidecar it is.
+    Http(System),
     /// A child that it starts, on this core.
-    Stdio {
-        core: usize,
-    },
+    Stdio { core: usize },
+}
+
+impl Behind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Http(system) => system.name(),
+            Self::Stdio { .. } => "weft-stdio",
+        }
+    }
 }
 
 /// The sidecar beside this program.
@@ -33,19 +39,14 @@ pub(super) fn command(site: &Site, address: SocketAddr, behind: &Behind) -> anyh
     let mut command = pinned(site.proxy_core, &program()?);
     command.arg("run").arg("--config").arg(path);
     // As Envoy's: to a file.
-    let name = if let Behind::Policies(_) = behind { "weft-policies" } else { "weft" };
-    command.arg("--access-log").arg(site.access_log(name));
+    command.arg("--access-log").arg(site.access_log(behind.name()));
     Ok(command)
 }
 
 /// Writes the files that it starts from and says where the first is.
 pub(crate) fn config(site: &Site, address: SocketAddr, behind: &Behind) -> anyhow::Result<PathBuf> {
-    let name = match behind {
-        Behind::Http(_) => "weft",
-        Behind::Policies(_) => "weft-policies",
-        Behind::Stdio { .. } => "weft-stdio",
-    };
-    let resources = site.write(&format!("{name}-resources.yaml"), &resources(behind)?)?;
+    let name = behind.name();
+    let resources = site.write(&format!("{name}-resources.yaml"), &resources(site, *behind)?)?;
     let identity = json!({
         "certificate": site.certs.path("server", "crt"),
         "key": site.certs.path("server", "key"),
@@ -57,14 +58,15 @@ pub(crate) fn config(site: &Site, address: SocketAddr, behind: &Behind) -> anyho
         "node": { "id": "bench/server-0", "labels": { "app": "server" }, "servers": ["bench/server"] },
         "source": { "file": { "resources": resources, "identity": identity } },
         "listen": { "inbound": address, "outbound": null, "health": "127.0.0.1:0", "admin": "127.0.0.1:0" },
+        "audit": { "folder": site.audit(name) },
     });
     site.write(&format!("{name}.yaml"), &bootstrap.to_string())
 }
 
-fn resources(behind: &Behind) -> anyhow::Result<String> {
+fn resources(site: &Site, behind: Behind) -> anyhow::Result<String> {
     let location = match behind {
-        Behind::Http(upstream) | Behind::Policies(upstream) => {
-            json!({ "workload": { "labels": { "app": "server" }, "port": upstream.port() } })
+        Behind::Http(_) => {
+            json!({ "workload": { "labels": { "app": "server" }, "port": site.upstream.port() } })
         }
         Behind::Stdio { core } => {
             let program: &Path = &std::env::current_exe()?;
@@ -76,8 +78,26 @@ fn resources(behind: &Behind) -> anyhow::Result<String> {
     let server = object("McpServer", "server", location);
     let policy = object("AccessPolicy", "callers", json!({ "rules": rules }));
     let mut objects = vec![server, policy];
-    if let Behind::Policies(_) = behind {
-        objects.extend(policies());
+    let spans = |share: &str| {
+        let endpoint = format!("http://{}", site.collector);
+        json!({ "endpoint": endpoint, "protocol": "http", "sampling": share, "keepFailures": true })
+    };
+    match behind {
+        Behind::Http(System::WeftPolicies) => objects.extend(policies()),
+        Behind::Http(System::WeftQuiet) => {
+            objects.push(object("Telemetry", "quiet", json!({ "accessLog": { "off": true } })));
+        }
+        Behind::Http(System::WeftSampled) => {
+            objects.push(object("Telemetry", "sampled", json!({ "tracing": spans("1%") })));
+        }
+        Behind::Http(System::WeftTraced) => {
+            objects.push(object("Telemetry", "traced", json!({ "tracing": spans("100%") })));
+        }
+        Behind::Http(System::WeftAudited) => {
+            let rules = json!([{ "action": "audit", "to": [{ "tools": ["*"] }] }]);
+            objects.push(object("AccessPolicy", "audited", json!({ "rules": rules })));
+        }
+        Behind::Http(_) | Behind::Stdio { .. } => {}
     }
     Ok(objects.iter().map(|object| format!("{object}\n---\n")).collect())
 }
