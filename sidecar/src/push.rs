@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use weft_certs::tls::LiveIdentity;
-use weft_proto::name::{NodeId, WebUrl};
+use weft_proto::name::{CollectorUrl, NodeId};
 use weft_proto::pb::opentelemetry::proto::collector::metrics::v1::ExportMetricsServiceRequest;
 use weft_proto::pb::opentelemetry::proto::common::v1::InstrumentationScope;
 use weft_proto::pb::opentelemetry::proto::metrics::v1::{ResourceMetrics, ScopeMetrics};
@@ -31,7 +31,7 @@ const LAST_PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Settings {
-    pub endpoint: WebUrl,
+    pub endpoint: CollectorUrl,
     #[serde(default)]
     pub protocol: OtlpProtocol,
     /// Time between exports.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::tree::File;
 
 /// What may lie at the top of the tree. A new name needs a reason that a newcomer understands.
-const TOP: [&str; 21] = [
+const TOP: [&str; 20] = [
     ".cargo",
     ".ci",
     ".clippy.toml",
@@ -25,7 +25,6 @@ const TOP: [&str; 21] = [
     "proto",
     "rustfmt.toml",
     "sidecar",
-    "telemetry",
     "tests",
 ];
 

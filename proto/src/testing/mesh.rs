@@ -66,7 +66,7 @@ pub(super) fn authentication() -> BoxedStrategy<Authentication> {
 pub(super) fn telemetry() -> BoxedStrategy<Telemetry> {
     let ratio = (0..=Ratio::ONE_MILLION).prop_filter_map("in range", Ratio::from_per_million);
     let protocol = prop_oneof![Just(OtlpProtocol::Grpc), Just(OtlpProtocol::Http)];
-    let tracing = (option::of(ratio), option::of(url()), protocol, any::<bool>()).prop_map(
+    let tracing = (option::of(ratio), option::of(collector()), protocol, any::<bool>()).prop_map(
         |(sampling, endpoint, protocol, keep_failures)| Tracing {
             sampling,
             endpoint,

@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use weft_proto::name::WebUrl;
+use weft_proto::name::CollectorUrl;
 use weft_proto::pb::opentelemetry::proto::collector::trace::v1::ExportTraceServiceResponse;
 use weft_proto::resource::kinds::OtlpProtocol;
 
@@ -71,7 +71,7 @@ impl Signal {
 /// Where something is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    pub endpoint: WebUrl,
+    pub endpoint: CollectorUrl,
     pub protocol: OtlpProtocol,
     pub signal: Signal,
 }

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ServerSelector, is_default};
-use crate::name::WebUrl;
+use crate::name::CollectorUrl;
 use crate::policy::expr::Condition;
 use crate::resource::bounded::List;
 use crate::resource::units::Ratio;
@@ -41,7 +41,7 @@ pub struct Tracing {
     pub sampling: Option<Ratio>,
     /// Where spans are sent over OTLP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<WebUrl>,
+    pub endpoint: Option<CollectorUrl>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub protocol: OtlpProtocol,
     /// Keep every failed and refused call, whatever the sampling.
