@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde_json::Value;
-use weft_proto::name::WebUrl;
+use weft_proto::name::CollectorUrl;
 use weft_proto::resource::kinds::OtlpProtocol;
 
 use super::query::{Record, Wanted};
@@ -75,7 +75,7 @@ enum To {
     Tcp(String),
     Udp(String),
     Unix(PathBuf),
-    Collector(WebUrl),
+    Collector(CollectorUrl),
 }
 
 impl FromStr for To {
@@ -83,7 +83,7 @@ impl FromStr for To {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.starts_with("http://") || text.starts_with("https://") {
-            return WebUrl::parse(text).map(Self::Collector).map_err(|error| error.to_string());
+            return CollectorUrl::parse(text).map(Self::Collector).map_err(|error| error.to_string());
         }
         let after = |scheme| text.strip_prefix(scheme);
         Ok(match (after("tcp://"), after("udp://"), after("unix:")) {
@@ -146,7 +146,7 @@ pub(super) async fn run(args: ExportArgs, context: &Context) -> Result<ExitCode,
 
 /// Sends records to a collector, and says where another export goes on.
 async fn collected(
-    endpoint: WebUrl,
+    endpoint: CollectorUrl,
     protocol: Protocol,
     found: Vec<Value>,
     context: &Context,

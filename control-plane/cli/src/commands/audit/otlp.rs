@@ -2,7 +2,7 @@
 //! taken is told, so that another export can go on from there.
 
 use weft_proto::audit::{Outcome, What};
-use weft_proto::name::WebUrl;
+use weft_proto::name::CollectorUrl;
 use weft_proto::pb::opentelemetry::proto::collector::logs::v1::ExportLogsServiceRequest;
 use weft_proto::pb::opentelemetry::proto::common::v1::any_value::Value;
 use weft_proto::pb::opentelemetry::proto::common::v1::{AnyValue, InstrumentationScope, KeyValue};
@@ -31,7 +31,7 @@ pub(super) struct Sent {
 }
 
 /// Sends records, until one batch is not taken.
-pub(super) async fn send(endpoint: WebUrl, protocol: OtlpProtocol, records: &[Record]) -> Sent {
+pub(super) async fn send(endpoint: CollectorUrl, protocol: OtlpProtocol, records: &[Record]) -> Sent {
     let place = Place { endpoint, protocol, signal: Signal::Logs };
     let mut sent = Sent { records: 0, last: None, error: None };
     let mut collector = match Collector::connect(&place).await {
@@ -172,7 +172,7 @@ mod tests {
     #[tokio::test]
     async fn an_export_that_reaches_nobody_says_so() {
         let records = [record(1, "a/x")];
-        let nobody = WebUrl::parse("http://127.0.0.1:1").unwrap();
+        let nobody = CollectorUrl::parse("http://127.0.0.1:1").unwrap();
         let sent = send(nobody, OtlpProtocol::Http, &records).await;
         assert!(matches!((sent.records, sent.last, sent.error), (0, None, Some(Error::Unreachable(_)))));
     }
