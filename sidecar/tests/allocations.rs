@@ -12,7 +12,7 @@ use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 use weft_proto::compile::{ServerEntry, compile_resources};
 use weft_proto::mcp::Bounds;
-use weft_proto::name::{ServerName, TrustDomain, WebUrl};
+use weft_proto::name::{CollectorUrl, ServerName, TrustDomain};
 use weft_proto::resource::kinds::{Era, Tracing};
 use weft_proto::resource::parse;
 use weft_proto::resource::units::Ratio;
@@ -130,7 +130,7 @@ fn an_answer_is_looked_into_once() {
     let (server, _) = server(&limits, &metrics, "{ name: calls, rate: 1000/h }");
     let call = classify::again(CALL, Era::Modern, &limits).unwrap();
     let tracing = Tracing {
-        endpoint: Some(WebUrl::parse("http://127.0.0.1:1").unwrap()),
+        endpoint: Some(CollectorUrl::parse("http://127.0.0.1:1").unwrap()),
         sampling: Some(Ratio::from_per_million(1_000_000).unwrap()),
         ..Tracing::default()
     };

@@ -1,6 +1,7 @@
 //! `weft audit`: who did what to the control plane; and the audit trails, found, verified and exported.
 
 mod export;
+mod otlp;
 mod query;
 mod syslog;
 mod verify;

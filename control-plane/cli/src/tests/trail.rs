@@ -298,3 +298,27 @@ async fn records_are_exported_the_oldest_first_as_lines_or_as_messages_of_syslog
     let ran = fake.run(&["audit", "export", "--to", &to, "--format", "jsonl"]).await;
     assert_eq!(ran.code, ExitCode::Usage, "{ran:?}");
 }
+
+#[tokio::test]
+async fn an_export_goes_on_where_another_ended_and_says_when_it_cannot() {
+    let fake = holding_two().await;
+    let places = |out: &str| -> Vec<u64> {
+        out.lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["place"].as_u64().unwrap())
+            .collect()
+    };
+    let all = places(&fake.run(&["audit", "export"]).await.out);
+    let [first, second] = all[..] else { panic!("{all:?}") };
+    let after = first.to_string();
+    assert_eq!(places(&fake.run(&["audit", "export", "--after", &after]).await.out), [second]);
+    let ran = fake.run(&["audit", "export", "--to", "http://127.0.0.1:1"]).await;
+    assert_eq!(ran.code, ExitCode::Failed, "{ran:?}");
+    assert!(ran.err.contains("records could not be sent to http://127.0.0.1:1"), "{ran:?}");
+    assert!(ran.err.contains("0 records were written"), "{ran:?}");
+    for wrong in
+        [["--format", "otlp", "--to", "records.log"], ["--format", "syslog", "--to", "http://127.0.0.1:1"]]
+    {
+        let ran = fake.run(&["audit", "export", wrong[0], wrong[1], wrong[2], wrong[3]]).await;
+        assert_eq!(ran.code, ExitCode::Usage, "{ran:?}");
+    }
+}

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde_json::Value;
+use weft_proto::name::CollectorUrl;
+use weft_proto::resource::kinds::OtlpProtocol;
 
 use super::query::{Record, Wanted};
-use super::syslog;
+use super::{otlp, syslog};
 use crate::app::Context;
 use crate::client;
 use crate::failure::{ExitCode, Failure};
@@ -21,7 +23,9 @@ Examples:
   weft audit export --since 24h > records.jsonl             a record per line
   weft audit export --to tcp://logs.example:601             RFC 5424 messages, as rsyslog takes them
   weft audit export --to unix:/dev/log --outcome refused
-  weft audit export --format syslog --to records.log        the same messages in a file";
+  weft audit export --format syslog --to records.log        the same messages in a file
+  weft audit export --format otlp --to http://otel.example:4317 --after 1200
+                                                            records of a log over OTLP, from where another export ended";
 
 /// Longest wait for a connection, and for a message to be taken.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,10 +39,16 @@ pub(crate) struct ExportArgs {
     /// Most records to write; the newest, if there are more
     #[arg(long, value_name = "COUNT", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     limit: u32,
-    /// How they are written; as RFC 5424 messages where they go to a socket
+    /// Only records after the one with this place, which is where an earlier export ended
+    #[arg(long, value_name = "PLACE")]
+    after: Option<u64>,
+    /// How they are written; as RFC 5424 messages where they go to a socket, over OTLP where they go to http or https
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
-    /// Where they go: a file, tcp://host:port, udp://host:port or unix:/path; stdout if not given
+    /// How OTLP is spoken: grpc (port 4317 if none is given) or http (port 4318)
+    #[arg(long, value_name = "PROTOCOL", default_value = "grpc")]
+    protocol: Protocol,
+    /// Where they go: a file, tcp://host:port, udp://host:port, unix:/path, http://host:port or https://host:port; stdout if not given
     #[arg(long, value_name = "WHERE")]
     to: Option<To>,
 }
@@ -49,6 +59,14 @@ enum Format {
     Jsonl,
     /// RFC 5424
     Syslog,
+    /// Records of a log in OTLP
+    Otlp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Protocol {
+    Grpc,
+    Http,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,12 +75,16 @@ enum To {
     Tcp(String),
     Udp(String),
     Unix(PathBuf),
+    Collector(CollectorUrl),
 }
 
 impl FromStr for To {
-    type Err = std::convert::Infallible;
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.starts_with("http://") || text.starts_with("https://") {
+            return CollectorUrl::parse(text).map(Self::Collector).map_err(|error| error.to_string());
+        }
         let after = |scheme| text.strip_prefix(scheme);
         Ok(match (after("tcp://"), after("udp://"), after("unix:")) {
             (Some(address), ..) => Self::Tcp(address.to_owned()),
@@ -79,13 +101,32 @@ pub(super) async fn run(args: ExportArgs, context: &Context) -> Result<ExitCode,
             return Err(Failure::usage("a socket takes RFC 5424 messages only"));
         }
         (None, Some(To::Tcp(_) | To::Udp(_) | To::Unix(_))) => Format::Syslog,
+        (Some(Format::Jsonl | Format::Syslog), Some(To::Collector(_))) => {
+            return Err(Failure::usage("a collector takes OTLP only"));
+        }
+        (_, Some(To::Collector(_))) => Format::Otlp,
+        (Some(Format::Otlp), _) => {
+            return Err(Failure::usage("OTLP goes to a collector: --to http://host:port"));
+        }
         (format, _) => format.unwrap_or(Format::Jsonl),
     };
     let mut found = args.wanted.fetch(&context.client()?, args.limit as usize, context.now()).await?;
     found.reverse();
+    if let Some(after) = args.after {
+        let is_cut = found.len() == args.limit as usize && found.first().and_then(place) > Some(after + 1);
+        if is_cut {
+            let more = format!("more than {} records come after {after}", args.limit);
+            return Err(Failure::usage(more + "; raise --limit, so that none is left out"));
+        }
+        found.retain(|it| place(it) > Some(after));
+    }
+    if let Some(To::Collector(endpoint)) = args.to {
+        return collected(endpoint, args.protocol, found, context).await;
+    }
+    let last = found.last().and_then(place);
     let records = found.len();
     let texts: Vec<String> = match format {
-        Format::Jsonl => found.iter().map(Value::to_string).collect(),
+        Format::Jsonl | Format::Otlp => found.iter().map(Value::to_string).collect(),
         Format::Syslog => {
             let records: Vec<Record> = client::read(Value::Array(found))?;
             records.iter().map(syslog::message).collect()
@@ -99,8 +140,40 @@ pub(super) async fn run(args: ExportArgs, context: &Context) -> Result<ExitCode,
     let sent = tokio::task::spawn_blocking(move || send(&to, &texts)).await;
     sent.map_err(|error| Failure::failed("the export ended early").because(error))?
         .map_err(|error| Failure::failed(format!("records could not be sent to {shown}")).because(error))?;
-    context.terminal.say(&format!("{records} records were written"));
+    context.terminal.say(&format!("{records} records were written{}", goes_on(last)));
     Ok(ExitCode::Done)
+}
+
+/// Sends records to a collector, and says where another export goes on.
+async fn collected(
+    endpoint: CollectorUrl,
+    protocol: Protocol,
+    found: Vec<Value>,
+    context: &Context,
+) -> Result<ExitCode, Failure> {
+    let records: Vec<Record> = client::read(Value::Array(found))?;
+    let protocol = match protocol {
+        Protocol::Grpc => OtlpProtocol::Grpc,
+        Protocol::Http => OtlpProtocol::Http,
+    };
+    let otlp::Sent { records, last, error } = otlp::send(endpoint.clone(), protocol, &records).await;
+    let told = format!("{records} records were written{}", goes_on(last));
+    match error {
+        None => context.terminal.say(&told),
+        Some(error) => {
+            let failure = Failure::failed(format!("records could not be sent to {endpoint}; {told}"));
+            return Err(failure.because(error));
+        }
+    }
+    Ok(ExitCode::Done)
+}
+
+fn place(record: &Value) -> Option<u64> {
+    record.get("place")?.as_u64()
+}
+
+fn goes_on(last: Option<u64>) -> String {
+    last.map_or_else(String::new, |last| format!("; what comes later: --after {last}"))
 }
 
 fn lines(texts: &[String]) -> String {
@@ -109,6 +182,7 @@ fn lines(texts: &[String]) -> String {
 
 fn send(to: &To, texts: &[String]) -> std::io::Result<()> {
     match to {
+        To::Collector(_) => Err(std::io::Error::other("a collector is no socket")),
         To::File(path) => std::fs::write(path, lines(texts)),
         To::Tcp(address) => {
             let address = address.to_socket_addrs()?.next();
