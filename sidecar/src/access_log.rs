@@ -239,7 +239,7 @@ impl Scratch {
         if let Some(shadow) = shadow {
             text(line, "shadow", Some(written(&mut self.written, shadow)));
         }
-        if *audit {
+        if audit.is_marked() {
             line.push_str(",\"audit\":true");
         }
         text(line, "limit", event.limit.as_deref());

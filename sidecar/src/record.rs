@@ -122,7 +122,7 @@ impl Open {
             audit.finish(&self.event);
         }
         // What a policy wants recorded is, whatever telemetry says of the rest.
-        if self.event.decided.audit || !self.event.is_unwritten {
+        if self.event.decided.audit.is_marked() || !self.event.is_unwritten {
             self.log.write(&self.event);
         }
     }
