@@ -139,7 +139,6 @@ fn event() -> Event {
         response_bytes: 0,
         duration: Duration::ZERO,
         listens: false,
-        is_unwritten: false,
     }
 }
 

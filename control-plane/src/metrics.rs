@@ -1,7 +1,7 @@
 //! What the control plane counts, in one place. Labels take few values by construction: types, outcomes, reasons.
 
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -32,6 +32,7 @@ macro_rules! metrics {
         #[derive(Debug)]
         pub struct Metrics {
             registry: Registry,
+            process: Registry,
             $(pub $field: $kind,)*
         }
 
@@ -40,7 +41,7 @@ macro_rules! metrics {
                 let mut registry = Registry::with_prefix("weft");
                 $(let $field: $kind = $new;
                 registry.register(stringify!($field), $help, $field.clone());)*
-                Self { registry, $($field,)* }
+                Self { registry, process: weft_telemetry::process::registry(), $($field,)* }
             }
         }
     };
@@ -114,7 +115,9 @@ impl Metrics {
     pub fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a text cannot fail.
-        let _ = encode(&mut text, &self.registry);
+        let _ = encode_registry(&mut text, &self.registry);
+        let _ = encode_registry(&mut text, &self.process);
+        let _ = encode_eof(&mut text);
         text
     }
 

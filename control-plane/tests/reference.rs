@@ -38,7 +38,7 @@ flags are in [the commands' reference](../cli/docs/commands.md), fields of objec
 | `<data>/ca.pem` | the mesh's roots, kept up to date, for operators and tools to believe |
 | `--ca-key-file` | the key that the authority's keys rest under: 32 bytes, raw, in hex or in base64; only its owner may read it |
 | `--issuer-dir` | instead of an own authority: `tls.crt`, `tls.key`, `ca.crt` of an intermediate, watched and read every 30 s |
-| `.weft/` | what `weft up` keeps: `data/`, `ca.key`, `operator.json`; and, while it runs, `sidecars.json`: where each of its sidecars listens |
+| `.weft/` | what `weft up` keeps: `data/`, `ca.key`, `operator.json`; and, while it runs, `sidecars.json`: where each of its sidecars listens, and `targets/prometheus.json`: the same as targets for Prometheus |
 | `operator.json` | the operator's address, roots and token; only its owner may read it |
 
 ## Environment

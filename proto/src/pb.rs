@@ -54,7 +54,27 @@ pub mod opentelemetry {
                 tonic::include_proto!("opentelemetry.proto.trace.v1");
             }
         }
+        pub mod metrics {
+            pub mod v1 {
+                tonic::include_proto!("opentelemetry.proto.metrics.v1");
+            }
+        }
+        pub mod logs {
+            pub mod v1 {
+                tonic::include_proto!("opentelemetry.proto.logs.v1");
+            }
+        }
         pub mod collector {
+            pub mod metrics {
+                pub mod v1 {
+                    tonic::include_proto!("opentelemetry.proto.collector.metrics.v1");
+                }
+            }
+            pub mod logs {
+                pub mod v1 {
+                    tonic::include_proto!("opentelemetry.proto.collector.logs.v1");
+                }
+            }
             pub mod trace {
                 pub mod v1 {
                     tonic::include_proto!("opentelemetry.proto.collector.trace.v1");

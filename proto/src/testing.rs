@@ -15,7 +15,9 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::string::string_regex;
 
-use crate::name::{Digest, Glob, HostPort, ObjectName, ServerName, SpiffeId, ToolName, TrustDomain, WebUrl};
+use crate::name::{
+    CollectorUrl, Digest, Glob, HostPort, ObjectName, ServerName, SpiffeId, ToolName, TrustDomain, WebUrl,
+};
 use crate::policy::expr::{Condition, Weight};
 use crate::resource::bounded::{Count, List, Map, Text};
 use crate::resource::kinds::*;

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value};
 use weft_proto::name::{
-    Digest, EnvName, EnvValue, Glob, HostPort, IdentityPattern, LabelKey, LabelValue, Namespace, ObjectName,
-    ServerName, ToolName, TrustDomain, WebUrl,
+    CollectorUrl, Digest, EnvName, EnvValue, Glob, HostPort, IdentityPattern, LabelKey, LabelValue,
+    Namespace, ObjectName, ServerName, ToolName, TrustDomain, WebUrl,
 };
 use weft_proto::resource::kinds::{self, Dimension};
 use weft_proto::resource::units::{Budget, ByteSize, Rate, Ratio, Span};
@@ -71,6 +71,11 @@ fn formats() -> Vec<(String, &'static str, &'static str)> {
         (pattern::<TrustDomain>(), "trust domain", "lower-case letters, digits, `.`, `-` and `_`"),
         (pattern::<HostPort>(), "address", "`host:port`, such as `10.0.0.5:7443` or `[::1]:7443`"),
         (pattern::<WebUrl>(), "URL", "`https`, or `http` to this machine; no credentials, no fragment"),
+        (
+            pattern::<CollectorUrl>(),
+            "collector",
+            "`https` or `http`, to anywhere; no credentials, no query, no fragment",
+        ),
         (pattern::<Digest>(), "digest", "`sha256:` and 64 lower-case hex digits"),
         (pattern::<Span>(), "duration", "`500ms`, `60s`, `1h30m`, `7d`; at most ten years"),
         (pattern::<ByteSize>(), "size", "`512B`, `64KiB`, `10MB`, `1GiB`; at most 1 TiB"),

@@ -1,18 +1,20 @@
-//! The access log: one line of JSON for each request. Writing never holds a request up: lines gather in a bounded
+//! The access log: one line for each request, see [`line`]. Writing never holds a request up: lines gather in a bounded
 //! buffer that a thread of its own empties now and then, and what finds no room is counted instead.
 //!
 //! Waking that thread for every line would cost more than the line, so it is woken for the first one, waits for others,
 //! and writes them together.
 
-use std::cell::RefCell;
-use std::fmt::{self, Write as _};
+mod line;
+
+use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use crate::authorize::Decided;
-use crate::metrics::{METHODS, Metrics};
+use weft_proto::resource::kinds::LogFormat;
+
+use crate::metrics::Metrics;
 use crate::record::Event;
 
 /// Bytes of lines that may wait to be written.
@@ -21,8 +23,6 @@ const WAITING_BYTES_MAX: usize = 4 << 20;
 const WRITE_AFTER: Duration = Duration::from_millis(100);
 /// Bytes that are not kept waiting for more.
 const WRITE_BYTES: usize = 64 << 10;
-/// Longest text of a caller's choice that is written, in bytes.
-const TEXT_BYTES_MAX: usize = 256;
 
 /// Where the access log goes.
 #[derive(Clone, Debug, Default)]
@@ -105,13 +105,13 @@ impl AccessLog {
         Ok(Self(To::Lines(Arc::new(Shared { lines, metrics: Arc::clone(metrics) }))))
     }
 
-    pub fn write(&self, event: &Event) {
+    pub fn write(&self, event: &Event, format: LogFormat) {
         let shared = match &self.0 {
             To::Nobody => return,
             To::Told(told) => return (told.0)(event),
             To::Lines(shared) => shared,
         };
-        let room = SCRATCH.with_borrow_mut(|scratch| shared.lines.add(scratch.line(event)));
+        let room = line::with(event, format, |line| shared.lines.add(line));
         if !room {
             shared.metrics.access_log_dropped.inc();
         }
@@ -186,129 +186,15 @@ impl Lines {
     }
 }
 
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
-/// What a thread writes its lines with.
-#[derive(Debug, Default)]
-struct Scratch {
-    line: String,
-    /// The second that was last written, and how.
-    second: Option<u64>,
-    stamp: String,
-    written: String,
-}
-
-impl Scratch {
-    /// The event as one line. Written by hand: it is made for every request.
-    fn line(&mut self, event: &Event) -> &str {
-        self.line.clear();
-        self.line.push_str("{\"at\":\"");
-        self.at(event.at);
-        let line = &mut self.line;
-        for (name, value) in [
-            ("\",\"listener\":\"", event.listener),
-            ("\",\"reason\":\"", event.reason),
-            ("\",\"method\":\"", METHODS[event.method]),
-            ("\",\"era\":\"", event.era),
-        ] {
-            line.push_str(name);
-            line.push_str(value);
-        }
-        line.push_str("\",\"status\":");
-        number(line, event.status.into());
-        line.push_str(",\"requestBytes\":");
-        number(line, event.request_bytes);
-        line.push_str(",\"responseBytes\":");
-        number(line, event.response_bytes);
-        line.push_str(",\"durationMs\":");
-        let micros = u64::try_from(event.duration.as_micros()).unwrap_or(u64::MAX);
-        number(line, micros / 1000);
-        line.push('.');
-        digits(line, micros % 1000, 3);
-        text(line, "http", Some(event.http_method.as_str()));
-        text(line, "caller", Some(&event.caller));
-        text(line, "server", Some(&event.server));
-        text(line, "target", event.target.as_deref());
-        text(line, "id", event.rpc_id.as_deref());
-        let Decided { rule, audit, shadow } = &event.decided;
-        if let Some(rule) = rule {
-            text(line, "rule", Some(written(&mut self.written, rule)));
-        }
-        if let Some(shadow) = shadow {
-            text(line, "shadow", Some(written(&mut self.written, shadow)));
-        }
-        if audit.is_marked() {
-            line.push_str(",\"audit\":true");
-        }
-        text(line, "limit", event.limit.as_deref());
-        text(line, "shadowLimit", event.shadow_limit.as_deref());
-        text(line, "tools", event.tools.as_deref());
-        text(line, "detail", event.detail.as_deref());
-        line.push_str("}\n");
-        line
-    }
-
-    /// A time, to the microsecond. Everything but the microseconds is the same for many lines.
-    fn at(&mut self, at: SystemTime) {
-        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let second = since.as_secs();
-        if self.second != Some(second) {
-            let time = i64::try_from(second).ok().and_then(|it| jiff::Timestamp::from_second(it).ok());
-            self.stamp =
-                time.unwrap_or(jiff::Timestamp::UNIX_EPOCH).strftime("%Y-%m-%dT%H:%M:%S.").to_string();
-            self.second = Some(second);
-        }
-        self.line.push_str(&self.stamp);
-        digits(&mut self.line, since.subsec_micros().into(), 6);
-        self.line.push('Z');
-    }
-}
-
-fn written<'s>(scratch: &'s mut String, value: &impl fmt::Display) -> &'s str {
-    scratch.clear();
-    // Writing to a text cannot fail.
-    let _ = write!(scratch, "{value}");
-    scratch
-}
-
-fn number(line: &mut String, number: u64) {
-    line.push_str(itoa::Buffer::new().format(number));
-}
-
-/// A number with leading zeros.
-fn digits(line: &mut String, number: u64, width: usize) {
-    let mut buffer = itoa::Buffer::new();
-    let number = buffer.format(number);
-    line.extend(std::iter::repeat_n('0', width.saturating_sub(number.len())));
-    line.push_str(number);
-}
-
-fn text(line: &mut String, name: &str, value: Option<&str>) {
-    let Some(value) = value.filter(|value| !value.is_empty()) else { return };
-    let value = &value[..value.floor_char_boundary(TEXT_BYTES_MAX)];
-    line.push_str(",\"");
-    line.push_str(name);
-    line.push_str("\":");
-    if value.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
-        line.push('"');
-        line.push_str(value);
-        line.push('"');
-    } else {
-        // A text can always be written as JSON.
-        line.push_str(&serde_json::to_string(value).unwrap_or_default());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::*;
+    use crate::authorize::Decided;
     use crate::metrics::method_index;
 
-    fn event(target: &str) -> Event {
+    pub(super) fn event(target: &str) -> Event {
         Event {
             at: SystemTime::UNIX_EPOCH,
             listener: "inbound",
@@ -330,47 +216,7 @@ mod tests {
             response_bytes: 2,
             duration: Duration::from_micros(1500),
             listens: false,
-            is_unwritten: false,
         }
-    }
-
-    #[test]
-    fn a_line_is_one_json_object_whatever_callers_choose() {
-        for target in ["echo", "a\"b\\c\n\u{1}", &"ü".repeat(500)] {
-            let mut scratch = Scratch::default();
-            let line = scratch.line(&event(target));
-            assert_eq!(line.matches('\n').count(), 1);
-            let read: serde_json::Value = serde_json::from_str(line).unwrap();
-            assert_eq!(read["durationMs"], 1.5);
-            assert_eq!(read["at"], "1970-01-01T00:00:00.000000Z");
-            let written = read["target"].as_str().unwrap();
-            assert!(target.starts_with(written) && written.len() <= TEXT_BYTES_MAX);
-        }
-    }
-
-    #[test]
-    fn a_method_of_a_callers_making_does_not_fill_the_log() {
-        let method = http::Method::from_bytes(&[b'X'; 60_000]).unwrap();
-        let mut scratch = Scratch::default();
-        let line = scratch.line(&Event { http_method: method, ..event("a") });
-        assert!(line.len() < 1024, "{}", line.len());
-        assert_eq!(
-            serde_json::from_str::<serde_json::Value>(line).unwrap()["http"],
-            "X".repeat(TEXT_BYTES_MAX)
-        );
-    }
-
-    #[test]
-    fn times_are_written_to_the_microsecond() {
-        let mut scratch = Scratch::default();
-        let mut at = |micros| {
-            scratch.line.clear();
-            scratch.at(SystemTime::UNIX_EPOCH + Duration::from_micros(micros));
-            scratch.line.clone()
-        };
-        assert_eq!(at(1_795_737_600_000_001), "2026-11-27T00:00:00.000001Z");
-        assert_eq!(at(1_795_737_600_999_999), "2026-11-27T00:00:00.999999Z");
-        assert_eq!(at(1_795_737_601_000_000), "2026-11-27T00:00:01.000000Z");
     }
 
     #[test]
@@ -378,9 +224,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
         let log = AccessLog::start(&Sink::File(path.clone()), &Arc::new(Metrics::new())).unwrap();
-        let long = "x".repeat(TEXT_BYTES_MAX);
+        let long = "x".repeat(256);
         for _ in 0..1000 {
-            log.write(&event(&long));
+            log.write(&event(&long), LogFormat::Json);
         }
         log.close(Duration::from_secs(20));
         let written = std::fs::read_to_string(&path).unwrap();
@@ -392,7 +238,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
         let log = AccessLog::start(&Sink::File(path.clone()), &Arc::new(Metrics::new())).unwrap();
-        log.write(&event("a"));
+        log.write(&event("a"), LogFormat::Json);
         drop(log);
         let began = std::time::Instant::now();
         while std::fs::read_to_string(&path).unwrap().is_empty() {
@@ -406,8 +252,8 @@ mod tests {
         let (sender, told) = std::sync::mpsc::channel();
         let sink = Sink::Told(Told::new(move |event| sender.send(event.target.clone()).unwrap()));
         let log = AccessLog::start(&sink, &Arc::new(Metrics::new())).unwrap();
-        log.write(&event("a"));
-        log.write(&event("b"));
+        log.write(&event("a"), LogFormat::Json);
+        log.write(&event("b"), LogFormat::Json);
         log.close(Duration::ZERO);
         assert_eq!(told.try_iter().flatten().collect::<Vec<_>>(), ["a".into(), "b".into()]);
     }
@@ -420,9 +266,9 @@ mod tests {
         let written = Arc::clone(&lines);
         let thread = std::thread::spawn(move || written.write_all(Box::new(writer)));
         let log = AccessLog(To::Lines(Arc::new(Shared { lines, metrics: Arc::clone(&metrics) })));
-        let long = "x".repeat(TEXT_BYTES_MAX);
+        let long = "x".repeat(256);
         while metrics.access_log_dropped.get() == 0 {
-            log.write(&event(&long));
+            log.write(&event(&long), LogFormat::Json);
         }
         drop(reader);
         drop(log);

@@ -34,7 +34,7 @@ use crate::servers::{self, Servers};
 use crate::state::Live;
 use crate::stdio::launch::Launcher;
 use crate::trace::{self, Tracer};
-use crate::{control, descriptors, pipeline, session_id};
+use crate::{control, descriptors, pipeline, push, session_id};
 use shown::Shown;
 use sockets::Sockets;
 
@@ -174,6 +174,9 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
         traffic.spawn_on(core.outbound(socket), &workers);
     }
     let shown = Arc::new(core.shown(control.state.clone(), set_logging));
+    if let Some(push) = core.push(&shown) {
+        lasting.spawn(push);
+    }
     // Readiness stays with the traffic, so that a starved data plane says so itself.
     for (door, socket) in [(Door::Health, sockets.health), (Door::Admin, sockets.admin)] {
         let Some(socket) = socket else { continue };
@@ -363,6 +366,19 @@ impl Core {
         let auth = ClientAuth::Required(Expect::AnyInMesh);
         let config = Arc::new(tls::server_config(&self.identity, &self.trust, auth, &ALPN));
         Some(Tls { config, trust: self.trust.clone() })
+    }
+
+    /// Sends metrics, if the file says where to.
+    fn push(&self, shown: &Arc<Shown>) -> Option<impl Future<Output = ()> + use<>> {
+        let settings = self.bootstrap.metrics.clone()?;
+        Some(push::run(push::Parts {
+            settings,
+            node: self.bootstrap.node.id.clone(),
+            identity: self.identity.clone(),
+            metrics: Arc::clone(&self.metrics),
+            shown: Arc::<Shown>::clone(shown),
+            stop: self.tokens.stop.clone(),
+        }))
     }
 
     fn shown(&self, control: watch::Receiver<control::State>, set_logging: SetLogging) -> Shown {

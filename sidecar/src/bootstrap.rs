@@ -10,6 +10,7 @@ use weft_proto::resource::bounded::Text;
 
 use crate::audit;
 use crate::limits::Limits;
+use crate::push;
 
 /// Largest bootstrap file, in bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -31,6 +32,9 @@ pub struct Bootstrap {
     /// How calls that policy marks are recorded, in the state folder.
     #[serde(default)]
     pub audit: audit::Settings,
+    /// Where metrics are sent, besides being shown.
+    #[serde(default)]
+    pub metrics: Option<push::Settings>,
 }
 
 /// Who this sidecar is, besides its identity.

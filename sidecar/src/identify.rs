@@ -94,6 +94,14 @@ impl Caller {
         }
     }
 
+    /// Whoever proved who they are, as policies know them.
+    pub fn proved(&self) -> Option<&policy::Caller> {
+        match self {
+            Self::Workload(proved) => Some(&proved.caller),
+            Self::Local | Self::Anonymous => None,
+        }
+    }
+
     /// The same, as a header.
     pub fn header(&self) -> HeaderValue {
         match self {

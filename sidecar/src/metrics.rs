@@ -1,20 +1,34 @@
 //! What the sidecar counts, in one place. Labels take few values by construction: listeners, servers of this sidecar,
-//! methods of the protocol, reasons.
+//! methods of the protocol, reasons. What is told apart by tools and callers is in [`calls`], where that is bounded.
+
+pub mod calls;
+pub mod names;
+pub mod otlp;
+pub mod timings;
+pub mod verdict;
+mod written;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use weft_proto::mcp::Bounds;
 use weft_proto::name::ServerName;
+use weft_proto::resource::kinds::{MetricDimension, Telemetry};
 
 use crate::striped::Striped;
+
+pub use verdict::Verdict;
+
+use calls::{Calls, Side, Table, Told};
+use timings::Durations;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ListenerLabel {
@@ -51,6 +65,11 @@ pub struct DurationLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ServerLabel {
     pub server: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct VersionLabel {
+    pub version: Arc<str>,
 }
 
 /// A counter of what many threads count at once.
@@ -93,34 +112,33 @@ macro_rules! metrics {
         #[derive(Debug)]
         pub struct Metrics {
             registry: Registry,
+            process: Registry,
+            /// Calls that came.
+            served: Calls,
+            /// Calls of the workload beside this sidecar.
+            made: Calls,
             $(pub $field: $kind,)*
         }
 
         impl Metrics {
-            pub fn new() -> Self {
+            fn registered() -> Self {
                 let mut registry = Registry::with_prefix("weft_sidecar");
                 $(let $field: $kind = $new;
                 registry.register(stringify!($field), $help, $field.clone());)*
-                Self { registry, $($field,)* }
+                let (served, made) =
+                    (Calls::new(Side::Server, Told::default()), Calls::new(Side::Client, Told::default()));
+                let process = weft_telemetry::process::registry();
+                Self { registry, process, served, made, $($field,)* }
             }
         }
     };
-}
-
-/// The buckets that the semantic conventions of MCP advise, with finer ones below: most calls of a sidecar are short.
-fn duration() -> Histogram {
-    const BUCKETS: [f64; 18] = [
-        0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0,
-        120.0, 300.0,
-    ];
-    Histogram::new(BUCKETS)
 }
 
 metrics! {
     connections: Family<ListenerLabel, Gauge> = Family::default(), "Connections open";
     connections_refused: Family<RefusedLabel, Counter> = Family::default(), "Connections that were not taken";
     requests: Family<RequestLabels, Counter> = Family::default(), "Requests that ended, by what became of them";
-    request_seconds: Family<DurationLabels, Histogram> = Family::new_with_constructor(duration), "From a request's head to the end of its answer; event streams that only listen are left out";
+    request_seconds: Family<DurationLabels, Durations> = Family::default(), "From a request's head to the end of its answer; event streams that only listen are left out";
     request_bytes: Family<ListenerLabel, Counter> = Family::default(), "Bytes of bodies of requests";
     response_bytes: Family<ListenerLabel, Counter> = Family::default(), "Bytes of bodies of answers";
     bodies_held_bytes: Gauge = Gauge::default(), "Bytes of bodies of requests that are held";
@@ -142,6 +160,7 @@ metrics! {
     kept_answers: Family<ServerOutcomeLabels, Counter> = Family::default(), "Calls of tools whose answers are kept: hit, or miss";
     certificate_expiry_timestamp_seconds: Gauge = Gauge::default(), "When this sidecar's certificate expires";
     snapshot_age_seconds: Gauge = Gauge::default(), "Since when nothing was heard of the configuration in force";
+    snapshot_info: Family<VersionLabel, Gauge> = Family::default(), "1, with the version of the configuration in force";
     snapshot_stored: Gauge = Gauge::default(), "Whether the configuration in force is one kept from an earlier run: 1, or 0";
     control_plane_connected: Gauge = Gauge::default(), "Whether the control plane is connected: 1, or 0";
     shadow_refusals: Family<ServerLabel, Counter> = Family::default(), "Requests that were let through and that a policy in shadow would have refused";
@@ -155,6 +174,10 @@ metrics! {
     audit_unshipped: Gauge = Gauge::default(), "Lines of the audit trail that the control plane has not";
     audit_failures: Family<ReasonLabel, Counter> = Family::default(), "Times that the audit trail could not be written, signed or shipped: write, no_identity, seal, read, ship, ship_refused";
     panics: Counter = Counter::default(), "Requests that ended in a panic";
+    metrics_exports: Family<ReasonLabel, Counter> = Family::default(), "Times that metrics were sent to a collector: sent, rejected (in part), not_taken";
+    call_series: Family<ListenerLabel, Gauge> = Family::default(), "Series of calls by server, method, tool and class of caller that are kept apart; at most 1000";
+    call_series_folded: Family<ListenerLabel, Counter> = Family::default(), "Such series that were idle longest when there was no room, and are now part of `other`";
+    calls_without_series: Family<ListenerLabel, Counter> = Family::default(), "Calls that were counted under `other` at once, for there was no room and no series was idle";
 }
 
 impl Default for Metrics {
@@ -164,11 +187,36 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// The Prometheus text form.
+    pub fn new() -> Self {
+        let mut metrics = Self::registered();
+        metrics.served = Calls::new(Side::Server, metrics.told("inbound"));
+        metrics.made = Calls::new(Side::Client, metrics.told("outbound"));
+        metrics
+    }
+
+    fn told(&self, listener: &'static str) -> Told {
+        let label = ListenerLabel { listener };
+        Told {
+            kept: self.call_series.get_or_create_owned(&label),
+            folded: self.call_series_folded.get_or_create_owned(&label),
+            without: self.calls_without_series.get_or_create_owned(&label),
+        }
+    }
+
+    /// The calls that are seen at a listener.
+    fn calls(&self, listener: &'static str) -> &Calls {
+        if listener == "outbound" { &self.made } else { &self.served }
+    }
+
+    /// The text form of OpenMetrics.
     pub fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a text cannot fail.
-        let _ = encode(&mut text, &self.registry);
+        let _ = encode_registry(&mut text, &self.registry);
+        self.served.write(&mut text);
+        self.made.write(&mut text);
+        let _ = encode_registry(&mut text, &self.process);
+        let _ = encode_eof(&mut text);
         text
     }
 
@@ -246,7 +294,9 @@ pub struct ServerSeries {
     metrics: Arc<Metrics>,
     listener: &'static str,
     server: Arc<str>,
-    served: [std::sync::OnceLock<(Counter, Histogram)>; METHODS.len()],
+    served: [std::sync::OnceLock<(Counter, Durations)>; METHODS.len()],
+    /// None for requests about no server.
+    calls: Option<Arc<Table>>,
     request_bytes: Counter,
     response_bytes: Counter,
     pub streams: Gauge,
@@ -259,6 +309,7 @@ impl ServerSeries {
             request_bytes: metrics.request_bytes.get_or_create_owned(&label),
             response_bytes: metrics.response_bytes.get_or_create_owned(&label),
             streams: metrics.streams.get_or_create_owned(&label),
+            calls: (!server.is_empty()).then(|| metrics.calls(listener).of(&server)),
             metrics: Arc::clone(metrics),
             listener,
             server,
@@ -271,8 +322,13 @@ impl ServerSeries {
         Arc::clone(&self.server)
     }
 
-    /// Counts a request that ended. Without `seconds` its duration says nothing, as with streams that only listen.
-    pub fn ended(&self, method: usize, reason: &'static str, seconds: Option<f64>, bytes: (u64, u64)) {
+    /// Which side of calls is seen here.
+    pub fn side(&self) -> Side {
+        self.metrics.calls(self.listener).side()
+    }
+
+    /// Counts a request that ended. Without `took` its duration says nothing, as with streams that only listen.
+    pub fn ended(&self, method: usize, reason: &'static str, took: Option<Duration>, bytes: (u64, u64)) {
         self.request_bytes.inc_by(bytes.0);
         self.response_bytes.inc_by(bytes.1);
         let (served, histogram) = self.served[method].get_or_init(|| self.series(method));
@@ -280,8 +336,22 @@ impl ServerSeries {
             "ok" => _ = served.inc(),
             _ => _ = self.metrics.requests.get_or_create(&self.labels(method, reason)).inc(),
         }
-        if let Some(seconds) = seconds {
-            histogram.observe(seconds);
+        if let Some(took) = took {
+            histogram.observe(took);
+        }
+    }
+
+    /// Counts it by what it was about, and by whom.
+    pub fn called(&self, call: &calls::Call<'_>) {
+        if let Some(table) = &self.calls {
+            self.metrics.calls(self.listener).count(table, call);
+        }
+    }
+
+    /// Takes the names of tools from a message of the server, if it lists any.
+    pub fn learn(&self, message: &[u8], bounds: Bounds) {
+        if let Some(table) = &self.calls {
+            table.learn(message, bounds);
         }
     }
 
@@ -290,7 +360,7 @@ impl ServerSeries {
         self.metrics.shadow_refusals.get_or_create(&label).inc();
     }
 
-    fn series(&self, method: usize) -> (Counter, Histogram) {
+    fn series(&self, method: usize) -> (Counter, Durations) {
         let labels = DurationLabels {
             listener: self.listener,
             server: Arc::clone(&self.server),
@@ -323,6 +393,11 @@ impl ToolSeries {
         self.metrics.tool_checks.get_or_create(&ToolCheckLabels { server, check, outcome }).inc();
     }
 
+    /// Takes names of tools that were read from the server.
+    pub fn know<'n>(&self, names: impl Iterator<Item = &'n str> + Clone) {
+        self.metrics.served.of(&self.server).know(names);
+    }
+
     pub fn read(&self, well: bool) {
         let outcome = if well { "ok" } else { "failed" };
         let labels = ServerOutcomeLabels { server: Arc::clone(&self.server), outcome };
@@ -333,6 +408,27 @@ impl ToolSeries {
         let outcome = if hit { "hit" } else { "miss" };
         let labels = ServerOutcomeLabels { server: Arc::clone(&self.server), outcome };
         self.metrics.kept_answers.get_or_create(&labels).inc();
+    }
+}
+
+/// What calls are told apart by, besides what they always are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dimensions {
+    pub caller: bool,
+    pub era: bool,
+    pub limit: bool,
+}
+
+impl Dimensions {
+    /// The first telemetry that speaks of dimensions decides.
+    pub fn of<'t>(mut telemetry: impl Iterator<Item = &'t Telemetry>) -> Self {
+        let said = telemetry.find(|it| !it.metric_dimensions.is_empty());
+        let has = |one| said.is_some_and(|it| it.metric_dimensions.contains(&one));
+        Self {
+            caller: has(MetricDimension::Caller),
+            era: has(MetricDimension::Era),
+            limit: has(MetricDimension::Limit),
+        }
     }
 }
 
@@ -373,8 +469,8 @@ mod tests {
     fn a_request_is_counted_under_what_became_of_it() {
         let metrics = Arc::new(Metrics::new());
         let series = ServerSeries::new(&metrics, "inbound", "research/files".into());
-        series.ended(method_index("tools/call"), "ok", Some(0.01), (10, 20));
-        series.ended(method_index("tools/call"), "denied", Some(0.01), (10, 20));
+        series.ended(method_index("tools/call"), "ok", Some(Duration::from_millis(10)), (10, 20));
+        series.ended(method_index("tools/call"), "denied", Some(Duration::from_millis(10)), (10, 20));
         series.ended(method_index("no/such"), "ok", None, (0, 0));
         let text = metrics.text();
         for line in [

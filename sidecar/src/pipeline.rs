@@ -24,7 +24,7 @@ use crate::forward::{self, Inbound as ForwardInbound};
 use crate::headers::REASON;
 use crate::identify::Identified;
 use crate::limits::Limits;
-use crate::metrics::{Counted, ServerSeries, method_index};
+use crate::metrics::{Counted, Dimensions, ServerSeries, method_index};
 use crate::quota::Quotas;
 use crate::receive::{self, Received};
 use crate::record::{Event, Open};
@@ -87,7 +87,10 @@ impl Inbound {
         let server = parts.servers.find(&received.place, &current)?;
         record.about(Arc::clone(&server.series), Arc::clone(&server.label));
         let entry = current.snapshot.server(&server.name).ok_or(Refusal::NotReady)?;
-        record.event.is_unwritten = !logged::is_logged(entry, &connection.caller, &call);
+        let telemetry = || entry.telemetry.iter().map(|it| &it.spec);
+        let proved = || connection.caller.proved().cloned();
+        record.logged = logged::logged(telemetry(), proved, &server.name, &call, logged::random);
+        record.dimensions = Dimensions::of(telemetry());
         let asked = trace::Asked { call: &call, headers: &received.head.headers, connection };
         record.trace = Trace::begin(trace::of(entry), &server.traced, asked);
         let decided = &mut record.event.decided;
@@ -125,7 +128,7 @@ impl Inbound {
         if let Some(kept) = treated.kept(&server.tools, &call) {
             return Ok(kept);
         }
-        let cutter = Cutter::new(&call, connection, &server.name, &parts.live, &parts.limits);
+        let cutter = Cutter::new(&call, connection, &server, &parts.live, &parts.limits);
         let response = forward::inbound(inbound, &received, &call, permit, admitted, record).await?;
         let response = tools::answered(treated, &server.tools, &call, response, &parts.limits).await?;
         let response = shown::show(response, cutter, &parts.limits).await?;
@@ -230,7 +233,6 @@ fn opened(
         response_bytes: 0,
         duration: std::time::Duration::ZERO,
         listens: false,
-        is_unwritten: false,
     };
     Open::new(event, Instant::now(), Arc::clone(nowhere), log.clone())
 }

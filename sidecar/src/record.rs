@@ -6,9 +6,15 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::access_log::AccessLog;
 use crate::audit::Recording;
 use crate::authorize::Decided;
-use crate::metrics::ServerSeries;
+use crate::heard::{self, Heard};
+use crate::logged::Logged;
+use crate::metrics::calls::{Also, Call};
+use crate::metrics::{Dimensions, ServerSeries, Verdict};
 use crate::refusal::Refusal;
 use crate::trace::{Part, Trace};
+
+/// Largest list that is looked through for what a server advertises, in bytes.
+const LIST_BYTES_MAX: usize = 1 << 20;
 
 /// What there is to say of a request. Texts that callers choose are clipped when the event is written.
 #[derive(Clone, Debug)]
@@ -41,8 +47,6 @@ pub struct Event {
     pub duration: Duration,
     /// An event stream that only listens, whose duration says nothing.
     pub listens: bool,
-    /// Telemetry says that the access log is not to have it.
-    pub is_unwritten: bool,
 }
 
 /// An event whose request still runs.
@@ -52,6 +56,14 @@ pub struct Open {
     began: Instant,
     series: Arc<ServerSeries>,
     log: AccessLog,
+    /// What the answer says of how the call went.
+    heard: Heard,
+    /// What is told apart in metrics besides.
+    pub dimensions: Dimensions,
+    /// What the access log is to have of it.
+    pub logged: Logged,
+    /// The answer so far, if it is a list of what the server advertises.
+    list: Option<Vec<u8>>,
     /// Of a call that is traced.
     pub trace: Option<Trace>,
     /// Where policy wants the call in the audit trail.
@@ -61,7 +73,18 @@ pub struct Open {
 impl Open {
     /// In a box, for it is handed on with every step of an answer.
     pub fn new(event: Event, began: Instant, series: Arc<ServerSeries>, log: AccessLog) -> Box<Self> {
-        Box::new(Self { event, began, series, log, trace: None, audit: None })
+        Box::new(Self {
+            event,
+            began,
+            series,
+            log,
+            heard: Heard::default(),
+            dimensions: Dimensions::default(),
+            logged: Logged::default(),
+            list: None,
+            trace: None,
+            audit: None,
+        })
     }
 
     /// The request is about this server after all.
@@ -82,17 +105,23 @@ impl Open {
         }
     }
 
+    /// The answer is a list of what the server advertises, which nobody else reads here.
+    pub(crate) fn lists(&mut self) {
+        self.list = Some(Vec::new());
+    }
+
     /// Bytes of the answer go to the caller.
-    pub(crate) fn heard(&mut self, data: &[u8]) {
+    pub fn heard(&mut self, data: &[u8]) {
         self.event.response_bytes += data.len() as u64;
-        if let Some(trace) = &mut self.trace {
-            trace.hear(data);
+        if !self.event.listens {
+            self.heard.hear(data);
+        }
+        self.list.take_if(|list| list.len() + data.len() > LIST_BYTES_MAX);
+        if let Some(list) = &mut self.list {
+            list.extend_from_slice(data);
         }
         if let Some(audit) = &mut self.audit {
             audit.feed(data);
-        }
-        if let Some(trace) = &mut self.trace {
-            trace.hear(data);
         }
     }
 
@@ -110,21 +139,53 @@ impl Open {
     pub fn finish(mut self: Box<Self>) {
         self.event.duration = self.began.elapsed();
         let Event { method, reason, listens, duration, request_bytes, response_bytes, .. } = self.event;
-        let seconds = (!listens).then_some(duration.as_secs_f64());
-        self.series.ended(method, reason, seconds, (request_bytes, response_bytes));
+        let took = (!listens).then_some(duration);
+        self.series.ended(method, reason, took, (request_bytes, response_bytes));
+        if took.is_some() {
+            self.count();
+        }
         if self.event.decided.shadow.as_ref().is_some_and(|shadow| !shadow.allowed) {
             self.series.refused_in_shadow();
         }
+        let is_written = self.is_written();
         if let Some(trace) = self.trace.take() {
-            trace.finish(&self.event);
+            trace.finish(&self.event, std::mem::take(&mut self.heard));
         }
         if let Some(audit) = self.audit.take() {
             audit.finish(&self.event);
         }
-        // What a policy wants recorded is, whatever telemetry says of the rest.
-        if self.event.decided.audit.is_marked() || !self.event.is_unwritten {
-            self.log.write(&self.event);
+        if is_written {
+            self.log.write(&self.event, self.logged.format);
         }
+    }
+
+    /// What a policy wants recorded is written, whatever telemetry says of the rest.
+    fn is_written(&self) -> bool {
+        let is_well = self.event.reason == "ok" && self.heard == Heard::Nothing;
+        self.event.decided.audit.is_marked() || !(self.logged.not || self.logged.only_if_unwell && is_well)
+    }
+
+    fn count(&mut self) {
+        for message in self.list.take().iter().flat_map(|list| heard::messages(list)) {
+            self.series.learn(message, heard::BOUNDS);
+        }
+        let (event, dimensions) = (&self.event, self.dimensions);
+        let is_known = event.caller.contains(':');
+        self.series.called(&Call {
+            method: event.method,
+            tool: event.target.as_deref(),
+            caller: &event.caller,
+            verdict: Verdict::of(&self.heard, event.reason, event.status, self.series.side()),
+            reason: event.reason,
+            also: Also {
+                caller: Some(&*event.caller).filter(|_| dimensions.caller && is_known),
+                era: Some(event.era).filter(|_| dimensions.era),
+                limit: event.limit.as_deref().filter(|_| dimensions.limit),
+            },
+            at: event.at,
+            took: event.duration,
+            span: self.trace.as_ref().and_then(Trace::recorded),
+        });
     }
 }
 

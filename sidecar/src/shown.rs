@@ -21,7 +21,9 @@ use crate::classify::{Call, Kind};
 use crate::forward::is_event_stream;
 use crate::identify::{Caller, Identified};
 use crate::limits::Limits;
+use crate::metrics::ServerSeries;
 use crate::refusal::Refusal;
+use crate::servers::Local;
 use crate::sse::{self, Event, Splitter};
 use crate::state::Live;
 use crate::tools::pinned;
@@ -31,6 +33,7 @@ use crate::tools::pinned;
 pub(crate) struct Cutter {
     connection: Arc<Identified>,
     server: ServerName,
+    series: Arc<ServerSeries>,
     live: Live,
     bounds: Bounds,
 }
@@ -40,13 +43,14 @@ impl Cutter {
     pub(crate) fn new(
         call: &Call<'_>,
         connection: &Arc<Identified>,
-        server: &ServerName,
+        server: &Local,
         live: &Live,
         limits: &Limits,
     ) -> Option<Self> {
         may_list(call).then(|| Self {
             connection: Arc::clone(connection),
-            server: server.clone(),
+            server: server.name.clone(),
+            series: Arc::clone(&server.series),
             live: live.clone(),
             bounds: Bounds { depth_max: limits.depth_max, batch_max: limits.batch_max },
         })
@@ -54,6 +58,7 @@ impl Cutter {
 
     /// The message as the caller may see it; none where it already is. What cannot be read might show what is hidden.
     fn cut(&self, message: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
+        self.series.learn(message, self.bounds);
         let current = self.live.load();
         let snapshot = &current.snapshot;
         let gone = || Refusal::UnknownServer(self.server.to_string());

@@ -24,7 +24,7 @@ impl Striped {
 }
 
 /// A number of this thread.
-fn place() -> usize {
+pub(crate) fn place() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
         static PLACE: Cell<Option<usize>> = const { Cell::new(None) };

@@ -9,7 +9,7 @@ use weft_sidecar::cli;
 use weft_sidecar::limits::Limits;
 use weft_sidecar::metrics::{
     DurationLabels, LimitLabels, ListenerLabel, Metrics, QuotaLabels, ReasonLabel, RefusedLabel,
-    RequestLabels, ServerLabel, ServerOutcomeLabels, ToolCheckLabels,
+    RequestLabels, ServerLabel, ServerOutcomeLabels, ToolCheckLabels, VersionLabel,
 };
 use weft_sidecar::refusal::Refusal;
 
@@ -91,9 +91,12 @@ fn metrics_shown() -> String {
     for family in [in_flight, upstream_up, server_healthy, child_restarts, child_garbage_lines] {
         drop(family.get_or_create(&ServerLabel { server: "".into() }));
     }
-    for family in [&metrics.audit_dropped, &metrics.audit_failures, &metrics.spans_dropped] {
+    for family in
+        [&metrics.audit_dropped, &metrics.audit_failures, &metrics.spans_dropped, &metrics.metrics_exports]
+    {
         drop(family.get_or_create(&ReasonLabel { reason: "" }));
     }
+    drop(metrics.snapshot_info.get_or_create(&VersionLabel { version: "".into() }));
     drop(metrics.shadow_refusals.get_or_create(&ServerLabel { server: "".into() }));
     let labels = ToolCheckLabels { server: "".into(), check: "", outcome: "" };
     drop(metrics.tool_checks.get_or_create(&labels));

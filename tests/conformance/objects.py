@@ -45,7 +45,7 @@ def tool_policy(namespace: str, name: str, servers=None, timeout: str = "5s") ->
     return _object("ToolPolicy", namespace, name, {**_selector(servers), "timeout": timeout})
 
 
-def telemetry(namespace: str, name: str, servers=None, dimension: str = "region") -> dict:
+def telemetry(namespace: str, name: str, servers=None, dimension: str = "era") -> dict:
     return _object("Telemetry", namespace, name, {**_selector(servers), "metricDimensions": [dimension]})
 
 

@@ -154,9 +154,9 @@ def test_every_panel_and_every_alert_finds_what_it_asks_for(watched):
 
 def test_panels_and_alerts_ask_for_nothing_that_the_reference_does_not_name():
     documents = [ROOT / "sidecar/docs/reference.md", ROOT / "control-plane/docs/metrics.md"]
-    known = set(re.findall(r"`(weft_\w+)`", "".join(file.read_text() for file in documents)))
+    known = set(re.findall(r"`((?:weft|mcp|process)_\w+)`", "".join(file.read_text() for file in documents)))
     for file in [*DASHBOARDS, RULES / "alerts.yml"]:
-        for name in re.findall(r"\bweft_\w+", file.read_text()):
+        for name in re.findall(r"\b(?:weft_\w+|mcp_\w+_seconds\w*|process_\w+)", file.read_text()):
             family = re.sub(r"_(bucket|sum|count)$", "", name)
             assert {name, family} & known, f"{file.name} asks for {name}, which nobody exports"
     for name in RARE:

@@ -6,12 +6,18 @@ import queue
 import re
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import requests
 
 import control_plane
+
+# Jaeger is started as the tier of real parts starts it.
+sys.path.append(str(Path(__file__).parents[1] / "real"))
+
+from backend import Jaeger  # noqa: E402
 
 START_SECS_MAX = 40
 
@@ -77,9 +83,9 @@ def children(pid: int) -> list[int]:
     return below
 
 
-def call(url: str, tool: str, arguments: dict) -> requests.Response:
+def call(url: str, tool: str, arguments: dict, headers: dict | None = None) -> requests.Response:
     """Calls a tool as a client of 2026-07-28 does."""
-    return ask(url, "tools/call", tool, {"name": tool, "arguments": arguments})
+    return ask(url, "tools/call", tool, {"name": tool, "arguments": arguments}, headers)
 
 
 def tools(url: str) -> list[str]:
@@ -87,7 +93,7 @@ def tools(url: str) -> list[str]:
     return [tool["name"] for tool in ask(url, "tools/list", None, {}).json()["result"]["tools"]]
 
 
-def ask(url: str, method: str, target: str | None, params: dict) -> requests.Response:
+def ask(url: str, method: str, target: str | None, params: dict, more: dict | None = None) -> requests.Response:
     revision = "2026-07-28"
     meta = {
         "io.modelcontextprotocol/protocolVersion": revision,
@@ -103,6 +109,7 @@ def ask(url: str, method: str, target: str | None, params: dict) -> requests.Res
         "Accept": "application/json, text/event-stream",
         "MCP-Protocol-Version": revision,
         "Mcp-Method": method,
+        **(more or {}),
     }
     if target:
         headers["Mcp-Name"] = target
@@ -168,9 +175,9 @@ def test_every_sidecar_follows_a_policy_that_is_applied_and_the_status_says_so(t
 
 
 def of_the_tour(file: str) -> str:
-    """The resources that the tour writes into a file."""
+    """What the tour writes into a file."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    return re.search(rf"cat > {re.escape(file)} <<'YAML'\n(.+?)YAML\n", readme, re.DOTALL).group(1)
+    return re.search(rf"cat > {re.escape(file)} <<'(YAML|PY)'\n(.+?)\1\n", readme, re.DOTALL).group(2)
 
 
 def test_the_tour_shows_a_tool_to_one_agent_and_hides_it_from_another(tmp_path):
@@ -270,6 +277,47 @@ def test_a_server_that_does_not_start_is_named_with_its_reason_and_harms_no_othe
         up.said_until("demo/broken: failed tools/call greet: child_busy")
 
 
+def test_the_tour_shows_a_trace_that_crosses_both_sidecars(tmp_path):
+    jaeger = Jaeger(tmp_path)
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    promised = re.search(r"\$ python3 tree.py \S+ \$trace\n(.+?)```", readme, re.DOTALL).group(1)
+    try:
+        with Up(tmp_path) as up:
+            url = re.search(r'"url": "(.+)"', up.said_until("demo/example: ready")).group(1)
+            traces = of_the_tour("traces.yaml")
+            assert "http://127.0.0.1:4317" in traces
+            up.weft("apply", "-f", "-", stdin=traces.replace("http://127.0.0.1:4317", jaeger.grpc))
+            assert up.in_sync("demo/example-up", "local/agent")
+            trace = "5f467fe7bf42676c05e20ba4a90e448e"
+            call(url, "greet", {"name": "you"}, {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"})
+            (tmp_path / "tree.py").write_text(of_the_tour("tree.py"))
+            show = [sys.executable, tmp_path / "tree.py", jaeger.query, trace]
+            told = lambda: subprocess.run(show, capture_output=True, text=True, timeout=30).stdout  # noqa: E731
+            # Parts that took a moment are spans as well, as it may happen on a busy machine.
+            parts = re.compile(r"^ *\S+: (queue|upstream|bridge), .*\n", re.MULTILINE)
+            control_plane.eventually(lambda: parts.sub("", told()) == parts.sub("", promised), within=30)
+
+            # A refused call is found although only one of a hundred is sampled.
+            assert call(url, "delete_everything", {}).status_code == 403
+            wanted = {"service": "local/agent", "tags": json.dumps({"error": "true"}), "lookback": "1h", "limit": 20}
+            refused = lambda: [  # noqa: E731
+                span["operationName"] for it in jaeger.ask("traces", **wanted) for span in it["spans"]
+            ]
+            control_plane.eventually(lambda: "tools/call delete_everything" in refused(), within=30)
+    finally:
+        jaeger.close()
+
+
+def targets_file(home: Path) -> Path:
+    return home / ".weft" / "targets" / "prometheus.json"
+
+
+def targets(home: Path) -> set[str]:
+    """The sidecars among what Prometheus is told to scrape."""
+    groups = json.loads(targets_file(home).read_text())
+    return {host for group in groups if group["labels"]["job"] == "weft-sidecar" for host in group["targets"]}
+
+
 def test_each_sidecar_serves_its_metrics_where_the_file_says_and_comes_back_when_told_to_quit(tmp_path):
     with Up(tmp_path) as up:
         url = re.search(r'"url": "(.+)"', up.said_until("demo/example: ready")).group(1)
@@ -277,6 +325,7 @@ def test_each_sidecar_serves_its_metrics_where_the_file_says_and_comes_back_when
         read = lambda: json.loads(file.read_text())  # noqa: E731
         control_plane.eventually(lambda: len(read()) == 2, within=10)
         before = read()
+        assert targets(tmp_path) == {it["metrics"].split("/")[2] for it in before.values()}
         metrics = requests.get(before["demo/example-up"]["metrics"], timeout=10).text
         assert re.search(r'weft_sidecar_requests_total\{.*server="demo/example".*reason="denied"\} 1', metrics)
         for node in before:
@@ -291,7 +340,7 @@ def test_each_sidecar_serves_its_metrics_where_the_file_says_and_comes_back_when
         control_plane.eventually(served, within=20)
         up.process.send_signal(signal.SIGTERM)
         assert up.process.wait(20) == 0
-        assert not file.exists(), "nobody listens there any more"
+        assert not file.exists() and not targets_file(tmp_path).exists(), "nobody listens there any more"
 
 
 def test_a_mesh_that_is_started_again_serves_at_once(tmp_path):

@@ -96,10 +96,11 @@ class Reach:
 
 
 class Mesh:
-    """Sidecars, and the identities that they have. `close` ends them."""
+    """Sidecars, and the identities that they have. `metrics` says where each sends its own. `close` ends them."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, metrics: dict | None = None):
         self._directory = directory
+        self._metrics = metrics
         self.authority = Authority(directory / "authority")
         self._processes = []
 
@@ -144,6 +145,7 @@ class Mesh:
             "node": node,
             "source": {"file": {"resources": str(resources), "identity": files}},
             "listen": listen,
+            "metrics": self._metrics,
         }
         config_file = directory / "sidecar.yaml"
         config_file.write_text(json.dumps(config))

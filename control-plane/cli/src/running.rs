@@ -247,7 +247,7 @@ fn greet(
 ) -> Result<(), Failure> {
     let (domain, home) = (running.trust.trust_domain(), home.display());
     let addresses = sides.map_or_else(String::new, |sides| {
-        format!("\x20 each sidecar's health, metrics and admin: {}\n", sides.addresses_file.display())
+        format!("\x20 each sidecar's health, metrics and admin: {}\n", sides.files.sidecars.display())
     });
     terminal.print(&format!(
         "Weft is up: trust domain {domain}, {applied} resources applied, files in {home}\n\

@@ -337,6 +337,7 @@ impl From<desired::Error> for Error {
                 let told: Vec<_> = stale.iter().take(10).map(ToString::to_string).collect();
                 Self::Conflict(told.join("; "))
             }
+            desired::Error::TooLarge { .. } => Self::LimitExceeded(error.to_string()),
         }
     }
 }

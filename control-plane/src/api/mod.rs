@@ -29,7 +29,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::Request;
 use axum::routing::on;
@@ -125,8 +124,8 @@ impl fmt::Debug for Deps {
 struct Api {
     deps: Deps,
     mesh: Mesh,
-    /// The objects as they were last read; only what changed since is parsed again.
-    known: ArcSwap<Present>,
+    /// The objects as they were last read; only what happened since is read again.
+    known: Mutex<Arc<Present>>,
     /// One change at a time in this process; other replicas are kept apart by the store.
     writing: Mutex<()>,
     in_flight: Semaphore,
@@ -145,7 +144,7 @@ pub fn router(deps: Deps) -> Router {
     let Limits { in_flight_max, heavy_in_flight_max, watchers_max, .. } = deps.limits;
     let api = Arc::new(Api {
         mesh: Mesh { trust_domain: deps.trust_domain.clone() },
-        known: ArcSwap::default(),
+        known: Mutex::default(),
         writing: Mutex::default(),
         in_flight: Semaphore::new(in_flight_max),
         heavy: Arc::new(Semaphore::new(heavy_in_flight_max)),

@@ -3,13 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weft_proto::compile::selects;
+use weft_proto::compile::{Subject, selects};
 use weft_proto::name::{Namespace, ObjectName, ServerName, TrustDomain};
-use weft_proto::resource::kinds::{Authentication, McpServer, Route, ServerSelector, Trust, VirtualServer};
+use weft_proto::resource::kinds::{Authentication, Route, ServerSelector, Trust, VirtualServer};
 use weft_proto::resource::{Key, Kind, Place, ROOT_NAMESPACE, Resource, Spec};
 use weft_proto::wire;
 
+use super::present::names;
 use super::{Act, Action, Mesh, Mistake, Present, Wish, Wishes};
+use crate::plan::exact_names;
 
 /// Most names that one warning lists.
 const NAMED_MAX: usize = 5;
@@ -26,47 +28,65 @@ pub(super) fn alone(present: &Present, wishes: &Wishes) -> Vec<Mistake> {
     wishes.iter().filter_map(check).collect()
 }
 
-/// A server that is called something: by its name, or by an alias at this place in its list.
-type Claim<'a> = (&'a Key, Option<usize>);
-
-/// The objects as they will be.
+/// The objects as they will be: those that are there, and over them what is asked for. Nothing here looks at more of the
+/// present ones than it must.
 pub(super) struct After<'a> {
-    objects: BTreeMap<&'a Key, &'a Resource>,
-    /// Every name that a server answers to, aliases too.
-    names: BTreeSet<(&'a Namespace, &'a ObjectName)>,
+    present: &'a Present,
+    /// What is put, and none for what goes.
+    changed: BTreeMap<&'a Key, Option<&'a Resource>>,
+    /// Every name that a server that is put answers to, and the servers.
+    called: BTreeMap<(&'a Namespace, &'a ObjectName), BTreeSet<&'a ObjectName>>,
 }
 
 impl<'a> After<'a> {
     pub(super) fn new(present: &'a Present, wishes: &'a Wishes) -> Self {
-        let readable =
-            |(key, object): (&'a Key, &'a super::Object)| Some((key, object.resource.as_deref().ok()?));
-        let mut objects: BTreeMap<_, _> = present.objects().iter().filter_map(readable).collect();
-        for (key, wish) in wishes {
-            match &wish.act {
-                Act::Put(resource) => _ = objects.insert(key, resource),
-                Act::Delete { .. } => _ = objects.remove(key),
+        let wish = |(key, wish): &'a (Key, Wish)| match &wish.act {
+            Act::Put(resource) => (key, Some(&**resource)),
+            Act::Delete { .. } => (key, None),
+        };
+        let changed: BTreeMap<_, _> = wishes.iter().map(wish).collect();
+        let mut called: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for (key, resource) in &changed {
+            for name in names(key, *resource) {
+                called.entry((&key.namespace, name)).or_default().insert(&key.name);
             }
         }
-        let mut after = Self { objects, names: BTreeSet::new() };
-        let named = |(key, _, server): (&'a Key, _, &'a McpServer)| {
-            std::iter::once(&key.name).chain(&server.aliases).map(|name| (&key.namespace, name))
-        };
-        after.names = after.servers().flat_map(named).collect();
-        after
+        Self { present, changed, called }
     }
 
-    fn servers(&self) -> impl Iterator<Item = (&'a Key, &'a Resource, &'a McpServer)> {
-        self.objects.iter().filter_map(|(key, resource)| match &resource.spec {
-            Spec::McpServer(server) => Some((*key, *resource, server)),
-            _ => None,
-        })
+    /// The objects of one kind, or those of one namespace.
+    fn of(&self, kind: Kind, namespace: Option<&Namespace>) -> impl Iterator<Item = (&'a Key, &'a Resource)> {
+        let untouched = self.present.of(kind, namespace).filter(|(key, _)| !self.changed.contains_key(key));
+        let untouched = untouched.filter_map(|(key, object)| Some((key, object.readable()?)));
+        let wanted = move |key: &Key| {
+            key.kind == kind && namespace.is_none_or(|namespace| key.namespace == *namespace)
+        };
+        let put = self.changed.iter().filter(move |(key, _)| wanted(key));
+        untouched.chain(put.filter_map(|(key, resource)| Some((*key, (*resource)?))))
+    }
+
+    fn find(&self, key: &Key) -> Option<&'a Resource> {
+        match self.changed.get(key) {
+            Some(changed) => *changed,
+            None => self.present.object(key)?.readable(),
+        }
     }
 
     fn trust(&self) -> Option<&'a Trust> {
-        self.objects.values().find_map(|resource| match &resource.spec {
+        self.of(Kind::Trust, None).find_map(|(_, resource)| match &resource.spec {
             Spec::Trust(trust) => Some(trust),
             _ => None,
         })
+    }
+
+    /// The servers that nobody touches and that answer to a name.
+    fn untouched(&self, name: &ServerName) -> impl Iterator<Item = Key> {
+        let key = |server: &ObjectName| Key {
+            kind: Kind::McpServer,
+            namespace: name.namespace.clone(),
+            name: server.clone(),
+        };
+        self.present.called(name).map(key).filter(|key| !self.changed.contains_key(key))
     }
 
     /// Certain nonsense.
@@ -92,42 +112,35 @@ impl<'a> After<'a> {
 
     /// Within a namespace, no two servers may be asked for by one name.
     fn contested_names(&self, wishes: &Wishes) -> Vec<Mistake> {
-        let changed: BTreeMap<&Key, &Wish> = wishes
-            .iter()
-            .filter(|(key, wish)| key.kind == Kind::McpServer && matches!(wish.act, Act::Put(_)))
-            .map(|(key, wish)| (key, wish))
-            .collect();
-        if changed.is_empty() {
-            return Vec::new();
-        }
-        let namespaces: BTreeSet<&Namespace> = changed.keys().map(|key| &key.namespace).collect();
-        let mut owners: BTreeMap<(&Namespace, &ObjectName), Vec<Claim<'_>>> = BTreeMap::new();
-        for (key, _, server) in self.servers().filter(|(key, ..)| namespaces.contains(&key.namespace)) {
-            owners.entry((&key.namespace, &key.name)).or_default().push((key, None));
-            for (place, alias) in server.aliases.iter().enumerate().filter(|(_, alias)| **alias != key.name) {
-                let claims = owners.entry((&key.namespace, alias)).or_default();
-                if claims.last().is_none_or(|(last, _)| *last != key) {
-                    claims.push((key, Some(place)));
-                }
-            }
-        }
-        let contested = owners.into_iter().filter(|(_, claims)| claims.len() > 1);
-        contested
-            .filter_map(|((_, name), claims)| {
+        let contested =
+            |(&(namespace, name), servers): (&(&Namespace, &ObjectName), &BTreeSet<&ObjectName>)| {
+                let called = ServerName { namespace: namespace.clone(), name: name.clone() };
+                let changed = servers.iter().map(|name| Key {
+                    kind: Kind::McpServer,
+                    namespace: namespace.clone(),
+                    name: (*name).clone(),
+                });
+                let changed: Vec<Key> = changed.collect();
                 // Whoever changes is to blame, and of those whoever calls itself so besides its name.
-                let blamed = claims.iter().filter(|(key, _)| changed.contains_key(key));
-                let (key, alias) = blamed.max_by_key(|(_, alias)| alias.is_some())?;
-                let (other, _) = claims.iter().find(|(other, _)| other != key)?;
-                let field = match alias {
+                let alias = |key: &Key| match &self.find(key)?.spec {
+                    Spec::McpServer(server) if key.name != *name => {
+                        server.aliases.iter().position(|alias| alias == name)
+                    }
+                    _ => None,
+                };
+                let blamed = changed.iter().max_by_key(|key| key.name != *name)?;
+                let mut others =
+                    self.untouched(&called).chain(changed.iter().filter(|key| *key != blamed).cloned());
+                let other = others.next()?;
+                let (_, wish) = wishes.iter().find(|(key, _)| key == blamed)?;
+                let field = match alias(blamed) {
                     Some(place) => format!("spec.aliases[{place}]"),
                     None => "metadata.name".to_owned(),
                 };
-                Some(Mistake {
-                    place: Place { field, ..changed.get(key)?.place.clone() },
-                    message: format!("{other} is called {name:?} already"),
-                })
-            })
-            .collect()
+                let message = format!("{other} is called {name:?} already");
+                Some(Mistake { place: Place { field, ..wish.place.clone() }, message })
+            };
+        self.called.iter().filter_map(contested).collect()
     }
 
     /// Probable mistakes that no single wish is to blame for: what others lose by a changed `Trust`.
@@ -135,8 +148,8 @@ impl<'a> After<'a> {
         if !wishes.iter().any(|(key, _)| key.kind == Kind::Trust) {
             return Vec::new();
         }
-        let untouched = |key: &Key| !wishes.iter().any(|(wished, _)| wished == key);
-        let authentications = self.objects.iter().filter(|(key, _)| untouched(key));
+        let authentications = self.of(Kind::Authentication, None);
+        let authentications = authentications.filter(|(key, _)| !self.changed.contains_key(key));
         authentications
             .filter_map(|(key, resource)| match &resource.spec {
                 Spec::Authentication(spec) => self.unfederated(spec).map(|text| format!("{key}: {text}")),
@@ -168,7 +181,7 @@ impl<'a> After<'a> {
     }
 
     fn answers_to(&self, name: &ServerName) -> bool {
-        self.names.contains(&(&name.namespace, &name.name))
+        self.called.contains_key(&(&name.namespace, &name.name)) || self.untouched(name).next().is_some()
     }
 
     fn unfederated(&self, spec: &Authentication) -> Option<String> {
@@ -186,17 +199,29 @@ impl<'a> After<'a> {
         let selector = selector(policy)?;
         let namespace = &policy.metadata.namespace;
         let root = Namespace::parse(ROOT_NAMESPACE).expect("the root namespace is a namespace");
-        if self.servers().any(|(_, server, _)| selects(selector, namespace, &root, &server.metadata)) {
+        let is_selected =
+            |server: &Resource| selects(selector, namespace, &root, Subject::from(&server.metadata));
+        // Beyond the root namespace, an object speaks of servers of its own.
+        let own = (*namespace != root).then_some(namespace);
+        let any = match (own, exact_names(selector)) {
+            (Some(namespace), Some(names)) => names.into_iter().any(|name| {
+                let key = Key { kind: Kind::McpServer, namespace: namespace.clone(), name };
+                self.find(&key).is_some_and(is_selected)
+            }),
+            _ => self.of(Kind::McpServer, own).any(|(_, server)| is_selected(server)),
+        };
+        if any {
             return None;
         }
-        let virtual_too = |resource: &Resource| {
-            matches!(&policy.spec, Spec::AccessPolicy(it) if it.virtual_servers.as_ref().is_some_and(|patterns| {
-                resource.kind() == Kind::VirtualServer
-                    && resource.metadata.namespace == *namespace
-                    && patterns.iter().any(|glob| glob.matches(resource.metadata.name.as_str()))
-            }))
+        let patterns = match &policy.spec {
+            Spec::AccessPolicy(policy) => policy.virtual_servers.as_ref(),
+            _ => None,
         };
-        match self.objects.values().any(|resource| virtual_too(resource)) {
+        let speaks_of = |name: &ObjectName| {
+            patterns.is_some_and(|patterns| patterns.iter().any(|glob| glob.matches(name.as_str())))
+        };
+        let mut virtual_servers = self.of(Kind::VirtualServer, Some(namespace));
+        match patterns.is_some() && virtual_servers.any(|(key, _)| speaks_of(&key.name)) {
             true => None,
             false => Some("it selects no server that exists".to_owned()),
         }
@@ -211,16 +236,19 @@ impl<'a> After<'a> {
         let names = |resource: &Resource| match &resource.spec {
             Spec::VirtualServer(it) => named_by_virtual(it).any(|named| *named == name),
             Spec::Route(route) => named_by_route(route).any(|named| *named == name),
-            _ => {
-                resource.metadata.namespace == name.namespace
-                    && selector(resource).and_then(|it| it.names.as_ref()).is_some_and(|names| {
-                        names.iter().any(|glob| glob.exact() == Some(name.name.as_str()))
-                    })
-            }
+            _ => selector(resource)
+                .and_then(|it| it.names.as_ref())
+                .is_some_and(|names| names.iter().any(|glob| glob.exact() == Some(name.name.as_str()))),
         };
-        let named: Vec<_> =
-            self.objects.iter().filter(|(_, it)| names(it)).map(|(key, _)| key.to_string()).collect();
-        let shown = named.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let own = Some(&name.namespace);
+        let kinds = Kind::ALL.iter().map(|kind| match kind {
+            Kind::VirtualServer | Kind::Route => (*kind, None),
+            _ => (*kind, own),
+        });
+        let naming = kinds.flat_map(|(kind, namespace)| self.of(kind, namespace)).filter(|(_, it)| names(it));
+        let named: BTreeSet<&Key> = naming.map(|(key, _)| key).collect();
+        let shown: Vec<_> = named.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+        let shown = shown.join(", ");
         match named.len() {
             0 => None,
             count if count > NAMED_MAX => {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use weft_proto::name::TrustDomain;
 use weft_proto::resource::{Key, Place, Resource, ResourceVersion};
 
-use crate::store::{self, Prefix, Revision, Txn, Write};
+use crate::store::{self, Prefix, Revision, Txn, Write, limits};
 pub use diff::Budget;
 pub use present::{Object, Present};
 
@@ -141,6 +141,11 @@ pub enum Error {
     Invalid(Vec<Mistake>),
     #[error("{} conflicts, the first: {}", .0.len(), .0.first().map(ToString::to_string).unwrap_or_default())]
     Stale(Vec<Stale>),
+    #[error(
+        "the objects would have {bytes} bytes; at most {} are read when a control plane starts",
+        limits::STATE_BYTES_MAX
+    )]
+    TooLarge { bytes: usize },
 }
 
 /// Plans to put parsed documents; `file` is what messages call the input.
@@ -222,6 +227,7 @@ pub fn plan(mesh: &Mesh, present: &Present, wishes: Vec<Wish>) -> Result<Changes
         changes.outcomes.push(Outcome { warnings, ..outcome });
         changes.writes.extend(write);
     }
+    refuse_too_large(present, &changes.writes)?;
     Ok(changes)
 }
 
@@ -259,6 +265,26 @@ fn refuse_stale(present: &Present, wishes: &Wishes) -> Result<(), Error> {
     match stale.is_empty() {
         true => Ok(()),
         false => Err(Error::Stale(stale)),
+    }
+}
+
+/// More than can be read as a whole must not come to be: no control plane could start with it. What shrinks is welcome.
+fn refuse_too_large(present: &Present, writes: &[Write]) -> Result<(), Error> {
+    let (mut more, mut less) = (0, 0);
+    for write in writes {
+        if let Some((key, object)) =
+            object_key(write.key()).and_then(|key| present.objects().get_key_value(&key))
+        {
+            less += present::store_bytes(key, object.value.len());
+        }
+        if let Write::Put { key, value, .. } = write {
+            more += key.as_str().len() + value.len();
+        }
+    }
+    let bytes = present.bytes() + more - less;
+    match bytes > limits::STATE_BYTES_MAX && more > less {
+        true => Err(Error::TooLarge { bytes }),
+        false => Ok(()),
     }
 }
 

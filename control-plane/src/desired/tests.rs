@@ -230,3 +230,65 @@ fn what_is_known_is_not_read_again() {
     assert!(!same("y"));
     assert_eq!(after.revision(), Revision(10));
 }
+
+/// Objects by a digit: servers with an alias each, some of which cannot be read.
+fn entry(n: u8, revision: u64) -> Entry {
+    let name = ["x", "y", "z"][usize::from(n % 3)];
+    let alias = ["", "o", "x", "n"][usize::from(n % 4)];
+    let (resource, _) = documents(&server(name, alias)).remove(0);
+    let value = if n % 7 == 6 { "{}".into() } else { resource.canonical().into() };
+    let (created, modified) = (Revision(1), Revision(revision));
+    Entry { key: store_key(&resource.key()), value, created, modified, lease: None }
+}
+
+proptest::proptest! {
+    /// What follows change by change knows what one knows who reads it all at the end.
+    #[test]
+    fn following_is_the_same_as_reading(steps in proptest::collection::vec((0..84u8, proptest::bool::ANY), 0..20)) {
+        let mut followed = Present::default();
+        let mut entries = BTreeMap::new();
+        for (revision, (n, put)) in (1..).zip(steps) {
+            let entry = entry(n, revision);
+            let key = entry.key.clone();
+            let change = match put {
+                true => {
+                    entries.insert(key, entry.clone());
+                    store::Change::Put(entry)
+                }
+                false => {
+                    entries.remove(&key);
+                    store::Change::Delete(key)
+                }
+            };
+            let (at, author, reason) = (jiff::Timestamp::default(), String::new(), String::new());
+            followed.advance(&store::Event { revision: Revision(revision), at, author, reason, changes: vec![change] });
+        }
+        let entries: Vec<_> = entries.into_values().collect();
+        let read = Present::read(followed.revision(), &entries);
+        proptest::prop_assert_eq!(format!("{followed:?}"), format!("{read:?}"));
+    }
+}
+
+#[test]
+fn more_than_a_control_plane_can_read_when_it_starts_is_refused_and_less_is_not() {
+    let written = |bytes: usize| Write::Put {
+        key: store::Key::new("resources/mcpservers/a/n").unwrap(),
+        value: vec![b'x'; bytes].into(),
+        lease: None,
+    };
+    let at_most = limits::STATE_BYTES_MAX - "resources/mcpservers/a/n".len();
+    assert_eq!(refuse_too_large(&Present::default(), &[written(at_most)]), Ok(()));
+    let bytes = limits::STATE_BYTES_MAX + 1;
+    assert_eq!(
+        refuse_too_large(&Present::default(), &[written(at_most + 1)]),
+        Err(Error::TooLarge { bytes })
+    );
+    // A store that is too large already can be made smaller, and not larger.
+    let entry = |value: Vec<u8>| Entry { value: value.into(), ..entry(0, 1) };
+    let large = Present::read(Revision(1), &[entry(vec![b'x'; bytes])]);
+    let x = entry(Vec::new()).key;
+    assert_eq!(refuse_too_large(&large, &[Write::Delete { key: x.clone() }]), Ok(()));
+    let put = |bytes: usize| Write::Put { key: x.clone(), value: vec![b'x'; bytes].into(), lease: None };
+    assert_eq!(refuse_too_large(&large, &[put(bytes - 1)]), Ok(()));
+    assert!(refuse_too_large(&large, &[put(bytes + 1)]).is_err());
+}

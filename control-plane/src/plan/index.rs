@@ -18,7 +18,7 @@ pub(super) struct Selecting {
 }
 
 /// The servers that a selector names, if names without stars are how it selects within one namespace.
-pub(super) fn exact_names(selector: &ServerSelector) -> Option<Vec<ObjectName>> {
+pub(crate) fn exact_names(selector: &ServerSelector) -> Option<Vec<ObjectName>> {
     if selector.namespaces.is_some() {
         return None;
     }

@@ -10,6 +10,7 @@ mod table;
 mod viewer;
 mod world;
 
+pub(crate) use index::exact_names;
 pub use observed::{Instance, Observation, Speaker};
 pub use sight::Lookup;
 pub use viewer::{Stances, Viewer};

@@ -13,7 +13,7 @@ pub use ids::{
     EnvName, EnvValue, LabelKey, LabelValue, MethodName, Namespace, NodeId, ObjectName, PromptName,
     ServerName, ServiceAccount, ToolName,
 };
-pub use net::{Digest, HostPort, WebUrl};
+pub use net::{CollectorUrl, Digest, HostPort, WebUrl};
 pub use pattern::IdentityPattern;
 pub use spiffe::{SpiffeId, TrustDomain, Workload};
 

@@ -19,6 +19,15 @@ text_name!(
 );
 
 text_name!(
+    /// Where records go: an `https` or `http` URL, without credentials, query and fragment. Plain ones are allowed
+    /// anywhere, for collectors beside the mesh take no other; what is sent there can be read on the way.
+    CollectorUrl,
+    pattern = "^https?://[^\\s@#?]+$",
+    max = 2048,
+    parse = parse_collector_url
+);
+
+text_name!(
     /// A SHA-256 digest: `sha256:` and 64 lower-case hex digits.
     Digest,
     pattern = "^sha256:[0-9a-f]{64}$",
@@ -63,22 +72,42 @@ fn parse_host_port(text: &str) -> Result<String, Error> {
 
 fn parse_web_url(text: &str) -> Result<String, Error> {
     const EXPECTED: &str = "https://host[:port][/path], or http:// to a loopback address";
+    let uri = parse_url(text, &['@', '#'], "carries credentials or a fragment", EXPECTED)?;
+    let loopback = matches!(uri.host(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    match uri.scheme_str() {
+        Some("http") if !loopback => {
+            Err(Error::Form { what: "URL", problem: "is not encrypted", expected: EXPECTED })
+        }
+        _ => Ok(text.to_owned()),
+    }
+}
+
+fn parse_collector_url(text: &str) -> Result<String, Error> {
+    const EXPECTED: &str = "http[s]://host[:port][/path]";
+    parse_url(text, &['@', '#', '?'], "carries credentials, a query or a fragment", EXPECTED)?;
+    Ok(text.to_owned())
+}
+
+/// A URL of the web with a host, and nothing in it that it must not carry.
+fn parse_url(
+    text: &str,
+    forbidden: &[char],
+    carries: &'static str,
+    expected: &'static str,
+) -> Result<http::Uri, Error> {
     let what = "URL";
-    let form = |problem| Error::Form { what, problem, expected: EXPECTED };
-    check_characters(what, text, WebUrl::LEN_BYTES_MAX, EXPECTED, |c| c.is_ascii_graphic())?;
+    let form = |problem| Error::Form { what, problem, expected };
+    check_characters(what, text, WebUrl::LEN_BYTES_MAX, expected, |c| c.is_ascii_graphic())?;
     let uri: http::Uri = text.parse().map_err(|_| form("is malformed"))?;
     let authority = uri.authority().ok_or_else(|| form("has no host"))?;
-    if text.contains(['@', '#']) {
-        return Err(form("carries credentials or a fragment"));
+    if text.contains(forbidden) {
+        return Err(form(carries));
     }
     if authority.host().is_empty() || (authority.port().is_some() && authority.port_u16().unwrap_or(0) == 0) {
         return Err(form("has no valid host and port"));
     }
-    let loopback = matches!(authority.host(), "localhost" | "127.0.0.1" | "[::1]");
     match uri.scheme_str() {
-        Some("https") => Ok(text.to_owned()),
-        Some("http") if loopback => Ok(text.to_owned()),
-        Some("http") => Err(form("is not encrypted")),
+        Some("https" | "http") => Ok(uri),
         _ => Err(form("is of another scheme")),
     }
 }
@@ -151,6 +180,24 @@ mod tests {
             "file:///etc/passwd",
         ] {
             assert!(WebUrl::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn collectors_may_be_plain_anywhere() {
+        for text in ["http://jaeger:4317", "http://10.0.0.7:4318/v1/traces", "https://otlp.example.com"] {
+            assert!(CollectorUrl::parse(text).is_ok(), "{text}");
+        }
+        for text in [
+            "",
+            "jaeger:4317",
+            "grpc://jaeger:4317",
+            "http://key@h/",
+            "http://h/?key=x",
+            "http://h/#x",
+            "http://:1/",
+        ] {
+            assert!(CollectorUrl::parse(text).is_err(), "{text}");
         }
     }
 

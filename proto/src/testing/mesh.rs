@@ -66,7 +66,7 @@ pub(super) fn authentication() -> BoxedStrategy<Authentication> {
 pub(super) fn telemetry() -> BoxedStrategy<Telemetry> {
     let ratio = (0..=Ratio::ONE_MILLION).prop_filter_map("in range", Ratio::from_per_million);
     let protocol = prop_oneof![Just(OtlpProtocol::Grpc), Just(OtlpProtocol::Http)];
-    let tracing = (option::of(ratio), option::of(url()), protocol, any::<bool>()).prop_map(
+    let tracing = (option::of(ratio), option::of(collector()), protocol, any::<bool>()).prop_map(
         |(sampling, endpoint, protocol, keep_failures)| Tracing {
             sampling,
             endpoint,
@@ -75,15 +75,18 @@ pub(super) fn telemetry() -> BoxedStrategy<Telemetry> {
         },
     );
     let format = prop_oneof![Just(LogFormat::Json), Just(LogFormat::Text)];
-    let access_log = (any::<bool>(), format, option::of(condition()))
-        .prop_map(|(off, format, filter)| AccessLog { off, format, filter });
+    let sample = option::of((0..=Ratio::ONE_MILLION).prop_filter_map("in range", Ratio::from_per_million));
+    let access_log = (any::<bool>(), format, option::of(condition()), sample)
+        .prop_map(|(off, format, filter, sample)| AccessLog { off, format, filter, sample });
+    let dimension =
+        prop_oneof![Just(MetricDimension::Caller), Just(MetricDimension::Era), Just(MetricDimension::Limit)];
     let audit = prop_oneof![
         Just(AuditDetail::None),
         Just(AuditDetail::Metadata),
         Just(AuditDetail::Digests),
         Just(AuditDetail::Full)
     ];
-    (selector(), option::of(tracing), option::of(access_log), option::of(audit), list(text()))
+    (selector(), option::of(tracing), option::of(access_log), option::of(audit), list(dimension))
         .prop_map(|(servers, tracing, access_log, audit, metric_dimensions)| Telemetry {
             servers,
             tracing,

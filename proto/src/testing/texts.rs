@@ -82,6 +82,10 @@ pub(super) fn url() -> BoxedStrategy<WebUrl> {
     parsed("https://[a-d]{1,3}(:8443)?(/[a-d]{0,2})?|http://localhost/[a-d]")
 }
 
+pub(super) fn collector() -> BoxedStrategy<CollectorUrl> {
+    parsed("https?://[a-d]{1,3}(:4317)?(/[a-d]{0,2})?")
+}
+
 pub(super) fn address() -> BoxedStrategy<HostPort> {
     parsed("[a-d]{1,3}:[1-9][0-9]{0,3}|\\[::1\\]:7443")
 }

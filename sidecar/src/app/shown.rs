@@ -9,7 +9,7 @@ use weft_certs::tls::LiveIdentity;
 
 use super::{SetLogging, Tokens};
 use crate::health::{Health, Told};
-use crate::metrics::{Metrics, ServerLabel};
+use crate::metrics::{Metrics, ServerLabel, VersionLabel};
 use crate::servers::Servers;
 use crate::state::{Live, Origin};
 use crate::{admin, clock, control};
@@ -34,6 +34,9 @@ impl Shown {
         let age = clock::now().duration_since(current.since).unwrap_or_default();
         let metrics = &self.metrics;
         metrics.snapshot_age_seconds.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+        metrics.snapshot_info.clear();
+        let version = VersionLabel { version: Arc::clone(&current.version) };
+        metrics.snapshot_info.get_or_create(&version).set(1);
         metrics.snapshot_stored.set((current.origin == Origin::Stored).into());
         metrics.control_plane_connected.set(self.control.borrow().connected.into());
         let expiry = self.identity.leaf().map(|leaf| leaf.not_after);

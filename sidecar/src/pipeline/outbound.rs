@@ -23,7 +23,7 @@ use crate::forward::{self, apart, ending, is_event_stream, when_left};
 use crate::headers::{self, SESSION};
 use crate::identify::Identified;
 use crate::limits::Limits;
-use crate::metrics::{Counted, SeriesByServer, ServerSeries};
+use crate::metrics::{Counted, Dimensions, SeriesByServer, ServerSeries};
 use crate::oldest::{self, Exchange};
 use crate::outbound::{self as to, Affinity};
 use crate::receive::{self, Place, Received};
@@ -34,7 +34,7 @@ use crate::room::Room;
 use crate::session_id::Tag;
 use crate::state::{Live, Origin};
 use crate::trace::{Onward, Part, Trace, Tracer};
-use crate::{accept, authorize, trace};
+use crate::{accept, authorize, logged, trace};
 
 use super::{finish, note, opened};
 
@@ -88,6 +88,10 @@ impl Outbound {
         if current.origin == Origin::Nothing {
             return Err(Refusal::NotReady);
         }
+        let telemetry = || parts.tracer.telemetry(&current);
+        record.dimensions = Dimensions::of(telemetry());
+        let own = || parts.tracer.caller();
+        record.logged = logged::logged(telemetry(), own, named, &call, logged::random);
         let asked = trace::Asked { call: &call, headers: &received.head.headers, connection };
         record.trace = Trace::begin(parts.tracer.own(&current), &parts.traced, asked);
         // Only names that exist get series of their own: whoever calls chooses the others.
@@ -97,6 +101,9 @@ impl Outbound {
         let server = &server.server.meta.full_name();
         let series = parts.series.of(server);
         record.about(Arc::clone(&series), server.to_string().into());
+        if call.request().is_some_and(|request| request.method == method::TOOLS_LIST) {
+            record.lists();
+        }
         let _permit = authorize::local();
         let onward = trace::onward(record.trace.as_ref(), &received, &call, &parts.limits, &parts.room);
         let began = record.mark();

@@ -294,6 +294,7 @@ impl Shared {
     fn took(&self, raw: Vec<Box<str>>) {
         let before = self.state.borrow().known.clone();
         let known = Known::new(raw, before.as_deref());
+        self.series.know(known.tools.keys().map(String::as_str));
         let is_same = before.as_ref().is_some_and(|before| {
             before.tools.len() == known.tools.len()
                 && known.tools.iter().all(|(name, tool)| {

@@ -22,10 +22,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use weft_proto::name::WebUrl;
-use weft_proto::pb::opentelemetry::proto::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
+use weft_proto::name::CollectorUrl;
+use weft_proto::pb::opentelemetry::proto::collector::trace::v1::ExportTraceServiceResponse;
 use weft_proto::resource::kinds::OtlpProtocol;
 
 /// Time for a connection with its handshakes.
@@ -34,8 +32,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
-/// The method of gRPC.
-const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 /// Where the roots of public certificates are, on the systems that there are.
 const ROOTS: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
@@ -44,16 +40,45 @@ const ROOTS: [&str; 4] = [
     "/etc/ssl/ca-bundle.pem",
 ];
 
-/// A place for spans.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) endpoint: WebUrl,
-    pub(super) protocol: OtlpProtocol,
+/// What is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    Traces,
+    Metrics,
+    Logs,
 }
 
-/// Why spans were not taken.
+impl Signal {
+    /// The method of gRPC.
+    const fn method(self) -> &'static str {
+        match self {
+            Self::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+            Self::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+            Self::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+        }
+    }
+
+    /// The usual path over HTTP.
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Traces => "/v1/traces",
+            Self::Metrics => "/v1/metrics",
+            Self::Logs => "/v1/logs",
+        }
+    }
+}
+
+/// Where something is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub endpoint: CollectorUrl,
+    pub protocol: OtlpProtocol,
+    pub signal: Signal,
+}
+
+/// Why something was not taken.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub enum Error {
     #[error("the endpoint is no address")]
     Endpoint,
     #[error("the collector cannot be reached")]
@@ -70,14 +95,17 @@ pub(super) enum Error {
     Grpc { code: String, message: String },
     #[error("the answer of the collector broke off, or is too large")]
     Answer,
+    /// For those to whom a part is not enough.
+    #[error("the collector did not want {rejected} of what it was sent")]
+    Rejected { rejected: u64 },
 }
 
 impl Error {
     /// Whether the same may be taken later, as the protocol has it.
-    pub(super) fn is_passing(&self) -> bool {
+    pub fn is_passing(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::Http(_) | Self::Timeout(_) | Self::Answer => true,
-            Self::Endpoint | Self::NoRoots => false,
+            Self::Endpoint | Self::NoRoots | Self::Rejected { .. } => false,
             Self::Status(status) => matches!(status.as_u16(), 429 | 502 | 503 | 504),
             // Cancelled, deadline exceeded, resource exhausted, aborted, out of range, unavailable, data loss.
             Self::Grpc { code, .. } => matches!(&**code, "1" | "4" | "8" | "10" | "11" | "14" | "15"),
@@ -86,7 +114,7 @@ impl Error {
 }
 
 /// An open connection. It ends with this.
-pub(super) struct Collector {
+pub struct Collector {
     place: Place,
     uri: Uri,
     host: HeaderValue,
@@ -112,7 +140,7 @@ impl Drop for Collector {
 }
 
 impl Collector {
-    pub(super) async fn connect(place: &Place) -> Result<Self, Error> {
+    pub async fn connect(place: &Place) -> Result<Self, Error> {
         let connecting = Box::pin(Self::open(place));
         timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| Error::Timeout(CONNECT_TIMEOUT))?
     }
@@ -141,8 +169,8 @@ impl Collector {
             }
         };
         let path = match (is_grpc, base.path()) {
-            (true, _) => EXPORT,
-            (false, "/" | "") => "/v1/traces",
+            (true, _) => place.signal.method(),
+            (false, "/" | "") => place.signal.path(),
             (false, path) => path,
         };
         let host = HeaderValue::try_from(authority.as_str()).map_err(|_| Error::Endpoint)?;
@@ -158,7 +186,7 @@ impl Collector {
     }
 
     /// Whether it leads there, and is open as far as is known.
-    pub(super) fn is_to(&self, place: &Place) -> bool {
+    pub fn is_to(&self, place: &Place) -> bool {
         let open = match &self.sender {
             Speaker::Http1(sender) => !sender.is_closed(),
             Speaker::Http2(sender) => !sender.is_closed(),
@@ -166,13 +194,13 @@ impl Collector {
         open && self.place == *place
     }
 
-    /// Sends spans; says how many of them the collector did not want.
-    pub(super) async fn export(&mut self, message: &ExportTraceServiceRequest) -> Result<u64, Error> {
+    /// Sends the request of the signal; says how much of it the collector did not want.
+    pub async fn export(&mut self, message: &impl prost::Message) -> Result<u64, Error> {
         let exporting = Box::pin(self.send(message));
         timeout(EXPORT_TIMEOUT, exporting).await.map_err(|_| Error::Timeout(EXPORT_TIMEOUT))?
     }
 
-    async fn send(&mut self, message: &ExportTraceServiceRequest) -> Result<u64, Error> {
+    async fn send(&mut self, message: &impl prost::Message) -> Result<u64, Error> {
         let mut request = Request::post(self.uri.clone());
         let length = message.encoded_len();
         let mut body = BytesMut::with_capacity(length + 5);
@@ -234,7 +262,7 @@ async fn read(response: Response<Incoming>, protocol: OtlpProtocol) -> Result<u6
         OtlpProtocol::Grpc => bytes.get(5..).unwrap_or_default(),
         OtlpProtocol::Http => &bytes,
     };
-    // Whoever takes spans and says so in other words has taken them.
+    // The answers of all signals are alike. Whoever takes something and says so in other words has taken it.
     let answer = ExportTraceServiceResponse::decode(message).unwrap_or_default();
     let rejected = answer.partial_success.map_or(0, |partial| partial.rejected_spans);
     Ok(u64::try_from(rejected).unwrap_or_default())

@@ -11,9 +11,9 @@ use weft_proto::pb::opentelemetry::proto::trace::v1::status::StatusCode;
 use weft_proto::pb::opentelemetry::proto::trace::v1::{ResourceSpans, ScopeSpans, Span as Told, Status};
 use weft_proto::trace::{Context, SpanId};
 
-use super::heard::Heard;
 use super::open::{More, Part};
 use super::span::{Child, Span};
+use crate::heard::Heard;
 use crate::identify::Protocol;
 use crate::metrics::METHODS;
 use crate::record::Event;
@@ -23,16 +23,14 @@ const TEXT_BYTES_MAX: usize = 256;
 /// That the flags of a span, or of what it is linked to, say whether the one before it is of another process; and that
 /// it is.
 const REMOTE: u32 = 0x300;
-/// Errors of the protocol that are the caller's, so that a server's span is none.
-const CALLERS_OWN: [i64; 5] = [-32700, -32600, -32601, -32602, -32002];
 
-/// Who recorded spans.
+/// Who recorded something.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Source {
-    pub(super) name: String,
-    pub(super) namespace: String,
-    pub(super) instance: String,
-    pub(super) workload: Option<String>,
+pub struct Source {
+    pub name: String,
+    pub namespace: String,
+    pub instance: String,
+    pub workload: Option<String>,
 }
 
 /// Spans of one service. `random` names the parts of calls.
@@ -52,7 +50,8 @@ pub(super) fn encode(source: &Source, spans: &[Span], mut random: impl FnMut() -
     }
 }
 
-fn resource(source: &Source) -> Resource {
+/// Whoever recorded something, in the words of the conventions.
+pub fn resource(source: &Source) -> Resource {
     let mut attributes = Attributes::default();
     attributes.text("service.name", &source.name);
     attributes.text("service.namespace", &source.namespace);
@@ -222,7 +221,7 @@ impl Verdict {
         match &span.heard {
             Heard::ToolError => Self { error: Some("tool_error".to_owned()), ..Self::default() },
             Heard::Fault { code, message } => {
-                let is_error = span.is_client || !CALLERS_OWN.contains(code);
+                let is_error = span.is_client || !Heard::is_callers_own(*code);
                 let code = code.to_string();
                 let message = is_error.then(|| message.to_string());
                 Self { error: is_error.then(|| code.clone()), code: Some(code), message }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use weft_proto::pb::opentelemetry::proto::collector::trace::v1::ExportTraceServiceRequest;
 
-use super::collector::{Collector, Error, Place};
+use super::collector::{Collector, Error, Place, Signal};
 use super::encode::{Source, encode};
 use super::span::Span;
 use super::{Parts, Whose, tracing_of};
@@ -110,7 +110,11 @@ impl Sender {
     fn place(&self) -> Option<Place> {
         let current = self.parts.live.load();
         let tracing = tracing_of(&self.whose, self.parts.namespace.as_ref(), &current)?;
-        Some(Place { endpoint: tracing.endpoint.clone()?, protocol: tracing.protocol })
+        Some(Place {
+            endpoint: tracing.endpoint.clone()?,
+            protocol: tracing.protocol,
+            signal: Signal::Traces,
+        })
     }
 
     /// Who the spans are of: a server by its name in the mesh, a workload that calls by its account.

@@ -4,10 +4,9 @@
 //! anyway. Nothing here ever waits for a collector: a span that finds the queue full is dropped and counted. What is
 //! pure (contexts, sampling, what a message carries) is in `weft_proto::trace`.
 
-mod collector;
+pub mod collector;
 mod encode;
 mod export;
-mod heard;
 mod onward;
 mod open;
 mod span;
@@ -22,11 +21,13 @@ use tokio_util::task::TaskTracker;
 use weft_certs::tls::LiveIdentity;
 use weft_proto::compile::ServerEntry;
 use weft_proto::name::{Namespace, NodeId, ServerName};
-use weft_proto::resource::kinds::Tracing;
+use weft_proto::policy;
+use weft_proto::resource::kinds::{Telemetry, Tracing};
 
 use crate::metrics::{Metrics, ReasonLabel};
 use crate::state::{Current, Live};
 
+pub use encode::{Source, resource};
 pub use onward::{Onward, onward};
 pub use open::{Asked, Part, Trace};
 use span::Span;
@@ -125,8 +126,19 @@ impl Tracer {
     }
 
     /// What the calls of the workload beside this sidecar are traced by.
-    pub fn own<'c>(&self, current: &'c Current) -> Option<&'c Tracing> {
+    pub fn own<'c>(&'c self, current: &'c Current) -> Option<&'c Tracing> {
         tracing_of(&Whose::Own, self.0.namespace.as_ref(), current)
+    }
+
+    /// The workload beside this sidecar, as policies know it.
+    pub fn caller(&self) -> Option<policy::Caller> {
+        let leaf = self.0.identity.leaf()?;
+        leaf.spiffe_id.workload().map(policy::Caller::new)
+    }
+
+    /// What telemetry says of those calls, the first to decide first.
+    pub fn telemetry<'c>(&'c self, current: &'c Current) -> impl Iterator<Item = &'c Telemetry> + use<'c> {
+        at_large(self.0.namespace.as_ref(), current)
     }
 }
 
@@ -144,11 +156,18 @@ pub fn of(entry: &ServerEntry) -> Option<&Tracing> {
     entry.telemetry.iter().find_map(|it| it.spec.tracing.as_ref())
 }
 
-fn tracing_of<'c>(whose: &Whose, own: Option<&Namespace>, current: &'c Current) -> Option<&'c Tracing> {
+fn tracing_of<'c>(whose: &Whose, own: Option<&'c Namespace>, current: &'c Current) -> Option<&'c Tracing> {
     match whose {
         Whose::Server(server) => of(current.snapshot.server(server)?),
-        // Most have none, and need not ask whose it would be.
-        Whose::Own if current.snapshot.telemetry.is_empty() => None,
-        Whose::Own => current.snapshot.telemetry_at_large(own?).find_map(|it| it.spec.tracing.as_ref()),
+        Whose::Own => at_large(own, current).find_map(|it| it.tracing.as_ref()),
     }
+}
+
+fn at_large<'c>(
+    own: Option<&'c Namespace>,
+    current: &'c Current,
+) -> impl Iterator<Item = &'c Telemetry> + use<'c> {
+    // Most have none, and need not ask whose it would be.
+    let own = own.filter(|_| !current.snapshot.telemetry.is_empty());
+    own.into_iter().flat_map(|own| current.snapshot.telemetry_at_large(own)).map(|it| &it.spec)
 }

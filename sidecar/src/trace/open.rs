@@ -9,11 +9,11 @@ use weft_proto::name::HostPort;
 use weft_proto::resource::kinds::{Era, Tracing};
 use weft_proto::trace::{Context, SpanId, State, TraceId, sampling};
 
-use super::heard::Heard;
 use super::span::{Child, Span};
 use super::{Kind, Service};
 use crate::classify::{Call, Kind as What, MODERN};
 use crate::headers::SESSION;
+use crate::heard::Heard;
 use crate::identify::{Identified, Protocol};
 use crate::record::Event;
 
@@ -47,8 +47,6 @@ pub struct Trace {
     pub(super) parent: Option<Context>,
     /// Whether it is kept should it fail, recorded or not.
     keep_failures: bool,
-    /// What the answer says that concerns the trace.
-    heard: Heard,
     /// Of a call that is recorded.
     pub(super) more: Option<Box<More>>,
 }
@@ -106,12 +104,17 @@ impl Trace {
             Box::new(more)
         });
         let keep_failures = tracing.keep_failures;
-        Some(Self { service: service.clone(), own, parent, keep_failures, heard: Heard::default(), more })
+        Some(Self { service: service.clone(), own, parent, keep_failures, more })
     }
 
     /// Whether everything that is seen of it is recorded.
     pub const fn is_recorded(&self) -> bool {
         self.more.is_some()
+    }
+
+    /// What the span of a call that is recorded is called.
+    pub(crate) fn recorded(&self) -> Option<(TraceId, SpanId)> {
+        self.is_recorded().then_some((self.own.trace, self.own.span))
     }
 
     /// A part of the call ended, which began so long after it.
@@ -130,32 +133,18 @@ impl Trace {
         }
     }
 
-    /// Bytes of the answer on their way.
-    pub fn hear(&mut self, bytes: &[u8]) {
-        if self.more.is_some() || self.keep_failures {
-            self.heard.hear(bytes);
-        }
-    }
-
-    /// The call ended.
-    pub(crate) fn finish(self, event: &Event) {
-        let kept = self.more.is_some() || self.keep_failures && self.heard.is_failure(event);
+    /// The call ended, and this was heard of it.
+    pub(crate) fn finish(self, event: &Event, heard: Heard) {
+        let kept = self.more.is_some() || self.keep_failures && heard.is_failure(event);
         if kept {
             let service = self.service.clone();
-            service.keep(self.into_span(event));
+            service.keep(self.into_span(event, heard));
         }
     }
 
-    fn into_span(self, event: &Event) -> Span {
+    fn into_span(self, event: &Event, heard: Heard) -> Span {
         let is_client = self.service.kind == Kind::Client;
-        Span {
-            own: self.own,
-            parent: self.parent,
-            is_client,
-            heard: self.heard,
-            more: self.more,
-            event: event.clone(),
-        }
+        Span { own: self.own, parent: self.parent, is_client, heard, more: self.more, event: event.clone() }
     }
 }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use weft_proto::trace::Context;
 
-use super::heard::Heard;
 use super::open::{More, Part};
+use crate::heard::Heard;
 use crate::record::Event;
 
 /// A part of a call that took less is not worth a span.

@@ -150,3 +150,30 @@ async fn telemetry_says_which_calls_the_log_is_to_have() {
     assert_eq!(targets(), ["kept", "not_to_be_said", "audited"]);
     pair.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_calls_that_go_well_a_share_is_written_and_of_others_all_and_in_words_where_that_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let pair = Pair::logging(Upstream::echo().await, &file).await;
+    let mut caller = pair.caller("agents", "reviewer").await;
+    pair.apply(
+        "apiVersion: weft.dev/v1alpha1\nkind: Telemetry\nmetadata: { namespace: research, name: log }\n\
+         spec: { accessLog: { sample: 0%, format: text } }\n---\n\
+         apiVersion: weft.dev/v1alpha1\nkind: AccessPolicy\nmetadata: { namespace: research, name: log }\n\
+         spec: { rules: [{ action: allow, to: [{ tools: [echo, seen] }] }, { action: audit, to: [{ tools: [seen] }] }] }\n",
+    )
+    .await;
+    assert_eq!(caller.call("echo", json!({})).await.status, 200);
+    assert_eq!(caller.call("no reason=ok", json!({})).await.status, 403);
+    assert_eq!(caller.call("seen", json!({})).await.status, 200);
+    let written = || std::fs::read_to_string(&file).unwrap_or_default();
+    eventually("the last is written down", || written().contains("audit=true")).await;
+    let text = written();
+    let lines: Vec<&str> = text.lines().collect();
+    let [refused, seen] = lines[..] else { panic!("{text}") };
+    assert!(refused.contains(" reason=denied method=tools/call era=modern status=403 "), "{refused}");
+    assert!(refused.contains(" target=\"no reason=ok\" "), "{refused}");
+    assert!(seen.contains(" reason=ok ") && seen.contains(" target=seen "), "{seen}");
+    pair.stop().await;
+}

@@ -9,7 +9,7 @@ use super::pair::{Answer, Caller, Pair, legacy, modern};
 use super::streams::{legacy_listen, stream, until};
 use super::upstream::{self, Body, Seen, Upstream};
 
-const POLICY: &str = "apiVersion: weft.dev/v1alpha1\nkind: AccessPolicy\n\
+pub(crate) const POLICY: &str = "apiVersion: weft.dev/v1alpha1\nkind: AccessPolicy\n\
     metadata: { namespace: research, name: readers }\n\
     spec: { servers: { names: [files] }, rules: [\n\
       { action: allow, from: [{ namespaces: [agents] }], to: [{ tools: ['read_*'] }, { prompts: [greet] }, { resources: ['file:///public/*'] }] },\n\
@@ -40,7 +40,7 @@ fn message(seen: &Seen) -> Option<Value> {
 }
 
 /// A server that answers lists as documents, or as a stream after a word on the progress.
-async fn server(streams: bool) -> Upstream {
+pub(crate) async fn server(streams: bool) -> Upstream {
     Upstream::with(move |seen| async move {
         let Some(message) = message(&seen).filter(|_| !upstream::is_probe(&seen)) else {
             return upstream::echo(&seen);

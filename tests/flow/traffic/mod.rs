@@ -12,6 +12,7 @@ mod broken;
 mod budgets;
 mod changes;
 mod conditions;
+mod counted;
 mod doors;
 mod drain;
 mod families;

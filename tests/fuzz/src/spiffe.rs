@@ -4,8 +4,8 @@ use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
 use weft_proto::name::{
-    Digest, Glob, HostPort, IdentityPattern, LabelKey, LabelValue, MethodName, Namespace, NodeId, ObjectName,
-    PromptName, ServerName, ServiceAccount, SpiffeId, ToolName, TrustDomain, WebUrl,
+    CollectorUrl, Digest, Glob, HostPort, IdentityPattern, LabelKey, LabelValue, MethodName, Namespace,
+    NodeId, ObjectName, PromptName, ServerName, ServiceAccount, SpiffeId, ToolName, TrustDomain, WebUrl,
 };
 use weft_proto::resource::units::{Budget, ByteSize, Rate, Ratio, Span};
 
@@ -38,6 +38,7 @@ fn alone(text: &str) {
     prints_as_itself::<LabelValue>(text);
     prints_as_itself::<HostPort>(text);
     prints_as_itself::<WebUrl>(text);
+    prints_as_itself::<CollectorUrl>(text);
     prints_as_itself::<Digest>(text);
     prints_as_itself::<Span>(text);
     prints_as_itself::<ByteSize>(text);

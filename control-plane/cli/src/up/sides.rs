@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use weft_proto::name::{NodeId, ServerName};
 use weft_proto::resource::{self, Spec};
 use weft_sidecar::app::Running;
 
-use super::addresses;
+use super::addresses::Files;
 use super::agents::Agent;
 use super::board::{Beside, Board, Standing};
 use super::keeper::{End, Keeper};
@@ -41,7 +41,7 @@ pub(crate) struct Sides {
     pub(crate) tally: Arc<Tally>,
     /// The agents on this machine and where each calls; the first is always there.
     pub(crate) agents: Vec<(NodeId, SocketAddr)>,
-    pub(crate) addresses_file: PathBuf,
+    pub(crate) files: Files,
     keepers: JoinSet<()>,
     servers: JoinHandle<()>,
     agents_end: watch::Sender<Option<End>>,
@@ -75,7 +75,7 @@ impl Sides {
         let _ = self.servers.await;
         self.addresses.abort();
         let _ = self.addresses.await;
-        addresses::remove(&self.addresses_file).await;
+        self.files.remove().await;
     }
 }
 
@@ -123,9 +123,9 @@ pub(crate) async fn start(
         follower.follow(told, quits).await;
         feed.abort();
     });
-    let addresses_file = home.join(addresses::FILE);
-    let addresses = tokio::spawn(addresses::keep(Arc::clone(&board), addresses_file.clone()));
-    Ok(Sides { board, tally, agents: reached, keepers, servers, agents_end, quit, addresses, addresses_file })
+    let files = Files::new(home, control_plane.health);
+    let addresses = tokio::spawn(files.clone().keep(Arc::clone(&board)));
+    Ok(Sides { board, tally, agents: reached, keepers, servers, agents_end, quit, addresses, files })
 }
 
 /// Starts an agent's sidecar. Without it there is nothing to try, so it must start; where it listens by then, it listens

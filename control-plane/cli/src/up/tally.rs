@@ -215,7 +215,6 @@ mod tests {
             response_bytes: 0,
             duration: Duration::ZERO,
             listens: false,
-            is_unwritten: false,
         }
     }
 

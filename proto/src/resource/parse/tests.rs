@@ -231,3 +231,14 @@ fn the_filter_of_the_access_log_is_checked_where_it_is_written() {
     let unknown = telemetry("response.status >= 400");
     assert!(unknown.starts_with(":5:") && unknown.contains("unknown name `response`"), "{unknown}");
 }
+
+#[test]
+fn a_dimension_of_metrics_that_there_is_not_is_told_with_those_that_there_are() {
+    let told = message(
+        "apiVersion: weft.dev/v1alpha1\nkind: Telemetry\nmetadata: { name: a }\nspec:\n  metricDimensions: [era, session]\n",
+    );
+    assert!(
+        told.contains("unknown value \"session\"") && told.contains("expected one of: caller, era, limit"),
+        "{told}"
+    );
+}

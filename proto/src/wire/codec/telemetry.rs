@@ -18,10 +18,11 @@ pub(super) fn encode(meta: Option<pb::Meta>, telemetry: &Telemetry) -> pb::Telem
             protocol: choice::otlp_protocol::encode(*protocol),
             keep_failures: *keep_failures,
         });
-    let access_log = access_log.as_ref().map(|AccessLog { off, format, filter }| pb::AccessLog {
+    let access_log = access_log.as_ref().map(|AccessLog { off, format, filter, sample }| pb::AccessLog {
         off: *off,
         format: choice::log_format::encode(*format),
         filter: string(filter),
+        sampled_per_million: sample.map(Ratio::per_million),
     });
     pb::Telemetry {
         meta,
@@ -52,10 +53,6 @@ pub(super) fn decode(message: pb::Telemetry) -> Read<Object<Telemetry>> {
 
 fn decode_tracing(message: pb::Tracing) -> Read<Tracing> {
     let pb::Tracing { sampled_per_million, endpoint, protocol, keep_failures } = message;
-    let ratio = |number| {
-        let problem = || Wrong::new(format_args!("{number} is out of range; expected at most a million"));
-        Ratio::from_per_million(number).ok_or_else(problem)
-    };
     Ok(Tracing {
         sampling: at("sampled_per_million", sampled_per_million.map(ratio).transpose())?,
         endpoint: at("endpoint", optional_text(&endpoint))?,
@@ -65,10 +62,16 @@ fn decode_tracing(message: pb::Tracing) -> Read<Tracing> {
 }
 
 fn decode_access_log(message: pb::AccessLog) -> Read<AccessLog> {
-    let pb::AccessLog { off, format, filter } = message;
+    let pb::AccessLog { off, format, filter, sampled_per_million } = message;
     Ok(AccessLog {
         off,
         format: at("format", choice::log_format::decode(format))?,
         filter: at("filter", optional_text(&filter))?,
+        sample: at("sampled_per_million", sampled_per_million.map(ratio).transpose())?,
     })
+}
+
+fn ratio(number: u32) -> Read<Ratio> {
+    let problem = || Wrong::new(format_args!("{number} is out of range; expected at most a million"));
+    Ratio::from_per_million(number).ok_or_else(problem)
 }

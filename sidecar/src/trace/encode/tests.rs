@@ -28,7 +28,6 @@ fn event(method: &str, target: Option<&str>, reason: &'static str) -> Event {
         response_bytes: 2,
         duration: Duration::from_micros(1500),
         listens: false,
-        is_unwritten: false,
     }
 }
 

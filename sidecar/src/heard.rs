@@ -1,9 +1,8 @@
-//! What an answer says that concerns its call's trace: whether it is an error, and which.
+//! What an answer says that concerns the record of its call: whether it is an error, and which.
 //!
 //! Looked for only where it costs little: in pieces that hold whole messages, as nearly all do, and only where the words
-//! stand in them. What is missed here is missed in a trace, and nowhere else.
+//! stand in them. What is missed here is missed in metrics and traces, and nowhere else.
 
-use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
@@ -12,17 +11,20 @@ use weft_proto::mcp::{self, Body, Bounds, Message, Outcome};
 use crate::record::Event;
 
 /// Largest piece that is looked into.
-const PIECE_BYTES_MAX: usize = 256 << 10;
+const PIECE_BYTES_MAX: usize = 64 << 10;
 /// Longest message of an error that is kept.
 const TEXT_BYTES_MAX: usize = 256;
-const BOUNDS: Bounds = Bounds { depth_max: 128, batch_max: 1 };
+pub(crate) const BOUNDS: Bounds = Bounds { depth_max: 128, batch_max: 1 };
 
-static IS_ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"isError\""));
-static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
+/// What the keys of both kinds of errors end in.
+static KEY_END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("rror\""));
+
+/// Errors of the protocol that are the caller's, so that for a server they are none.
+const CALLERS_OWN: [i64; 5] = [-32700, -32600, -32601, -32602, -32002];
 
 /// What was heard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Heard {
+pub enum Heard {
     #[default]
     Nothing,
     /// A tool that says that it failed.
@@ -32,30 +34,44 @@ pub(super) enum Heard {
 }
 
 impl Heard {
-    pub(super) fn hear(&mut self, bytes: &[u8]) {
+    pub fn hear(&mut self, bytes: &[u8]) {
         if *self != Self::Nothing || bytes.len() > PIECE_BYTES_MAX {
             return;
         }
-        if IS_ERROR.find(bytes).is_some() || ERROR.find(bytes).is_some() {
-            *self = messages(bytes)
-                .map(|message| of(&message))
-                .find(|it| *it != Self::Nothing)
-                .unwrap_or_default();
+        if may_fail(bytes) {
+            *self = messages(bytes).map(of).find(|it| *it != Self::Nothing).unwrap_or_default();
         }
     }
 
     /// Whether a call went wrong, or was not let through. That a caller leaves is no failure: so it takes a call back.
-    pub(super) fn is_failure(&self, event: &Event) -> bool {
+    pub(crate) fn is_failure(&self, event: &Event) -> bool {
         *self != Self::Nothing || !matches!(event.reason, "ok" | "caller_left")
+    }
+
+    /// Whether an error of the protocol says that the caller did something wrong.
+    pub(crate) fn is_callers_own(code: i64) -> bool {
+        CALLERS_OWN.contains(&code)
     }
 }
 
+/// Whether a piece is worth reading. Servers say that nothing failed, too.
+fn may_fail(bytes: &[u8]) -> bool {
+    KEY_END.find_iter(bytes).any(|at| {
+        let value = bytes[at + 5..].trim_ascii_start().strip_prefix(b":").map(<[u8]>::trim_ascii_start);
+        match (&bytes[..at], value) {
+            (before, Some(value)) if before.ends_with(b"\"isE") => !value.starts_with(b"false"),
+            (before, Some(value)) if before.ends_with(b"\"e") => value.is_empty() || value.starts_with(b"{"),
+            _ => false,
+        }
+    })
+}
+
 /// The messages in a piece: it is one, or events of which each holds one.
-fn messages(bytes: &[u8]) -> impl Iterator<Item = Cow<'_, [u8]>> {
+pub(crate) fn messages(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let whole = bytes.trim_ascii_start().starts_with(b"{");
     let lines = bytes.split(|byte| matches!(byte, b'\n' | b'\r'));
     let events = lines.filter_map(|line| line.strip_prefix(b"data:")).filter(move |_| !whole);
-    whole.then_some(bytes).into_iter().chain(events).map(Cow::Borrowed)
+    whole.then_some(bytes).into_iter().chain(events)
 }
 
 fn of(message: &[u8]) -> Heard {

@@ -1,0 +1,484 @@
+//! Calls by server, method, tool and class of caller, in the histograms of OpenTelemetry's conventions for MCP.
+//!
+//! What callers and servers choose makes no series of its own for long: a tool is told apart only if its server has
+//! advertised it, callers by their namespace, and of a family there are so many series at most. When there is no room,
+//! those that were idle longest are folded into what their server has under `other`, with all that they counted; where
+//! none was idle, a new one is counted there at once. A call that has a series finds it without a lock.
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
+use std::fmt::Write as _;
+use std::hash::BuildHasher as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use hashbrown::HashTable;
+use memchr::memmem::Finder;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use weft_proto::mcp::method::TOOLS_CALL;
+use weft_proto::mcp::{Bounds, lists};
+use weft_proto::trace::{SpanId, TraceId};
+
+use super::METHODS;
+use super::names::Names;
+use super::timings::{Counted, Exemplar, Exemplars, Timings};
+use super::verdict::{OTHER_ERROR, Verdict};
+use super::written;
+
+/// Series of a family that are kept apart.
+pub const SERIES_MAX: usize = 1000;
+/// A series may be folded after so long without a call.
+const IDLE_SECS: u64 = 300;
+/// The part of the series that is folded at once, so that not every newcomer has to look for room.
+const FOLDED_PART: usize = 8;
+/// What is not told apart.
+pub const OTHER: &str = "other";
+
+/// What lists of tools are called.
+static TOOLS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"tools\""));
+
+/// Which side of calls is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// By the sidecar of the server.
+    Server,
+    /// By that of the caller.
+    Client,
+}
+
+/// All calls of one side.
+#[derive(Debug)]
+pub struct Calls {
+    side: Side,
+    series_max: usize,
+    tables: Mutex<Tables>,
+    hasher: RandomState,
+    told: Told,
+}
+
+/// What is said of the series themselves.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    pub kept: Gauge,
+    pub folded: Counter,
+    pub without: Counter,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    by_server: BTreeMap<Arc<str>, Arc<Table>>,
+    kept: usize,
+    /// The second in which room was last looked for in vain.
+    in_vain: u64,
+}
+
+/// The calls of one server.
+#[derive(Debug)]
+pub struct Table {
+    names: Names,
+    series: ArcSwap<HashTable<Arc<Series>>>,
+    /// Folded, and perhaps still counted in by whoever found them before.
+    leaving: Mutex<Vec<Arc<Series>>>,
+    /// What is not told apart, by method and by whether it failed.
+    others: Box<[OnceLock<Box<Timings>>]>,
+}
+
+#[derive(Debug)]
+struct Series {
+    key: Owned,
+    timings: Timings,
+    /// The second of the last call.
+    last: AtomicU64,
+}
+
+/// A call that ended, as far as it is counted here.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Index in [`METHODS`].
+    pub method: usize,
+    /// As the caller named it.
+    pub tool: Option<&'a str>,
+    /// A SPIFFE ID, or how one without is called.
+    pub caller: &'a str,
+    pub verdict: Verdict,
+    pub reason: &'static str,
+    /// What telemetry wants to have told apart besides.
+    pub also: Also<'a>,
+    pub at: SystemTime,
+    pub took: Duration,
+    /// Of a call that is recorded in a trace.
+    pub span: Option<(TraceId, SpanId)>,
+}
+
+/// What is told apart only where telemetry says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Also<'a> {
+    pub caller: Option<&'a str>,
+    pub era: Option<&'static str>,
+    pub limit: Option<&'a str>,
+}
+
+/// What tells series of a server apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Key<'a> {
+    method: usize,
+    tool: Option<&'a str>,
+    namespace: Option<&'a str>,
+    verdict: Verdict,
+    reason: &'static str,
+    also: Also<'a>,
+}
+
+/// The same, kept.
+#[derive(Debug)]
+struct Owned {
+    method: usize,
+    tool: Option<Box<str>>,
+    namespace: Option<Box<str>>,
+    verdict: Verdict,
+    reason: &'static str,
+    caller: Option<Box<str>>,
+    era: Option<&'static str>,
+    limit: Option<Box<str>>,
+}
+
+impl Calls {
+    pub fn new(side: Side, told: Told) -> Self {
+        Self { side, series_max: SERIES_MAX, tables: Mutex::default(), hasher: RandomState::new(), told }
+    }
+
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
+    /// The calls of a server: the same for as long as the program runs, for what was counted is not forgotten.
+    pub fn of(&self, server: &Arc<str>) -> Arc<Table> {
+        let mut tables = self.lock();
+        Arc::clone(tables.by_server.entry(Arc::clone(server)).or_default())
+    }
+
+    pub fn count(&self, table: &Table, call: &Call<'_>) {
+        if !is_operation(METHODS[call.method]) {
+            return;
+        }
+        let key = Key::of(call);
+        if table.count(&self.hasher, key, call) {
+            return;
+        }
+        let key = match key.tool {
+            Some(tool) if !table.names.has(tool) => Key { tool: Some(OTHER), ..key },
+            Some(_) | None => key,
+        };
+        if key.tool == Some(OTHER) && table.count(&self.hasher, key, call) {
+            return;
+        }
+        match self.make(table, key, second(call)) {
+            // Counted in what was made, wherever it is by now.
+            Some(series) => series.count(call),
+            None => {
+                self.told.without.inc();
+                table.other(key.method, key.verdict.error.is_some()).observe(call.took);
+            }
+        }
+    }
+
+    /// Makes a series, if there is room or can be made.
+    fn make(&self, table: &Table, key: Key<'_>, now: u64) -> Option<Arc<Series>> {
+        let mut tables = self.lock();
+        let hash = key.hash(&self.hasher);
+        let before = table.series.load_full();
+        if let Some(series) = before.find(hash, |it| it.key.borrowed() == key) {
+            return Some(Arc::clone(series));
+        }
+        drop(before);
+        if tables.kept >= self.series_max && !self.fold_idle(&mut tables, now) {
+            return None;
+        }
+        let mut series = copied(&table.series.load(), &self.hasher);
+        let made =
+            Arc::new(Series { key: key.own(), timings: Timings::default(), last: AtomicU64::new(now) });
+        series.insert_unique(hash, Arc::clone(&made), |it| it.key.borrowed().hash(&self.hasher));
+        table.series.store(Arc::new(series));
+        tables.kept += 1;
+        self.told.kept.set(i64::try_from(tables.kept).unwrap_or(i64::MAX));
+        Some(made)
+    }
+
+    /// Folds those that were idle longest. False if none was idle for long.
+    fn fold_idle(&self, tables: &mut Tables, now: u64) -> bool {
+        if tables.in_vain == now {
+            return false;
+        }
+        let mut idle = Vec::new();
+        for (server, table) in &tables.by_server {
+            let series = table.series.load();
+            let of_table = series.iter().map(|it| (it.last.load(Ordering::Relaxed), server, Arc::clone(it)));
+            idle.extend(of_table.filter(|(last, ..)| last + IDLE_SECS <= now));
+        }
+        idle.sort_by_key(|(last, ..)| *last);
+        idle.truncate((self.series_max / FOLDED_PART).max(1));
+        if idle.is_empty() {
+            tables.in_vain = now;
+            return false;
+        }
+        for (server, table) in &tables.by_server {
+            let folded =
+                idle.iter().filter(|(_, of, _)| *of == server).map(|(.., series)| Arc::clone(series));
+            let folded: Vec<_> = folded.collect();
+            if !folded.is_empty() {
+                table.fold(folded, &self.hasher);
+            }
+        }
+        tables.kept -= idle.len();
+        self.told.folded.inc_by(idle.len() as u64);
+        true
+    }
+
+    /// Writes the family as OpenMetrics has it.
+    pub fn write(&self, out: &mut String) {
+        let (name, help) = match self.side {
+            Side::Server => (
+                "mcp_server_operation_duration_seconds",
+                "Calls that came, from a request's head to the end of its answer",
+            ),
+            Side::Client => (
+                "mcp_client_operation_duration_seconds",
+                "Calls of the workload beside this sidecar, from a request's head to the end of its answer",
+            ),
+        };
+        // Writing to a text cannot fail.
+        let _ = writeln!(out, "# HELP {name} {help}.\n# TYPE {name} histogram\n# UNIT {name} seconds");
+        let tables: Vec<_> = {
+            let tables = self.lock();
+            tables.by_server.iter().map(|(server, table)| (Arc::clone(server), Arc::clone(table))).collect()
+        };
+        for (server, table) in tables {
+            for (labels, (counted, exemplars)) in table.shown(&server) {
+                written::histogram(out, name, &labels, &counted, &exemplars);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            names: Names::default(),
+            series: ArcSwap::default(),
+            leaving: Mutex::default(),
+            others: (0..2 * METHODS.len()).map(|_| OnceLock::new()).collect(),
+        }
+    }
+}
+
+impl Table {
+    /// Takes the names of tools from a message, if it lists any.
+    pub fn learn(&self, message: &[u8], bounds: Bounds) {
+        if TOOLS.find(message).is_none() {
+            return;
+        }
+        let mut names = Vec::new();
+        // What cannot be read teaches nothing.
+        let _ = lists::cut(message, bounds, false, |item| {
+            if item.listed == lists::Listed::Tool {
+                names.push(item.name.to_string());
+            }
+            true
+        });
+        self.names.learn(names.iter().map(String::as_str));
+    }
+
+    /// Takes names of tools that were read.
+    pub fn know<'n>(&self, names: impl Iterator<Item = &'n str> + Clone) {
+        self.names.learn(names);
+    }
+
+    /// Counts a call in its series, if there is one.
+    fn count(&self, hasher: &RandomState, key: Key<'_>, call: &Call<'_>) -> bool {
+        let series = self.series.load();
+        let Some(series) = series.find(key.hash(hasher), |it| it.key.borrowed() == key) else { return false };
+        series.count(call);
+        true
+    }
+
+    fn fold(&self, folded: Vec<Arc<Series>>, hasher: &RandomState) {
+        let mut series = copied(&self.series.load(), hasher);
+        series.retain(|it| !folded.iter().any(|folded| Arc::ptr_eq(folded, it)));
+        // Whoever looks at the sums meanwhile finds neither less nor more.
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        self.series.store(Arc::new(series));
+        leaving.extend(folded);
+    }
+
+    fn other(&self, method: usize, failed: bool) -> &Timings {
+        self.others[2 * method + usize::from(failed)].get_or_init(Box::default)
+    }
+
+    /// What was counted, by labels.
+    fn shown(&self, server: &str) -> BTreeMap<String, (Counted, Exemplars)> {
+        let mut shown = BTreeMap::<String, (Counted, Exemplars)>::new();
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        for series in self.series.load().iter() {
+            let entry = shown.entry(series.key.borrowed().labels(server)).or_default();
+            entry.0.add(&series.timings.counted());
+            entry.1 = series.timings.exemplars();
+        }
+        // One that nobody holds any more is counted in no more.
+        for series in std::mem::take(&mut *leaving) {
+            let other = |series: &Series| self.other(series.key.method, series.key.verdict.error.is_some());
+            match Arc::try_unwrap(series) {
+                Ok(series) => other(&series).add(&series.timings.counted()),
+                Err(held) => {
+                    let labels = Key::other(held.key.method, held.key.verdict.error.is_some()).labels(server);
+                    shown.entry(labels).or_default().0.add(&held.timings.counted());
+                    leaving.push(held);
+                }
+            }
+        }
+        for (place, timings) in self.others.iter().enumerate() {
+            let Some(timings) = timings.get() else { continue };
+            let labels = Key::other(place / 2, place % 2 == 1).labels(server);
+            shown.entry(labels).or_default().0.add(&timings.counted());
+        }
+        shown
+    }
+}
+
+impl Series {
+    fn count(&self, call: &Call<'_>) {
+        self.timings.observe(call.took);
+        if let Some((trace, span)) = call.span {
+            self.timings.exemplify(Exemplar { trace, span, took: call.took, at: call.at + call.took });
+        }
+        // Written once a second, so that all may read it meanwhile.
+        let now = second(call);
+        if self.last.load(Ordering::Relaxed) < now {
+            self.last.store(now, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<'a> Key<'a> {
+    fn of(call: &Call<'a>) -> Self {
+        Self {
+            method: call.method,
+            tool: call.tool.filter(|_| METHODS[call.method] == TOOLS_CALL),
+            namespace: namespace(call.caller),
+            verdict: call.verdict,
+            reason: call.reason,
+            also: call.also,
+        }
+    }
+
+    fn other(method: usize, failed: bool) -> Self {
+        let error = failed.then_some(OTHER_ERROR);
+        Self {
+            method,
+            tool: (METHODS[method] == TOOLS_CALL).then_some(OTHER),
+            namespace: Some(OTHER),
+            verdict: Verdict { error, code: None },
+            reason: OTHER,
+            also: Also::default(),
+        }
+    }
+
+    fn hash(&self, hasher: &RandomState) -> u64 {
+        hasher.hash_one((
+            self.method,
+            self.tool,
+            self.namespace,
+            self.reason,
+            self.verdict.error,
+            self.also.caller,
+        ))
+    }
+
+    fn own(&self) -> Owned {
+        Owned {
+            method: self.method,
+            tool: self.tool.map(Into::into),
+            namespace: self.namespace.map(Into::into),
+            verdict: self.verdict,
+            reason: self.reason,
+            caller: self.also.caller.map(Into::into),
+            era: self.also.era,
+            limit: self.also.limit.map(Into::into),
+        }
+    }
+
+    /// As Prometheus has them. What is not known is left out.
+    fn labels(&self, server: &str) -> String {
+        let method = METHODS[self.method];
+        let pairs = [
+            ("server", Some(server)),
+            ("mcp_method_name", Some(if method == OTHER { OTHER_ERROR } else { method })),
+            ("gen_ai_tool_name", self.tool),
+            ("caller_namespace", self.namespace),
+            ("error_type", self.verdict.error),
+            ("rpc_response_status_code", self.verdict.code),
+            ("reason", Some(self.reason)),
+            ("caller", self.also.caller),
+            ("era", self.also.era),
+            ("limit", self.also.limit),
+        ];
+        let mut text = String::new();
+        for (name, value) in pairs {
+            let Some(value) = value else { continue };
+            let comma = if text.is_empty() { "" } else { "," };
+            let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            // Writing to a text cannot fail.
+            let _ = write!(text, "{comma}{name}=\"{value}\"");
+        }
+        text
+    }
+}
+
+impl Owned {
+    fn borrowed(&self) -> Key<'_> {
+        let also = Also { caller: self.caller.as_deref(), era: self.era, limit: self.limit.as_deref() };
+        Key {
+            method: self.method,
+            tool: self.tool.as_deref(),
+            namespace: self.namespace.as_deref(),
+            verdict: self.verdict,
+            reason: self.reason,
+            also,
+        }
+    }
+}
+
+/// A table that can be changed while others read the one that it was copied from.
+fn copied(series: &HashTable<Arc<Series>>, hasher: &RandomState) -> HashTable<Arc<Series>> {
+    let mut copy = HashTable::with_capacity(series.len() + 1);
+    for it in series {
+        copy.insert_unique(it.key.borrowed().hash(hasher), Arc::clone(it), |it| {
+            it.key.borrowed().hash(hasher)
+        });
+    }
+    copy
+}
+
+/// Whether the conventions know it as an operation: not what belongs to the transport, and not what was never read.
+pub(crate) fn is_operation(method: &str) -> bool {
+    !matches!(method, "none" | "response" | "batch" | "GET" | "DELETE")
+}
+
+/// The class of a caller. The agent beside the sidecar has none to tell it from others.
+fn namespace(caller: &str) -> Option<&str> {
+    let (_, path) = caller.split_once("/ns/")?;
+    path.split('/').next()
+}
+
+fn second(call: &Call<'_>) -> u64 {
+    (call.at + call.took).duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests;
