@@ -219,6 +219,7 @@ struct Parts {
     metrics: Arc<Metrics>,
     lender: Arc<Lender>,
     trails: Trails,
+    data_dir: PathBuf,
     shutdown: CancellationToken,
 }
 
@@ -258,14 +259,15 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let lender = Arc::new(Lender::new(config.quota, Arc::clone(&metrics)));
     let path = config.data_dir.join(audit::FILE);
     let trails = Trails::open(Some(&path), config.audit, trust.bundles.clone(), Arc::clone(&metrics))?;
-    let parts = Parts { store, hub, trust, tokens, metrics, lender, trails, shutdown };
+    let data_dir = config.data_dir;
+    let parts = Parts { store, hub, trust, tokens, metrics, lender, trails, data_dir, shutdown };
     let identity = identity_service(&parts, config.identity)?;
     let limits = (config.sidecar_limits, config.operator_limits, config.api_limits);
     for door in doors(&parts, identity, listeners.map(|(listener, _)| listener), limits) {
         tasks.spawn(door.serve(parts.shutdown.clone()));
     }
     let fed = keep(&parts, &tasks, config.retention, roots_file.clone());
-    let Parts { store, hub, trust, tokens, metrics, lender, trails, shutdown } = parts;
+    let Parts { store, hub, trust, tokens, metrics, lender, trails, shutdown, data_dir: _ } = parts;
     Ok(Running {
         lender,
         trails,
@@ -293,7 +295,7 @@ fn keep(
     retention: Retention,
     roots_file: PathBuf,
 ) -> tokio::sync::watch::Receiver<Option<store::Revision>> {
-    let Parts { store, hub, trust, tokens, metrics, lender, trails, shutdown } = parts.clone();
+    let Parts { store, hub, trust, tokens, metrics, lender, trails, shutdown, data_dir: _ } = parts.clone();
     let own = Own::new(trails.clone(), Arc::clone(&store), trust.live.clone());
     tasks.spawn(own.run(shutdown.clone()));
     tasks.spawn(trails.retain(shutdown.clone()));
@@ -334,7 +336,7 @@ fn doors(
     [sidecars, operators, plain]: [TcpListener; 3],
     (sidecar_limits, operator_limits, api_limits): (Limits, Limits, api::Limits),
 ) -> [Door; 3] {
-    let Parts { store, hub, trust, tokens, metrics, lender, trails, shutdown } = parts.clone();
+    let Parts { store, hub, trust, tokens, metrics, lender, trails, data_dir, shutdown } = parts.clone();
     let leases = Leases::new(Arc::clone(&hub), Arc::clone(&lender), Arc::clone(&store));
     let tls =
         |auth, alpn: &[&[u8]]| Some(Arc::new(tls::server_config(&trust.live, &trust.bundles, auth, alpn)));
@@ -348,6 +350,7 @@ fn doors(
         tokens,
         metrics: Arc::clone(&metrics),
         trust_domain: trust.trust_domain().clone(),
+        data_dir: Some(data_dir),
         clock: Arc::new(clock::now),
         limits: api_limits,
         shutdown,

@@ -8,6 +8,7 @@ pub mod app;
 pub mod audit;
 pub mod auth;
 pub mod catalog;
+pub mod check;
 pub mod clock;
 pub mod desired;
 pub mod feed;

@@ -90,6 +90,7 @@ metrics! {
     audit_refused: Family<ReasonLabel, Counter> = Family::default(), "Streams of audit trails that were not taken further: broken, refused, denied, malformed, not_stored";
     audit_seals_unbelieved: Counter = Counter::default(), "Seals of audit trails that were not believed";
     audit_segments_removed: Counter = Counter::default(), "Segments of audit trails cleared away";
+    audit_trails_removed: Counter = Counter::default(), "Audit trails forgotten with their anchors, long after their last segment went";
     panics: Counter = Counter::default(), "Tasks that ended in a panic";
 }
 

@@ -9,7 +9,7 @@ use weft_control_plane::identity::Rate;
 use weft_control_plane::identity::attest::JOIN_TOKEN_BYTES_MAX;
 use weft_control_plane::identity::kubernetes;
 use weft_control_plane::store::limits as store;
-use weft_control_plane::{auth, grpc, reports, tokens, xds};
+use weft_control_plane::{audit, auth, grpc, reports, tokens, xds};
 use weft_proto::resource;
 use weft_proto::resource::kinds::Trust;
 
@@ -108,6 +108,15 @@ fn page() -> String {
     page.bytes("largest state that is read at once", store::STATE_BYTES_MAX);
     page.row("leases", store::LEASES_MAX);
     page.row("history that is kept", config.retention);
+    page.section("Audit trails");
+    let trails = config.audit;
+    page.bytes("lines that are kept; beyond, the oldest segments go", trails.lines_bytes_max as usize);
+    page.row("segments whose newest line is older go", trails.age_max);
+    page.row("a trail of which nothing is left is forgotten after", trails.age_max * 2);
+    page.row("trails", trails.trails_max);
+    page.row("… of one namespace", trails.trails_per_namespace_max);
+    page.row("… of one identity", trails.trails_per_identity_max);
+    page.bytes("largest shipment", audit::SHIPMENT_BYTES_MAX);
     page.section("Documents");
     page.bytes("largest input", resource::INPUT_BYTES_MAX);
     page.row("documents in one input", resource::DOCUMENTS_MAX);

@@ -154,6 +154,10 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
         trust: core.trust.clone(),
         address: reached_at(&core.bootstrap, sockets.inbound.as_ref()),
         servers: Some(core.servers.clone()),
+        losses: Some(control::Losses {
+            metrics: Arc::clone(&core.metrics),
+            state_dir: core.bootstrap.state_dir.clone(),
+        }),
         quotas: Some(core.quotas.clone()),
         audit: Some(core.audit.clone()),
         cancel: core.tokens.stop.clone(),

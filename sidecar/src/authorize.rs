@@ -3,7 +3,7 @@
 use weft_proto::compile::{ServerEntry, Snapshot};
 use weft_proto::mcp::{Message, Target, method};
 use weft_proto::name::Workload;
-use weft_proto::policy::access::{Call as Asked, Decision, Foretold, Reason, Rule};
+use weft_proto::policy::access::{Call as Asked, Decision, Foretold, Marked, Reason, Rule};
 use weft_proto::resource::kinds::DefaultAction;
 
 use crate::classify::{Call, Kind};
@@ -20,7 +20,7 @@ pub struct Decided {
     /// The rule that let the request pass or refused it; the last, where there were several.
     pub rule: Option<Rule>,
     /// Whether a rule, or the default of the mesh, wants the request recorded.
-    pub audit: bool,
+    pub audit: Marked,
     /// What the first policy in shadow that would have decided otherwise would have done.
     pub shadow: Option<Foretold>,
 }
@@ -31,7 +31,7 @@ impl Decided {
         if let Reason::Rule(by) = decision.reason {
             self.rule = Some(by.keep());
         }
-        self.audit |= decision.audit;
+        self.audit = self.audit.max(decision.audit);
         if self.shadow.is_none() {
             let otherwise = decision.shadow.iter().find(|it| it.allowed != decision.allowed);
             self.shadow = otherwise.map(|it| it.keep());

@@ -162,7 +162,7 @@ impl Open {
     /// What a policy wants recorded is written, whatever telemetry says of the rest.
     fn is_written(&self) -> bool {
         let is_well = self.event.reason == "ok" && self.heard == Heard::Nothing;
-        self.event.decided.audit || !(self.logged.not || self.logged.only_if_unwell && is_well)
+        self.event.decided.audit.is_marked() || !(self.logged.not || self.logged.only_if_unwell && is_well)
     }
 
     fn count(&mut self) {

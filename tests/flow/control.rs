@@ -56,6 +56,7 @@ impl Sidecar {
             trust: trust.clone(),
             address: Some(HostPort::parse("0.0.0.0:7443").unwrap()),
             servers: None,
+            losses: None,
             quotas: None,
             audit: None,
             cancel: cancel.clone(),

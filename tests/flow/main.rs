@@ -11,4 +11,5 @@ mod reports;
 mod skew;
 mod streams;
 mod traffic;
+mod trails;
 mod trust;

@@ -59,7 +59,7 @@ fn report(node: &str, health: Health) -> WorkloadReport {
         inbound_address: "10.0.0.1:7443".to_owned(),
         servers: vec![ServedServer { server, health: health.into(), detail, in_flight: 3 }],
         version: "9.9.9".to_owned(),
-        uptime: None,
+        ..WorkloadReport::default()
     }
 }
 

@@ -22,6 +22,19 @@ answers! {
         published_revision: Option<u64>,
     }
 
+    /// What the control plane's checks found.
+    Checks { at: String, items: Vec<Check> }
+
+    /// A check that was made.
+    Check {
+        group: String,
+        name: String,
+        outcome: String,
+        detail: String,
+        why: String,
+        remedy: String,
+    }
+
     /// One page of objects.
     Page { revision: u64, items: Vec<Value>, r#continue: Option<String> }
 

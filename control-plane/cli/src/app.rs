@@ -11,7 +11,7 @@ use crate::args::{Cli, Command, Globals};
 use crate::client::Client;
 use crate::commands::{
     apply, audit, check, completion, delete, diff, explain, get, history, key, policy, quota, rollback,
-    status, token, tools, trust, version, who_can,
+    status, support_bundle, token, tools, trust, version, who_can,
 };
 use crate::credentials::{Given, find_home, user_data};
 use crate::failure::{ExitCode, Failure};
@@ -99,6 +99,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<ExitCode, Failu
         Command::Token(args) => token::run(args, context).await,
         Command::Key(args) => key::run(args, context).await,
         Command::Audit(args) => audit::run(args, context).await,
+        Command::SupportBundle(args) => support_bundle::run(args, context).await,
         Command::Version(args) => version::run(args, context).await,
         Command::Completion(args) => completion::run(&args, context),
     }

@@ -10,7 +10,7 @@ use weft_proto::resource::units::Span;
 use crate::client::Endpoint;
 use crate::commands::{
     apply, audit, check, completion, delete, diff, explain, get, history, key, policy, quota, rollback,
-    status, token, tools, trust, version, who_can,
+    status, support_bundle, token, tools, trust, version, who_can,
 };
 use crate::credentials::Secret;
 use crate::serve;
@@ -102,6 +102,7 @@ pub(crate) enum Command {
     Token(token::TokenArgs),
     Key(key::KeyArgs),
     Audit(audit::AuditArgs),
+    SupportBundle(support_bundle::SupportBundleArgs),
     Version(version::VersionArgs),
     Completion(completion::CompletionArgs),
 }

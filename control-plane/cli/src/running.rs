@@ -133,6 +133,7 @@ pub(crate) async fn control_plane(args: ControlPlaneArgs, terminal: &Terminal) -
     config.trust_domain = args.trust_domain;
     config.issuer_dir = args.issuer_dir;
     config.hosts = args.public_hosts;
+    config.audit = args.audit.into();
     let running = Box::pin(start(config)).await?;
     let mut said = json!({
         "sidecars": running.sidecars.to_string(),

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use weft_control_plane::audit;
 use weft_proto::name::TrustDomain;
+use weft_proto::resource::units::{ByteSize, Span};
 use weft_sidecar::stdio::launch::Launcher;
 
 use crate::app::Context;
@@ -28,7 +30,9 @@ const CONTROL_PLANE_EXAMPLES: &str = "\
 Examples:
   weft control-plane --data-dir /var/lib/weft --trust-domain corp.example \\
       --ca-key-file /etc/weft/ca.key --public-host weft.corp.example
-  WEFT_CA_KEY=… weft control-plane --data-dir /var/lib/weft --issuer-dir /etc/weft/issuer";
+  WEFT_CA_KEY=… weft control-plane --data-dir /var/lib/weft --issuer-dir /etc/weft/issuer
+  weft control-plane --data-dir /var/lib/weft --audit-size-max 20GiB --audit-age-max 90d
+                                            audit trails: 20 GiB of lines, and none older than 90 days";
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -50,6 +54,41 @@ pub(crate) struct LogArgs {
     /// not given, info, or warn where the table of `weft up` shares the terminal with the log
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,
+}
+
+/// How much of the audit trails is kept.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Audit trails")]
+pub(crate) struct AuditArgs {
+    /// Lines of audit trails that are kept: beyond, the oldest segments go
+    #[arg(long = "audit-size-max", value_name = "SIZE", default_value = "4GiB")]
+    pub(crate) size_max: ByteSize,
+    /// Segments whose newest line is older go. A trail of which nothing was heard for twice as long is forgotten
+    #[arg(long = "audit-age-max", value_name = "DURATION", default_value = "365d")]
+    pub(crate) age_max: Span,
+    /// Audit trails that are kept apart. A sidecar that keeps its folder has one; each start without begins another
+    #[arg(long = "audit-trails-max", value_name = "COUNT", default_value_t = 100_000)]
+    pub(crate) trails_max: u64,
+    /// Of these, the ones of a namespace
+    #[arg(long = "audit-trails-per-namespace-max", value_name = "COUNT", default_value_t = 20_000)]
+    pub(crate) trails_per_namespace_max: u64,
+    /// Of these, the ones of an identity
+    #[arg(long = "audit-trails-per-identity-max", value_name = "COUNT", default_value_t = 5000)]
+    pub(crate) trails_per_identity_max: u64,
+}
+
+impl From<AuditArgs> for audit::Settings {
+    fn from(args: AuditArgs) -> Self {
+        let AuditArgs { size_max, age_max, trails_max, trails_per_namespace_max, trails_per_identity_max } =
+            args;
+        Self {
+            lines_bytes_max: size_max.bytes(),
+            age_max: age_max.duration(),
+            trails_max,
+            trails_per_identity_max,
+            trails_per_namespace_max,
+        }
+    }
 }
 
 /// Starts a whole mesh in this folder: control plane, a sidecar beside each server, and an endpoint for the agent
@@ -133,6 +172,8 @@ pub(crate) struct ControlPlaneArgs {
     #[arg(long = "public-host", value_name = "HOST")]
     pub(crate) public_hosts: Vec<String>,
     #[command(flatten)]
+    pub(crate) audit: AuditArgs,
+    #[command(flatten)]
     pub(crate) log: LogArgs,
 }
 
@@ -192,5 +233,37 @@ fn up_resources(args: &UpArgs, context: &Context) -> Result<Vec<File>, Failure> 
             Ok(examples::quickstart(&program))
         }
         false => files::gather(&args.files, &context.terminal)?.into_iter().map(from_desktop).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Alone {
+        #[command(flatten)]
+        audit: AuditArgs,
+    }
+
+    #[test]
+    fn without_flags_as_much_of_the_trails_is_kept_as_the_control_plane_keeps_by_itself() {
+        let of = |words: &[&str]| audit::Settings::from(Alone::try_parse_from(words).unwrap().audit);
+        assert_eq!(of(&["weft"]), audit::Settings::default());
+        let given = of(&[
+            "weft",
+            "--audit-size-max",
+            "1MiB",
+            "--audit-age-max",
+            "1h",
+            "--audit-trails-per-identity-max",
+            "3",
+        ]);
+        assert_eq!(
+            (given.lines_bytes_max, given.age_max.as_secs(), given.trails_per_identity_max),
+            (1 << 20, 3600, 3)
+        );
     }
 }

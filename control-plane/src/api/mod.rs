@@ -8,6 +8,7 @@ mod access;
 mod beside;
 mod call;
 mod changes;
+mod checks;
 mod dto;
 mod error;
 mod explain;
@@ -24,6 +25,7 @@ pub mod trust;
 mod watch;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -41,6 +43,7 @@ use crate::metrics::Metrics;
 use crate::quota::Lender;
 use crate::store::{self, Store};
 use crate::tokens::Tokens;
+pub use checks::CheckList;
 pub use dto::*;
 pub use error::{Code, Error, FieldError, Problem};
 pub use explain::{ExplainRequest, Explained, IdentityMay, WhoCan};
@@ -48,8 +51,10 @@ pub use openapi::document as openapi;
 use operations::{METHOD_NOT_ALLOWED, OPERATIONS, UNKNOWN_ROUTE};
 pub use quotas::{QuotaCount, QuotaList, QuotaPart};
 pub use sidecars::{
-    Nack, PlanCount, PlanStatus, Sidecar, SidecarCertificate, SidecarList, SidecarType, Sidecars,
+    Nack, PlanCount, PlanStatus, Sidecar, SidecarCertificate, SidecarList, SidecarLosses, SidecarType,
+    Sidecars,
 };
+pub(crate) use tools::judged as judged_tool;
 pub use tools::{AdvertisedTool, GoneTool, ServerTools, ToolInstance, ToolList};
 pub use trust::TrustControl;
 
@@ -100,6 +105,8 @@ pub struct Deps {
     pub tokens: Arc<Tokens>,
     pub keys: Arc<Keys>,
     pub trust_domain: TrustDomain,
+    /// Whose disk must have room; none where everything is kept elsewhere.
+    pub data_dir: Option<PathBuf>,
     pub clock: store::Clock,
     pub limits: Limits,
     /// Ends the watches.

@@ -12,10 +12,10 @@ use super::call::{Call, Content};
 use super::sidecars::{PlanStatus, Sidecar, SidecarList, SidecarsQuery};
 use super::trust::{RevocationRequest, RotationRequest, TrustStatus};
 use super::{
-    Api, ApplyResult, AuditList, Error, ExplainRequest, Explained, HistoryItem, HistoryList, KeyCreated,
-    KeyList, KeyRequest, ObjectList, QuotaList, RollbackRequest, TokenCreated, TokenList, TokenRequest,
-    ToolList, Version, WhoCan, access, dto, explain, history, objects, openapi, quotas, sidecars, tools,
-    trails, trust, watch,
+    Api, ApplyResult, AuditList, CheckList, Error, ExplainRequest, Explained, HistoryItem, HistoryList,
+    KeyCreated, KeyList, KeyRequest, ObjectList, QuotaList, RollbackRequest, TokenCreated, TokenList,
+    TokenRequest, ToolList, Version, WhoCan, access, checks, dto, explain, history, objects, openapi, quotas,
+    sidecars, tools, trails, trust, watch,
 };
 use crate::auth::Scope;
 
@@ -239,6 +239,11 @@ pub(super) static OPERATIONS: &[Operation] = &[
         .reads(Readonly)
         .query(of::<quotas::QuotasQuery>)
         .answers(Answers(of::<QuotaList>)),
+    Operation::new("listChecks", Get, "/v1/checks", run!(checks::list))
+        .says("Whether all is well: every check that the control plane can make, with what to do where one does not pass.")
+        .reads(Readonly)
+        .query(of::<checks::ChecksQuery>)
+        .answers(Answers(of::<CheckList>)),
     Operation::new("createToken", Post, "/v1/tokens", run!(access::create_token))
         .says("Makes a join token for a workload; it is shown this once.")
         .changes(Admin, "token.create")

@@ -64,6 +64,9 @@ pub struct QuotaCount {
     pub denied: u64,
     /// Sidecars that hold of it.
     pub holders: usize,
+    /// Of these, the ones that have not reported for half a lease.
+    #[serde(default)]
+    pub overdue: usize,
     /// The control plane began lately and lends nothing new yet, for what was lent before may still be in use.
     pub learning: bool,
 }
@@ -116,8 +119,20 @@ fn speaks_of(server: &str, (dimension, value): &(String, Option<String>)) -> boo
 }
 
 fn count(standing: Standing) -> QuotaCount {
-    let Standing { policy, limit, amount, parts, whole, lent, holders, totals, used_milli, learns } =
-        standing;
+    let Standing {
+        policy,
+        limit,
+        amount,
+        parts,
+        whole,
+        lent,
+        holders,
+        totals,
+        used_milli,
+        learns,
+        overdue,
+        ..
+    } = standing;
     let whole_units = |milli: u64| milli as f64 / 1000.0;
     QuotaCount {
         policy,
@@ -130,6 +145,7 @@ fn count(standing: Standing) -> QuotaCount {
         allowed: totals.allowed,
         denied: totals.denied,
         holders,
+        overdue,
         learning: learns,
     }
 }

@@ -15,7 +15,7 @@ use super::call::{Call, json};
 use super::dto::DateTime;
 use super::{Api, Error};
 use crate::auth::timestamp;
-use crate::reports::Report;
+use crate::reports::{Losses, Report};
 use crate::xds::{ClientStatus, Hub, TypeStatus};
 
 /// What is known of sidecars.
@@ -100,6 +100,35 @@ pub struct SidecarReport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<String>,
     pub servers: Vec<SidecarServer>,
+    /// How far its clock is ahead of that of the control plane; the way of the report is in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_ahead_millis: Option<i64>,
+    pub losses: SidecarLosses,
+    /// The disk of its state folder; left out where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_folder: Option<Room>,
+}
+
+/// What a sidecar lost since it began, and what lags behind.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SidecarLosses {
+    /// Spans that no collector took.
+    pub spans_dropped: u64,
+    /// Calls that were to be recorded in the audit trail and were not.
+    pub audit_dropped: u64,
+    /// Times that the audit trail could not be written, signed or shipped.
+    pub audit_failures: u64,
+    /// Lines of the audit trail that are not here yet.
+    pub audit_unshipped: u64,
+}
+
+/// Room on a disk.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Room {
+    pub bytes_free: u64,
+    pub bytes_total: u64,
 }
 
 /// How a server is, by the word of the sidecar beside it.
@@ -257,7 +286,20 @@ fn told_report(it: &Report) -> SidecarReport {
         inbound_address: it.inbound_address.as_ref().map(ToString::to_string),
         health: it.health().map(|health| health.word().to_owned()),
         servers: servers.collect(),
+        clock_ahead_millis: it.clock.map(|clock| ahead_millis(clock, it.at)),
+        losses: told_losses(it.losses),
+        state_folder: it.room.map(|(bytes_free, bytes_total)| Room { bytes_free, bytes_total }),
     }
+}
+
+const fn told_losses(it: Losses) -> SidecarLosses {
+    let Losses { spans_dropped, audit_dropped, audit_failures, audit_unshipped } = it;
+    SidecarLosses { spans_dropped, audit_dropped, audit_failures, audit_unshipped }
+}
+
+fn ahead_millis(clock: SystemTime, here: SystemTime) -> i64 {
+    let millis = |apart: std::time::Duration| i64::try_from(apart.as_millis()).unwrap_or(i64::MAX);
+    clock.duration_since(here).map_or_else(|behind| -millis(behind.duration()), millis)
 }
 
 fn told_type(ty: ResourceType, it: TypeStatus, now: SystemTime) -> SidecarType {

@@ -186,7 +186,7 @@ fn instance((node, advertised): &(String, Arc<Advertised>)) -> ToolInstance {
 }
 
 /// A definition, as policies see it.
-pub(super) fn judged(
+pub(crate) fn judged(
     server: &ServerName,
     name: &ToolName,
     tool: &Tool,

@@ -12,7 +12,7 @@ use weft_proto::name::NodeId;
 use super::call::{Call, json};
 use super::objects::limit;
 use super::{Api, Error};
-use crate::audit::{self, Wanted};
+use crate::audit::{self, Wanted, WantedTrails};
 
 const LIMIT_DEFAULT: usize = 100;
 
@@ -48,6 +48,10 @@ pub(super) struct RecordsQuery {
 pub(super) struct TrailsQuery {
     /// Only those of this node.
     node: Option<String>,
+    /// Most trails in the answer; 100 if not given, at most 1000.
+    limit: Option<usize>,
+    /// Only trails after the one with this place.
+    after: Option<u64>,
 }
 
 /// Records, the newest first. Each `line` is as its node wrote it.
@@ -64,6 +68,9 @@ pub(super) struct RecordList {
 pub(super) struct TrailList {
     #[schemars(with = "Vec<serde_json::Value>")]
     items: Vec<audit::Known>,
+    /// Given if there may be more: the parameter `after` of the next request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<u64>,
 }
 
 fn failed(error: audit::Error) -> Error {
@@ -81,9 +88,11 @@ pub(super) async fn records(api: Arc<Api>, call: Call) -> Result<Response, Error
 }
 
 pub(super) async fn list(api: Arc<Api>, call: Call) -> Result<Response, Error> {
-    let TrailsQuery { node } = call.query()?;
-    let items = api.deps.trails.known(node).await.map_err(failed)?;
-    Ok(json(&TrailList { items }))
+    let TrailsQuery { node, limit: given, after } = call.query()?;
+    let limit = limit(given, LIMIT_DEFAULT)?;
+    let items = api.deps.trails.known(WantedTrails { node, after, limit }).await.map_err(failed)?;
+    let next = items.last().filter(|_| items.len() == limit).map(|it| it.place);
+    Ok(json(&TrailList { items, next }))
 }
 
 pub(super) async fn segment(api: Arc<Api>, call: Call) -> Result<Response, Error> {

@@ -4,14 +4,15 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use weft_proto::audit::{Anchor, Cursor, Line, Operator, Outcome, Taken, What};
 
-use super::{Error, Found, Known, Segment, Settings, Wanted};
+use super::{Error, Found, Head, Known, Segment, Settings, Wanted, WantedTrails};
 
 /// Most records in one answer.
 const RECORDS_MAX: usize = 1000;
 /// Most bytes of the records in one answer.
 const RECORDS_BYTES_MAX: usize = 8 << 20;
 
-/// Anchors are added, and moved forward while their segment is open; nothing else may ever become of them.
+/// Anchors are added, and moved forward while their segment is open; nothing else may become of them, as long as anything
+/// of their trail is here.
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS trail (
         id INTEGER PRIMARY KEY,
@@ -60,7 +61,10 @@ const TABLES: &str = "
         signer TEXT NOT NULL,
         PRIMARY KEY (trail, segment)
     ) STRICT, WITHOUT ROWID;
-    CREATE TRIGGER IF NOT EXISTS anchor_stays BEFORE DELETE ON anchor
+    CREATE INDEX IF NOT EXISTS trail_by_identity ON trail (identity);
+    DROP TRIGGER IF EXISTS anchor_stays;
+    CREATE TRIGGER anchor_stays BEFORE DELETE ON anchor
+        WHEN EXISTS (SELECT 1 FROM segment WHERE trail = OLD.trail)
         BEGIN SELECT RAISE(ABORT, 'anchors stay'); END;
     CREATE TRIGGER IF NOT EXISTS anchor_moves_on BEFORE UPDATE ON anchor
         WHEN NEW.n <= OLD.n OR OLD.closed = 1 OR NEW.trail <> OLD.trail OR NEW.segment <> OLD.segment
@@ -86,7 +90,7 @@ pub(super) struct Open {
 pub(super) fn open(
     connection: &mut Connection,
     (node, name, identity): (&str, &str, &str),
-    trails_max: u64,
+    settings: &Settings,
     now: Timestamp,
 ) -> Result<Open, Error> {
     let transaction = connection.transaction()?;
@@ -102,12 +106,7 @@ pub(super) fn open(
         }
         Some((id, _)) => id,
         None => {
-            let trails: i64 = transaction.query_row("SELECT count(*) FROM trail", (), |row| row.get(0))?;
-            if trails >= integer(trails_max) {
-                return Err(Error::Refused(format!(
-                    "{trails} trails are known already, and no more are taken"
-                )));
-            }
+            check_room(&transaction, node, identity, settings)?;
             let sql = "INSERT INTO trail (node, name, identity, heard_us) VALUES (?, ?, ?, ?)";
             transaction.execute(sql, params![node, name, identity, now.as_microsecond()])?;
             transaction.last_insert_rowid()
@@ -116,6 +115,39 @@ pub(super) fn open(
     let cursor = resume(&transaction, id)?;
     transaction.commit()?;
     Ok(Open { id, cursor })
+}
+
+/// Refuses one trail more than there may be: of an identity, of its namespace, or of all.
+fn check_room(connection: &Connection, node: &str, identity: &str, settings: &Settings) -> Result<(), Error> {
+    let Settings { trails_max, trails_per_identity_max, trails_per_namespace_max, .. } = *settings;
+    let namespace = node.split_once('/').map_or(node, |(namespace, _)| namespace);
+    // The character after the slash ends what begins with the namespace.
+    let (from, to) = (format!("{namespace}/"), format!("{namespace}0"));
+    let limits = [
+        (
+            "SELECT count(*) FROM trail WHERE identity = ?1 OR ?2 IS NULL",
+            [identity, ""],
+            trails_per_identity_max,
+        ),
+        ("SELECT count(*) FROM trail WHERE node >= ?1 AND node < ?2", [&from, &to], trails_per_namespace_max),
+        ("SELECT count(*) FROM trail WHERE ?1 = ?2 OR TRUE", ["", ""], trails_max),
+    ];
+    let of = [format!(" of {identity}"), format!(" of the namespace {namespace}"), String::new()];
+    for ((sql, arguments, max), of) in limits.into_iter().zip(of) {
+        let trails: i64 = connection.query_row(sql, arguments, |row| row.get(0))?;
+        if trails >= integer(max) {
+            return Err(Error::Refused(format!(
+                "{trails} trails{of} are known already, and no more are taken"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The newest trail of a node.
+pub(super) fn newest(connection: &Connection, node: &str) -> Result<Option<String>, Error> {
+    let sql = "SELECT name FROM trail WHERE node = ? ORDER BY id DESC LIMIT 1";
+    Ok(connection.query_row(sql, [node], |row| row.get(0)).optional()?)
 }
 
 /// Goes through the newest segment again: what is stored is what counts.
@@ -291,11 +323,14 @@ fn glob(pattern: &str) -> String {
     pattern.replace('[', "[[]").replace('?', "[?]")
 }
 
-pub(super) fn known(connection: &Connection, node: Option<&str>) -> Result<Vec<Known>, Error> {
-    let sql = "SELECT id, node, name, identity, heard_us FROM trail WHERE ?1 IS NULL OR node = ?1 ORDER BY node, id";
+pub(super) fn known(connection: &Connection, wanted: &WantedTrails) -> Result<Vec<Known>, Error> {
+    let sql = "SELECT id, node, name, identity, heard_us FROM trail
+               WHERE id > ?1 AND (?2 IS NULL OR node = ?2) ORDER BY id LIMIT ?3";
     let mut query = connection.prepare(sql)?;
-    let trails = query.query_map([node], |row| {
+    let limit = integer(wanted.limit.clamp(1, RECORDS_MAX) as u64);
+    let trails = query.query_map(params![integer(wanted.after.unwrap_or(0)), wanted.node, limit], |row| {
         let known = Known {
+            place: unsigned(row.get(0)?),
             node: row.get(1)?,
             trail: row.get(2)?,
             identity: row.get(3)?,
@@ -324,6 +359,25 @@ pub(super) fn known(connection: &Connection, node: Option<&str>) -> Result<Vec<K
         found.push(known);
     }
     Ok(found)
+}
+
+pub(super) fn heads(connection: &Connection, trails_max: u64) -> Result<Vec<Head>, Error> {
+    let sql = "SELECT node, name, identity, heard_us,
+                   coalesce((SELECT max(last) FROM segment WHERE trail = id), 0),
+                   coalesce((SELECT max(n) FROM anchor WHERE trail = id), 0)
+               FROM trail ORDER BY node, id LIMIT ?";
+    let mut query = connection.prepare(sql)?;
+    let heads = query.query_map([integer(trails_max)], |row| {
+        Ok(Head {
+            node: row.get(0)?,
+            trail: row.get(1)?,
+            identity: row.get(2)?,
+            heard_at: time(row.get(3)?),
+            last_line: unsigned(row.get(4)?),
+            sealed_line: unsigned(row.get(5)?),
+        })
+    })?;
+    Ok(heads.collect::<rusqlite::Result<_>>()?)
 }
 
 fn anchors(connection: &Connection, id: i64, known: &Known) -> Result<Vec<Anchor>, Error> {
@@ -381,39 +435,11 @@ pub(super) fn last_act(connection: &Connection, trail: i64) -> Result<u64, Error
     })
 }
 
-/// Clears whole segments away, the oldest first, and never the newest of a trail. Answers with how many went, and how
-/// many bytes are left.
-pub(super) fn retain(
-    connection: &mut Connection,
-    settings: Settings,
-    now: Timestamp,
-) -> Result<(u64, u64), Error> {
-    let age_us = i64::try_from(settings.age_max.as_micros()).unwrap_or(i64::MAX);
-    let oldest = now.as_microsecond().saturating_sub(age_us);
-    let mut removed = 0;
-    loop {
-        let transaction = connection.transaction()?;
-        let sum = "SELECT coalesce(sum(bytes), 0) FROM segment";
-        let bytes = unsigned(transaction.query_row(sum, (), |row| row.get(0))?);
-        let sql = "SELECT trail, number, newest_us FROM segment AS it
-                   WHERE number < (SELECT max(number) FROM segment WHERE trail = it.trail)
-                   ORDER BY newest_us LIMIT 1";
-        let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
-        let first = transaction.query_row(sql, (), read).optional()?;
-        let due = first.filter(|(.., newest)| bytes > settings.lines_bytes_max || *newest < oldest);
-        let Some((trail, number, _)) = due else { return Ok((removed, bytes)) };
-        transaction.execute("DELETE FROM line WHERE trail = ? AND segment = ?", [trail, number])?;
-        transaction.execute("DELETE FROM segment WHERE trail = ? AND number = ?", [trail, number])?;
-        transaction.commit()?;
-        removed += 1;
-    }
-}
-
 fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn unsigned(number: i64) -> u64 {
+pub(super) fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 

@@ -4,6 +4,7 @@
 //! They lie in a database of their own, so that a flood of records takes no room from the configuration. Anchors are only
 //! ever added or moved forward. Not here: what a line is (`weft_proto::audit`), and who may read.
 
+mod clear;
 mod database;
 mod own;
 mod service;
@@ -28,6 +29,8 @@ pub use service::{SHIPMENT_BYTES_MAX, Trails as Service};
 
 /// The file in the data folder.
 pub const FILE: &str = "audit";
+/// Most trails of which it is told at once how far they are.
+pub const HEADS_MAX: u64 = 200_000;
 /// How often old segments are cleared away.
 const RETAIN_EVERY: Duration = Duration::from_secs(60);
 
@@ -40,11 +43,21 @@ pub struct Settings {
     pub age_max: Duration,
     /// Trails that are kept apart.
     pub trails_max: u64,
+    /// Of them, those of one identity: sidecars that lose their folders begin a new one with each start.
+    pub trails_per_identity_max: u64,
+    /// Those of all identities of one namespace, so that no tenant takes the places of the others.
+    pub trails_per_namespace_max: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { lines_bytes_max: 4 << 30, age_max: Duration::from_secs(365 * 86_400), trails_max: 100_000 }
+        Self {
+            lines_bytes_max: 4 << 30,
+            age_max: Duration::from_secs(365 * 86_400),
+            trails_max: 100_000,
+            trails_per_identity_max: 5000,
+            trails_per_namespace_max: 20_000,
+        }
     }
 }
 
@@ -85,10 +98,21 @@ pub struct Found {
     pub line: Line,
 }
 
+/// Which trails are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct WantedTrails {
+    pub node: Option<String>,
+    /// Only those after the one with this place.
+    pub after: Option<u64>,
+    pub limit: usize,
+}
+
 /// A trail, as far as it is here.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Known {
+    /// In the order in which they were first heard of.
+    pub place: u64,
     pub node: String,
     pub trail: String,
     pub identity: String,
@@ -96,6 +120,19 @@ pub struct Known {
     /// The oldest first.
     pub segments: Vec<Segment>,
     pub anchors: Vec<Anchor>,
+}
+
+/// How far a trail is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Head {
+    pub node: String,
+    pub trail: String,
+    pub identity: String,
+    pub heard_at: Timestamp,
+    /// The number of its last line, and of the last one under a seal that was believed.
+    pub last_line: u64,
+    pub sealed_line: u64,
 }
 
 /// A segment that is here.
@@ -159,9 +196,18 @@ impl Trails {
         self.with(move |connection| database::records(connection, &wanted)).await
     }
 
-    /// All trails, or those of a node, with their segments and anchors.
-    pub async fn known(&self, node: Option<String>) -> Result<Vec<Known>, Error> {
-        self.with(move |connection| database::known(connection, node.as_deref())).await
+    /// Trails, with their segments and anchors, those first that were heard of first.
+    pub async fn known(&self, wanted: WantedTrails) -> Result<Vec<Known>, Error> {
+        self.with(move |connection| database::known(connection, &wanted)).await
+    }
+
+    /// How far each trail is, at most [`HEADS_MAX`] of them.
+    pub async fn heads(&self) -> Result<Vec<Head>, Error> {
+        self.with(|connection| database::heads(connection, HEADS_MAX)).await
+    }
+
+    pub fn settings(&self) -> Settings {
+        self.0.settings
     }
 
     /// The lines of a segment as they were shipped, each with its end; none if it is not here.
@@ -174,9 +220,10 @@ impl Trails {
         loop {
             let settings = self.0.settings;
             let now = stamp();
-            match self.with(move |connection| database::retain(connection, settings, now)).await {
-                Ok((removed, bytes)) => {
-                    self.0.metrics.audit_segments_removed.inc_by(removed);
+            match self.with(move |connection| clear::retain(connection, settings, now)).await {
+                Ok(clear::Retained { segments, trails, bytes }) => {
+                    self.0.metrics.audit_segments_removed.inc_by(segments);
+                    self.0.metrics.audit_trails_removed.inc_by(trails);
                     self.0.metrics.audit_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
                 }
                 Err(error) => {

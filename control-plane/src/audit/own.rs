@@ -10,7 +10,7 @@ use weft_certs::tls::LiveIdentity;
 use weft_proto::audit::{Cursor, Operator, Outcome, Seal, TEXT_BYTES_MAX, Trail, What, clip};
 
 use super::database::{self, Checked, Open};
-use super::{Error, Trails, stamp};
+use super::{Error, Settings, Trails, stamp};
 use crate::store::limits::PAGE_ENTRIES_MAX;
 use crate::store::{Store, audit};
 
@@ -110,13 +110,18 @@ impl Own {
         let Some(identity) = self.identity.leaf().map(|leaf| leaf.spiffe_id.to_string()) else {
             return Ok(None);
         };
-        let trails_max = self.trails.0.settings.trails_max;
+        // Whatever others take, there is room for this one.
+        let settings = Settings {
+            trails_max: u64::MAX,
+            trails_per_identity_max: u64::MAX,
+            trails_per_namespace_max: u64::MAX,
+            ..self.trails.0.settings
+        };
         let opened = self.trails.with(move |connection| {
-            let known = database::known(connection, Some(NODE))?;
-            let name = known.last().and_then(|it| it.trail.parse().ok());
+            let name = database::newest(connection, NODE)?.and_then(|name| name.parse().ok());
             let name: Trail = name.unwrap_or_else(|| Trail::from_random(rand::random()));
             let named = (NODE, name.as_str(), &*identity);
-            let open = database::open(connection, named, trails_max, stamp())?;
+            let open = database::open(connection, named, &settings, stamp())?;
             let last = database::last_act(connection, open.id)?;
             Ok((open, name, last))
         });

@@ -130,10 +130,10 @@ impl Taking {
             return Err(End { reason: "denied", status: Status::permission_denied(why) });
         }
         let (node, identity) = (node.as_str().to_owned(), self.identity.id().to_string());
-        let (named, trails_max) = (trail.to_string(), self.service.trails.0.settings.trails_max);
+        let (named, settings) = (trail.to_string(), self.service.trails.0.settings);
         let name = (node.clone(), trail);
         let opened = self.service.trails.with(move |connection| {
-            database::open(connection, (&node, &named, &identity), trails_max, stamp())
+            database::open(connection, (&node, &named, &identity), &settings, stamp())
         });
         Ok((opened.await?, name))
     }
@@ -214,7 +214,8 @@ pub(super) fn take_for_test(
 ) -> Result<u64, String> {
     let mut connection = trails.0.connection.lock().unwrap();
     let named = (node, trail.as_str(), identity);
-    let open = database::open(&mut connection, named, 10, now).map_err(|error| error.to_string())?;
+    let settings = trails.0.settings;
+    let open = database::open(&mut connection, named, &settings, now).map_err(|error| error.to_string())?;
     let shipment = Shipment { lines: lines.to_vec(), ..Shipment::default() };
     let name = (node.to_owned(), trail.clone());
     let (cursor, checked, _) =

@@ -63,6 +63,24 @@ impl Stage {
         take_for_test(&self.trails, (NODE, &self.trail, ID), lines, stamp())
     }
 
+    async fn known(&self) -> Result<Vec<Known>, Error> {
+        self.trails.known(WantedTrails { node: Some(NODE.to_owned()), after: None, limit: 100 }).await
+    }
+
+    /// As after so many days.
+    fn retain(&self, days: i64) -> clear::Retained {
+        let now = Timestamp::from_second(stamp().as_second() + days * 86_400).unwrap();
+        clear::retain(&mut self.trails.0.connection.lock().unwrap(), self.trails.0.settings, now).unwrap()
+    }
+
+    /// Opens a trail of a node, as an identity of its namespace.
+    fn open(&self, node: &str, number: u128) -> Result<(), String> {
+        let namespace = node.split('/').next().unwrap();
+        let identity = format!("spiffe://corp.example/ns/{namespace}/sa/files");
+        let trail = Trail::from_random(number);
+        take_for_test(&self.trails, (node, &trail, &identity), &[], stamp()).map(|_| ())
+    }
+
     fn cursor(&self) -> Cursor {
         Cursor::new(NODE, self.trail.clone())
     }
@@ -103,7 +121,7 @@ async fn what_is_shipped_is_stored_once_anchored_and_found() {
     assert_eq!(stage.ship(&one), Ok(7));
     // Again, as after a receipt that was lost.
     assert_eq!(stage.ship(&[one.clone(), two.clone()].concat()), Ok(12));
-    let known = stage.trails.known(Some(NODE.to_owned())).await.unwrap().remove(0);
+    let known = stage.known().await.unwrap().remove(0);
     assert_eq!(known.segments.iter().map(|it| (it.first, it.last)).collect::<Vec<_>>(), [(1, 6), (7, 11)]);
     assert_eq!(known.anchors.iter().map(|it| (it.n, it.closed)).collect::<Vec<_>>(), [(6, true), (11, true)]);
     let lines = stage.trails.segment(NODE.to_owned(), known.trail.clone(), 1).await.unwrap().unwrap();
@@ -145,11 +163,9 @@ async fn old_segments_go_as_a_whole_and_what_is_left_verifies_by_the_anchors_tha
     for _ in 0..6 {
         stage.ship(&stage.segment(&mut cursor, 4)).unwrap();
     }
-    let settings = stage.trails.0.settings;
-    let (removed, left) =
-        stage.trails.with(move |connection| database::retain(connection, settings, stamp())).await.unwrap();
+    let clear::Retained { segments: removed, bytes: left, .. } = stage.retain(0);
     assert!(removed >= 3 && left <= 5000, "{removed} went, {left} bytes are left");
-    let known = stage.trails.known(None).await.unwrap().remove(0);
+    let known = stage.known().await.unwrap().remove(0);
     let numbers: BTreeSet<_> = known.segments.iter().map(|it| it.number).collect();
     assert_eq!((numbers.last(), known.anchors.len()), (Some(&6), 6));
     let bundles = stage.trails.0.trust.load();
@@ -188,10 +204,78 @@ async fn what_was_altered_in_the_database_is_found_by_whoever_verifies() {
         let sql = "UPDATE line SET text = CAST(replace(CAST(text AS TEXT), 'agents', 'admins') AS BLOB) WHERE n = 4";
         assert_eq!(connection.execute(sql, ()).unwrap(), 1);
     }
-    let known = stage.trails.known(None).await.unwrap().remove(0);
+    let known = stage.known().await.unwrap().remove(0);
     let lines = stage.trails.segment(NODE.to_owned(), known.trail.clone(), 1).await.unwrap().unwrap();
     let mut check = |_: &_, _: &_, _: &[String]| Ok(());
     let mut review = Review::new(known.anchors.clone(), &mut check);
     review.segment(&lines, true);
     assert_eq!(review.finish().findings, [weft_proto::audit::Finding::Altered { n: 4 }]);
+}
+
+#[tokio::test]
+async fn a_trail_of_which_nothing_is_heard_goes_whole_and_is_forgotten_as_long_after() {
+    let stage = Stage::new(Settings { age_max: Duration::from_secs(10 * 86_400), ..Settings::default() });
+    let mut cursor = stage.cursor();
+    stage.ship(&stage.segment(&mut cursor, 2)).unwrap();
+    stage.ship(&stage.segment(&mut cursor, 2)).unwrap();
+    assert_eq!(stage.retain(9), clear::Retained { bytes: stage.retain(9).bytes, ..Default::default() });
+    assert_eq!(stage.retain(11), clear::Retained { segments: 2, trails: 0, bytes: 0 });
+    let known = stage.known().await.unwrap().remove(0);
+    assert_eq!((known.segments.len(), known.anchors.len()), (0, 2), "what was sealed is still known");
+    // The node may come back, and its trail goes on behind a gap.
+    assert_eq!(stage.ship(&stage.segment(&mut cursor, 2)), Ok(16));
+    assert_eq!(stage.retain(19), clear::Retained { segments: 1, trails: 0, bytes: 0 });
+    assert_eq!(stage.retain(21), clear::Retained { segments: 0, trails: 1, bytes: 0 });
+    assert_eq!(stage.known().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn the_control_plane_keeps_the_end_of_its_own_trail() {
+    let stage = Stage::new(Settings { age_max: Duration::from_secs(10 * 86_400), ..Settings::default() });
+    let trail = Trail::from_random(9);
+    let mut cursor = Cursor::new(own::NODE, trail.clone());
+    let lines = stage.segment(&mut cursor, 2);
+    take_for_test(&stage.trails, (own::NODE, &trail, ID), &lines, stamp()).unwrap();
+    assert_eq!((stage.retain(100).segments, stage.retain(100).trails), (0, 0));
+}
+
+#[test]
+fn one_trail_more_is_refused_of_an_identity_a_namespace_and_all() {
+    let check = |settings: Settings, opened: &[&str], why: &str| {
+        let stage = Stage::new(settings);
+        for (number, node) in opened.iter().enumerate() {
+            let last = number + 1 == opened.len();
+            match stage.open(node, number as u128) {
+                Ok(()) => assert!(!last, "{node} is one too many"),
+                Err(error) => assert!(last && error.contains(why), "{node}: {error}"),
+            }
+        }
+        // One that is known goes on.
+        stage.open(opened[0], 0).unwrap();
+    };
+    let all = Settings::default();
+    check(Settings { trails_max: 2, ..all }, &["a/1", "b/1", "c/1"], "2 trails are known already");
+    let of_identity = Settings { trails_per_identity_max: 2, ..all };
+    check(of_identity, &["a/1", "a/2", "b/1", "a/1"], "2 trails of spiffe://corp.example/ns/a/sa/files");
+    let of_namespace = Settings { trails_per_namespace_max: 2, ..all };
+    check(of_namespace, &["a/1", "a-b/1", "a/2", "a0/1", "a/3"], "2 trails of the namespace a are");
+}
+
+#[tokio::test]
+async fn trails_come_page_by_page_and_tell_how_far_they_are() {
+    let stage = Stage::new(Settings::default());
+    let mut cursor = stage.cursor();
+    stage.ship(&stage.segment(&mut cursor, 3)).unwrap();
+    for number in 10..13 {
+        stage.open("other/1", number).unwrap();
+    }
+    let page = async |after, limit| {
+        let wanted = WantedTrails { node: None, after, limit };
+        stage.trails.known(wanted).await.unwrap().iter().map(|it| it.place).collect::<Vec<_>>()
+    };
+    assert_eq!(page(None, 3).await, [1, 2, 3]);
+    assert_eq!(page(Some(3), 3).await, [4]);
+    let heads = stage.trails.heads().await.unwrap();
+    let told: Vec<_> = heads.iter().map(|it| (&*it.node, it.last_line, it.sealed_line)).collect();
+    assert_eq!(told, [("other/1", 0, 0), ("other/1", 0, 0), ("other/1", 0, 0), (NODE, 6, 6)]);
 }

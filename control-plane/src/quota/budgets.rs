@@ -265,6 +265,8 @@ impl Book {
             totals: self.users.values().fold(Totals::default(), |sum, user| sum.and(user.totals)),
             used_milli: used,
             learns: false,
+            is_budget: true,
+            overdue: 0,
         }
     }
 }

@@ -86,6 +86,9 @@ pub struct Standing {
     pub used_milli: u64,
     /// Nothing new is lent yet, for what an earlier control plane lent may still be in use.
     pub learns: bool,
+    pub is_budget: bool,
+    /// Holders that have not reported for half a lease.
+    pub overdue: usize,
 }
 
 impl Lender {
@@ -346,6 +349,11 @@ impl Lender {
             valid_for: prost_types::Duration::try_from(self.settings.lease).ok(),
             refresh_after: prost_types::Duration::try_from(self.settings.refresh).ok(),
         }
+    }
+
+    /// How many counts there are, and how many there may be.
+    pub fn room(&self) -> (usize, usize) {
+        (self.lock().keys.len() + self.budgets.len(), self.settings.keys_max)
     }
 
     /// How every limit that is lent stands.

@@ -143,6 +143,7 @@ impl Lent {
 
     pub(super) fn standing(&self, key: &KeyOf, timing: Timing, now: u64) -> Standing {
         let holders = self.present(timing, now).count();
+        let is_late = |user: &User| now > user.heard.saturating_add(timing.lease_nanos / 2);
         Standing {
             policy: key.policy.clone(),
             limit: Arc::clone(&self.name),
@@ -154,6 +155,8 @@ impl Lent {
             totals: self.users.values().fold(self.past, |sum, user| sum.and(user.totals)),
             used_milli: self.used_milli(timing, now),
             learns: self.allocator.learns(now),
+            is_budget: false,
+            overdue: self.present(timing, now).filter(|user| is_late(user)).count(),
         }
     }
 

@@ -9,7 +9,7 @@ mod service;
 
 use std::time::Duration;
 
-pub use read::{DETAIL_BYTES_MAX, Health, Report, SERVERS_MAX, Served, VERSION_BYTES_MAX};
+pub use read::{DETAIL_BYTES_MAX, Grown, Health, Losses, Report, SERVERS_MAX, Served, VERSION_BYTES_MAX};
 pub use service::Reports;
 
 /// How reports are taken.

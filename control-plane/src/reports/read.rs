@@ -84,10 +84,33 @@ pub struct Served {
     pub in_flight: u32,
 }
 
+/// What a sidecar lost since it began, and what lags behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    pub spans_dropped: u64,
+    pub audit_dropped: u64,
+    pub audit_failures: u64,
+    pub audit_unshipped: u64,
+}
+
+/// When more was lost last, as far as that is known here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Grown {
+    pub spans_dropped: Option<SystemTime>,
+    pub audit_dropped: Option<SystemTime>,
+    pub audit_failures: Option<SystemTime>,
+}
+
 /// What a sidecar said of itself last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     pub at: SystemTime,
+    /// Its own clock, when it made the report.
+    pub clock: Option<SystemTime>,
+    pub losses: Losses,
+    pub grown: Grown,
+    /// Bytes of the disk of its state folder: those that are free, and all.
+    pub room: Option<(u64, u64)>,
     pub version: String,
     pub uptime: Duration,
     pub inbound_address: Option<HostPort>,
@@ -95,6 +118,19 @@ pub struct Report {
 }
 
 impl Report {
+    /// The same, as what follows an earlier report of the sidecar: what is more than it was there was lost meanwhile.
+    #[must_use]
+    pub fn after(mut self, before: Option<&Self>) -> Self {
+        let (was, grown) = before.map(|it| (it.losses, it.grown)).unwrap_or_default();
+        let last = |now: u64, was: u64, grown| if now > was { Some(self.at) } else { grown };
+        self.grown = Grown {
+            spans_dropped: last(self.losses.spans_dropped, was.spans_dropped, grown.spans_dropped),
+            audit_dropped: last(self.losses.audit_dropped, was.audit_dropped, grown.audit_dropped),
+            audit_failures: last(self.losses.audit_failures, was.audit_failures, grown.audit_failures),
+        };
+        self
+    }
+
     /// The worst of its servers; none if there are none.
     pub fn health(&self) -> Option<Health> {
         self.servers.values().map(|it| it.health).max()
@@ -118,7 +154,8 @@ pub(super) fn node(report: &pb::WorkloadReport, identity: &Workload) -> Result<N
 
 /// Reads a report of a sidecar.
 pub(super) fn read(report: pb::WorkloadReport, identity: &Workload, at: SystemTime) -> Result<Report, Error> {
-    let pb::WorkloadReport { inbound_address, servers, version, uptime, .. } = report;
+    let pb::WorkloadReport { inbound_address, servers, version, uptime, clock, losses, state_room, .. } =
+        report;
     if servers.len() > SERVERS_MAX {
         return Err(Error::TooManyServers(servers.len()));
     }
@@ -139,7 +176,17 @@ pub(super) fn read(report: pb::WorkloadReport, identity: &Workload, at: SystemTi
         _ => Err(Error::Uptime),
     })?;
     let version = short("version", version, VERSION_BYTES_MAX)?;
-    Ok(Report { at, version, uptime, inbound_address, servers: read })
+    // A time that no clock tells is none.
+    let clock = clock.and_then(|it| SystemTime::try_from(it).ok());
+    let losses = losses.map(read_losses).unwrap_or_default();
+    let room = state_room.map(|it| (it.bytes_free, it.bytes_total));
+    let grown = Grown::default();
+    Ok(Report { at, clock, losses, grown, room, version, uptime, inbound_address, servers: read })
+}
+
+const fn read_losses(it: pb::Losses) -> Losses {
+    let pb::Losses { spans_dropped, audit_dropped, audit_failures, audit_unshipped } = it;
+    Losses { spans_dropped, audit_dropped, audit_failures, audit_unshipped }
 }
 
 fn read_server(server: pb::ServedServer, identity: &Workload) -> Result<(ServerName, Served), Error> {
@@ -188,6 +235,7 @@ mod tests {
             version: "0.1.0".to_owned(),
             uptime: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
             servers,
+            ..pb::WorkloadReport::default()
         }
     }
 
@@ -207,6 +255,26 @@ mod tests {
         );
         assert_eq!(read.uptime, Duration::from_secs(5));
         assert_eq!(read.servers.values().next().unwrap().in_flight, 3);
+    }
+
+    #[test]
+    fn a_loss_is_known_by_when_it_grew() {
+        let at = |secs: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(secs);
+        let of = |secs: u64, spans_dropped: u64| {
+            let losses = Some(pb::Losses { spans_dropped, ..pb::Losses::default() });
+            let clock = Some(prost_types::Timestamp { seconds: 7, nanos: 0 });
+            let state_room = Some(pb::Room { bytes_free: 1, bytes_total: 2 });
+            let sent = pb::WorkloadReport { losses, clock, state_room, ..report(Vec::new()) };
+            read(sent, &identity(), at(secs)).unwrap()
+        };
+        let first = of(1, 0).after(None);
+        assert_eq!((first.grown, first.clock, first.room), (Grown::default(), Some(at(7)), Some((1, 2))));
+        let second = of(2, 3).after(Some(&first));
+        assert_eq!(second.grown, Grown { spans_dropped: Some(at(2)), ..Grown::default() });
+        let third = of(3, 3).after(Some(&second));
+        assert_eq!((third.grown, third.losses.spans_dropped), (second.grown, 3));
+        // It began anew.
+        assert_eq!(of(4, 1).after(Some(&third)).grown, second.grown);
     }
 
     #[test]

@@ -56,7 +56,7 @@ async fn mesh_wide_limits_are_told_as_they_are_lent_and_used() {
     let expected = json!({ "leftOut": 0, "items": [{
         "policy": "research/fair", "limit": "calls", "per": [{ "dimension": "caller", "value": "a/b" }],
         "amount": "10/min", "capacity": 10.0, "lent": 4.0, "used": 3.0, "allowed": 8, "denied": 2,
-        "holders": 1, "learning": true,
+        "holders": 1, "overdue": 0, "learning": true,
     }] });
     assert_eq!(list("").await, expected);
     assert_eq!(list("?policy=research/fair&server=research/files").await, expected);

@@ -215,6 +215,7 @@ impl Mesh {
             tokens: Arc::clone(&tokens),
             keys: Arc::new(Keys::new(Arc::clone(&store))),
             trust_domain,
+            data_dir: Some(directory.path().to_owned()),
             clock: Arc::new(clock::now),
             limits,
             shutdown: shutdown.clone(),

@@ -17,8 +17,8 @@ use crate::name::{Namespace, ServerName, TrustDomain};
 use crate::policy::access::Policies;
 use crate::resource::ROOT_NAMESPACE;
 use crate::resource::kinds::{
-    AccessPolicy, Authentication, DefaultAction, McpServer, Member, QuotaPolicy, Route, ServerSelector,
-    Telemetry, ToolPolicy, VirtualServer,
+    AccessPolicy, AuditDetail, Authentication, DefaultAction, McpServer, Member, QuotaPolicy, Route,
+    ServerSelector, Telemetry, ToolPolicy, VirtualServer,
 };
 use crate::wire::{Endpoint, Mesh, Object, ResourceType, TrustBundle};
 
@@ -60,6 +60,18 @@ pub struct ServerEntry {
     pub tools: Vec<Arc<Object<ToolPolicy>>>,
     pub telemetry: Vec<Arc<Object<Telemetry>>>,
     pub route: Option<Arc<Object<Route>>>,
+}
+
+impl ServerEntry {
+    /// How much the audit trail keeps of a call that is marked. What is nearest says so; but where the mesh marks, by a
+    /// policy of the root namespace or its default, whatever is nearer cannot keep that out of the trail.
+    pub fn audit_detail(&self, root: &Namespace, marked_by_mesh: bool) -> AuditDetail {
+        let heard = self.telemetry.iter().filter(|it| {
+            let silences = it.spec.audit == Some(AuditDetail::None) && it.meta.namespace != *root;
+            !(marked_by_mesh && silences)
+        });
+        heard.filter_map(|it| it.spec.audit).next().unwrap_or(AuditDetail::Digests)
+    }
 }
 
 /// A virtual server with its members as they are.

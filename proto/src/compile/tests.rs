@@ -150,3 +150,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_nearer_telemetry_cannot_silence_what_the_mesh_marks() {
+    let telemetry = |namespace: &str, audit: &str, more: &str| {
+        let metadata = format!("metadata: {{namespace: {namespace}, name: t-{audit}}}");
+        part(&format!("kind: Telemetry, {metadata}, spec: {{audit: {audit}{more}}}"), 1)
+    };
+    let check = |telemetry: &[Part], expected: (AuditDetail, AuditDetail)| {
+        let parts = telemetry.iter().cloned().chain([server("a", "x", "", 1)]);
+        let snapshot = compile(&parts.collect());
+        let entry = snapshot.server(&name("a/x")).unwrap();
+        let root = snapshot.root_namespace();
+        assert_eq!((entry.audit_detail(&root, false), entry.audit_detail(&root, true)), expected);
+    };
+    use AuditDetail::{Digests, Full, Metadata, None};
+    let root = ROOT_NAMESPACE;
+    check(&[], (Digests, Digests));
+    check(&[telemetry("a", "full", "")], (Full, Full));
+    check(&[telemetry("a", "none", "")], (None, Digests));
+    check(&[telemetry("a", "none", ""), telemetry(root, "metadata", "")], (None, Metadata));
+    // The mesh may silence its own.
+    check(&[telemetry(root, "none", "")], (None, None));
+    let nearest = ", servers: {names: [x]}";
+    check(&[telemetry("a", "none", nearest), telemetry("a", "full", "")], (None, Full));
+}

@@ -5,6 +5,7 @@
 mod explain;
 #[cfg(test)]
 mod reference;
+pub mod review;
 mod table;
 mod template;
 mod view;
@@ -40,9 +41,25 @@ pub struct Decision<'p> {
     /// Whether a refused caller may be told that what it called exists, and which rule refused.
     pub explain: bool,
     /// Whether a rule, or the default of the mesh, wants the call recorded.
-    pub audit: bool,
+    pub audit: Marked,
     /// What would have been decided with each policy in shadow, were that one enforced too.
     pub shadow: Vec<Shadow<'p>>,
+}
+
+/// Whether a call is to be recorded, and who says so: the more weighty, the later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Marked {
+    #[default]
+    No,
+    ByPolicy,
+    /// By a rule of the root namespace, or the default of the mesh.
+    ByMesh,
+}
+
+impl Marked {
+    pub fn is_marked(self) -> bool {
+        self != Self::No
+    }
 }
 
 /// What a policy in shadow would have changed.

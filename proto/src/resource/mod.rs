@@ -6,6 +6,7 @@
 pub mod bounded;
 pub mod kinds;
 mod parse;
+pub mod redact;
 pub mod units;
 
 use std::fmt;

@@ -70,7 +70,7 @@ impl Scratch {
         if let Some(shadow) = shadow {
             line.chosen("shadow", Some(written(&mut self.written, shadow)));
         }
-        if *audit {
+        if audit.is_marked() {
             line.name("audit");
             line.text.push_str("true");
         }

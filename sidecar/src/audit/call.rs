@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 use weft_proto::audit::{self as trail, Asked, Digest, Digesting, Outcome, TEXT_BYTES_MAX, What, clip};
 use weft_proto::compile::{ServerEntry, Snapshot};
 use weft_proto::mcp::{Raw, Target};
+use weft_proto::policy::access::Marked;
 use weft_proto::policy::tools::{Redaction, Speaking};
 use weft_proto::resource::kinds::AuditDetail;
 
@@ -55,7 +56,7 @@ pub struct Recording {
 impl Audit {
     /// Takes down what policy marks, before it goes on. What was refused is taken down too.
     pub async fn begin(&self, about: About<'_>, is_refused: bool, record: &mut Open) -> Result<(), Refusal> {
-        if !record.event.decided.audit || record.audit.is_some() {
+        if !record.event.decided.audit.is_marked() || record.audit.is_some() {
             return Ok(());
         }
         // In a box: it is rare, and every request carries the room.
@@ -63,8 +64,8 @@ impl Audit {
     }
 
     async fn take_down(&self, about: About<'_>, is_refused: bool, record: &mut Open) -> Result<(), Refusal> {
-        let detail = about.entry.telemetry.iter().find_map(|it| it.spec.audit);
-        let detail = detail.unwrap_or(AuditDetail::Digests);
+        let root = about.snapshot.root_namespace();
+        let detail = about.entry.audit_detail(&root, record.event.decided.audit == Marked::ByMesh);
         if detail == AuditDetail::None {
             return Ok(());
         }
@@ -82,9 +83,9 @@ impl Audit {
                 return Ok(());
             }
         };
-        let (asked, keeps_result) = asked(&about, detail, self.0.limits.audit_value_bytes_max);
-        let digests = detail != AuditDetail::Metadata;
-        let keeps_result = detail == AuditDetail::Full && keeps_result;
+        let (asked, shows_result) = asked(&about, detail, self.0.limits.audit_value_bytes_max);
+        let digests = detail != AuditDetail::Metadata && shows_result;
+        let keeps_result = detail == AuditDetail::Full && shows_result;
         let recording = Recording {
             audit: self.clone(),
             id: rand::random(),
@@ -194,7 +195,7 @@ fn tenant(caller: &Caller) -> Option<String> {
     }
 }
 
-/// What is asked, and whether the answer may be kept.
+/// What is asked, and whether anything of the answer may be kept, be it a digest.
 fn asked(about: &About<'_>, detail: AuditDetail, value_bytes_max: usize) -> (Asked, bool) {
     let Some(request) = about.call.request() else { return (Asked::default(), false) };
     let text = |text: &str| Some(clip(text, TEXT_BYTES_MAX).to_owned());
@@ -208,7 +209,7 @@ fn asked(about: &About<'_>, detail: AuditDetail, value_bytes_max: usize) -> (Ask
         Speaking::of(about.entry, &root, tool).treatments(tool).enforced.redaction
     });
     // What is hidden could come back in the answer, and a digest of little can be guessed.
-    let keeps_result = redaction.is_empty();
+    let shows_result = redaction.is_empty();
     let arguments = request.params.arguments.filter(|_| detail != AuditDetail::Metadata);
     let arguments = arguments.map(|arguments| as_kept(&redaction, arguments));
     let asked = Asked {
@@ -220,7 +221,7 @@ fn asked(about: &About<'_>, detail: AuditDetail, value_bytes_max: usize) -> (Ask
             .map(String::from),
         ..Asked::default()
     };
-    (asked, keeps_result)
+    (asked, shows_result)
 }
 
 fn as_kept<'a>(redaction: &Redaction, arguments: Raw<'a>) -> std::borrow::Cow<'a, str> {

@@ -293,6 +293,7 @@ impl Link {
             node: self.parts.node.id.clone(),
             address: self.address(connection),
             servers: self.parts.deps.servers.clone()?,
+            losses: self.parts.deps.losses.clone(),
             began: self.began,
             pace: self.parts.settings.report,
         })

@@ -14,6 +14,7 @@ pub mod identity;
 mod keeper;
 mod lease;
 mod link;
+mod losses;
 mod node;
 pub mod report;
 pub mod session;
@@ -43,6 +44,7 @@ use crate::quota::Quotas;
 use crate::servers::Servers;
 use crate::state::{Current, Live, Origin};
 use link::Link;
+pub use losses::Losses;
 use session::Session;
 
 /// Why there is no source of configuration. What merely is not there yet is no error.
@@ -203,6 +205,8 @@ pub struct Deps {
     pub address: Option<HostPort>,
     /// What is reported to the control plane; nothing, if this is none.
     pub servers: Option<Servers>,
+    /// What is reported beside them.
+    pub losses: Option<Losses>,
     /// For which shares of mesh-wide limits are borrowed; for none, if this is none.
     pub quotas: Option<Quotas>,
     /// What is shipped to the control plane; nothing, if this is none.

@@ -17,6 +17,8 @@ use weft_proto::pb::weft::status::v1 as pb;
 use weft_proto::pb::weft::status::v1::status_client::StatusClient;
 
 use super::connect::Channel;
+use super::losses::Losses;
+use crate::clock;
 use crate::health::{Health, Told};
 use crate::servers::Servers;
 
@@ -46,6 +48,7 @@ pub(super) struct Reporter {
     pub(super) node: NodeId,
     pub(super) address: Option<HostPort>,
     pub(super) servers: Servers,
+    pub(super) losses: Option<Losses>,
     pub(super) began: Instant,
     pub(super) pace: Pace,
 }
@@ -141,6 +144,9 @@ impl Reporter {
             servers: told.iter().take(SERVERS_MAX).map(server).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime,
+            clock: Some(clock::now().into()),
+            losses: self.losses.as_ref().map(Losses::told),
+            state_room: self.losses.as_ref().and_then(Losses::room),
         }
     }
 }

@@ -93,6 +93,13 @@ impl Path {
         Self { text, query: false }
     }
 
+    /// What maintainers look at.
+    pub(crate) fn debug(name: &str) -> Self {
+        let mut text = "/debug/".to_owned();
+        encode(&mut text, name);
+        Self { text, query: false }
+    }
+
     /// With one more part of the query, if there is a value.
     #[must_use]
     pub(crate) fn with(mut self, name: &str, value: Option<impl fmt::Display>) -> Self {

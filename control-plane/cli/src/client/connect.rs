@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{Empty, Full};
+use http_body_util::{BodyExt as _, Empty, Full, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Request, Response, StatusCode, header};
@@ -109,16 +109,42 @@ pub(crate) async fn plain_status(
     path: &str,
     patience: Duration,
 ) -> Result<StatusCode, String> {
-    let asking = async {
-        let stream = tcp(host.trim_start_matches('[').trim_end_matches(']'), port).await;
-        let stream = stream.map_err(|error| error.to_string())?;
-        let request = Request::get(path)
-            .header(header::HOST, format!("{host}:{port}"))
-            .header(header::CONNECTION, "close")
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| error.to_string())?;
-        converse(stream, request).await.map(|response| response.status()).map_err(|error| chain(&error))
+    within(patience, async { Ok(plain(host, port, path).await?.status()) }).await
+}
+
+/// What is served there, if it is no longer than that.
+pub(crate) async fn plain_text(
+    host: &str,
+    port: u16,
+    path: &str,
+    patience: Duration,
+    bytes_max: usize,
+) -> Result<String, String> {
+    let reading = async {
+        let response = plain(host, port, path).await?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(format!("it answers {status}"));
+        }
+        let body = Limited::new(response.into_body(), bytes_max).collect().await;
+        let bytes = body.map_err(|error| chain(&*error))?.to_bytes();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
+    within(patience, reading).await
+}
+
+async fn plain(host: &str, port: u16, path: &str) -> Result<Response<Incoming>, String> {
+    let stream = tcp(host.trim_start_matches('[').trim_end_matches(']'), port).await;
+    let stream = stream.map_err(|error| error.to_string())?;
+    let request = Request::get(path)
+        .header(header::HOST, format!("{host}:{port}"))
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| error.to_string())?;
+    converse(stream, request).await.map_err(|error| chain(&error))
+}
+
+async fn within<T>(patience: Duration, asking: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     timeout(patience, asking).await.map_err(|_| format!("no answer within {} s", patience.as_secs()))?
 }
 

@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout};
 use crate::credentials::{Credentials, Secret};
 use crate::terminal::Terminal;
 pub(crate) use address::{Endpoint, Path};
-pub(crate) use connect::{Trusted, plain_status};
+pub(crate) use connect::{Trusted, plain_status, plain_text};
 pub(crate) use error::Error;
 pub(crate) use events::{Event, Events};
 pub(crate) use problem::{Mistake, Problem};
@@ -69,6 +69,30 @@ impl Client {
 
     pub(crate) async fn get(&self, path: &Path) -> Result<Value, Error> {
         self.send(Method::GET, path, Body::None).await
+    }
+
+    /// The items of all pages of a list, up to a limit, and whether there are more. `path` makes the one for the page
+    /// that goes on where the one before said.
+    pub(crate) async fn pages(
+        &self,
+        path: impl Fn(Option<String>) -> Path,
+        items_max: usize,
+    ) -> Result<(Vec<Value>, bool), Error> {
+        let (mut items, mut next) = (Vec::new(), None::<String>);
+        loop {
+            let mut page = self.get(&path(next.take())).await?;
+            if let Some(found) = page["items"].as_array_mut() {
+                items.append(found);
+            }
+            next = match page.get("continue").or_else(|| page.get("next")) {
+                Some(Value::String(text)) => Some(text.clone()),
+                Some(Value::Number(number)) => Some(number.to_string()),
+                _ => None,
+            };
+            if next.is_none() || items.len() >= items_max {
+                return Ok((items, next.is_some()));
+            }
+        }
     }
 
     /// The whole answer, as it is.

@@ -16,6 +16,7 @@ pub(crate) mod policy;
 pub(crate) mod quota;
 pub(crate) mod rollback;
 pub(crate) mod status;
+pub(crate) mod support_bundle;
 pub(crate) mod token;
 pub(crate) mod tools;
 pub(crate) mod trust;

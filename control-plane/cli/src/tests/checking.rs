@@ -9,9 +9,11 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use weft_control_plane::check::CHECKS;
 
 use super::fake::{Answer, Fake, command, context, ok, problem};
 use crate::app;
+use crate::commands::check::Group;
 use crate::failure::ExitCode;
 use crate::terminal::Terminal;
 
@@ -49,7 +51,10 @@ async fn health(status: u16) -> String {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let service = service_fn(async |request: Request<_>| {
-                assert_eq!(request.uri().path(), "/healthz/ready");
+                let status = match request.uri().path() {
+                    "/healthz/ready" | "/metrics" => status,
+                    _ => 404,
+                };
                 Response::builder().status(status).body(Full::<bytes::Bytes>::default())
             });
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
@@ -112,58 +117,149 @@ async fn a_change_that_is_not_published_yet_is_waited_for() {
     fake.run(&["status"]).await.done();
 }
 
+/// What the control plane says of all its checks, which pass but for one.
+fn judged(but: &str, outcome: &str) -> Value {
+    let items = CHECKS.iter().map(|check| {
+        let is_other = check.name == but;
+        let (why, remedy) = if is_other { (check.why, check.remedy) } else { ("", "") };
+        json!({ "group": check.group, "name": check.name, "outcome": if is_other { outcome } else { "ok" },
+            "detail": "as it was found", "why": why, "remedy": remedy })
+    });
+    json!({ "at": jiff::Timestamp::now().to_string(), "ok": outcome != "failed", "items": items.collect::<Vec<_>>() })
+}
+
+async fn judging(but: &'static str, outcome: &'static str) -> Fake {
+    Fake::start(move |asked| match asked.line.starts_with("GET /v1/checks") {
+        true => ok(judged(but, outcome)),
+        false => mesh(&asked.line, "synced", FAR),
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_mesh_in_which_all_is_well_passes_every_check() {
-    let fake = Fake::start(|asked| mesh(&asked.line, "synced", FAR)).await;
+    let fake = judging("", "ok").await;
     let ran = fake.run(&["check", "--health-url", &health(200).await]).await;
     assert!(ran.done().out.ends_with("\nall is well\n"), "{}", ran.out);
-    assert!(ran.out.contains("published revision: 7, with every change up to 7"), "{}", ran.out);
+    assert_eq!(fake.lines(), ["GET /v1/version", "GET /v1/checks"]);
     let ran = fake.run(&["check", "-o", "json", "--health-url", &health(200).await]).await;
     let report: Value = serde_json::from_str(&ran.done().out).unwrap();
-    let names: Vec<_> = report["groups"].as_array().unwrap().iter().map(|group| &group["name"]).collect();
-    assert_eq!(names, ["configuration", "control plane", "state", "trust", "sidecars"]);
-    let checks =
-        report["groups"].as_array().unwrap().iter().flat_map(|group| group["checks"].as_array().unwrap());
-    assert!(checks.clone().all(|check| check["outcome"] == "ok"), "{report:#}");
+    let groups = report["groups"].as_array().unwrap();
+    let names: Vec<_> = groups.iter().map(|group| group["name"].as_str().unwrap()).collect();
+    assert_eq!(names, Group::ALL.map(Group::word));
+    // Whatever is listed is made, and nothing else.
+    for (group, listed) in groups.iter().zip(Group::ALL) {
+        let made = group["checks"].as_array().unwrap();
+        assert!(made.iter().all(|check| check["outcome"] == "ok"), "{group:#}");
+        let made: Vec<_> = made.iter().map(|check| check["name"].as_str().unwrap()).collect();
+        assert_eq!(made, listed.checks().into_iter().map(|(name, _)| name).collect::<Vec<_>>());
+    }
     assert_eq!(report["ok"], true);
 }
 
 #[tokio::test]
-async fn warnings_do_not_fail_and_failures_do() {
-    let soon =
-        jiff::Timestamp::from_second(jiff::Timestamp::now().as_second() + 20 * 86_400).unwrap().to_string();
-    let fake = Fake::start(move |asked| mesh(&asked.line, "synced", &soon)).await;
+async fn warnings_do_not_fail_unless_one_is_strict_and_failures_do() {
+    let fake = judging("root certificates", "warning").await;
     let ran = fake.run(&["check"]).await;
-    // The health port of a server on an unusual port is not known either.
-    for part in
-        ["less than 30 days are left", "weft trust rotate", "not looked at", "nothing failed; warnings: 2"]
-    {
+    // The health port of a server on an unusual port is not known, so that nothing can be said of it.
+    for part in [
+        "! root certificates: as it was found",
+        "do: exchange it",
+        "- ready: ",
+        "nothing failed; warnings: 1; skipped: 2",
+    ] {
         assert!(ran.done().out.contains(part), "{part:?} is not in {}", ran.out);
     }
-    let fake = Fake::start(|asked| mesh(&asked.line, "rejected", FAR)).await;
+    assert_eq!(fake.run(&["check", "--strict"]).await.code, ExitCode::Failed);
+    let fake = judging("accepted", "failed").await;
     let ran = fake.run(&["check", "--health-url", &health(503).await]).await;
     assert_eq!(ran.code, ExitCode::Failed);
-    for part in
-        ["✗ ready", "✗ accepted: refused: research/files-0", "do: read what they refused", "failed: 2"]
-    {
+    for part in [
+        "\u{2717} ready",
+        "\u{2717} accepted: as it was found",
+        "why: they refused",
+        "failed: 2; warnings: 1",
+    ] {
         assert!(ran.out.contains(part), "{part:?} is not in {}", ran.out);
     }
+}
+
+#[tokio::test]
+async fn some_groups_are_looked_at_alone() {
+    let fake = judging("", "ok").await;
+    let ran = fake.run(&["check", "--only", "policy"]).await;
+    assert!(ran.done().out.starts_with("policy\n"), "{}", ran.out);
+    assert_eq!(fake.lines(), ["GET /v1/version", "GET /v1/checks?group=policy"]);
+    let ran = fake.run(&["check", "--only", "quota", "--only", "trust"]).await;
+    assert!(ran.done().out.starts_with("trust\n") && ran.out.contains("\nquota\n"), "{}", ran.out);
+    assert!(!ran.out.contains("sidecars\n"), "{}", ran.out);
+    // What they rest on is shown where it fails.
+    let fake = Fake::start(|_| problem(401, "unauthenticated", "no such key")).await;
+    let ran = fake.run(&["check", "--only", "policy"]).await;
+    assert_eq!(ran.code, ExitCode::Failed);
+    assert!(
+        ran.out.contains("\u{2717} authenticated") && ran.out.contains("- open servers: "),
+        "{}",
+        ran.out
+    );
+}
+
+#[tokio::test]
+async fn what_fails_is_given_time_to_become_well() {
+    let looks = AtomicU64::new(0);
+    let fake = Fake::start(move |asked| match asked.line.starts_with("GET /v1/checks") {
+        true if looks.fetch_add(1, Ordering::Relaxed) == 0 => ok(judged("connected", "failed")),
+        true => ok(judged("", "ok")),
+        false => mesh(&asked.line, "synced", FAR),
+    })
+    .await;
+    fake.run(&["check", "--wait", "1m"]).await.done();
+    let never = judging("connected", "failed").await;
+    assert_eq!(never.run(&["check", "--wait", "1ms"]).await.code, ExitCode::Failed);
+}
+
+#[tokio::test]
+async fn a_control_plane_that_makes_no_checks_or_cannot_is_no_mesh_in_which_all_is_well() {
+    let without = |status| {
+        Fake::start(move |asked| match asked.line.starts_with("GET /v1/checks") {
+            true => problem(status, "not-found", "there is nothing here"),
+            false => mesh(&asked.line, "synced", FAR),
+        })
+    };
+    let ran = without(404).await.run(&["check"]).await;
+    assert!(ran.done().out.contains("- connected: this control plane is older"), "{}", ran.out);
+    assert!(!ran.out.contains("\nall is well"), "{}", ran.out);
+    let ran = without(500).await.run(&["check"]).await;
+    assert_eq!(ran.code, ExitCode::Failed);
+    assert!(ran.out.contains("\u{2717} checks: ") && ran.out.contains("- connected: "), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn the_checks_are_listed_without_a_control_plane() {
+    let empty = tempfile::tempdir().unwrap();
+    let run = async |words: &[&str]| {
+        let (terminal, out, _) = Terminal::captured("", false);
+        assert_eq!(app::run(command(words), &context(empty.path(), terminal)).await, ExitCode::Done);
+        out.text()
+    };
+    let text = run(&["check", "--list"]).await;
+    assert!(text.contains("open servers: every server has a rule that allows"), "{text}");
+    let listed: Value =
+        serde_json::from_str(&run(&["check", "--list", "-o", "json", "--only", "connection"]).await).unwrap();
+    assert_eq!(listed["groups"][0]["checks"][0]["name"], "reachable");
+    assert_eq!(listed["groups"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test]
 async fn what_rests_on_something_that_failed_is_skipped() {
     let check = async |ran: super::fake::Ran, failed: &str, skipped: &[&str]| {
         assert_eq!(ran.code, ExitCode::Failed);
-        assert!(ran.out.contains(&format!("✗ {failed}: ")), "{failed} did not fail in {}", ran.out);
+        assert!(ran.out.contains(&format!("\u{2717} {failed}: ")), "{failed} did not fail in {}", ran.out);
         for name in skipped {
-            assert!(
-                ran.out.contains(&format!("- {name}: a check before it failed")),
-                "{name} in {}",
-                ran.out
-            );
+            assert!(ran.out.contains(&format!("- {name}: ")), "{name} in {}", ran.out);
         }
     };
-    let all = ["version skew", "root certificate", "connected"];
+    let all = ["version skew", "root certificates", "connected"];
     let fake = Fake::start(|_| problem(401, "unauthenticated", "no such key")).await;
     check(fake.run(&["check"]).await, "authenticated", &all).await;
     let fake = Fake::with_certificate_for("mesh.example", |_| ok(json!({}))).await;

@@ -8,6 +8,7 @@ mod fake;
 mod quotas;
 mod reference;
 mod showing;
+mod support;
 mod trail;
 mod watching;
 mod way;

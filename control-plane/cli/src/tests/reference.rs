@@ -1,4 +1,5 @@
-//! `docs/commands.md`: every command and flag, made from the definition of the command line.
+//! `docs/commands.md`: every command and flag, made from the definition of the command line; and `docs/checks.md`: every
+//! check of `weft check`, made from the lists that it goes by.
 //!
 //! `WEFT_BLESS=1 cargo test -p weft` writes it afresh.
 
@@ -6,9 +7,21 @@ use std::fmt::Write as _;
 
 use clap::{Arg, ArgAction, Command};
 
+use weft_control_plane::check::CHECKS;
+
 use super::definition::commands;
+use crate::commands::check::Group;
 
 const PLACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/commands.md");
+const CHECKS_PLACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/checks.md");
+
+const CHECKS_INTRO: &str = "\
+# What `weft check` looks at
+
+Made from the lists that it goes by (`WEFT_BLESS=1 cargo test -p weft`); changes by hand are lost. What only a client can
+see, it finds out itself; the rest the control plane judges, `GET /v1/checks`. A check that cannot be made is skipped, and
+says why. `weft check` exits with 1 if one fails, and with `--strict` for warnings too.
+";
 
 fn page() -> String {
     let mut page = "\
@@ -71,6 +84,51 @@ fn row(argument: &Arg) -> String {
         let _ = write!(text, "; also `{}`", variable.display());
     }
     format!("| `{name}` | {} |\n", text.replace('|', "\\|"))
+}
+
+fn checks() -> String {
+    let mut page = CHECKS_INTRO.to_owned();
+    for group in Group::ALL {
+        let _ = write!(page, "\n## {}\n\n| check | passes if | else |\n|---|---|---|\n", group.word());
+        for (name, passes) in group.checks() {
+            let judged = CHECKS.iter().find(|it| it.group.word() == group.word() && it.name == name);
+            let why = judged.map(|it| format!("{}: {}", it.why, it.remedy)).unwrap_or_default();
+            let _ = writeln!(page, "| {name} | {passes} | {why} |");
+        }
+    }
+    page
+}
+
+#[test]
+fn the_page_of_checks_is_what_the_lists_say() {
+    let expected = checks();
+    if std::env::var_os("WEFT_BLESS").is_some() {
+        std::fs::write(CHECKS_PLACE, &expected).unwrap();
+    }
+    let found = std::fs::read_to_string(CHECKS_PLACE).unwrap_or_default();
+    assert!(
+        found == expected,
+        "docs/checks.md has drifted; WEFT_BLESS=1 cargo test -p weft writes it afresh"
+    );
+}
+
+/// Whatever a check says to do can be done: the commands that it names are there.
+#[test]
+fn remedies_name_commands_that_there_are() {
+    let known: Vec<String> = commands().into_iter().map(|(name, _)| name).collect();
+    for check in CHECKS {
+        for named in check.remedy.split("weft ").skip(1) {
+            let mut words =
+                named.split(|c: char| !c.is_ascii_lowercase() && c != '-').filter(|word| !word.is_empty());
+            let (first, second) = (words.next().unwrap(), words.next().unwrap_or_default());
+            let is_known = |name: String| known.contains(&name);
+            let one = format!("weft {first}");
+            assert!(is_known(one.clone()), "{one:?} of {:?}", check.name);
+            let has_more = known.iter().any(|name| name.starts_with(&format!("{one} ")));
+            let is_whole = !has_more || second.is_empty() || is_known(format!("{one} {second}"));
+            assert!(is_whole, "{one} {second} of {:?}", check.name);
+        }
+    }
 }
 
 #[test]

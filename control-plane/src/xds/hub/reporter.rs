@@ -92,7 +92,8 @@ impl Reporter {
     pub fn show(&self, report: Report) {
         let _current = lock(&self.client.reporting);
         if !self.over.is_cancelled() {
-            lock(&self.client.status).report = Some(Arc::new(report));
+            let mut status = lock(&self.client.status);
+            status.report = Some(Arc::new(report.after(status.report.as_deref())));
         }
     }
 

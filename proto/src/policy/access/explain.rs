@@ -189,7 +189,7 @@ impl View {
                 allowed: decision.allowed,
                 reason: decision.reason.to_string(),
                 because: because(decision.allowed, decision.reason),
-                audit: decision.audit,
+                audit: decision.audit.is_marked(),
                 shadow: otherwise.map(|it| it.keep().to_string()).collect(),
                 rules,
                 more_rules,

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use crate::name::ServerName;
+use crate::resource::ROOT_NAMESPACE;
 use crate::resource::kinds::{AccessPolicy, AccessRule, Action, DefaultAction, TargetMatch};
 use crate::wire::Object;
 
 use super::super::Caller;
 use super::super::expr::{Condition, Facts, Meter};
-use super::{Call, Decision, Reason, RuleRef, Shadow, is_general, lacks_its_target, matches};
+use super::{Call, Decision, Marked, Reason, RuleRef, Shadow, is_general, lacks_its_target, matches};
 
 /// The caller, and the server that is called.
 type Of<'a> = (&'a Caller, &'a ServerName);
@@ -37,9 +38,10 @@ pub(super) fn decide<'p>(
         let mut with = enforced;
         with.count(policy, of, call);
         let (allowed, reason) = with.settle(default_action, call);
-        Shadow { policy, allowed, reason, audit: with.audit }
+        Shadow { policy, allowed, reason, audit: with.audit.is_marked() }
     });
-    let audit = enforced.audit || reason == Reason::Default && default_action == DefaultAction::Audit;
+    let by_default = reason == Reason::Default && default_action == DefaultAction::Audit;
+    let audit = if by_default { Marked::ByMesh } else { enforced.audit };
     Decision { allowed, reason, explain: enforced.explains(reason), audit, shadow: shadow.collect() }
 }
 
@@ -52,7 +54,7 @@ struct Tally<'p> {
     an_allow_exists: bool,
     /// Whether a policy with such a rule does not explain itself.
     keeps_quiet: bool,
-    audit: bool,
+    audit: Marked,
 }
 
 impl<'p> Tally<'p> {
@@ -71,7 +73,11 @@ impl<'p> Tally<'p> {
                         self.allowed = Some(this);
                     }
                 }
-                Action::Audit => self.audit = self.audit || could_mean(rule, of, call),
+                Action::Audit if could_mean(rule, of, call) => {
+                    let is_mesh = policy.meta.namespace.as_str() == ROOT_NAMESPACE;
+                    self.audit = self.audit.max(if is_mesh { Marked::ByMesh } else { Marked::ByPolicy });
+                }
+                Action::Audit => {}
             }
         }
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::mcp::Target;
 use crate::name::Glob;
+use crate::resource::ROOT_NAMESPACE;
 use crate::resource::kinds::{AccessPolicy, AccessRule, Action, TargetMatch};
 use crate::wire::Object;
 
@@ -88,6 +89,8 @@ pub(super) struct At {
     pub(super) index: u32,
     pub(super) action: Action,
     pub(super) conditional: bool,
+    /// Of the root namespace.
+    pub(super) of_mesh: bool,
 }
 
 /// Rules that are judged together.
@@ -139,6 +142,7 @@ impl Table {
                     index: small(index),
                     action: rule.action,
                     conditional: rule.when.is_some(),
+                    of_mesh: policy.meta.namespace.as_str() == ROOT_NAMESPACE,
                 });
             }
             if spec.shadow {

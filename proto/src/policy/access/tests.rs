@@ -51,7 +51,7 @@ struct Told {
     allowed: bool,
     reason: String,
     explain: bool,
-    audit: bool,
+    audit: Marked,
     shadow: Vec<(String, bool, String, bool)>,
 }
 
@@ -61,7 +61,8 @@ impl From<Decision<'_>> for Told {
         let shadow = shadow
             .iter()
             .map(|it| (it.policy.meta.name.to_string(), it.allowed, it.reason.to_string(), it.audit));
-        Self { allowed, reason: reason.to_string(), explain, audit, shadow: shadow.collect() }
+        let reason = reason.to_string();
+        Self { allowed, reason, explain, audit, shadow: shadow.collect() }
     }
 }
 
@@ -116,7 +117,7 @@ fn without_rules_the_default_of_the_mesh_holds() {
         for text in calls {
             let decision = decide(&[], default_action, &caller(), call(text));
             assert_eq!(
-                (decision.allowed, decision.audit, decision.explain),
+                (decision.allowed, decision.audit.is_marked(), decision.explain),
                 (allowed, audit, false),
                 "{text}"
             );
@@ -274,7 +275,7 @@ fn a_condition_that_cannot_be_evaluated_refuses() {
     check(&[&format!("{{rules: [{{action: allow, when: '{starts}'}}]}}")], &calls(false, "no-rule"));
     check(&[&format!("{{rules: [{{action: deny, when: '{starts}'}}]}}")], &calls(false, "a/p0#0"));
     let policies = policies(&[&format!("{{rules: [{{action: audit, when: '{starts}'}}]}}")]);
-    assert!(decide(&policies, DefaultAction::Allow, &caller(), call("tools/call x")).audit);
+    assert!(decide(&policies, DefaultAction::Allow, &caller(), call("tools/call x")).audit.is_marked());
 }
 
 #[test]
@@ -324,7 +325,7 @@ fn an_audit_rule_records_and_allows_nothing() {
     let check = |specs: &[&str], default_action, text, expected| {
         let policies = policies(specs);
         let decision = decide(&policies, default_action, &caller(), call(text));
-        assert_eq!((decision.allowed, decision.audit), expected, "{text}");
+        assert_eq!((decision.allowed, decision.audit.is_marked()), expected, "{text}");
     };
     check(&[audit], DefaultAction::Allow, "tools/call x", (true, true));
     check(&[audit], DefaultAction::Allow, "tools/call y", (true, false));
@@ -547,4 +548,26 @@ proptest! {
         let call = Call { method: method::RESOURCES_READ, target, arguments: None };
         prop_assert!(view.decide(call).allowed <= view.may_see_template(&template), "{} of {}", uri, template);
     }
+}
+
+#[test]
+fn what_the_mesh_marks_is_told_from_what_others_mark() {
+    let of = |namespace: &str, spec: &str| {
+        let own = policy("p", spec);
+        let mut object = (*own).clone();
+        object.meta.namespace = namespace.parse().unwrap();
+        Arc::new(object)
+    };
+    let marks = "{rules: [{action: audit, to: [{tools: [x]}]}]}";
+    let check = |policies: &[Arc<Object<AccessPolicy>>], default, tool: &str, expected: Marked| {
+        let told = decide(policies, default, &caller(), call(&format!("tools/call {tool}")));
+        assert_eq!(told.audit, expected);
+    };
+    let root = crate::resource::ROOT_NAMESPACE;
+    check(&[of("a", marks)], DefaultAction::Allow, "x", Marked::ByPolicy);
+    check(&[of(root, marks)], DefaultAction::Allow, "x", Marked::ByMesh);
+    check(&[of(root, marks)], DefaultAction::Allow, "y", Marked::No);
+    check(&[of("a", marks), of(root, marks)], DefaultAction::Allow, "x", Marked::ByMesh);
+    check(&[of(root, marks), of("a", marks)], DefaultAction::Allow, "x", Marked::ByMesh);
+    check(&[of("a", marks)], DefaultAction::Audit, "x", Marked::ByMesh);
 }

@@ -9,8 +9,8 @@ use crate::policy::Caller;
 use crate::policy::expr::{Condition, Facts, Meter};
 use crate::resource::kinds::{AccessRule, Action, DefaultAction};
 
-use super::table::{Policies, RuleNumber, Rules, Table};
-use super::{Call, Decision, Reason, RuleRef, Shadow, is_general, lacks_its_target};
+use super::table::{At, Policies, RuleNumber, Rules, Table};
+use super::{Call, Decision, Marked, Reason, RuleRef, Shadow, is_general, lacks_its_target};
 
 /// A caller's view of a server.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ struct Tally {
     allowed: Option<RuleNumber>,
     an_allow_exists: bool,
     keeps_quiet: bool,
-    audit: bool,
+    audit: Marked,
 }
 
 impl View {
@@ -110,10 +110,10 @@ impl View {
             let with = enforced.and(more);
             let (allowed, reason) = self.settle(with, call);
             let policy = &self.table.policies[rules.policy];
-            shadow.push(Shadow { policy, allowed, reason, audit: with.audit });
+            shadow.push(Shadow { policy, allowed, reason, audit: with.audit.is_marked() });
         }
-        let audit =
-            enforced.audit || reason == Reason::Default && self.default_action == DefaultAction::Audit;
+        let by_default = reason == Reason::Default && self.default_action == DefaultAction::Audit;
+        let audit = if by_default { Marked::ByMesh } else { enforced.audit };
         Decision { allowed, reason, explain: explains(enforced, reason), audit, shadow }
     }
 
@@ -190,11 +190,12 @@ impl View {
             tally.allowed = first_allow;
         }
         self.table.about(rules, call, |number| {
-            let action = self.table.rules[number as usize].action;
+            let At { action, of_mesh, .. } = self.table.rules[number as usize];
+            let mark = if of_mesh { Marked::ByMesh } else { Marked::ByPolicy };
             let before = match action {
                 Action::Deny => tally.denied,
                 Action::Allow => tally.allowed,
-                Action::Audit => tally.audit.then_some(0),
+                Action::Audit => (tally.audit >= mark).then_some(0),
             };
             if before.is_some_and(|before| before <= number) || !self.speaks(number) {
                 return;
@@ -206,7 +207,7 @@ impl View {
             match (action, outcome) {
                 (Action::Deny, Outcome::Met | Outcome::Failed) => tally.denied = Some(number),
                 (Action::Allow, Outcome::Met | Outcome::Open) => tally.allowed = Some(number),
-                (Action::Audit, Outcome::Met | Outcome::Failed) => tally.audit = true,
+                (Action::Audit, Outcome::Met | Outcome::Failed) => tally.audit = mark,
                 (Action::Deny | Action::Audit, Outcome::Unmet | Outcome::Open)
                 | (Action::Allow, Outcome::Unmet | Outcome::Failed) => {}
             }
@@ -253,7 +254,7 @@ impl Tally {
             allowed: self.allowed.or(more.allowed),
             an_allow_exists: self.an_allow_exists || more.an_allow_exists,
             keeps_quiet: self.keeps_quiet || more.keeps_quiet,
-            audit: self.audit || more.audit,
+            audit: self.audit.max(more.audit),
         }
     }
 }

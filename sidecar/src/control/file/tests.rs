@@ -31,6 +31,7 @@ impl Story {
             trust: TrustStore::new(Bundles::default()),
             address: None,
             servers: None,
+            losses: None,
             quotas: None,
             audit: None,
             cancel: CancellationToken::new(),

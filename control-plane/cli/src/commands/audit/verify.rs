@@ -5,7 +5,7 @@ use std::path::{Path as FilePath, PathBuf};
 use clap::Args;
 use rustls_pki_types::CertificateDer;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use weft_certs::audit as seals;
 use weft_certs::bundle::{Bundle, Bundles};
 use weft_certs::pem;
@@ -65,11 +65,6 @@ struct Segment {
     number: u64,
 }
 
-#[derive(Debug, Deserialize)]
-struct Trails {
-    items: Vec<Known>,
-}
-
 /// What was found of one trail.
 struct Found {
     report: Report,
@@ -86,8 +81,11 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode,
     };
     let known = match &client {
         Some(client) => {
-            let path = Path::v1(&["audit", "trails"]).with("node", args.node.as_ref());
-            client::read::<Trails>(client.get(&path).await?)?.items
+            let of_node = || Path::v1(&["audit", "trails"]).with("node", args.node.as_ref());
+            let (items, _) = client.pages(|next| of_node().with("after", next), usize::MAX).await?;
+            let mut known: Vec<Known> = client::read(Value::Array(items))?;
+            known.sort_by(|one, other| one.node.cmp(&other.node));
+            known
         }
         None => Vec::new(),
     };
