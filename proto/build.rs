@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "envoy/service/discovery/v3/ads.proto",
     "opentelemetry/proto/collector/trace/v1/trace_service.proto",
     "weft/config/v1/config.proto",
@@ -11,6 +11,7 @@ const FILES: [&str; 8] = [
     "weft/catalog/v1/catalog.proto",
     "weft/status/v1/status.proto",
     "weft/audit/v1/audit.proto",
+    "weft/ask/v1/ask.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

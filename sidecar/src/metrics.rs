@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use weft_proto::name::ServerName;
 
+use crate::onlook::Onlookers;
 use crate::striped::Striped;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -93,6 +94,8 @@ macro_rules! metrics {
         #[derive(Debug)]
         pub struct Metrics {
             registry: Registry,
+            /// Who is told of each request that ends, for as long as they look on.
+            pub onlookers: Onlookers,
             $(pub $field: $kind,)*
         }
 
@@ -101,7 +104,7 @@ macro_rules! metrics {
                 let mut registry = Registry::with_prefix("weft_sidecar");
                 $(let $field: $kind = $new;
                 registry.register(stringify!($field), $help, $field.clone());)*
-                Self { registry, $($field,)* }
+                Self { registry, onlookers: Onlookers::default(), $($field,)* }
             }
         }
     };
@@ -269,6 +272,11 @@ impl ServerSeries {
     /// How the server is called.
     pub fn server(&self) -> Arc<str> {
         Arc::clone(&self.server)
+    }
+
+    /// Who is told of requests that ended, besides.
+    pub fn onlookers(&self) -> &Onlookers {
+        &self.metrics.onlookers
     }
 
     /// Counts a request that ended. Without `seconds` its duration says nothing, as with streams that only listen.

@@ -112,6 +112,7 @@ impl Open {
         let Event { method, reason, listens, duration, request_bytes, response_bytes, .. } = self.event;
         let seconds = (!listens).then_some(duration.as_secs_f64());
         self.series.ended(method, reason, seconds, (request_bytes, response_bytes));
+        self.series.onlookers().ended(&self.event);
         if self.event.decided.shadow.as_ref().is_some_and(|shadow| !shadow.allowed) {
             self.series.refused_in_shadow();
         }

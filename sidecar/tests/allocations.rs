@@ -1,4 +1,4 @@
-//! A call that its limits let pass allocates nothing to be counted: every allocation of this program is.
+//! A call that its limits let pass allocates nothing to be counted, nor to be seen by nobody: every allocation of this program is.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops where it is")]
 
@@ -10,6 +10,7 @@ use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use weft_proto::compile::{ServerEntry, compile_resources};
 use weft_proto::name::{ServerName, TrustDomain};
+use weft_proto::pb::weft::ask::v1 as pb;
 use weft_proto::resource::kinds::Era;
 use weft_proto::resource::parse;
 use weft_sidecar::authorize::Decided;
@@ -17,7 +18,8 @@ use weft_sidecar::bootstrap::Node;
 use weft_sidecar::classify;
 use weft_sidecar::identify::Caller;
 use weft_sidecar::limits::Limits;
-use weft_sidecar::metrics::Metrics;
+use weft_sidecar::metrics::{Metrics, method_index};
+use weft_sidecar::onlook::{Onlookers, Tap};
 use weft_sidecar::quota::Quotas;
 use weft_sidecar::record::Event;
 use weft_sidecar::servers::{self, Local, Servers};
@@ -111,4 +113,33 @@ fn a_call_that_passes_four_limits_allocates_nothing() {
 #[test]
 fn a_call_that_takes_a_place_is_seen_to_allocate() {
     assert!(of_one_call("{ name: at-once, concurrency: 10 }") > 0);
+}
+
+/// Allocations of a call that ends, for those who look on.
+fn of_those_who_look_on(onlookers: &Onlookers) -> u64 {
+    let event = Event {
+        listener: "inbound",
+        method: method_index("tools/call"),
+        target: Some("read".into()),
+        reason: "ok",
+        ..event()
+    };
+    onlookers.ended(&event);
+    measure(|| onlookers.ended(std::hint::black_box(&event))).count_total
+}
+
+#[test]
+fn a_call_that_ends_while_nobody_looks_on_allocates_nothing_for_it() {
+    let onlookers = Onlookers::default();
+    assert_eq!(of_those_who_look_on(&onlookers), 0);
+    let (tap, _calls) = Tap::new(pb::Tap::default()).unwrap();
+    let looking = onlookers.add(Arc::<Tap>::clone(&tap)).unwrap();
+    assert!(of_those_who_look_on(&onlookers) > 0, "what would be told is seen to allocate");
+    drop(looking);
+    assert_eq!(of_those_who_look_on(&onlookers), 0);
+    // What is not wanted, or finds no room, is not made.
+    let servers = vec!["other/*".to_owned()];
+    let (tap, _calls) = Tap::new(pb::Tap { servers, ..pb::Tap::default() }).unwrap();
+    let _looking = onlookers.add(tap).unwrap();
+    assert_eq!(of_those_who_look_on(&onlookers), 0);
 }

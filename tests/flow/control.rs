@@ -58,6 +58,7 @@ impl Sidecar {
             servers: None,
             quotas: None,
             audit: None,
+            about: None,
             cancel: cancel.clone(),
         };
         let handle = Box::pin(source::start_with(&bootstrap, deps, settings)).await.unwrap();

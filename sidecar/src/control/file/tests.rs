@@ -33,6 +33,7 @@ impl Story {
             servers: None,
             quotas: None,
             audit: None,
+            about: None,
             cancel: CancellationToken::new(),
         };
         Self { folder: tempfile::tempdir().unwrap(), deps }
