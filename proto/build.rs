@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "envoy/service/discovery/v3/ads.proto",
     "opentelemetry/proto/collector/logs/v1/logs_service.proto",
     "opentelemetry/proto/collector/metrics/v1/metrics_service.proto",
@@ -13,6 +13,7 @@ const FILES: [&str; 10] = [
     "weft/catalog/v1/catalog.proto",
     "weft/status/v1/status.proto",
     "weft/audit/v1/audit.proto",
+    "weft/ask/v1/ask.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -10,12 +10,14 @@ use axum::middleware::{self, Next};
 use tonic::service::Routes;
 use weft_certs::bundle::TrustStore;
 use weft_proto::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use weft_proto::pb::weft::ask::v1::ask_server::AskServer;
 use weft_proto::pb::weft::audit::v1::audit_server::AuditServer;
 use weft_proto::pb::weft::catalog::v1::catalog_server::CatalogServer;
 use weft_proto::pb::weft::identity::v1::identity_server::IdentityServer;
 use weft_proto::pb::weft::quota::v1::quota_server::QuotaServer;
 use weft_proto::pb::weft::status::v1::status_server::StatusServer;
 
+use crate::ask::{self, Asking};
 use crate::audit;
 use crate::catalog::Catalog;
 use crate::identity::IdentityService;
@@ -57,12 +59,15 @@ pub fn router(
     let leases = QuotaServer::new(leases).max_decoding_message_size(LEASES_BYTES_MAX);
     let trails = AuditServer::new(audit::Service::new(trails, hub.trust_domain()))
         .max_decoding_message_size(audit::SHIPMENT_BYTES_MAX);
+    let asking =
+        AskServer::new(Asking::new(Arc::clone(hub))).max_decoding_message_size(ask::ANSWER_BYTES_MAX);
     let routes = Routes::new(discovery)
         .add_service(identity)
         .add_service(reports)
         .add_service(catalog)
         .add_service(leases)
-        .add_service(trails);
+        .add_service(trails)
+        .add_service(asking);
     routes.prepare().into_axum_router().layer(middleware::from_fn_with_state(trust, only_the_known))
 }
 

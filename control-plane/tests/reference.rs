@@ -9,7 +9,7 @@ use weft_control_plane::identity::Rate;
 use weft_control_plane::identity::attest::JOIN_TOKEN_BYTES_MAX;
 use weft_control_plane::identity::kubernetes;
 use weft_control_plane::store::limits as store;
-use weft_control_plane::{audit, auth, grpc, reports, tokens, xds};
+use weft_control_plane::{ask, audit, auth, grpc, reports, tokens, xds};
 use weft_proto::resource;
 use weft_proto::resource::kinds::Trust;
 
@@ -213,6 +213,10 @@ fn operators(page: &mut Page, config: &Config) {
     page.row("requests that parse documents at once", limits.heavy_in_flight_max);
     page.row("watches", limits.watchers_max);
     page.row("sign of life on a watch", limits.heartbeat);
+    page.row("a sidecar that is asked something answers within", limits.sidecar_timeout);
+    page.row("questions to one sidecar at once", ask::QUESTIONS_PER_SIDECAR_MAX);
+    page.row("… to all sidecars", ask::QUESTIONS_MAX);
+    page.bytes("largest answer of a sidecar", ask::ANSWER_BYTES_MAX);
     page.row("API keys", auth::KEYS_MAX);
 }
 

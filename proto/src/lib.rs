@@ -10,6 +10,7 @@ pub mod name;
 pub mod pb;
 pub mod policy;
 pub mod resource;
+pub mod spread;
 pub mod trace;
 pub mod wire;
 

@@ -105,6 +105,11 @@ pub mod weft {
             tonic::include_proto!("weft.catalog.v1");
         }
     }
+    pub mod ask {
+        pub mod v1 {
+            tonic::include_proto!("weft.ask.v1");
+        }
+    }
     pub mod audit {
         pub mod v1 {
             tonic::include_proto!("weft.audit.v1");

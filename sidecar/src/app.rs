@@ -26,6 +26,7 @@ use crate::admin::{self, Door};
 use crate::audit::{self, Audit};
 use crate::bootstrap::{Bootstrap, Source};
 use crate::limits::Limits;
+use crate::logging::Logging;
 use crate::metrics::{Metrics, SeriesByServer, ServerSeries};
 use crate::outbound::{self, Outbound};
 use crate::quota::{self, Quotas};
@@ -54,12 +55,8 @@ pub struct Surroundings {
     /// Starts children.
     pub launcher: Launcher,
     pub access_log: Sink,
-    /// Changes what is logged.
-    pub set_logging: SetLogging,
+    pub logging: Logging,
 }
-
-/// Changes what is logged, or says why not.
-pub type SetLogging = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
 impl std::fmt::Debug for Surroundings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -145,9 +142,14 @@ pub(crate) struct Tokens {
 
 /// Starts a sidecar. It is ready when [`Running::ready`] returns.
 pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running, Error> {
-    let Surroundings { workers, launcher, access_log, set_logging } = around;
+    let Surroundings { workers, launcher, access_log, logging } = around;
     let sockets = Sockets::open(&bootstrap, &workers)?;
     let core = Core::new(bootstrap, launcher, &access_log)?;
+    let about = control::ask::About {
+        shown: Arc::default(),
+        logging: logging.clone(),
+        onlookers: core.metrics.onlookers.clone(),
+    };
     let deps = control::Deps {
         live: core.live.clone(),
         identity: core.identity.clone(),
@@ -160,6 +162,7 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
         }),
         quotas: Some(core.quotas.clone()),
         audit: Some(core.audit.clone()),
+        about: Some(about.clone()),
         cancel: core.tokens.stop.clone(),
     };
     let control = Box::pin(control::start_with(&core.bootstrap, deps, control::Settings::default())).await?;
@@ -173,7 +176,8 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
     if let Some(socket) = sockets.outbound {
         traffic.spawn_on(core.outbound(socket), &workers);
     }
-    let shown = Arc::new(core.shown(control.state.clone(), set_logging));
+    let shown = Arc::new(core.shown(control.state.clone(), logging));
+    let _ = about.shown.set(Arc::<Shown>::clone(&shown));
     if let Some(push) = core.push(&shown) {
         lasting.spawn(push);
     }
@@ -381,7 +385,7 @@ impl Core {
         }))
     }
 
-    fn shown(&self, control: watch::Receiver<control::State>, set_logging: SetLogging) -> Shown {
+    fn shown(&self, control: watch::Receiver<control::State>, logging: Logging) -> Shown {
         Shown {
             live: self.live.clone(),
             needs_identity: !is_plain(&self.bootstrap),
@@ -390,7 +394,7 @@ impl Core {
             metrics: Arc::clone(&self.metrics),
             servers: self.servers.clone(),
             control,
-            set_logging,
+            logging,
             tokens: self.tokens.clone(),
         }
     }

@@ -14,9 +14,10 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, reload};
 
 use crate::access_log::Sink;
-use crate::app::{self, Running, SetLogging, Surroundings};
+use crate::app::{self, Running, Surroundings};
 use crate::bootstrap::{Bootstrap, FILE_BYTES_MAX};
 use crate::descriptors;
+use crate::logging::Logging;
 use crate::stdio::launch::Launcher;
 
 const EXAMPLES: &str = "\
@@ -125,7 +126,7 @@ pub fn try_run(command: Command, launcher: Launcher) -> anyhow::Result<()> {
 
 fn run_until_stopped(args: &RunArgs, launcher: Launcher) -> anyhow::Result<()> {
     let bootstrap = read(&args.file.config)?;
-    let set_logging = start_log(args)?;
+    let logging = start_log(args)?;
     descriptors::raise();
     let workers = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(args.workers.unwrap_or_else(processors).max(1))
@@ -142,7 +143,7 @@ fn run_until_stopped(args: &RunArgs, launcher: Launcher) -> anyhow::Result<()> {
         "stdout" => Sink::Stdout,
         path => Sink::File(path.into()),
     };
-    let around = Surroundings { workers: workers.handle().clone(), launcher, access_log, set_logging };
+    let around = Surroundings { workers: workers.handle().clone(), launcher, access_log, logging };
     rest.block_on(async {
         let running = Box::pin(app::start(bootstrap, around)).await?;
         {
@@ -192,7 +193,7 @@ pub fn read(path: &Path) -> anyhow::Result<Bootstrap> {
     serde_saphyr::from_str(&text).with_context(|| format!("{shown} is not a sidecar's file"))
 }
 
-fn start_log(args: &RunArgs) -> anyhow::Result<SetLogging> {
+fn start_log(args: &RunArgs) -> anyhow::Result<Logging> {
     let filter = EnvFilter::try_new(&args.log_level).context("--log-level")?;
     let (filter, handle) = reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter);
@@ -202,10 +203,11 @@ fn start_log(args: &RunArgs) -> anyhow::Result<SetLogging> {
         false => registry.with(lines.with_ansi(false)).try_init(),
     }
     .context("the log cannot be started")?;
-    Ok(Arc::new(move |level: &str| {
+    let set = move |level: &str| {
         let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
         handle.reload(filter).map_err(|error| error.to_string())
-    }))
+    };
+    Ok(Logging::new(&args.log_level, Arc::new(set)))
 }
 
 async fn until_asked_to_stop(running: &Running) -> anyhow::Result<()> {

@@ -23,6 +23,7 @@ use weft_proto::mcp::Bounds;
 use weft_proto::name::ServerName;
 use weft_proto::resource::kinds::{MetricDimension, Telemetry};
 
+use crate::onlook::Onlookers;
 use crate::striped::Striped;
 
 pub use verdict::Verdict;
@@ -117,6 +118,8 @@ macro_rules! metrics {
             served: Calls,
             /// Calls of the workload beside this sidecar.
             made: Calls,
+            /// Who is told of each request that ends, for as long as they look on.
+            pub onlookers: Onlookers,
             $(pub $field: $kind,)*
         }
 
@@ -128,7 +131,7 @@ macro_rules! metrics {
                 let (served, made) =
                     (Calls::new(Side::Server, Told::default()), Calls::new(Side::Client, Told::default()));
                 let process = weft_telemetry::process::registry();
-                Self { registry, process, served, made, $($field,)* }
+                Self { registry, process, served, made, onlookers: Onlookers::default(), $($field,)* }
             }
         }
     };
@@ -325,6 +328,11 @@ impl ServerSeries {
     /// Which side of calls is seen here.
     pub fn side(&self) -> Side {
         self.metrics.calls(self.listener).side()
+    }
+
+    /// Who is told of requests that ended, besides.
+    pub fn onlookers(&self) -> &Onlookers {
+        &self.metrics.onlookers
     }
 
     /// Counts a request that ended. Without `took` its duration says nothing, as with streams that only listen.

@@ -144,6 +144,7 @@ impl Open {
         if took.is_some() {
             self.count();
         }
+        self.series.onlookers().ended(&self.event);
         if self.event.decided.shadow.as_ref().is_some_and(|shadow| !shadow.allowed) {
             self.series.refused_in_shadow();
         }

@@ -1,5 +1,5 @@
-//! What a call may allocate to be counted, and what its answer may to be recorded: every allocation of this program is
-//! counted.
+//! What a call may allocate to be counted, to be seen by nobody, and what its answer may to be recorded: every allocation
+//! of this program is counted.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops where it is")]
 
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use weft_proto::compile::{ServerEntry, compile_resources};
 use weft_proto::mcp::Bounds;
 use weft_proto::name::{CollectorUrl, ServerName, TrustDomain};
+use weft_proto::pb::weft::ask::v1 as pb;
 use weft_proto::resource::kinds::{Era, Tracing};
 use weft_proto::resource::parse;
 use weft_proto::resource::units::Ratio;
@@ -24,6 +25,7 @@ use weft_sidecar::heard::Heard;
 use weft_sidecar::identify::{Caller, Identified, Protocol};
 use weft_sidecar::limits::Limits;
 use weft_sidecar::metrics::{Metrics, ServerSeries, Verdict, calls, method_index};
+use weft_sidecar::onlook::{Onlookers, Tap};
 use weft_sidecar::quota::Quotas;
 use weft_sidecar::record::{Event, Open};
 use weft_sidecar::servers::{self, Local, Servers};
@@ -181,4 +183,33 @@ fn a_call_that_has_a_series_allocates_nothing_to_be_counted_there() {
     count("unheard-of");
     assert_eq!(measure(|| count("read")).count_total, 0);
     assert_eq!(measure(|| count("unheard-of-too")).count_total, 0);
+}
+
+/// Allocations of a call that ends, for those who look on.
+fn of_those_who_look_on(onlookers: &Onlookers) -> u64 {
+    let event = Event {
+        listener: "inbound",
+        method: method_index("tools/call"),
+        target: Some("read".into()),
+        reason: "ok",
+        ..event()
+    };
+    onlookers.ended(&event);
+    measure(|| onlookers.ended(std::hint::black_box(&event))).count_total
+}
+
+#[test]
+fn a_call_that_ends_while_nobody_looks_on_allocates_nothing_for_it() {
+    let onlookers = Onlookers::default();
+    assert_eq!(of_those_who_look_on(&onlookers), 0);
+    let (tap, _calls) = Tap::new(pb::Tap::default()).unwrap();
+    let looking = onlookers.add(Arc::<Tap>::clone(&tap)).unwrap();
+    assert!(of_those_who_look_on(&onlookers) > 0, "what would be told is seen to allocate");
+    drop(looking);
+    assert_eq!(of_those_who_look_on(&onlookers), 0);
+    // What is not wanted, or finds no room, is not made.
+    let servers = vec!["other/*".to_owned()];
+    let (tap, _calls) = Tap::new(pb::Tap { servers, ..pb::Tap::default() }).unwrap();
+    let _looking = onlookers.add(tap).unwrap();
+    assert_eq!(of_those_who_look_on(&onlookers), 0);
 }

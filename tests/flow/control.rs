@@ -59,6 +59,7 @@ impl Sidecar {
             losses: None,
             quotas: None,
             audit: None,
+            about: None,
             cancel: cancel.clone(),
         };
         let handle = Box::pin(source::start_with(&bootstrap, deps, settings)).await.unwrap();

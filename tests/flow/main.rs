@@ -7,6 +7,7 @@ mod control;
 mod fake;
 mod link;
 mod mesh;
+mod operator;
 mod reports;
 mod skew;
 mod streams;

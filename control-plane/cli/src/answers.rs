@@ -150,6 +150,86 @@ answers! {
 
     Certificate { serial: Option<String>, expires_at: Option<String>, root: Option<String> }
 
+    /// What a sidecar holds and is to hold.
+    SidecarConfig {
+        node: String,
+        identity: String,
+        version: String,
+        published_revision: u64,
+        differs: bool,
+        differences: Vec<Difference>,
+        resources: Vec<HeldResource>,
+        standing: Value,
+        snapshot: Option<String>,
+    }
+
+    HeldResource { r#type: String, name: String, version: String, digest: String }
+
+    /// A resource of which a sidecar holds something else than it is to.
+    Difference {
+        r#type: String,
+        name: String,
+        what: String,
+        held: Option<String>,
+        intended: Option<String>,
+        why: Option<String>,
+    }
+
+    SidecarLogging {
+        node: String,
+        filter: String,
+        before: Option<String>,
+        usual: Option<String>,
+        returns_in_seconds: Option<u64>,
+    }
+
+    /// An event of a tap.
+    Tapped {
+        at: Option<String>,
+        sidecar: String,
+        listener: String,
+        caller: String,
+        server: String,
+        method: String,
+        target: String,
+        outcome: String,
+        reason: String,
+        limit: String,
+        micros: Option<u64>,
+        request_bytes: Option<u64>,
+        response_bytes: Option<u64>,
+        refused_in_shadow: bool,
+        count: Option<u64>,
+        why: String,
+    }
+
+    /// The calls of one window.
+    CallCounts {
+        at: String,
+        sidecars: u64,
+        silent: Vec<Waiting>,
+        total: CallCount,
+        items: Vec<CallCount>,
+        left_out: u64,
+        crowded: u64,
+    }
+
+    CallCount {
+        server: String,
+        tool: String,
+        caller: String,
+        sidecar: String,
+        calls: u64,
+        calls_per_second: f64,
+        refused: u64,
+        failed: u64,
+        left: u64,
+        success: Option<f64>,
+        p50_micros: Option<u64>,
+        p95_micros: Option<u64>,
+        p99_micros: Option<u64>,
+    }
+
     Tokens { items: Vec<JoinToken> }
 
     JoinToken {
@@ -205,7 +285,7 @@ answers! {
 
     Gate { open: bool, waiting_for: Vec<Waiting>, opens_at: Option<String> }
 
-    /// A sidecar that is in the way of the next step.
+    /// A sidecar that is in the way, or did not count.
     Waiting { node: String, why: String }
 
     Audit { items: Vec<Record>, next: Option<Value> }

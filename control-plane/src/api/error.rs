@@ -9,8 +9,10 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use weft_proto::name::NodeId;
 use weft_proto::resource;
 
+use crate::ask;
 use crate::auth::{self, Denied, Scope};
 use crate::{desired, store, tokens};
 
@@ -62,13 +64,18 @@ codes! {
     UnsupportedMediaType = "unsupported-media-type", 415, "The body's type is not taken";
     Invalid = "invalid", 422, "The documents have mistakes";
     LimitExceeded = "limit-exceeded", 422, "The request goes beyond a limit";
+    SidecarRefused = "sidecar-refused", 422, "The sidecar will not do this";
     TooManyAttempts = "too-many-attempts", 429, "Too many attempts failed";
     Internal = "internal", 500, "The control plane failed";
+    SidecarUnasked = "sidecar-unasked", 501, "The sidecar takes no questions";
     Contended = "contended", 503, "Others kept changing the same things";
     Overloaded = "overloaded", 503, "Too many requests are in flight";
+    SidecarAway = "sidecar-away", 503, "The sidecar is not connected";
     StoreUnavailable = "store-unavailable", 503, "The store takes no requests";
     TimedOut = "timed-out", 503, "The answer took too long";
+    TooManyQuestions = "too-many-questions", 503, "Too many questions to sidecars are open";
     TooManyWatchers = "too-many-watchers", 503, "Too many watchers are connected";
+    SidecarSilent = "sidecar-silent", 504, "The sidecar does not answer";
     StoreFull = "store-full", 507, "The store is full";
 }
 
@@ -116,6 +123,8 @@ pub enum Error {
     RotationRefused(String),
     #[error("{0}")]
     LimitExceeded(String),
+    #[error("{node}: {source}")]
+    Sidecar { node: NodeId, source: ask::Error },
 
     #[error("{in_flight_max} requests are in flight; try again")]
     Overloaded { in_flight_max: usize },
@@ -189,6 +198,13 @@ impl Error {
             Self::LastAdminKey(_) => Code::LastAdminKey,
             Self::RotationRefused(_) => Code::RotationRefused,
             Self::LimitExceeded(_) => Code::LimitExceeded,
+            Self::Sidecar { source, .. } => match source {
+                ask::Error::Away | ask::Error::Left => Code::SidecarAway,
+                ask::Error::Unasked => Code::SidecarUnasked,
+                ask::Error::Busy => Code::TooManyQuestions,
+                ask::Error::Silent => Code::SidecarSilent,
+                ask::Error::TooLong | ask::Error::Refused(_) => Code::SidecarRefused,
+            },
             Self::Overloaded { .. } => Code::Overloaded,
             Self::TooManyWatchers { .. } => Code::TooManyWatchers,
             Self::Contended => Code::Contended,

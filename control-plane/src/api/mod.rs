@@ -5,6 +5,7 @@
 //! does not own — the store, the sidecars' streams, the certificate authority — which it is handed in [`Deps`].
 
 mod access;
+mod asked;
 mod beside;
 mod call;
 mod changes;
@@ -43,6 +44,10 @@ use crate::metrics::Metrics;
 use crate::quota::Lender;
 use crate::store::{self, Store};
 use crate::tokens::Tokens;
+pub use asked::config::{Difference, HeldResource, SidecarConfig};
+pub use asked::counts::{CallCount, CallCounts, CountedBy, SilentSidecar};
+pub use asked::logging::SidecarLogging;
+pub use asked::tap::TapEvent;
 pub use checks::CheckList;
 pub use dto::*;
 pub use error::{Code, Error, FieldError, Problem};
@@ -76,6 +81,8 @@ pub struct Limits {
     pub watchers_max: usize,
     /// Time between signs of life on a watch.
     pub heartbeat: Duration,
+    /// A sidecar that is asked something must answer within this time.
+    pub sidecar_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -89,6 +96,7 @@ impl Default for Limits {
             heavy_in_flight_max: 4,
             watchers_max: 256,
             heartbeat: Duration::from_secs(15),
+            sidecar_timeout: Duration::from_secs(10),
         }
     }
 }

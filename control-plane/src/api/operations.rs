@@ -8,14 +8,15 @@ use axum::routing::MethodFilter;
 use futures_util::future::BoxFuture;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
+use super::asked::{config, counts, logging, tap};
 use super::call::{Call, Content};
 use super::sidecars::{PlanStatus, Sidecar, SidecarList, SidecarsQuery};
 use super::trust::{RevocationRequest, RotationRequest, TrustStatus};
 use super::{
-    Api, ApplyResult, AuditList, CheckList, Error, ExplainRequest, Explained, HistoryItem, HistoryList,
-    KeyCreated, KeyList, KeyRequest, ObjectList, QuotaList, RollbackRequest, TokenCreated, TokenList,
-    TokenRequest, ToolList, Version, WhoCan, access, checks, dto, explain, history, objects, openapi, quotas,
-    sidecars, tools, trails, trust, watch,
+    Api, ApplyResult, AuditList, CallCounts, CheckList, Error, ExplainRequest, Explained, HistoryItem,
+    HistoryList, KeyCreated, KeyList, KeyRequest, ObjectList, QuotaList, RollbackRequest, SidecarConfig,
+    SidecarLogging, TapEvent, TokenCreated, TokenList, TokenRequest, ToolList, Version, WhoCan, access,
+    checks, dto, explain, history, objects, openapi, quotas, sidecars, tools, trails, trust, watch,
 };
 use crate::auth::Scope;
 
@@ -219,6 +220,30 @@ pub(super) static OPERATIONS: &[Operation] = &[
         .says("One sidecar.")
         .reads(Readonly)
         .answers(Answers(of::<Sidecar>)),
+    Operation::new("getSidecarConfig", Get, "/v1/sidecars/{ns}/{instance}/config", run!(config::show))
+        .says("What a sidecar holds, by its own word, and what it is to hold.")
+        .reads(Readonly)
+        .query(of::<config::ConfigQuery>)
+        .answers(Answers(of::<SidecarConfig>)),
+    Operation::new("getSidecarLogging", Get, "/v1/sidecars/{ns}/{instance}/logging", run!(logging::show))
+        .says("What a sidecar logs.")
+        .reads(Readonly)
+        .answers(Answers(of::<SidecarLogging>)),
+    Operation::new("setSidecarLogging", Put, "/v1/sidecars/{ns}/{instance}/logging", run!(logging::set))
+        .says("Sets what a sidecar logs, for good or for a while.")
+        .changes(Operator, "sidecar.logging")
+        .takes_json(of::<logging::LoggingRequest>)
+        .answers(Answers(of::<SidecarLogging>)),
+    Operation::new("tapCalls", Get, "/v1/tap", run!(tap::tap))
+        .says("Calls as they end: server-sent events `call`, and `begun`, `joined`, `left`, `lost`, `end` of the tap.")
+        .changes(Operator, "tap")
+        .query(of::<tap::TapQuery>)
+        .answers(Events(of::<TapEvent>)),
+    Operation::new("countCalls", Get, "/v1/calls", run!(counts::count))
+        .says("How many calls end and how long they take, as an event `counts` after each window.")
+        .reads(Readonly)
+        .query(of::<counts::CountsQuery>)
+        .answers(Events(of::<CallCounts>)),
     Operation::new("explainCall", Post, "/v1/explain", run!(explain::explain))
         .says("What would come of a call, and what each rule has to say about it. Nothing is called.")
         .reads(Readonly)

@@ -9,14 +9,16 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_proto::name::{Digest, Namespace, NodeId};
+use weft_proto::pb::weft::ask::v1::question::Asks;
 use weft_proto::wire::ResourceType;
 
 use super::call::{Call, json};
 use super::dto::DateTime;
 use super::{Api, Error};
+use crate::ask::{self, Answers, Whom};
 use crate::auth::timestamp;
 use crate::reports::{Losses, Report};
-use crate::xds::{ClientStatus, Hub, TypeStatus};
+use crate::xds::{ClientStatus, Hub, Intended, TypeStatus};
 
 /// What is known of sidecars.
 pub trait Sidecars: fmt::Debug + Send + Sync {
@@ -28,6 +30,12 @@ pub trait Sidecars: fmt::Debug + Send + Sync {
 
     /// How many resources of each type are published.
     fn published(&self) -> Vec<(ResourceType, usize)>;
+
+    /// Everything that a connected sidecar is to hold; none if it is not connected.
+    fn intended(&self, whom: &Whom) -> Option<Vec<Intended>>;
+
+    /// Asks a sidecar something.
+    fn ask(&self, whom: &Whom, asks: Asks) -> Result<Answers, ask::Error>;
 
     /// A definition that some server advertised lately.
     fn definition(&self, digest: &Digest) -> Option<Arc<str>>;
@@ -44,6 +52,14 @@ impl Sidecars for Hub {
 
     fn published(&self) -> Vec<(ResourceType, usize)> {
         self.counts()
+    }
+
+    fn intended(&self, whom: &Whom) -> Option<Vec<Intended>> {
+        self.intended(whom)
+    }
+
+    fn ask(&self, whom: &Whom, asks: Asks) -> Result<Answers, ask::Error> {
+        self.ask(whom, asks)
     }
 
     fn definition(&self, digest: &Digest) -> Option<Arc<str>> {
@@ -216,14 +232,18 @@ pub(super) async fn list(api: Arc<Api>, call: Call) -> Result<Response, Error> {
 
 pub(super) async fn show(api: Arc<Api>, call: Call) -> Result<Response, Error> {
     call.no_query()?;
+    Ok(json(&told(named(&api, &call)?, api.now())))
+}
+
+/// The sidecar that the path names.
+pub(super) fn named(api: &Api, call: &Call) -> Result<ClientStatus, Error> {
     let (namespace, instance): (Namespace, String) = (call.part("ns")?, call.part("instance")?);
     let missing = || Error::NotFound { what: format!("sidecar {namespace}/{instance}") };
     let node = NodeId::parse(&format!("{namespace}/{instance}")).map_err(|_| missing())?;
     let status = api.deps.sidecars.status();
     // One name may have been held by two identities; whoever is connected is meant.
     let named = status.into_iter().filter(|it| it.node == node);
-    let found = named.max_by_key(|it| (it.connected, it.connected_at)).ok_or_else(missing)?;
-    Ok(json(&told(found, api.now())))
+    named.max_by_key(|it| (it.connected, it.connected_at)).ok_or_else(missing)
 }
 
 pub(super) async fn syncz(api: Arc<Api>, call: Call) -> Result<Response, Error> {

@@ -1,5 +1,6 @@
 //! The hub: takes changes in, plans them one batch at a time, and wakes the clients that they may concern.
 
+mod asked;
 mod quotas;
 mod reporter;
 
@@ -15,11 +16,13 @@ use weft_proto::wire::ResourceType;
 
 use super::settings::Settings;
 use super::status::ClientStatus;
+use crate::ask::Lines;
 use crate::catalog::Seen;
 use crate::clock;
 use crate::metrics::{Metrics, TypeLabel};
 use crate::plan::{Audience, Change, Instance, Observation, Speaker, Touched, Update, Viewer, World};
 
+pub use asked::Intended;
 pub use reporter::Reporter;
 
 /// Updates that wait for the planner; more make whoever brings them wait.
@@ -105,6 +108,8 @@ pub struct Hub {
     revision: watch::Sender<u64>,
     /// Definitions of tools that were advertised.
     pub(super) seen: Seen,
+    /// Sidecars that can be asked something.
+    pub(crate) lines: Lines,
 }
 
 /// A lock that a panic elsewhere cannot take away: what these guard is consistent after every statement.
@@ -131,6 +136,7 @@ impl Hub {
             intake,
             ready: watch::Sender::new(false),
             seen: Seen::default(),
+            lines: Lines::default(),
         });
         tokio::spawn(Arc::clone(&hub).supervise(updates));
         hub

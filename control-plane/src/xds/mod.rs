@@ -10,7 +10,7 @@ mod settings;
 mod status;
 mod stream;
 
-pub use hub::{Hub, Reporter};
+pub use hub::{Hub, Intended, Reporter};
 pub use settings::Settings;
 pub use status::{ClientStatus, NackStatus, Sync, TypeStatus};
 pub use stream::Discovery;

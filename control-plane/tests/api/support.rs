@@ -21,6 +21,7 @@ use weft_control_plane::api::trust::{
     Error, Gate, Issuer, IssuerKind, Rotation, RotationAction, RotationStep, TrustStatus,
 };
 use weft_control_plane::api::{Deps, Limits, Sidecars, TrustControl, router};
+use weft_control_plane::ask::{self, Answers, Whom};
 use weft_control_plane::audit::Trails;
 use weft_control_plane::auth::{Keys, bootstrap};
 use weft_control_plane::catalog::{Advertised, Tool};
@@ -31,8 +32,9 @@ use weft_control_plane::quota::{Lender, Settings};
 use weft_control_plane::store::embedded::{EmbeddedStore, Options};
 use weft_control_plane::store::{Store, audit};
 use weft_control_plane::tokens::Tokens;
-use weft_control_plane::xds::{ClientStatus, NackStatus, TypeStatus};
+use weft_control_plane::xds::{ClientStatus, Intended, NackStatus, TypeStatus};
 use weft_proto::name::{Digest, NodeId, SpiffeId, TrustDomain};
+use weft_proto::pb::weft::ask::v1::question::Asks;
 use weft_proto::policy::tools::digest;
 use weft_proto::wire::ResourceType;
 
@@ -89,6 +91,14 @@ impl Sidecars for FakeSidecars {
 
     fn published(&self) -> Vec<(ResourceType, usize)> {
         vec![(ResourceType::Server, 1)]
+    }
+
+    fn intended(&self, _: &Whom) -> Option<Vec<Intended>> {
+        Some(Vec::new())
+    }
+
+    fn ask(&self, _: &Whom, _: Asks) -> Result<Answers, ask::Error> {
+        Err(ask::Error::Unasked)
     }
 
     fn definition(&self, wanted: &Digest) -> Option<Arc<str>> {

@@ -7,8 +7,9 @@ use tokio::sync::watch;
 use weft_certs::bundle::TrustStore;
 use weft_certs::tls::LiveIdentity;
 
-use super::{SetLogging, Tokens};
+use super::Tokens;
 use crate::health::{Health, Told};
+use crate::logging::Logging;
 use crate::metrics::{Metrics, ServerLabel, VersionLabel};
 use crate::servers::Servers;
 use crate::state::{Live, Origin};
@@ -23,7 +24,7 @@ pub(super) struct Shown {
     pub(super) metrics: Arc<Metrics>,
     pub(super) servers: Servers,
     pub(super) control: watch::Receiver<control::State>,
-    pub(super) set_logging: SetLogging,
+    pub(super) logging: Logging,
     pub(super) tokens: Tokens,
 }
 
@@ -167,7 +168,7 @@ impl admin::Shown for Shown {
     }
 
     fn set_logging(&self, filter: &str) -> Result<(), String> {
-        (self.set_logging)(filter)
+        self.logging.set(filter).map(|_| ()).map_err(|error| error.to_string())
     }
 
     fn drain(&self, quit: bool) {

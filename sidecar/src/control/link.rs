@@ -6,6 +6,8 @@
 //! Not here: what the messages mean (`session`), and how certificates come and go; a new one counts from the next
 //! connection and leaves the stream alone.
 
+mod beside;
+
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -15,7 +17,6 @@ use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming};
 use weft_certs::bundle::Bundle;
 use weft_certs::rotation;
@@ -27,13 +28,9 @@ use weft_proto::pb::envoy::service::discovery::v3::aggregated_discovery_service_
 use weft_proto::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use weft_proto::wire::ResourceType;
 
-use super::catalog::Teller;
 use super::connect::{self, Connection, connect};
 use super::identity::told;
-use super::lease::Borrower;
-use super::report::Reporter;
 use super::session::{Change, Reply, Session};
-use super::ship::Shipper;
 use super::timing::{Backoff, Ended, Settle};
 use super::{Deps, Problem, Settings, State, keeper, node, store, trust};
 use crate::bootstrap::{self, Listen};
@@ -44,6 +41,8 @@ use crate::state::{Current, Origin};
 const RESPONSE_BYTES_MAX: usize = 16 << 20;
 /// Answers that wait for the connection to take them.
 const ANSWERS_MAX: usize = 4096;
+/// Questions about what is held that wait for the link.
+const LOOKS_MAX: usize = 4;
 /// More parts than this are compiled where they hold nobody up.
 const COMPILED_IN_PLACE_MAX: usize = 500;
 
@@ -187,31 +186,15 @@ impl Link {
         let (answers, mut responses) = self.open(&connection).await?;
         let cancel = self.parts.deps.cancel.clone();
         let mut heard = Instant::now();
-        let (mut reporting, mut telling, mut borrowing, mut shipping) = (None, None, None, None);
+        let (asking, mut looks) = mpsc::channel(LOOKS_MAX);
+        let mut beside = Vec::new();
         loop {
             let due = self.settle.due();
             let silence = self.parts.settings.silence_max;
             let complete = self.parts.session.is_complete();
             // Only a sidecar that is known by its discovery stream is heard.
-            if complete && reporting.is_none() {
-                reporting = self
-                    .reporter(&connection)
-                    .map(|it| AbortOnDropHandle::new(tokio::spawn(it.run(connection.channel.clone()))));
-            }
-            if complete && telling.is_none() {
-                telling = self
-                    .teller()
-                    .map(|it| AbortOnDropHandle::new(tokio::spawn(it.run(connection.channel.clone()))));
-            }
-            if complete && borrowing.is_none() {
-                borrowing = self
-                    .borrower()
-                    .map(|it| AbortOnDropHandle::new(tokio::spawn(it.run(connection.channel.clone()))));
-            }
-            if complete && shipping.is_none() {
-                shipping = self
-                    .shipper()
-                    .map(|it| AbortOnDropHandle::new(tokio::spawn(it.run(connection.channel.clone()))));
+            if complete && beside.is_empty() {
+                beside = self.beside(&connection, &asking);
             }
             let store_again = self.unstored.then(|| Instant::now() + self.parts.settings.store_every);
             tokio::select! {
@@ -225,6 +208,7 @@ impl Link {
                     }
                     None => return Ok(()),
                 },
+                Some(look) = looks.recv() => drop(look.send(self.parts.session.holdings())),
                 () = sleep_until(heard + silence), if !complete => return Err(Error::Silent(silence)),
                 () = until(store_again), if store_again.is_some() => self.store(),
             }
@@ -273,30 +257,6 @@ impl Link {
     fn address(&self, connection: &Connection) -> Option<HostPort> {
         let Parts { node, deps, .. } = &self.parts;
         node::reached_at(node, deps.address.as_ref(), connection.local.ip())
-    }
-
-    fn teller(&self) -> Option<Teller> {
-        Some(Teller { node: self.parts.node.id.clone(), servers: self.parts.deps.servers.clone()? })
-    }
-
-    fn shipper(&self) -> Option<Shipper> {
-        Some(Shipper { node: self.parts.node.id.clone(), audit: self.parts.deps.audit.clone()? })
-    }
-
-    fn borrower(&self) -> Option<Borrower> {
-        let quotas = self.parts.deps.quotas.clone()?;
-        Some(Borrower { node: self.parts.node.id.clone(), quotas })
-    }
-
-    fn reporter(&self, connection: &Connection) -> Option<Reporter> {
-        Some(Reporter {
-            node: self.parts.node.id.clone(),
-            address: self.address(connection),
-            servers: self.parts.deps.servers.clone()?,
-            losses: self.parts.deps.losses.clone(),
-            began: self.began,
-            pace: self.parts.settings.report,
-        })
     }
 
     fn received(

@@ -7,6 +7,7 @@
 //!
 //! Not here: what a configuration means for a request, and the other streams (quotas, catalogue).
 
+pub mod ask;
 mod catalog;
 pub mod connect;
 pub mod file;
@@ -211,6 +212,8 @@ pub struct Deps {
     pub quotas: Option<Quotas>,
     /// What is shipped to the control plane; nothing, if this is none.
     pub audit: Option<Audit>,
+    /// What the control plane may ask about; it is answered nothing, if this is none.
+    pub about: Option<ask::About>,
     pub cancel: CancellationToken,
 }
 

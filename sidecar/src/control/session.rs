@@ -55,6 +55,18 @@ struct Held {
     digest: [u8; 32],
 }
 
+/// What is held of one resource, for whoever asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    pub ty: ResourceType,
+    pub name: Arc<str>,
+    /// As the control plane calls it. None, like the digest, of a policy that could not be read and never was good.
+    pub version: Option<Arc<str>>,
+    pub digest: Option<[u8; 32]>,
+    /// It is not in force, because a policy that may be about it cannot be read.
+    pub held_back: bool,
+}
+
 /// The answer to one response: exactly one request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reply {
@@ -252,6 +264,23 @@ impl Session {
             bytes: held.bytes.clone(),
         })
         .collect()
+    }
+
+    /// Everything that is held, and what is not because it could not be read.
+    pub fn holdings(&self) -> Vec<Holding> {
+        let of_type = |ty: ResourceType| self.held[ty.index()].iter().map(move |it| (ty, it));
+        let held = ResourceType::ALL.into_iter().flat_map(of_type).map(|(ty, (name, held))| Holding {
+            ty,
+            name: Arc::clone(name),
+            version: Some(Arc::clone(&held.version)),
+            digest: Some(held.digest),
+            held_back: ty == ResourceType::Server && self.held_back.contains(name),
+        });
+        let unreadable = self.unreadable.iter().map(|(ty, name)| {
+            let name = name.as_str().into();
+            Holding { ty: *ty, name, version: None, digest: None, held_back: false }
+        });
+        held.chain(unreadable).collect()
     }
 
     fn shown_of(&self, ty: ResourceType) -> impl Iterator<Item = (&Arc<str>, &Held)> {

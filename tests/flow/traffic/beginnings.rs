@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use weft_sidecar::app::{self, Running, Surroundings};
 use weft_sidecar::bootstrap::Bootstrap;
+use weft_sidecar::logging::Logging;
 use weft_sidecar::stdio::launch::Launcher;
 
 use super::agent;
@@ -24,7 +25,7 @@ async fn started(bootstrap: serde_json::Value) -> Running {
         workers: tokio::runtime::Handle::current(),
         launcher: Launcher::default(),
         access_log: weft_sidecar::access_log::Sink::Off,
-        set_logging: Arc::new(|_| Ok(())),
+        logging: Logging::new("info", Arc::new(|_| Ok(()))),
     };
     Box::pin(app::start(bootstrap, around)).await.unwrap()
 }

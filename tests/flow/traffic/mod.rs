@@ -5,6 +5,7 @@ mod collector;
 mod pair;
 mod upstream;
 
+mod asked;
 mod away;
 mod beginnings;
 mod bridged;

@@ -20,6 +20,7 @@ use weft_certs::verifier::Expect;
 use weft_sidecar::access_log::Sink;
 use weft_sidecar::app::{self, Running, Surroundings};
 use weft_sidecar::bootstrap::Bootstrap;
+use weft_sidecar::logging::Logging;
 use weft_sidecar::stdio::launch::Launcher;
 use weft_tests::link::Workload;
 
@@ -142,7 +143,7 @@ async fn start_with(bootstrap: Value, access_log: Sink) -> Running {
         workers: tokio::runtime::Handle::current(),
         launcher: Launcher::default(),
         access_log,
-        set_logging: Arc::new(|_| Ok(())),
+        logging: Logging::new("info", Arc::new(|_| Ok(()))),
     };
     let running = Box::pin(app::start(bootstrap, around)).await.unwrap();
     tokio::time::timeout(Duration::from_secs(20), running.ready()).await.expect("the sidecar becomes ready");

@@ -5,6 +5,7 @@ mod checking;
 mod definition;
 mod explaining;
 mod fake;
+mod live;
 mod quotas;
 mod reference;
 mod showing;

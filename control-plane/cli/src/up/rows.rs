@@ -6,10 +6,11 @@ use std::time::SystemTime;
 use weft_proto::name::NodeId;
 use weft_proto::resource::kinds::{Location, McpServer, Protocol};
 use weft_sidecar::backend;
+use weft_sidecar::onlook::Outcome;
 
 use super::board::{Seen, Standing, Up};
 use super::sidecar::counted;
-use super::tally::{Counts, Last, Outcome, Tally};
+use super::tally::{Counts, Last, Tally};
 use crate::columns::clip;
 use crate::moments;
 use crate::table::{Cell, Table};

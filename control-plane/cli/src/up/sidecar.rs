@@ -17,6 +17,7 @@ use weft_proto::name::{NodeId, ServerName};
 use weft_sidecar::access_log::Sink;
 use weft_sidecar::app::{self, Running, Surroundings};
 use weft_sidecar::bootstrap::Bootstrap;
+use weft_sidecar::logging::Logging;
 use weft_sidecar::stdio::launch::Launcher;
 
 use super::agents::Agent;
@@ -126,7 +127,7 @@ impl Mesh {
             workers: tokio::runtime::Handle::current(),
             launcher: Launcher::default(),
             access_log: Sink::Told(Tally::told(&self.tally, Arc::clone(&recipe.counted))),
-            set_logging: Arc::new(|_| Err("this process logs as `weft up` was told".to_owned())),
+            logging: Logging::fixed("this process logs as `weft up` was told"),
         };
         Box::pin(app::start(bootstrap, around)).await.map_err(|error| {
             let failure = failed(error.to_string()).because(crate::running::causes(&error));

@@ -1,41 +1,18 @@
 //! What became of the calls: counted as the sidecars record them, once each, and the last ones in words.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use weft_sidecar::access_log::Told;
 use weft_sidecar::metrics::METHODS;
+use weft_sidecar::onlook::{Outcome, Outcomes, is_counted};
 use weft_sidecar::record::Event;
-use weft_sidecar::refusal::Refusal;
 
 /// Calls that are remembered in words.
 const LAST_MAX: usize = 5;
 /// Longest text of one of them, in bytes.
 const TEXT_BYTES_MAX: usize = 400;
-
-/// What became of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Answered,
-    /// Not let through: by policy, by a limit, or because it is no good request.
-    Refused,
-    /// Let through, and not answered properly.
-    Failed,
-    /// The caller did not wait for the answer.
-    Left,
-}
-
-impl Outcome {
-    pub(crate) const fn word(self) -> &'static str {
-        match self {
-            Self::Answered => "ok",
-            Self::Refused => "refused",
-            Self::Failed => "failed",
-            Self::Left => "left",
-        }
-    }
-}
 
 /// One call, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,14 +49,12 @@ struct Inner {
     /// By server, or by sidecar.
     counts: BTreeMap<Arc<str>, Counts>,
     last: VecDeque<Last>,
-    reasons: HashMap<&'static str, u16>,
+    outcomes: Outcomes,
 }
 
 impl Tally {
     /// Where a sidecar tells this tally of what it records. Calls about no server that is known count as the sidecar's.
     pub(crate) fn told(tally: &Arc<Self>, sidecar: Arc<str>) -> Told {
-        let statuses = Refusal::every().into_iter().map(|refusal| refusal.told());
-        tally.inner().reasons = statuses.map(|told| (told.reason, told.status)).collect();
         let tally = Arc::clone(tally);
         Told::new(move |event| tally.count(event, &sidecar))
     }
@@ -99,12 +74,11 @@ impl Tally {
     }
 
     fn count(&self, event: &Event, sidecar: &Arc<str>) {
-        let went_well = matches!(event.reason, "ok" | "caller_left");
-        if !is_counted_here(event) || (went_well && !is_call(event)) {
+        if !is_counted(event) {
             return;
         }
         let mut inner = self.inner();
-        let outcome = inner.outcome(event.reason);
+        let outcome = inner.outcomes.of(event.reason);
         let of = if event.server.is_empty() { sidecar } else { &event.server };
         let counts = inner.counts.entry(Arc::clone(of)).or_default();
         counts.calls += 1;
@@ -125,35 +99,6 @@ impl Tally {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Inner {
-    fn outcome(&self, reason: &str) -> Outcome {
-        match (reason, self.reasons.get(reason)) {
-            ("ok", _) => Outcome::Answered,
-            ("caller_left", _) => Outcome::Left,
-            (_, Some(400..500)) => Outcome::Refused,
-            _ => Outcome::Failed,
-        }
-    }
-}
-
-/// Each call is recorded twice, by the agent's sidecar and by the server's. The server's counts; the agent's only where
-/// it was as far as the call came.
-fn is_counted_here(event: &Event) -> bool {
-    let relayed = matches!(event.reason, "ok" | "caller_left" | "client_error" | "server_error");
-    event.listener == "inbound" || !relayed
-}
-
-/// Whether somebody wanted something of the server, rather than a connection with it.
-fn is_call(event: &Event) -> bool {
-    let method = METHODS[event.method];
-    let is_about_the_connection = method.starts_with("notifications/")
-        || matches!(
-            method,
-            "none" | "initialize" | "server/discover" | "ping" | "response" | "GET" | "DELETE"
-        );
-    !event.listens && !is_about_the_connection
 }
 
 fn in_words(event: &Event, outcome: Outcome) -> Last {

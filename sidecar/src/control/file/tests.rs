@@ -34,6 +34,7 @@ impl Story {
             losses: None,
             quotas: None,
             audit: None,
+            about: None,
             cancel: CancellationToken::new(),
         };
         Self { folder: tempfile::tempdir().unwrap(), deps }
