@@ -18,7 +18,7 @@ use crate::terminal::Tone;
 const STAT_EXAMPLES: &str = "\
 Examples:
   weft stat                                 every server, over ten seconds
-  weft stat --by tool --server research/files --window 1m
+  weft stat --by tool --of research/files --window 1m
                                             the tools of one server, over a minute
   weft stat --by caller                     who calls what; takes the scope operator
   weft stat -o json                         for programs
@@ -74,7 +74,7 @@ pub(crate) struct WhichArgs {
     pub(crate) sidecar: Option<NodeId>,
     /// Only calls of these servers, as <namespace>/<name>; * stands for any text
     #[arg(long, value_name = "SERVER", value_delimiter = ',')]
-    pub(crate) server: Vec<String>,
+    pub(crate) of: Vec<String>,
 }
 
 /// Shows how many calls there are, what becomes of them and how long they take
@@ -143,7 +143,7 @@ async fn open(which: &WhichArgs, window: Span, context: &Context) -> Result<Even
         .with("by", Some(which.by.word()))
         .with("namespace", which.namespace.as_ref())
         .with("sidecar", which.sidecar.as_ref())
-        .with("server", (!which.server.is_empty()).then(|| which.server.join(",")))
+        .with("server", (!which.of.is_empty()).then(|| which.of.join(",")))
         .with("windowMillis", Some(window.duration().as_millis()));
     Ok(context.client()?.events(&path).await?)
 }

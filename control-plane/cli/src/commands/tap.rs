@@ -16,7 +16,7 @@ use crate::terminal::Tone;
 const EXAMPLES: &str = "\
 Examples:
   weft tap                                  every call in the mesh, until Ctrl-C
-  weft tap --server research/files --tool 'delete_*'
+  weft tap --of research/files --tool 'delete_*'
                                             what is deleted there
   weft tap --outcome refused --caller agents/bot
                                             what a caller may not do
@@ -39,7 +39,7 @@ pub(crate) struct TapArgs {
     pub(crate) sidecar: Option<NodeId>,
     /// Only calls of these servers, as <namespace>/<name>; * stands for any text
     #[arg(long, value_name = "SERVER", value_delimiter = ',')]
-    pub(crate) server: Vec<String>,
+    pub(crate) of: Vec<String>,
     /// Only calls of these tools, prompts or resources; * stands for any text
     #[arg(long, value_name = "TOOL", value_delimiter = ',')]
     pub(crate) tool: Vec<String>,
@@ -75,7 +75,7 @@ pub(crate) async fn run(args: TapArgs, context: &Context) -> Result<ExitCode, Fa
     let path = Path::v1(&["tap"])
         .with("namespace", args.namespace.as_ref())
         .with("sidecar", args.sidecar.as_ref())
-        .with("server", joined(&args.server))
+        .with("server", joined(&args.of))
         .with("tool", joined(&args.tool))
         .with("caller", joined(&args.caller))
         .with("outcome", joined(&args.outcome))

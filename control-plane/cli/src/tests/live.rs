@@ -115,19 +115,8 @@ async fn calls_are_shown_as_they_come_with_what_was_lost_and_who_left() {
         ("end", json!({ "why": "the time is over" })),
     ];
     let fake = Fake::start(move |_| events(&told)).await;
-    let words = [
-        "tap",
-        "--server",
-        "research/*",
-        "--tool",
-        "read,drop*",
-        "--outcome",
-        "ok",
-        "--max",
-        "2",
-        "--for",
-        "1m",
-    ];
+    let words =
+        ["tap", "--of", "research/*", "--tool", "read,drop*", "--outcome", "ok", "--max", "2", "--for", "1m"];
     let ran = fake.run(&words).await;
     let lines: Vec<_> = ran.done().out.lines().collect();
     assert_eq!(lines.len(), 3, "{}", ran.out);
@@ -190,7 +179,7 @@ async fn the_golden_signals_are_shown_with_their_sum_and_with_who_is_not_in_it()
     assert_eq!(ran.done().out, TABLE);
     ran.ended(ExitCode::Done, &["research/slow-0 is not counted", "5 calls are only counted", "1 more rows"]);
     assert_eq!(fake.lines(), ["GET /v1/calls?by=server&windowMillis=10000"]);
-    let ran = fake.run(&["stat", "--by", "tool", "--server", "a/b", "--window", "1m", "-o", "json"]).await;
+    let ran = fake.run(&["stat", "--by", "tool", "--of", "a/b", "--window", "1m", "-o", "json"]).await;
     assert_eq!(serde_json::from_str::<Value>(&ran.done().out).unwrap(), counts());
     assert_eq!(fake.lines()[1], "GET /v1/calls?by=tool&server=a%2Fb&windowMillis=60000");
 }
