@@ -28,7 +28,6 @@ fn event(server: &str, target: &str, reason: &'static str) -> Event {
         response_bytes: 9,
         duration: Duration::from_micros(100),
         listens: false,
-        is_unwritten: false,
     }
 }
 
