@@ -114,6 +114,8 @@ fn refused(problem: Problem) -> Failure {
     let places = problem.errors.iter().map(ToString::to_string).collect();
     let failure = match status {
         _ if problem.code == CONTENDED => Failure::refused(what),
+        // It is a sidecar that was not reached; the control plane was.
+        _ if problem.code.starts_with("sidecar-") => Failure::failed(what),
         StatusCode::UNAUTHORIZED
         | StatusCode::FORBIDDEN
         | StatusCode::CONFLICT
