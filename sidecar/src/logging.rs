@@ -163,14 +163,21 @@ mod tests {
         (Logging::new("info", Arc::new(put)), set)
     }
 
+    /// Lets time pass for all who wait for it.
+    async fn pass(secs: u64) {
+        tokio::task::yield_now().await;
+        tokio::time::advance(Duration::from_secs(secs)).await;
+        tokio::task::yield_now().await;
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_is_set_for_a_while_goes_by_itself() {
         let (logging, set) = logging();
         let now = logging.set_for("debug", Duration::from_secs(60)).unwrap();
         assert_eq!((&*now.filter, now.before.as_deref()), ("debug", Some("info")));
-        tokio::time::sleep(Duration::from_secs(59)).await;
+        pass(59).await;
         assert_eq!(logging.now().returns, Some(("info".into(), Duration::from_secs(1))));
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        pass(2).await;
         assert_eq!(logging.now(), Now { filter: "info".into(), before: None, returns: None });
         assert_eq!(*set.lock().unwrap(), ["debug", "info"]);
     }
@@ -180,10 +187,10 @@ mod tests {
         let (logging, set) = logging();
         logging.set_for("debug", Duration::from_secs(10)).unwrap();
         logging.set_for("trace", Duration::from_secs(100)).unwrap();
-        tokio::time::sleep(Duration::from_secs(50)).await;
+        pass(50).await;
         assert_eq!(&*logging.now().filter, "trace");
         logging.set("warn").unwrap();
-        tokio::time::sleep(Duration::from_secs(100)).await;
+        pass(100).await;
         assert_eq!(logging.now(), Now { filter: "warn".into(), before: None, returns: None });
         assert_eq!(*set.lock().unwrap(), ["debug", "trace", "warn"]);
     }

@@ -156,7 +156,7 @@ def test_a_server_that_is_deleted_while_a_route_leads_to_it_is_removed_all_the_s
         ("AccessPolicy", access, {"tool": "x"}),
         ("QuotaPolicy", quota, {"burst": 6}),
         ("ToolPolicy", tool_policy, {"timeout": "6s"}),
-        ("Telemetry", telemetry, {"dimension": "zone"}),
+        ("Telemetry", telemetry, {"dimension": "limit"}),
     ],
 )
 def test_an_edited_policy_reaches_only_those_whom_it_concerns(plane, type_name, write, change):

@@ -76,7 +76,8 @@ mod tests {
             ("audit_dropped", DROPPED_REASONS),
             ("audit_failures", FAILURE_REASONS),
         ] {
-            let help = text.lines().find(|line| line.starts_with(&format!("# HELP weft_{name} "))).unwrap();
+            let help =
+                text.lines().find(|line| line.starts_with(&format!("# HELP weft_sidecar_{name} "))).unwrap();
             let named = reasons.iter().filter(|reason| help.contains(*reason)).count();
             assert_eq!(named, reasons.len(), "{help}");
         }
