@@ -2,14 +2,13 @@
 are those that come with Envoy's, of an older version, in which some fields have other names and all the same numbers."""
 
 import json
-import threading
 from concurrent import futures
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
 import pytest
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as service
 
+from door import Door
 from test_syslog import recorded, trail  # noqa: F401
 
 
@@ -66,30 +65,17 @@ class OverHttp(Kept):
     protocol = "http"
 
     def __enter__(self):
-        kept = self
-
-        class Door(BaseHTTPRequestHandler):
-            def do_POST(self):  # noqa: N802
-                assert self.path == "/v1/logs"
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                taken = kept.take(service.ExportLogsServiceRequest.FromString(body))
-                answer = service.ExportLogsServiceResponse().SerializeToString()
-                self.send_response(200 if taken else 503)
-                self.send_header("Content-Type", "application/x-protobuf")
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self._door = Door(self._taken)
+        self.url = self._door.url
         return self
 
+    def _taken(self, path: str, body: bytes) -> service.ExportLogsServiceResponse | None:
+        assert path == "/v1/logs"
+        taken = self.take(service.ExportLogsServiceRequest.FromString(body))
+        return service.ExportLogsServiceResponse() if taken else None
+
     def __exit__(self, *_):
-        self.server.shutdown()
+        self._door.close()
 
 
 @pytest.mark.parametrize("collector", [OverGrpc, OverHttp])

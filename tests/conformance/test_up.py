@@ -13,11 +13,7 @@ from pathlib import Path
 import requests
 
 import control_plane
-
-# Jaeger is started as the tier of real parts starts it.
-sys.path.append(str(Path(__file__).parents[1] / "real"))
-
-from backend import Jaeger  # noqa: E402
+from backend import Jaeger
 
 START_SECS_MAX = 40
 

@@ -2,10 +2,8 @@
 
 import json
 import sys
-import threading
 import urllib.error
 import urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
+from door import Door
 from mesh import Mesh, document
 from processes import Process, eventually
 from test_traces import says
@@ -29,28 +28,15 @@ class Collector:
 
     def __init__(self):
         self.last: dict[str, ExportMetricsServiceRequest] = {}
-        collector = self
+        self._door = Door(self._taken)
+        self.url = self._door.url
 
-        class Door(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.path == "/v1/metrics":
-                    request = ExportMetricsServiceRequest.FromString(body)
-                    (resource,) = request.resource_metrics
-                    collector.last[says(resource.resource, "service.instance.id")] = request
-                answer = ExportMetricsServiceResponse().SerializeToString()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/x-protobuf")
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            def log_message(self, *_):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+    def _taken(self, path: str, body: bytes) -> ExportMetricsServiceResponse:
+        if path == "/v1/metrics":
+            request = ExportMetricsServiceRequest.FromString(body)
+            (resource,) = request.resource_metrics
+            self.last[says(resource.resource, "service.instance.id")] = request
+        return ExportMetricsServiceResponse()
 
     def metric(self, instance: str, name: str):
         request = self.last.get(instance)
@@ -63,7 +49,7 @@ class Collector:
         return [point for point in points if all(says(point, key) == value for key, value in wanted.items())]
 
     def close(self):
-        self._server.shutdown()
+        self._door.close()
 
 
 def shown(sidecar: Process) -> str:

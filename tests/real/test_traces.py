@@ -3,8 +3,6 @@ SDK, and the two sidecars between them. Spans are read by OpenTelemetry's genera
 
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from door import Door
 from mesh import Mesh, document
 from processes import Process, eventually
 
@@ -26,26 +25,13 @@ class Collector:
 
     def __init__(self):
         self.spans: list[tuple[str, Span]] = []
-        collector = self
+        self._door = Door(self._taken)
+        self.url = self._door.url
 
-        class Door(BaseHTTPRequestHandler):
-            def do_POST(self):
-                assert self.path == "/v1/traces", self.path
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                collector.take(ExportTraceServiceRequest.FromString(body))
-                answer = ExportTraceServiceResponse().SerializeToString()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/x-protobuf")
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            def log_message(self, *_):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+    def _taken(self, path: str, body: bytes) -> ExportTraceServiceResponse:
+        assert path == "/v1/traces", path
+        self.take(ExportTraceServiceRequest.FromString(body))
+        return ExportTraceServiceResponse()
 
     def take(self, request: ExportTraceServiceRequest):
         for resource in request.resource_spans:
@@ -57,7 +43,7 @@ class Collector:
         return next((span for it, span in of_trace if (it, span.name) == (service, name)), None)
 
     def close(self):
-        self._server.shutdown()
+        self._door.close()
 
 
 def says(of, key: str):
