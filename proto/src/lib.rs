@@ -7,6 +7,7 @@ pub mod audit;
 pub mod compile;
 pub mod mcp;
 pub mod name;
+pub mod offer;
 pub mod pb;
 pub mod policy;
 pub mod resource;

@@ -63,7 +63,7 @@ impl World {
                     _ => Vec::new(),
                 }
             }
-            ResourceType::VirtualServer if !viewer.stances.calls() => Vec::new(),
+            ResourceType::VirtualServer | ResourceType::Offer if !viewer.stances.calls() => Vec::new(),
             ResourceType::Authentication if !viewer.stances.gateway => Vec::new(),
             _ => table.by_name.values().collect(),
         };
@@ -86,7 +86,10 @@ impl World {
             | ResourceType::ToolPolicy
             | ResourceType::Telemetry => true,
             ResourceType::Server => calls || served.iter().any(|server| names(object, server)),
-            ResourceType::Endpoints | ResourceType::Route | ResourceType::VirtualServer => calls,
+            ResourceType::Endpoints
+            | ResourceType::Route
+            | ResourceType::Offer
+            | ResourceType::VirtualServer => calls,
             ResourceType::Authentication => viewer.stances.gateway,
         };
         in_scope && self.may_see(viewer, served, object)
@@ -122,6 +125,7 @@ impl World {
             ResourceType::Server | ResourceType::Endpoints | ResourceType::Route => {
                 served.iter().any(|server| names(object, server)) || self.reaches_named(viewer, object)
             }
+            ResourceType::Offer => viewer.stances.calls() && self.reaches_named(viewer, object),
             ResourceType::VirtualServer => match object.object.as_deref().map(|resource| &resource.spec) {
                 Some(Spec::VirtualServer(it)) => policy::may_use(&viewer.identity, it),
                 _ => false,
