@@ -140,7 +140,7 @@ impl Offer {
 
     /// The same with only some of its items.
     #[must_use]
-    pub fn only(&self, keep: impl Fn(&Offered) -> bool) -> Self {
+    pub fn only(&self, mut keep: impl FnMut(&Offered) -> bool) -> Self {
         let items = self.items.iter().filter(|item| keep(item)).cloned().collect();
         Self { server: self.server.clone(), introduction: self.introduction.clone(), items }
     }
