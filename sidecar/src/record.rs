@@ -123,6 +123,9 @@ impl Open {
         if let Some(audit) = &mut self.audit {
             audit.feed(data);
         }
+        if let Some(trace) = &mut self.trace {
+            trace.feed(data);
+        }
     }
 
     /// The request was refused: what is to be on disk before the caller hears of it is.
