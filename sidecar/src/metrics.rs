@@ -155,6 +155,7 @@ metrics! {
     quota_limit: Family<LimitLabels, Gauge<f64, AtomicU64>> = Family::default(), "How much a limit of a quota allows at once: its burst, its budget, its calls under way";
     quota_used: Family<LimitLabels, Gauge<f64, AtomicU64>> = Family::default(), "How much of it is taken, where most is";
     quota_lease: Family<LimitLabels, Gauge<f64, AtomicU64>> = Family::default(), "How much of a mesh-wide limit may be used here in each window";
+    quota_lease_age_seconds: Family<LimitLabels, Gauge<f64, AtomicU64>> = Family::default(), "Since when a lease of a rate or of calls under way was not confirmed, where that is longest; past the time of a lease (15 s) what is said of that holds";
     quota_fallback_active: Family<LimitLabels, Gauge> = Family::default(), "Counts of a mesh-wide limit for which there is no lease, so that what is said of that holds";
     quota_keys: Gauge = Gauge::default(), "Counts of quotas that are kept";
     quota_unkept: Counter = Counter::default(), "Times that budgets could not be written down, so that nothing more of them was set aside";
