@@ -99,6 +99,7 @@ impl Inbound {
         let permit = authorize::authorize(&current.snapshot, entry, &connection.caller, &call, decided);
         let marked =
             audit::About { snapshot: &current.snapshot, entry, caller: &connection.caller, call: &call };
+        trace::show(marked, &parts.limits, record);
         parts.audit.begin(marked, permit.is_err(), record).await?;
         let permit = permit?;
         let queued = record.mark();

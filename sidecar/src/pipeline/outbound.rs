@@ -114,7 +114,8 @@ impl Outbound {
         let manner = Manner::of(&current.snapshot, server, call);
         let server = &server.server.meta.full_name();
         let series = self.about(server, record);
-        if call.request().is_some_and(|request| request.method == method::TOOLS_LIST) {
+        let lists = |it: &str| matches!(it, method::TOOLS_LIST | method::PROMPTS_LIST);
+        if call.request().is_some_and(|request| lists(&request.method)) {
             record.lists();
         }
         let _permit = authorize::local();
