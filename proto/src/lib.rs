@@ -12,6 +12,7 @@ pub mod offer;
 pub mod pb;
 pub mod policy;
 pub mod resource;
+pub mod roster;
 pub mod spread;
 pub mod trace;
 pub mod wire;

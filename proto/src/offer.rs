@@ -3,10 +3,11 @@
 //! An offer is what the server beside one or more sidecars was read to advertise. Not here: who may use what of it, and
 //! by which name it is shown where servers stand side by side.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::mcp::lists::{self, Listed};
-use crate::mcp::{self, Raw};
+use crate::mcp::lists::Listed;
+use crate::mcp::{self, Raw, edit};
 use crate::name::ServerName;
 use crate::policy::tools::DEPTH_MAX;
 
@@ -45,6 +46,8 @@ pub struct Offered {
     pub name: Box<str>,
     /// A JSON object, as the server wrote it.
     pub definition: Arc<str>,
+    /// Where in the definition its name stands.
+    named_at: Range<usize>,
 }
 
 /// Why something cannot be part of an offer.
@@ -70,9 +73,19 @@ impl Offered {
             return Err(Error::TooLarge);
         }
         let raw = Raw::scan(&definition, DEPTH_MAX)?;
-        let item = Some(raw).filter(|raw| raw.is_object()).and_then(|raw| lists::item(kind, raw));
-        let name = item.map(|item| item.name.as_ref().into()).ok_or(Error::NoName)?;
-        Ok(Self { kind, name, definition })
+        let named = raw.is_object().then(|| raw.members(&[kind.key()]).ok()).flatten();
+        let named = named.and_then(|[named]| named);
+        let (name, at) = named.and_then(|it| Some((it.text()?, it.get()))).ok_or(Error::NoName)?;
+        let (name, named_at) = (name.as_ref().into(), edit::span(definition.as_bytes(), at));
+        Ok(Self { kind, name, definition, named_at })
+    }
+
+    /// Writes the definition under another name, and otherwise as it is.
+    pub fn write_as(&self, name: &str, to: &mut String) {
+        let Range { start, end } = self.named_at;
+        to.push_str(&self.definition[..start]);
+        to.push_str(&serde_json::Value::from(name).to_string());
+        to.push_str(&self.definition[end..]);
     }
 }
 
@@ -140,7 +153,7 @@ impl Offer {
 
     /// The same with only some of its items.
     #[must_use]
-    pub fn only(&self, keep: impl Fn(&Offered) -> bool) -> Self {
+    pub fn only(&self, mut keep: impl FnMut(&Offered) -> bool) -> Self {
         let items = self.items.iter().filter(|item| keep(item)).cloned().collect();
         Self { server: self.server.clone(), introduction: self.introduction.clone(), items }
     }
@@ -163,6 +176,18 @@ mod tests {
         let definition = r#"{"name":"n","uri":"u:1","uriTemplate":"u:{x}"}"#;
         let name = |kind| offered(kind, definition).name.to_string();
         assert_eq!(Listed::ALL.map(name), ["n", "n", "u:1", "u:{x}"]);
+    }
+
+    #[test]
+    fn a_definition_is_written_under_another_name_and_otherwise_as_it_is() {
+        let check = |kind, name: &str, expected: &str| {
+            let item = offered(kind, r#"{ "x":{"name":1}, "n\u0061me" : "a\nb" ,"uri":"u:1","name2":"é" }"#);
+            let mut written = String::new();
+            item.write_as(name, &mut written);
+            assert_eq!(written, expected);
+        };
+        check(Listed::Tool, "q", r#"{ "x":{"name":1}, "n\u0061me" : "q" ,"uri":"u:1","name2":"é" }"#);
+        check(Listed::Resource, "\"", r#"{ "x":{"name":1}, "n\u0061me" : "a\nb" ,"uri":"\"","name2":"é" }"#);
     }
 
     #[test]

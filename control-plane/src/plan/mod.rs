@@ -5,6 +5,7 @@
 
 mod index;
 mod observed;
+mod offers;
 mod sight;
 mod table;
 mod viewer;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use weft_proto::compile;
 use weft_proto::name::{Namespace, ObjectName, ServerName, ServiceAccount, SpiffeId, TrustDomain, Workload};
+use weft_proto::offer::Offer;
 use weft_proto::resource::kinds::{
     DefaultAction, Location, McpServer, ServerSelector, StaticEndpoint, Trust,
 };
@@ -14,6 +15,7 @@ use weft_proto::wire::{self, Encoded, Endpoint, Endpoints, MESH_NAME, ResourceTy
 
 use super::index::{ByNamespace, Selecting, exact_names};
 use super::observed::{Instance, Observation, Observed};
+use super::offers::Offers;
 use super::table::Table;
 use super::{Audience, Touched};
 
@@ -41,6 +43,11 @@ pub enum Change {
         key: Key,
     },
     Observed(Observation),
+    /// What a server offers, by the word of the sidecars beside it; none where nobody knows.
+    Offered {
+        server: ServerName,
+        offer: Option<Arc<Offer>>,
+    },
     /// The mesh's own roots and those it federates with, whole.
     Trust(Vec<TrustRoots>),
 }
@@ -79,6 +86,7 @@ pub struct World {
     /// Routes by the server whose calls they shape.
     routes: HashMap<ServerName, BTreeSet<Arc<str>>>,
     observed: Observed,
+    pub(super) offers: Offers,
     /// Whether the sidecars are still coming back after a start, so that what was seen of them is not yet all.
     settling: bool,
 }
@@ -96,6 +104,7 @@ impl World {
             of_callers: BTreeMap::new(),
             routes: HashMap::new(),
             observed: Observed::default(),
+            offers: Offers::default(),
             settling: true,
             trust_domain,
         };
@@ -160,6 +169,7 @@ impl World {
                         self.publish_endpoints(&server, &mut touched);
                     }
                 }
+                Change::Offered { server, offer } => self.offered(&server, offer, &mut touched),
                 Change::Trust(domains) => self.publish_trust(domains, &mut touched),
             }
         }
@@ -187,6 +197,7 @@ impl World {
         self.touch(&published, touched);
         if let Some(server) = server_of(&published) {
             self.publish_endpoints(&server, touched);
+            self.publish_offer(&server, touched);
         }
     }
 
@@ -202,6 +213,7 @@ impl World {
         if key.kind == Kind::McpServer {
             let server = ServerName { namespace: key.namespace.clone(), name: key.name.clone() };
             self.publish_endpoints(&server, touched);
+            self.publish_offer(&server, touched);
         }
     }
 
@@ -268,11 +280,20 @@ impl World {
             (_, Some(selector)) => {
                 touched.push(note(self.audience_of(namespace, selector)));
                 touched.push(note(Audience::Calling));
-                if object.ty == ResourceType::AccessPolicy {
+                match object.ty {
                     // Callers may now reach other servers than before.
-                    for server in self.servers_selected(namespace, selector) {
-                        self.reach_changed(&server, touched);
+                    ResourceType::AccessPolicy => {
+                        for server in self.servers_selected(namespace, selector) {
+                            self.reach_changed(&server, touched);
+                        }
                     }
+                    // Definitions may be withheld that were not before, or the other way round.
+                    ResourceType::ToolPolicy => {
+                        for server in self.servers_selected(namespace, selector) {
+                            self.offer_changed(&server, touched);
+                        }
+                    }
+                    _ => {}
                 }
             }
             (Spec::VirtualServer(_), _) => {
@@ -302,6 +323,17 @@ impl World {
             .for_each(|it| note(ResourceType::ToolPolicy, &it.name));
         let routes = self.routes.get(&name);
         routes.into_iter().flatten().for_each(|route| note(ResourceType::Route, route));
+        self.offer_changed(server, touched);
+    }
+
+    /// Notes that a caller may see another part of what a server offers.
+    fn offer_changed(&self, server: &Arc<str>, touched: &mut Vec<Touched>) {
+        let Ok(name) = ServerName::parse(server) else { return };
+        self.offers.judge_anew(&name);
+        let ty = ResourceType::Offer;
+        if self.tables[ty.index()].by_name.contains_key(server) {
+            touched.push(Touched { ty, name: Arc::clone(server), audience: Audience::Calling });
+        }
     }
 
     fn audience_of(&self, namespace: &Namespace, selector: &ServerSelector) -> Audience {
@@ -451,7 +483,7 @@ pub fn version_of(bytes: &[u8]) -> Arc<str> {
 }
 
 impl Published {
-    fn new(
+    pub(super) fn new(
         ty: ResourceType,
         name: Arc<str>,
         aliases: Vec<Arc<str>>,

@@ -136,7 +136,7 @@ fn cut_result(
 }
 
 /// None for what some readers would call by another name than others, and for what has none.
-pub fn item(listed: Listed, raw: Raw<'_>) -> Option<Item<'_>> {
+fn item(listed: Listed, raw: Raw<'_>) -> Option<Item<'_>> {
     let [name] = raw.members(&[listed.key()]).ok()?;
     Some(Item { listed, name: name?.text()?, raw })
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use weft_proto::name::{NodeId, ServerName, SpiffeId, TrustDomain};
+use weft_proto::offer::Offer;
 
 use super::{Client, Hub, lock};
 use crate::catalog::{Advertised, Seen};
 use crate::metrics::Metrics;
-use crate::plan::Observation;
+use crate::plan::{Change, Observation, Update};
 use crate::reports::{self, Report};
 
 /// A connected sidecar that reports. What it said last goes with this.
@@ -57,6 +58,15 @@ impl Hub {
             None => _ = status.tools.remove(&server),
         }
         Some(())
+    }
+
+    /// Takes over what a server offers, by the word of all sidecars beside it. Those of one server must come one after
+    /// the other.
+    pub async fn offered(&self, server: ServerName, offer: Option<Arc<Offer>>) {
+        let update = Update { revision: 0, changes: vec![Change::Offered { server, offer }] };
+        if self.intake.send(update).await.is_err() {
+            tracing::debug!("an offer came while the control plane stops");
+        }
     }
 
     /// Definitions that were advertised.
