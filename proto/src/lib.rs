@@ -4,6 +4,7 @@
 //! Never here: IO, an async runtime, clocks, randomness. Whatever a function needs to know it is handed.
 
 pub mod audit;
+pub mod catalogue;
 pub mod compile;
 pub mod mcp;
 pub mod name;

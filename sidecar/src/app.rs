@@ -265,6 +265,7 @@ impl Core {
             launcher,
             drain: tokens.drain.clone(),
             tracer: tracer.clone(),
+            told: matches!(bootstrap.source, Source::ControlPlane(_)),
         });
         let config = outbound::Config {
             identity: identity.clone(),

@@ -77,6 +77,8 @@ pub struct Parts {
     pub launcher: Launcher,
     pub drain: CancellationToken,
     pub tracer: Tracer,
+    /// Whether somebody is told of all that the servers offer.
+    pub told: bool,
 }
 
 impl Servers {
@@ -205,7 +207,8 @@ impl Servers {
         let tools = before.filter(|local| Arc::ptr_eq(&local.backend, &backend));
         let tools = tools.map(|local| Arc::clone(&local.tools));
         let tools = tools.unwrap_or_else(|| {
-            Arc::new(Tools::new(&label, &backend, &parts.limits, &parts.metrics, self.0.changes.clone()))
+            let changes = self.0.changes.clone();
+            Arc::new(Tools::new(&label, &backend, &parts.limits, &parts.metrics, parts.told, changes))
         });
         Some(Arc::new(Local {
             name: name.clone(),
