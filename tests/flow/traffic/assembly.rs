@@ -361,6 +361,37 @@ async fn single_resources_of_many_servers_are_told_of_on_one_stream_even_after_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn in_search_mode_a_tool_is_found_described_and_called_and_policy_holds_as_ever() {
+    let many = Many::start(&[("files", tools(&["read", "write"])), ("search", tools(&["find"]))]).await;
+    many.apply(READERS).await;
+    let yaml = "apiVersion: weft.dev/v1alpha1\nkind: VirtualServer\nmetadata: { namespace: research, name: desk }\n\
+        spec: { mode: search, members: [{ server: research/search }, { server: research/files }] }\n";
+    many.apply(yaml).await;
+    let path = "/virtual/research/desk/mcp";
+    eventually("the virtual server is known, and the policy", || {
+        let current = many.agent.sidecar.live.load();
+        let offer = &current.snapshot.servers[&"research/files".parse().unwrap()].offer;
+        let is_cut = offer.as_ref().is_some_and(|offer| offer.items().len() == 1);
+        is_cut && !current.snapshot.virtual_servers.is_empty()
+    })
+    .await;
+    assert_eq!(many.names(path).await, ["find_tools", "describe_tool", "call_tool"]);
+    let call = |tool: &str, arguments: Value| {
+        modern("tools/call", tool, json!({ "name": tool, "arguments": arguments }))
+    };
+    let found = many.ask(path, call("find_tools", json!({ "query": "does read or write" }))).await.json();
+    let shown = &found["result"]["structuredContent"]["tools"];
+    assert_eq!(names(shown, "name"), ["files_read", "search_find"], "{found}");
+    let arguments = json!({ "name": "files_read", "arguments": { "x": [1, 2] } });
+    let called = many.ask(path, call("call_tool", arguments)).await.json();
+    assert_eq!(called["result"]["content"][0]["text"], r#"files "read" {"x":[1,2]}"#, "{called}");
+    let refused = many.ask(path, call("call_tool", json!({ "name": "files_write" }))).await;
+    assert_eq!((refused.status, refused.code()), (403, 4030), "{refused:?}");
+    assert!(many.upstreams[0].seen().iter().all(|it| it.json()["params"]["name"] != "write"));
+    many.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_away_takes_nothing_along_but_its_own_calls() {
     let mut many = Many::start(&[("files", tools(&["read"])), ("search", tools(&["find"]))]).await;
     many.inbound.remove(0).stop().await;
