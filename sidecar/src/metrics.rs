@@ -179,7 +179,7 @@ metrics! {
     audit_failures: Family<ReasonLabel, Counter> = Family::default(), "Times that the audit trail could not be written, signed or shipped: write, no_identity, seal, read, ship, ship_refused";
     panics: Counter = Counter::default(), "Requests that ended in a panic";
     metrics_exports: Family<ReasonLabel, Counter> = Family::default(), "Times that metrics were sent to a collector: sent, rejected (in part), not_taken";
-    call_series: Family<ListenerLabel, Gauge> = Family::default(), "Series of calls by server, method, tool and class of caller that are kept apart; at most 1000";
+    call_series: Family<ListenerLabel, Gauge> = Family::default(), "Series of calls by server, method, tool or prompt and class of caller that are kept apart; at most 1000";
     call_series_folded: Family<ListenerLabel, Counter> = Family::default(), "Such series that were idle longest when there was no room, and are now part of `other`";
     calls_without_series: Family<ListenerLabel, Counter> = Family::default(), "Calls that were counted under `other` at once, for there was no room and no series was idle";
 }
@@ -357,7 +357,7 @@ impl ServerSeries {
         }
     }
 
-    /// Takes the names of tools from a message of the server, if it lists any.
+    /// Takes the names of tools and prompts from a message of the server, if it lists any.
     pub fn learn(&self, message: &[u8], bounds: Bounds) {
         if let Some(table) = &self.calls {
             table.learn(message, bounds);

@@ -177,7 +177,7 @@ impl Open {
         let is_known = event.caller.contains(':');
         self.series.called(&Call {
             method: event.method,
-            tool: event.target.as_deref(),
+            target: event.target.as_deref(),
             caller: &event.caller,
             verdict: Verdict::of(&self.heard, event.reason, event.status, self.series.side()),
             reason: event.reason,

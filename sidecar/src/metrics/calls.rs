@@ -1,14 +1,15 @@
-//! Calls by server, method, tool and class of caller, in the histograms of OpenTelemetry's conventions for MCP.
+//! Calls by server, method, tool or prompt and class of caller, in the histograms of OpenTelemetry's conventions for MCP.
 //!
-//! What callers and servers choose makes no series of its own for long: a tool is told apart only if its server has
-//! advertised it, callers by their namespace, and of a family there are so many series at most. When there is no room,
-//! those that were idle longest are folded into what their server has under `other`, with all that they counted; where
-//! none was idle, a new one is counted there at once. A call that has a series finds it without a lock.
+//! What callers and servers choose makes no series of its own for long: a tool or a prompt is told apart only if its
+//! server has advertised it, callers by their namespace, and of a family there are so many series at most. When there is
+//! no room, those that were idle longest are folded into what their server has under `other`, with all that they counted;
+//! where none was idle, a new one is counted there at once. A call that has a series finds it without a lock.
+
+mod key;
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::fmt::Write as _;
-use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,15 +19,17 @@ use hashbrown::HashTable;
 use memchr::memmem::Finder;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use weft_proto::mcp::method::TOOLS_CALL;
+use weft_proto::mcp::method::PROMPTS_GET;
 use weft_proto::mcp::{Bounds, lists};
 use weft_proto::trace::{SpanId, TraceId};
 
 use super::METHODS;
 use super::names::Names;
 use super::timings::{Counted, Exemplar, Exemplars, Timings};
-use super::verdict::{OTHER_ERROR, Verdict};
+use super::verdict::Verdict;
 use super::written;
+pub use key::Also;
+use key::{Key, Owned};
 
 /// Series of a family that are kept apart.
 pub const SERIES_MAX: usize = 1000;
@@ -37,8 +40,9 @@ const FOLDED_PART: usize = 8;
 /// What is not told apart.
 pub const OTHER: &str = "other";
 
-/// What lists of tools are called.
+/// What lists of tools and of prompts are called.
 static TOOLS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"tools\""));
+static PROMPTS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"prompts\""));
 
 /// Which side of calls is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +82,8 @@ struct Tables {
 /// The calls of one server.
 #[derive(Debug)]
 pub struct Table {
-    names: Names,
+    tools: Names,
+    prompts: Names,
     series: ArcSwap<HashTable<Arc<Series>>>,
     /// Folded, and perhaps still counted in by whoever found them before.
     leaving: Mutex<Vec<Arc<Series>>>,
@@ -99,8 +104,8 @@ struct Series {
 pub struct Call<'a> {
     /// Index in [`METHODS`].
     pub method: usize,
-    /// As the caller named it.
-    pub tool: Option<&'a str>,
+    /// What it is about, as the caller named it.
+    pub target: Option<&'a str>,
     /// A SPIFFE ID, or how one without is called.
     pub caller: &'a str,
     pub verdict: Verdict,
@@ -111,38 +116,6 @@ pub struct Call<'a> {
     pub took: Duration,
     /// Of a call that is recorded in a trace.
     pub span: Option<(TraceId, SpanId)>,
-}
-
-/// What is told apart only where telemetry says so.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Also<'a> {
-    pub caller: Option<&'a str>,
-    pub era: Option<&'static str>,
-    pub limit: Option<&'a str>,
-}
-
-/// What tells series of a server apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Key<'a> {
-    method: usize,
-    tool: Option<&'a str>,
-    namespace: Option<&'a str>,
-    verdict: Verdict,
-    reason: &'static str,
-    also: Also<'a>,
-}
-
-/// The same, kept.
-#[derive(Debug)]
-struct Owned {
-    method: usize,
-    tool: Option<Box<str>>,
-    namespace: Option<Box<str>>,
-    verdict: Verdict,
-    reason: &'static str,
-    caller: Option<Box<str>>,
-    era: Option<&'static str>,
-    limit: Option<Box<str>>,
 }
 
 impl Calls {
@@ -168,11 +141,11 @@ impl Calls {
         if table.count(&self.hasher, key, call) {
             return;
         }
-        let key = match key.tool {
-            Some(tool) if !table.names.has(tool) => Key { tool: Some(OTHER), ..key },
+        let key = match key.target {
+            Some(target) if !table.names(key.method).has(target) => Key { target: Some(OTHER), ..key },
             Some(_) | None => key,
         };
-        if key.tool == Some(OTHER) && table.count(&self.hasher, key, call) {
+        if key.target == Some(OTHER) && table.count(&self.hasher, key, call) {
             return;
         }
         match self.make(table, key, second(call)) {
@@ -180,7 +153,7 @@ impl Calls {
             Some(series) => series.count(call),
             None => {
                 self.told.without.inc();
-                table.other(key.method, key.verdict.error.is_some()).observe(call.took);
+                table.other(key.method, key.failed()).observe(call.took);
             }
         }
     }
@@ -270,7 +243,8 @@ impl Calls {
 impl Default for Table {
     fn default() -> Self {
         Self {
-            names: Names::default(),
+            tools: Names::default(),
+            prompts: Names::default(),
             series: ArcSwap::default(),
             leaving: Mutex::default(),
             others: (0..2 * METHODS.len()).map(|_| OnceLock::new()).collect(),
@@ -279,25 +253,33 @@ impl Default for Table {
 }
 
 impl Table {
-    /// Takes the names of tools from a message, if it lists any.
+    /// Takes the names of tools and prompts from a message, if it lists any.
     pub fn learn(&self, message: &[u8], bounds: Bounds) {
-        if TOOLS.find(message).is_none() {
+        if TOOLS.find(message).is_none() && PROMPTS.find(message).is_none() {
             return;
         }
-        let mut names = Vec::new();
+        let (mut tools, mut prompts) = (Vec::new(), Vec::new());
         // What cannot be read teaches nothing.
         let _ = lists::cut(message, bounds, false, |item| {
-            if item.listed == lists::Listed::Tool {
-                names.push(item.name.to_string());
+            match item.listed {
+                lists::Listed::Tool => tools.push(item.name.to_string()),
+                lists::Listed::Prompt => prompts.push(item.name.to_string()),
+                lists::Listed::Resource | lists::Listed::ResourceTemplate => {}
             }
             true
         });
-        self.names.learn(names.iter().map(String::as_str));
+        self.tools.learn(tools.iter().map(String::as_str));
+        self.prompts.learn(prompts.iter().map(String::as_str));
     }
 
     /// Takes names of tools that were read.
     pub fn know<'n>(&self, names: impl Iterator<Item = &'n str> + Clone) {
-        self.names.learn(names);
+        self.tools.learn(names);
+    }
+
+    /// Of what a method is about.
+    fn names(&self, method: usize) -> &Names {
+        if METHODS[method] == PROMPTS_GET { &self.prompts } else { &self.tools }
     }
 
     /// Counts a call in its series, if there is one.
@@ -332,11 +314,11 @@ impl Table {
         }
         // One that nobody holds any more is counted in no more.
         for series in std::mem::take(&mut *leaving) {
-            let other = |series: &Series| self.other(series.key.method, series.key.verdict.error.is_some());
+            let (method, failed) = (series.key.borrowed().method, series.key.borrowed().failed());
             match Arc::try_unwrap(series) {
-                Ok(series) => other(&series).add(&series.timings.counted()),
+                Ok(series) => self.other(method, failed).add(&series.timings.counted()),
                 Err(held) => {
-                    let labels = Key::other(held.key.method, held.key.verdict.error.is_some()).labels(server);
+                    let labels = Key::other(method, failed).labels(server);
                     shown.entry(labels).or_default().0.add(&held.timings.counted());
                     leaving.push(held);
                 }
@@ -365,95 +347,6 @@ impl Series {
     }
 }
 
-impl<'a> Key<'a> {
-    fn of(call: &Call<'a>) -> Self {
-        Self {
-            method: call.method,
-            tool: call.tool.filter(|_| METHODS[call.method] == TOOLS_CALL),
-            namespace: namespace(call.caller),
-            verdict: call.verdict,
-            reason: call.reason,
-            also: call.also,
-        }
-    }
-
-    fn other(method: usize, failed: bool) -> Self {
-        let error = failed.then_some(OTHER_ERROR);
-        Self {
-            method,
-            tool: (METHODS[method] == TOOLS_CALL).then_some(OTHER),
-            namespace: Some(OTHER),
-            verdict: Verdict { error, code: None },
-            reason: OTHER,
-            also: Also::default(),
-        }
-    }
-
-    fn hash(&self, hasher: &RandomState) -> u64 {
-        hasher.hash_one((
-            self.method,
-            self.tool,
-            self.namespace,
-            self.reason,
-            self.verdict.error,
-            self.also.caller,
-        ))
-    }
-
-    fn own(&self) -> Owned {
-        Owned {
-            method: self.method,
-            tool: self.tool.map(Into::into),
-            namespace: self.namespace.map(Into::into),
-            verdict: self.verdict,
-            reason: self.reason,
-            caller: self.also.caller.map(Into::into),
-            era: self.also.era,
-            limit: self.also.limit.map(Into::into),
-        }
-    }
-
-    /// As Prometheus has them. What is not known is left out.
-    fn labels(&self, server: &str) -> String {
-        let method = METHODS[self.method];
-        let pairs = [
-            ("server", Some(server)),
-            ("mcp_method_name", Some(if method == OTHER { OTHER_ERROR } else { method })),
-            ("gen_ai_tool_name", self.tool),
-            ("caller_namespace", self.namespace),
-            ("error_type", self.verdict.error),
-            ("rpc_response_status_code", self.verdict.code),
-            ("reason", Some(self.reason)),
-            ("caller", self.also.caller),
-            ("era", self.also.era),
-            ("limit", self.also.limit),
-        ];
-        let mut text = String::new();
-        for (name, value) in pairs {
-            let Some(value) = value else { continue };
-            let comma = if text.is_empty() { "" } else { "," };
-            let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            // Writing to a text cannot fail.
-            let _ = write!(text, "{comma}{name}=\"{value}\"");
-        }
-        text
-    }
-}
-
-impl Owned {
-    fn borrowed(&self) -> Key<'_> {
-        let also = Also { caller: self.caller.as_deref(), era: self.era, limit: self.limit.as_deref() };
-        Key {
-            method: self.method,
-            tool: self.tool.as_deref(),
-            namespace: self.namespace.as_deref(),
-            verdict: self.verdict,
-            reason: self.reason,
-            also,
-        }
-    }
-}
-
 /// A table that can be changed while others read the one that it was copied from.
 fn copied(series: &HashTable<Arc<Series>>, hasher: &RandomState) -> HashTable<Arc<Series>> {
     let mut copy = HashTable::with_capacity(series.len() + 1);
@@ -468,12 +361,6 @@ fn copied(series: &HashTable<Arc<Series>>, hasher: &RandomState) -> HashTable<Ar
 /// Whether the conventions know it as an operation: not what belongs to the transport, and not what was never read.
 pub(crate) fn is_operation(method: &str) -> bool {
     !matches!(method, "none" | "response" | "batch" | "GET" | "DELETE")
-}
-
-/// The class of a caller. The agent beside the sidecar has none to tell it from others.
-fn namespace(caller: &str) -> Option<&str> {
-    let (_, path) = caller.split_once("/ns/")?;
-    path.split('/').next()
 }
 
 fn second(call: &Call<'_>) -> u64 {

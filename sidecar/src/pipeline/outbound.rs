@@ -101,7 +101,8 @@ impl Outbound {
         let server = &server.server.meta.full_name();
         let series = parts.series.of(server);
         record.about(Arc::clone(&series), server.to_string().into());
-        if call.request().is_some_and(|request| request.method == method::TOOLS_LIST) {
+        let lists = |it: &str| matches!(it, method::TOOLS_LIST | method::PROMPTS_LIST);
+        if call.request().is_some_and(|request| lists(&request.method)) {
             record.lists();
         }
         let _permit = authorize::local();
