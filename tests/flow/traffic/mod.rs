@@ -11,6 +11,7 @@ mod beginnings;
 mod bridged;
 mod broken;
 mod budgets;
+mod catalogue;
 mod changes;
 mod conditions;
 mod counted;
