@@ -174,6 +174,8 @@ limits! {
     /// Bytes of the audit trail on disk. What the control plane has makes room; with nothing left to clear away, calls
     /// that are to be recorded are refused, or go on and are counted.
     audit_disk_bytes_max: u64 = 1 << 30;
+    /// Bytes of the arguments, and of the answer, of one call that stand in its span, where telemetry wants them.
+    span_value_bytes_max: usize = 4 << 10;
     /// Time a draining sidecar gives to what is in flight.
     drain_timeout: Limited = secs(25);
 }

@@ -155,6 +155,7 @@ metrics! {
     quota_limit: Family<LimitLabels, Gauge<f64, AtomicU64>> = Family::default(), "How much a limit of a quota allows at once: its burst, its budget, its calls under way";
     quota_used: Family<LimitLabels, Gauge<f64, AtomicU64>> = Family::default(), "How much of it is taken, where most is";
     quota_lease: Family<LimitLabels, Gauge<f64, AtomicU64>> = Family::default(), "How much of a mesh-wide limit may be used here in each window";
+    quota_lease_age_seconds: Family<LimitLabels, Gauge<f64, AtomicU64>> = Family::default(), "Since when a lease of a rate or of calls under way was not confirmed, where that is longest; past the time of a lease (15 s) what is said of that holds";
     quota_fallback_active: Family<LimitLabels, Gauge> = Family::default(), "Counts of a mesh-wide limit for which there is no lease, so that what is said of that holds";
     quota_keys: Gauge = Gauge::default(), "Counts of quotas that are kept";
     quota_unkept: Counter = Counter::default(), "Times that budgets could not be written down, so that nothing more of them was set aside";
@@ -178,7 +179,7 @@ metrics! {
     audit_failures: Family<ReasonLabel, Counter> = Family::default(), "Times that the audit trail could not be written, signed or shipped: write, no_identity, seal, read, ship, ship_refused";
     panics: Counter = Counter::default(), "Requests that ended in a panic";
     metrics_exports: Family<ReasonLabel, Counter> = Family::default(), "Times that metrics were sent to a collector: sent, rejected (in part), not_taken";
-    call_series: Family<ListenerLabel, Gauge> = Family::default(), "Series of calls by server, method, tool and class of caller that are kept apart; at most 1000";
+    call_series: Family<ListenerLabel, Gauge> = Family::default(), "Series of calls by server, method, tool or prompt and class of caller that are kept apart; at most 1000";
     call_series_folded: Family<ListenerLabel, Counter> = Family::default(), "Such series that were idle longest when there was no room, and are now part of `other`";
     calls_without_series: Family<ListenerLabel, Counter> = Family::default(), "Calls that were counted under `other` at once, for there was no room and no series was idle";
 }
@@ -356,7 +357,7 @@ impl ServerSeries {
         }
     }
 
-    /// Takes the names of tools from a message of the server, if it lists any.
+    /// Takes the names of tools and prompts from a message of the server, if it lists any.
     pub fn learn(&self, message: &[u8], bounds: Bounds) {
         if let Some(table) = &self.calls {
             table.learn(message, bounds);

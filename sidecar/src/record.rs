@@ -123,6 +123,9 @@ impl Open {
         if let Some(audit) = &mut self.audit {
             audit.feed(data);
         }
+        if let Some(trace) = &mut self.trace {
+            trace.feed(data);
+        }
     }
 
     /// The request was refused: what is to be on disk before the caller hears of it is.
@@ -174,7 +177,7 @@ impl Open {
         let is_known = event.caller.contains(':');
         self.series.called(&Call {
             method: event.method,
-            tool: event.target.as_deref(),
+            target: event.target.as_deref(),
             caller: &event.caller,
             verdict: Verdict::of(&self.heard, event.reason, event.status, self.series.side()),
             reason: event.reason,

@@ -92,12 +92,13 @@ impl Servers {
         let table = self.0.table.load();
         let found = match place {
             Place::Only => table.values().next().filter(|_| table.len() == 1),
+            Place::Virtual(_) => None,
             Place::Server(name) => table.get(name).or_else(|| table.get(current.snapshot.aliases.get(name)?)),
         };
         found.cloned().ok_or_else(|| match (place, current.origin) {
             (_, Origin::Nothing) => Refusal::NotReady,
             (Place::Only, _) => Refusal::UnknownServer("the only one".to_owned()),
-            (Place::Server(name), _) => Refusal::UnknownServer(name.to_string()),
+            (Place::Server(name) | Place::Virtual(name), _) => Refusal::UnknownServer(name.to_string()),
         })
     }
 

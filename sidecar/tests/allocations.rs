@@ -170,7 +170,7 @@ fn a_call_that_has_a_series_allocates_nothing_to_be_counted_there() {
     let count = |tool| {
         series.called(&calls::Call {
             method: method_index("tools/call"),
-            tool: Some(tool),
+            target: Some(tool),
             caller,
             verdict: Verdict::default(),
             reason: "ok",

@@ -111,7 +111,8 @@ fn metrics_shown() -> String {
     let labels = QuotaLabels { policy: "".into(), limit: "".into(), outcome: "" };
     drop(metrics.quota_decisions.get_or_create(&labels));
     drop(metrics.quota_fallback_active.get_or_create(&LimitLabels { policy: "".into(), limit: "".into() }));
-    for family in [&metrics.quota_limit, &metrics.quota_used, &metrics.quota_lease] {
+    let ages = &metrics.quota_lease_age_seconds;
+    for family in [&metrics.quota_limit, &metrics.quota_used, &metrics.quota_lease, ages] {
         drop(family.get_or_create(&LimitLabels { policy: "".into(), limit: "".into() }));
     }
     metrics.text()

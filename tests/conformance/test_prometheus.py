@@ -28,6 +28,17 @@ RARE = {
 }
 
 
+# Of the mesh-wide limits of the tour none is a rate.
+SHARED = """
+apiVersion: weft.dev/v1alpha1
+kind: QuotaPolicy
+metadata: { namespace: demo, name: shared }
+spec:
+  servers: { names: [example] }
+  limits: [{ name: calls, per: [caller], rate: 1000/s, scope: mesh }]
+"""
+
+
 def promtool(*words: str):
     ran = subprocess.run([PROGRAMS / "promtool", *words], cwd=RULES, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -107,6 +118,7 @@ def watched(tmp_path_factory):
         said = up.said_until("demo/example: ready")
         url = re.search(r'"url": "(.+)"', said).group(1)
         up.weft("apply", "-f", "-", stdin=of_the_tour("finer.yaml"))
+        up.weft("apply", "-f", "-", stdin=SHARED)
         broken = server("broken").replace(os.environ["WEFT_BIN"], "/nowhere/to/be/found")
         up.weft("apply", "-f", "-", stdin=broken)
         up.said_until("demo/broken: failing: ")

@@ -96,11 +96,13 @@ class Reach:
 
 
 class Mesh:
-    """Sidecars, and the identities that they have. `metrics` says where each sends its own. `close` ends them."""
+    """Sidecars, and the identities that they have. `metrics` says where each sends its own, `environment` is what
+    they find in theirs. `close` ends them."""
 
-    def __init__(self, directory: Path, metrics: dict | None = None):
+    def __init__(self, directory: Path, metrics: dict | None = None, **environment: str):
         self._directory = directory
         self._metrics = metrics
+        self._environment = environment
         self.authority = Authority(directory / "authority")
         self._processes = []
 
@@ -150,7 +152,8 @@ class Mesh:
         config_file = directory / "sidecar.yaml"
         config_file.write_text(json.dumps(config))
         process = Process(
-            directory / "log", os.environ["WEFT_SIDECAR_BIN"], "run", "--config", config_file
+            *(directory / "log", os.environ["WEFT_SIDECAR_BIN"], "run", "--config", config_file),
+            **self._environment,
         )
         self._processes.append(process)
         return process

@@ -35,11 +35,6 @@ pub(crate) const LONG: &[Excuse] = &[
     ),
     ("control-plane/src/app.rs", 550, "the composition root, a list of what is started"),
     (
-        "control-plane/src/plan/world.rs",
-        510,
-        "one index of all objects: whatever is put or deleted changes every part of it in step",
-    ),
-    (
         "sidecar/src/exchange/sse_server.rs",
         600,
         "one conversation with one kind of server, from handshake to farewell",

@@ -66,12 +66,14 @@ pub(super) fn authentication() -> BoxedStrategy<Authentication> {
 pub(super) fn telemetry() -> BoxedStrategy<Telemetry> {
     let ratio = (0..=Ratio::ONE_MILLION).prop_filter_map("in range", Ratio::from_per_million);
     let protocol = prop_oneof![Just(OtlpProtocol::Grpc), Just(OtlpProtocol::Http)];
-    let tracing = (option::of(ratio), option::of(collector()), protocol, any::<bool>()).prop_map(
-        |(sampling, endpoint, protocol, keep_failures)| Tracing {
+    let content = option::of(prop_oneof![Just(TracedContent::Arguments), Just(TracedContent::Full)]);
+    let tracing = (option::of(ratio), option::of(collector()), protocol, any::<bool>(), content).prop_map(
+        |(sampling, endpoint, protocol, keep_failures, content)| Tracing {
             sampling,
             endpoint,
             protocol,
             keep_failures,
+            content,
         },
     );
     let format = prop_oneof![Just(LogFormat::Json), Just(LogFormat::Text)];

@@ -41,6 +41,14 @@ pub struct About<'a> {
     pub call: &'a Call<'a>,
 }
 
+impl About<'_> {
+    /// What of a tool's arguments is not to be kept.
+    pub(crate) fn redaction(&self, tool: &str) -> Redaction {
+        let root = self.snapshot.root_namespace();
+        Speaking::of(self.entry, &root, tool).treatments(tool).enforced.redaction
+    }
+}
+
 /// The record of a call that runs.
 #[derive(Debug)]
 pub struct Recording {
@@ -204,10 +212,7 @@ fn asked(about: &About<'_>, detail: AuditDetail, value_bytes_max: usize) -> (Ask
         Some(Target::Prompt(name) | Target::Resource(name) | Target::Task(name)) => (None, Some(name)),
         None => (None, None),
     };
-    let redaction = tool.map_or_else(Redaction::default, |tool| {
-        let root = about.snapshot.root_namespace();
-        Speaking::of(about.entry, &root, tool).treatments(tool).enforced.redaction
-    });
+    let redaction = tool.map_or_else(Redaction::default, |tool| about.redaction(tool));
     // What is hidden could come back in the answer, and a digest of little can be guessed.
     let shows_result = redaction.is_empty();
     let arguments = request.params.arguments.filter(|_| detail != AuditDetail::Metadata);

@@ -1,9 +1,9 @@
-//! Calls by server, method, tool and class of caller, in the histograms of OpenTelemetry's conventions for MCP.
+//! Calls by server, method, tool or prompt and class of caller, in the histograms of OpenTelemetry's conventions for MCP.
 //!
-//! What callers and servers choose makes no series of its own for long: a tool is told apart only if its server has
-//! advertised it, callers by their namespace, and of a family there are so many series at most. When there is no room,
-//! those that were idle longest are folded into what their server has under `other`, with all that they counted; where
-//! none was idle, a new one is counted there at once. A call that has a series finds it without a lock.
+//! What callers and servers choose makes no series of its own for long: a tool or a prompt is told apart only if its
+//! server has advertised it, callers by their namespace, and of a family there are so many series at most. When there is
+//! no room, those that were idle longest are folded into what their server has under `other`, with all that they counted;
+//! where none was idle, a new one is counted there at once. A call that has a series finds it without a lock.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
@@ -18,7 +18,7 @@ use hashbrown::HashTable;
 use memchr::memmem::Finder;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use weft_proto::mcp::method::TOOLS_CALL;
+use weft_proto::mcp::method::{PROMPTS_GET, TOOLS_CALL};
 use weft_proto::mcp::{Bounds, lists};
 use weft_proto::trace::{SpanId, TraceId};
 
@@ -37,8 +37,9 @@ const FOLDED_PART: usize = 8;
 /// What is not told apart.
 pub const OTHER: &str = "other";
 
-/// What lists of tools are called.
+/// What lists of tools and of prompts are called.
 static TOOLS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"tools\""));
+static PROMPTS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"prompts\""));
 
 /// Which side of calls is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +79,8 @@ struct Tables {
 /// The calls of one server.
 #[derive(Debug)]
 pub struct Table {
-    names: Names,
+    tools: Names,
+    prompts: Names,
     series: ArcSwap<HashTable<Arc<Series>>>,
     /// Folded, and perhaps still counted in by whoever found them before.
     leaving: Mutex<Vec<Arc<Series>>>,
@@ -99,8 +101,8 @@ struct Series {
 pub struct Call<'a> {
     /// Index in [`METHODS`].
     pub method: usize,
-    /// As the caller named it.
-    pub tool: Option<&'a str>,
+    /// What it is about, as the caller named it.
+    pub target: Option<&'a str>,
     /// A SPIFFE ID, or how one without is called.
     pub caller: &'a str,
     pub verdict: Verdict,
@@ -125,7 +127,8 @@ pub struct Also<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Key<'a> {
     method: usize,
-    tool: Option<&'a str>,
+    /// A tool or a prompt, as the method has it.
+    target: Option<&'a str>,
     namespace: Option<&'a str>,
     verdict: Verdict,
     reason: &'static str,
@@ -136,7 +139,7 @@ struct Key<'a> {
 #[derive(Debug)]
 struct Owned {
     method: usize,
-    tool: Option<Box<str>>,
+    target: Option<Box<str>>,
     namespace: Option<Box<str>>,
     verdict: Verdict,
     reason: &'static str,
@@ -168,11 +171,11 @@ impl Calls {
         if table.count(&self.hasher, key, call) {
             return;
         }
-        let key = match key.tool {
-            Some(tool) if !table.names.has(tool) => Key { tool: Some(OTHER), ..key },
+        let key = match key.target {
+            Some(target) if !table.names(key.method).has(target) => Key { target: Some(OTHER), ..key },
             Some(_) | None => key,
         };
-        if key.tool == Some(OTHER) && table.count(&self.hasher, key, call) {
+        if key.target == Some(OTHER) && table.count(&self.hasher, key, call) {
             return;
         }
         match self.make(table, key, second(call)) {
@@ -270,7 +273,8 @@ impl Calls {
 impl Default for Table {
     fn default() -> Self {
         Self {
-            names: Names::default(),
+            tools: Names::default(),
+            prompts: Names::default(),
             series: ArcSwap::default(),
             leaving: Mutex::default(),
             others: (0..2 * METHODS.len()).map(|_| OnceLock::new()).collect(),
@@ -279,25 +283,33 @@ impl Default for Table {
 }
 
 impl Table {
-    /// Takes the names of tools from a message, if it lists any.
+    /// Takes the names of tools and prompts from a message, if it lists any.
     pub fn learn(&self, message: &[u8], bounds: Bounds) {
-        if TOOLS.find(message).is_none() {
+        if TOOLS.find(message).is_none() && PROMPTS.find(message).is_none() {
             return;
         }
-        let mut names = Vec::new();
+        let (mut tools, mut prompts) = (Vec::new(), Vec::new());
         // What cannot be read teaches nothing.
         let _ = lists::cut(message, bounds, false, |item| {
-            if item.listed == lists::Listed::Tool {
-                names.push(item.name.to_string());
+            match item.listed {
+                lists::Listed::Tool => tools.push(item.name.to_string()),
+                lists::Listed::Prompt => prompts.push(item.name.to_string()),
+                lists::Listed::Resource | lists::Listed::ResourceTemplate => {}
             }
             true
         });
-        self.names.learn(names.iter().map(String::as_str));
+        self.tools.learn(tools.iter().map(String::as_str));
+        self.prompts.learn(prompts.iter().map(String::as_str));
     }
 
     /// Takes names of tools that were read.
     pub fn know<'n>(&self, names: impl Iterator<Item = &'n str> + Clone) {
-        self.names.learn(names);
+        self.tools.learn(names);
+    }
+
+    /// Of what a method is about.
+    fn names(&self, method: usize) -> &Names {
+        if METHODS[method] == PROMPTS_GET { &self.prompts } else { &self.tools }
     }
 
     /// Counts a call in its series, if there is one.
@@ -369,7 +381,7 @@ impl<'a> Key<'a> {
     fn of(call: &Call<'a>) -> Self {
         Self {
             method: call.method,
-            tool: call.tool.filter(|_| METHODS[call.method] == TOOLS_CALL),
+            target: call.target.filter(|_| is_about_names(call.method)),
             namespace: namespace(call.caller),
             verdict: call.verdict,
             reason: call.reason,
@@ -381,7 +393,7 @@ impl<'a> Key<'a> {
         let error = failed.then_some(OTHER_ERROR);
         Self {
             method,
-            tool: (METHODS[method] == TOOLS_CALL).then_some(OTHER),
+            target: is_about_names(method).then_some(OTHER),
             namespace: Some(OTHER),
             verdict: Verdict { error, code: None },
             reason: OTHER,
@@ -392,7 +404,7 @@ impl<'a> Key<'a> {
     fn hash(&self, hasher: &RandomState) -> u64 {
         hasher.hash_one((
             self.method,
-            self.tool,
+            self.target,
             self.namespace,
             self.reason,
             self.verdict.error,
@@ -403,7 +415,7 @@ impl<'a> Key<'a> {
     fn own(&self) -> Owned {
         Owned {
             method: self.method,
-            tool: self.tool.map(Into::into),
+            target: self.target.map(Into::into),
             namespace: self.namespace.map(Into::into),
             verdict: self.verdict,
             reason: self.reason,
@@ -419,7 +431,7 @@ impl<'a> Key<'a> {
         let pairs = [
             ("server", Some(server)),
             ("mcp_method_name", Some(if method == OTHER { OTHER_ERROR } else { method })),
-            ("gen_ai_tool_name", self.tool),
+            (if method == PROMPTS_GET { "gen_ai_prompt_name" } else { "gen_ai_tool_name" }, self.target),
             ("caller_namespace", self.namespace),
             ("error_type", self.verdict.error),
             ("rpc_response_status_code", self.verdict.code),
@@ -445,7 +457,7 @@ impl Owned {
         let also = Also { caller: self.caller.as_deref(), era: self.era, limit: self.limit.as_deref() };
         Key {
             method: self.method,
-            tool: self.tool.as_deref(),
+            target: self.target.as_deref(),
             namespace: self.namespace.as_deref(),
             verdict: self.verdict,
             reason: self.reason,
@@ -468,6 +480,11 @@ fn copied(series: &HashTable<Arc<Series>>, hasher: &RandomState) -> HashTable<Ar
 /// Whether the conventions know it as an operation: not what belongs to the transport, and not what was never read.
 pub(crate) fn is_operation(method: &str) -> bool {
     !matches!(method, "none" | "response" | "batch" | "GET" | "DELETE")
+}
+
+/// Whether it is about something of which a server has few, each with a name.
+fn is_about_names(method: usize) -> bool {
+    matches!(METHODS[method], TOOLS_CALL | PROMPTS_GET)
 }
 
 /// The class of a caller. The agent beside the sidecar has none to tell it from others.

@@ -1,4 +1,4 @@
-//! Names of tools that a server has advertised: only these may stand in a metric.
+//! Names of tools or of prompts that a server has advertised: only these may stand in a metric.
 //!
 //! A server that advertises others all the time makes older ones be forgotten: there are two generations, and when the
 //! younger is full it becomes the older. What a server still advertises is in the next list that passes.

@@ -19,10 +19,11 @@ const OF_CALLS: [(&str, &str); 2] = [
     ("mcp_client_operation_duration_seconds", "mcp.client.operation.duration"),
 ];
 /// Labels of these, and what they are called there.
-const ATTRIBUTES: [(&str, &str); 10] = [
+const ATTRIBUTES: [(&str, &str); 11] = [
     ("server", "weft.server"),
     ("mcp_method_name", "mcp.method.name"),
     ("gen_ai_tool_name", "gen_ai.tool.name"),
+    ("gen_ai_prompt_name", "gen_ai.prompt.name"),
     ("caller_namespace", "weft.caller.namespace"),
     ("error_type", "error.type"),
     ("rpc_response_status_code", "rpc.response.status_code"),

@@ -123,6 +123,14 @@ impl Leased {
         }
     }
 
+    /// Since when the lender did not confirm it, in nanoseconds. A budget is lent for good, until its window ends.
+    pub(super) fn age(&self, now: Now) -> Option<u64> {
+        match &self.held {
+            Held::Share { holder, .. } => holder.age(now.nanos),
+            Held::Purse(_) => None,
+        }
+    }
+
     pub(super) const fn is_released(&self) -> bool {
         self.released
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Guard};
 use weft_proto::compile::ServerEntry;
@@ -133,8 +134,9 @@ impl Series {
         self.metrics.quota_used.clear();
         self.metrics.quota_limit.clear();
         self.metrics.quota_lease.clear();
+        self.metrics.quota_lease_age_seconds.clear();
         self.metrics.quota_fallback_active.clear();
-        for Shown { ready, used, lent, fallbacks } in fullest.values() {
+        for Shown { ready, used, lent, fallbacks, age } in fullest.values() {
             let (policy, limit) = self.names(&ready.limit);
             let labels = LimitLabels { policy, limit };
             #[expect(clippy::cast_precision_loss, reason = "a gauge need not be exact past 2^53")]
@@ -143,6 +145,10 @@ impl Series {
             self.metrics.quota_limit.get_or_create(&labels).set(whole(ready.limit.gauge.limit_milli()));
             if ready.by == Some(By::ControlPlane) {
                 self.metrics.quota_lease.get_or_create(&labels).set(whole(*lent));
+                if let Some(age) = age {
+                    let age = Duration::from_nanos(*age).as_secs_f64();
+                    self.metrics.quota_lease_age_seconds.get_or_create(&labels).set(age);
+                }
                 let fallbacks = i64::try_from(*fallbacks).unwrap_or(i64::MAX);
                 self.metrics.quota_fallback_active.get_or_create(&labels).set(fallbacks);
             }

@@ -94,6 +94,8 @@ pub(super) struct Shown {
     pub(super) lent: u64,
     /// Counts without a lease.
     pub(super) fallbacks: usize,
+    /// Age of the lease that was confirmed longest ago, in nanoseconds.
+    pub(super) age: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -353,13 +355,14 @@ impl Table {
                 if !fullest.contains_key(&count.ready.limit.identity) {
                     let (identity, ready) =
                         (Arc::clone(&count.ready.limit.identity), Arc::clone(&count.ready));
-                    fullest.insert(identity, Shown { ready, used: 0, lent: 0, fallbacks: 0 });
+                    fullest.insert(identity, Shown { ready, used: 0, lent: 0, fallbacks: 0, age: None });
                 }
                 if let Some(shown) = fullest.get_mut(&count.ready.limit.identity) {
                     shown.used = used.max(shown.used);
                     if let Some(lease) = &count.lease {
                         shown.lent = shown.lent.saturating_add(lease.share_milli());
                         shown.fallbacks += usize::from(lease.is_fallback());
+                        shown.age = shown.age.max(lease.age(now));
                     }
                 }
             }

@@ -137,6 +137,39 @@ fn where_no_count_can_be_forgotten_further_callers_share_one() {
 }
 
 #[test]
+fn the_age_of_leases_is_that_of_the_one_that_was_confirmed_longest_ago() {
+    const TIMING: Timing =
+        Timing { lease_nanos: 15 * SECOND, refresh_nanos: 5 * SECOND, drift_per_million: 10_000 };
+    let table = Table::new(64, 64, false);
+    let limits = ready(&table, "{per: [caller], rate: 100/min, scope: mesh}");
+    let metrics = Arc::new(Metrics::new());
+    let series = Series::new(&metrics);
+    let shown = |at_secs: u64| {
+        series.show(&table.sweep(at(at_secs * SECOND)));
+        let text = metrics.text();
+        let lines =
+            text.lines().filter_map(|line| line.strip_prefix("weft_sidecar_quota_lease_age_seconds{"));
+        lines.map(|line| line.rsplit(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert!(call(&table, &limits, "a", "x", at(0)) && call(&table, &limits, "b", "x", at(0)));
+    assert!(shown(1).is_empty(), "nothing is lent yet");
+    let handles: Vec<_> =
+        table.borrowed(By::ControlPlane).told(true).into_iter().map(|key| key.handle()).collect();
+    let grant = |handle, number, asked_secs: u64| {
+        let part = Part { capacity: 50_000, burst: 50_000 };
+        let grant = Grant { epoch: 1, number, answers: None, part, tokens: 0, safe: 1000 };
+        table.granted(handle, grant, Some(asked_secs * SECOND), TIMING, at(asked_secs * SECOND));
+    };
+    grant(handles[0], 1, 2);
+    grant(handles[1], 1, 3);
+    assert_eq!(shown(4), ["2.0"]);
+    grant(handles[0], 2, 5);
+    assert_eq!(shown(6), ["3.0"]);
+    // It ended, and nobody confirms it.
+    assert_eq!(shown(30), ["27.0"]);
+}
+
+#[test]
 fn a_limit_that_is_edited_goes_on_from_what_was_taken() {
     let table = Table::new(1000, 1000, false);
     let before = ready(&table, "{name: fair, per: [caller], rate: 4/min}");

@@ -11,6 +11,7 @@ use weft_proto::pb::opentelemetry::proto::trace::v1::status::StatusCode;
 use weft_proto::pb::opentelemetry::proto::trace::v1::{ResourceSpans, ScopeSpans, Span as Told, Status};
 use weft_proto::trace::{Context, SpanId};
 
+use super::content::Shown;
 use super::open::{More, Part};
 use super::span::{Child, Span};
 use crate::heard::Heard;
@@ -163,6 +164,12 @@ fn attributes(span: &Span, verdict: &Verdict) -> Vec<KeyValue> {
     if let Some(more) = &span.more {
         conversation(&mut told, more, span.is_client);
     }
+    if let Some(content) = span.more.as_ref().and_then(|more| more.content.as_ref()) {
+        told.shown("gen_ai.tool.call.arguments", "weft.arguments.left_out", content.arguments.clone());
+        // Of what was refused or broke off there is no result.
+        let result = content.result().filter(|_| span.event.reason == "ok");
+        told.shown("gen_ai.tool.call.result", "weft.result.left_out", result);
+    }
     ours(&mut told, &span.event);
     told.0
 }
@@ -251,6 +258,15 @@ impl Attributes {
     fn maybe(&mut self, key: &str, value: Option<&str>) {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             self.text(key, value);
+        }
+    }
+
+    /// A value as long as it is, or why it is not there.
+    fn shown(&mut self, key: &str, left_out: &str, value: Option<Shown>) {
+        match value {
+            Some(Ok(value)) => self.add(key, Value::StringValue(value.into())),
+            Some(Err(lack)) => self.text(left_out, lack.word()),
+            None => {}
         }
     }
 

@@ -16,6 +16,9 @@ use crate::metrics::ReasonLabel;
 
 /// Spans that are sent at once.
 const BATCH_SPANS_MAX: usize = 512;
+/// Bytes of arguments and results that are sent at once, unless one span has more: collectors take messages of gRPC of
+/// up to 4 MiB.
+const BATCH_CONTENT_BYTES_MAX: usize = 2 << 20;
 /// How long spans wait for company.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long is waited before spans are sent again; so often they are.
@@ -54,7 +57,9 @@ impl Sender {
                 () = filling => {}
                 () = closing.cancelled() => {}
             }
-            Box::pin(self.send(&batch)).await;
+            for batch in batches(&batch, Span::content_bytes) {
+                Box::pin(self.send(batch)).await;
+            }
             // What one burst needed is not kept for good.
             batch = Vec::new();
         }
@@ -132,6 +137,21 @@ impl Sender {
     }
 }
 
+/// Cut so that no part is too large for a message, if it can be helped.
+fn batches<T>(mut all: &[T], content_bytes: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let mut fits = |item: &T| {
+            bytes += content_bytes(item);
+            bytes <= BATCH_CONTENT_BYTES_MAX
+        };
+        let count = all.iter().take_while(|item| fits(item)).count().max(1);
+        let batch;
+        (batch, all) = all.split_at_checked(count)?;
+        Some(batch)
+    })
+}
+
 /// Waits for more spans, for a while.
 async fn fill(waiting: &mut mpsc::Receiver<Span>, batch: &mut Vec<Span>) {
     let more = async {
@@ -143,4 +163,23 @@ async fn fill(waiting: &mut mpsc::Receiver<Span>, batch: &mut Vec<Span>) {
         }
     };
     let _ = timeout(LINGER, more).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_with_much_to_carry_are_sent_in_parts() {
+        let check = |sizes: &[usize], expected: &[usize]| {
+            let counts: Vec<_> = batches(sizes, |size| *size).map(<[_]>::len).collect();
+            assert_eq!(counts, expected, "{sizes:?}");
+        };
+        const HALF: usize = BATCH_CONTENT_BYTES_MAX / 2;
+        check(&[], &[]);
+        check(&[0; 512], &[512]);
+        check(&[HALF, HALF, 1], &[2, 1]);
+        // One that is too large for any goes alone.
+        check(&[1, 3 * HALF, 1, 1], &[1, 1, 2]);
+    }
 }

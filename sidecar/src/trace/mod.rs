@@ -5,6 +5,7 @@
 //! pure (contexts, sampling, what a message carries) is in `weft_proto::trace`.
 
 pub mod collector;
+mod content;
 mod encode;
 mod export;
 mod onward;
@@ -27,6 +28,7 @@ use weft_proto::resource::kinds::{Telemetry, Tracing};
 use crate::metrics::{Metrics, ReasonLabel};
 use crate::state::{Current, Live};
 
+pub(crate) use content::show;
 pub use encode::{Source, resource};
 pub use onward::{Onward, onward};
 pub use open::{Asked, Part, Trace};

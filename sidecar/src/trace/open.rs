@@ -9,6 +9,7 @@ use weft_proto::name::HostPort;
 use weft_proto::resource::kinds::{Era, Tracing};
 use weft_proto::trace::{Context, SpanId, State, TraceId, sampling};
 
+use super::content::Content;
 use super::span::{Child, Span};
 use super::{Kind, Service};
 use crate::classify::{Call, Kind as What, MODERN};
@@ -66,6 +67,8 @@ pub(super) struct More {
     /// Who was called.
     pub(super) to: Option<HostPort>,
     pub(super) children: Vec<Child>,
+    /// Where telemetry wants it.
+    pub(super) content: Option<Content>,
 }
 
 impl Trace {
@@ -100,6 +103,7 @@ impl Trace {
                 from: asked.connection.address,
                 to: None,
                 children: Vec::new(),
+                content: None,
             };
             Box::new(more)
         });
@@ -130,6 +134,13 @@ impl Trace {
     pub fn to(&mut self, address: &HostPort) {
         if let Some(more) = &mut self.more {
             more.to = Some(address.clone());
+        }
+    }
+
+    /// Bytes of the answer, as they go to the caller.
+    pub(crate) fn feed(&mut self, data: &[u8]) {
+        if let Some(content) = self.more.as_mut().and_then(|more| more.content.as_mut()) {
+            content.feed(data);
         }
     }
 

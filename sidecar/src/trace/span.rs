@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use weft_proto::trace::Context;
 
+use super::content::Content;
 use super::open::{More, Part};
 use crate::heard::Heard;
 use crate::record::Event;
@@ -21,6 +22,14 @@ pub(super) struct Span {
     /// None of one that is kept only because it failed.
     pub(super) more: Option<Box<More>>,
     pub(super) event: Event,
+}
+
+impl Span {
+    /// Bytes of arguments and results that it carries.
+    pub(super) fn content_bytes(&self) -> usize {
+        let content = self.more.as_ref().and_then(|more| more.content.as_ref());
+        content.map_or(0, Content::bytes)
+    }
 }
 
 /// A part of it.

@@ -66,6 +66,7 @@ impl Found {
 pub(crate) struct Collector {
     pub(crate) address: SocketAddr,
     found: watch::Receiver<Vec<Found>>,
+    bytes: Arc<Mutex<Vec<u8>>>,
     manner: Arc<Mutex<Manner>>,
     /// Exports that came, whatever became of them.
     pub(crate) asked: watch::Receiver<usize>,
@@ -75,6 +76,7 @@ pub(crate) struct Collector {
 #[derive(Clone)]
 struct Shared {
     found: watch::Sender<Vec<Found>>,
+    bytes: Arc<Mutex<Vec<u8>>>,
     asked: watch::Sender<usize>,
     manner: Arc<Mutex<Manner>>,
 }
@@ -86,9 +88,11 @@ impl Collector {
         let manner = Arc::new(Mutex::new(manner));
         let shared = Shared {
             found: watch::Sender::default(),
+            bytes: Arc::default(),
             asked: watch::Sender::new(0),
             manner: Arc::clone(&manner),
         };
+        let bytes = Arc::clone(&shared.bytes);
         let (found, asked) = (shared.found.subscribe(), shared.asked.subscribe());
         let mut task = JoinSet::new();
         task.spawn(async move {
@@ -103,7 +107,7 @@ impl Collector {
                 });
             }
         });
-        Self { address, found, manner, asked, _task: task }
+        Self { address, found, bytes, manner, asked, _task: task }
     }
 
     pub(crate) fn becomes(&self, manner: Manner) {
@@ -123,6 +127,11 @@ impl Collector {
 
     pub(crate) fn found(&self) -> Vec<Found> {
         self.found.borrow().clone()
+    }
+
+    /// All that it was sent.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.bytes.lock().unwrap().clone()
     }
 
     /// Telemetry for the whole mesh that sends spans here.
@@ -150,6 +159,7 @@ async fn answer(shared: Shared, request: Request<Incoming>) -> Result<Response<B
     let kind = if is_grpc { "application/grpc" } else { "application/x-protobuf" };
     assert_eq!(head.headers["content-type"], kind);
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    shared.bytes.lock().unwrap().extend_from_slice(&body);
     let manner = *shared.manner.lock().unwrap();
     shared.asked.send_modify(|asked| *asked += 1);
     if manner == Manner::Hangs {

@@ -70,6 +70,39 @@ async fn calls_are_told_apart_by_tool_once_the_server_has_listed_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn calls_are_told_apart_by_prompt_on_both_sides() {
+    let answers = async |seen: super::upstream::Seen| {
+        let message: serde_json::Value = serde_json::from_slice(&seen.body).unwrap_or_default();
+        let result = match message["method"].as_str() {
+            Some("prompts/list") => json!({ "resultType": "complete", "ttlMs": 0, "cacheScope": "private",
+                                            "prompts": [{ "name": "greeting" }] }),
+            Some("prompts/get") => json!({ "resultType": "complete", "messages": [] }),
+            _ => return super::upstream::echo(&seen),
+        };
+        super::upstream::document(&json!({ "jsonrpc": "2.0", "id": message["id"], "result": result }))
+    };
+    let pair = Pair::start(Upstream::with(answers).await).await;
+    let agent = Agent::join(&pair, "reviewer").await;
+    assert_eq!(agent.answer(modern("prompts/list", "", json!({}))).await.status, 200);
+    for prompt in ["greeting", "made_up"] {
+        let get = modern("prompts/get", prompt, json!({ "name": prompt, "arguments": {} }));
+        assert_eq!(agent.answer(get).await.status, 200);
+    }
+    for (sidecar, side) in [(&pair.inbound, "server"), (&agent.sidecar, "client")] {
+        for prompt in ["greeting", "other"] {
+            let labels = ["prompts/get", &format!("gen_ai_prompt_name=\"{prompt}\"")];
+            eventually("each is counted by its name, if there is such a prompt", || {
+                count(sidecar, side, &labels) == 1
+            })
+            .await;
+        }
+        assert!(!sidecar.metrics.text().contains("made_up"));
+    }
+    agent.sidecar.stop().await;
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn telemetry_says_what_calls_are_told_apart_by_besides() {
     let pair = Pair::start(Upstream::echo().await).await;
     let mut caller = pair.caller("agents", "reviewer").await;

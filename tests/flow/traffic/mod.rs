@@ -6,6 +6,7 @@ mod pair;
 mod upstream;
 
 mod asked;
+mod assembly;
 mod away;
 mod beginnings;
 mod bridged;

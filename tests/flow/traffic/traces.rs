@@ -116,6 +116,59 @@ async fn one_trace_crosses_from_the_agent_to_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn arguments_and_results_are_told_where_they_are_asked_for_and_never_what_is_redacted() {
+    const ARGUMENTS: &str = "gen_ai.tool.call.arguments";
+    const RESULT: &str = "gen_ai.tool.call.result";
+    let collector = Collector::start(Manner::Takes).await;
+    let pair = Pair::start(Upstream::echo().await).await;
+    pair.apply(
+        "apiVersion: weft.dev/v1alpha1\nkind: ToolPolicy\nmetadata: { namespace: research, name: hides }\n\
+         spec: { tools: [login], redact: [password] }\n",
+    )
+    .await;
+    let mut caller = pair.caller("agents", "one").await;
+    let mut calls = 0;
+    for (content, arguments, result) in
+        [("", false, false), (", content: arguments", true, false), (", content: full", true, true)]
+    {
+        collector.follow(&pair, &format!("sampling: 100%{content}")).await;
+        let long = "long".repeat(2000);
+        for (tool, arguments) in [
+            ("echo", json!({ "text": "seen" })),
+            ("login", json!({ "user": "u", "password": "hunter2" })),
+            ("large", json!({ "text": long })),
+        ] {
+            assert_eq!(caller.call(tool, arguments).await.status, 200);
+            calls += 1;
+        }
+        let found =
+            collector.wait("every call", |found| of_kind(found, SpanKind::Server).len() == calls).await;
+        let spans = of_kind(&found, SpanKind::Server);
+        let [echo, login, large] = &spans[calls - 3..] else { panic!("{spans:#?}") };
+        let told = |of: bool, what: &str| if of { what.to_owned() } else { String::new() };
+        assert_eq!(echo.says(ARGUMENTS), told(arguments, r#"{"text":"seen"}"#), "{content}");
+        assert_eq!(echo.says(RESULT).is_empty(), !result, "{content}");
+        assert_eq!(echo.says(RESULT).contains("content"), result, "{content}: {}", echo.says(RESULT));
+        let hidden: Value = serde_json::from_str(&login.says(ARGUMENTS)).unwrap_or_default();
+        let expected = json!({ "user": "u", "password": "[redacted]" });
+        assert_eq!(hidden, if arguments { expected } else { Value::Null }, "{content}");
+        assert_eq!(
+            (login.says(RESULT), login.says("weft.result.left_out")),
+            (String::new(), told(result, "redacted"))
+        );
+        assert_eq!(
+            (large.says(ARGUMENTS), large.says("weft.arguments.left_out")),
+            (String::new(), told(arguments, "too_long"))
+        );
+    }
+    let all = collector.bytes();
+    let has = |text: &str| all.windows(text.len()).any(|it| it == text.as_bytes());
+    assert!(has("login") && has("seen") && has("[redacted]"), "it is looked for in what was sent");
+    assert!(!has("hunter2") && !has("longlong"));
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_message_is_believed_before_the_header_and_both_are_told() {
     let collector = Collector::start(Manner::Takes).await;
     let pair = Pair::start(Upstream::echo().await).await;

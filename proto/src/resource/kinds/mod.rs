@@ -23,7 +23,9 @@ pub use server::{
     OutlierEjection, Protocol, Retries, StaticEndpoint, Timeouts, WorkloadInstances,
 };
 pub use stdio::{Sandbox, Sharing, Stdio};
-pub use telemetry::{AccessLog, AuditDetail, LogFormat, MetricDimension, OtlpProtocol, Telemetry, Tracing};
+pub use telemetry::{
+    AccessLog, AuditDetail, LogFormat, MetricDimension, OtlpProtocol, Telemetry, TracedContent, Tracing,
+};
 pub use tool::{CacheScope, ResponseCache, RetryClass, Strictness, ToolPolicy};
 pub use trust::{DefaultAction, FederatedDomain, Trust};
 pub use virtual_server::{ListMode, Member, Prefixing, VirtualServer};

@@ -47,6 +47,19 @@ pub struct Tracing {
     /// Keep every failed and refused call, whatever the sampling.
     #[serde(default, skip_serializing_if = "is_default")]
     pub keep_failures: bool,
+    /// What of calls of tools stands in the spans of the sidecar beside the server; nothing if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<TracedContent>,
+}
+
+/// What of calls of tools stands in spans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TracedContent {
+    /// Arguments, less what is redacted.
+    Arguments,
+    /// Results besides, of tools of which no argument is redacted.
+    Full,
 }
 
 /// What calls can be told apart by in metrics, besides what they always are.

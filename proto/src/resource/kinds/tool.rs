@@ -42,7 +42,7 @@ pub struct ToolPolicy {
     /// Believe the server's own hints about its tools. Nothing follows from them yet.
     #[serde(default, skip_serializing_if = "is_default")]
     pub trust_hints: bool,
-    /// Arguments that are never logged or audited, as dotted paths.
+    /// Arguments that are never logged, audited or traced, as dotted paths from the outermost argument inwards.
     #[serde(default, skip_serializing_if = "is_default")]
     pub redact: List<Text<256>, 64>,
     /// Evaluate and record, without enforcing.

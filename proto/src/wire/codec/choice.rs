@@ -47,6 +47,7 @@ choices! {
     prefixing: kinds::Prefixing = pb::Prefixing { Always = Always, OnConflict = OnConflict, Never = Never }
     list_mode: kinds::ListMode = pb::ListMode { Full = Full, Search = Search }
     otlp_protocol: kinds::OtlpProtocol = pb::OtlpProtocol { Grpc = Grpc, Http = Http }
+    traced_content: kinds::TracedContent = pb::TracedContent { Arguments = Arguments, Full = Full }
     log_format: kinds::LogFormat = pb::LogFormat { Json = Json, Text = Text }
     audit_detail: kinds::AuditDetail = pb::AuditDetail {
         None = None, Metadata = Metadata, Digests = Digests, Full = Full

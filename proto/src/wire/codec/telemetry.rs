@@ -11,13 +11,15 @@ use crate::wire::Object;
 
 pub(super) fn encode(meta: Option<pb::Meta>, telemetry: &Telemetry) -> pb::Telemetry {
     let Telemetry { servers, tracing, access_log, audit, metric_dimensions } = telemetry;
-    let tracing =
-        tracing.as_ref().map(|Tracing { sampling, endpoint, protocol, keep_failures }| pb::Tracing {
+    let tracing = tracing.as_ref().map(|Tracing { sampling, endpoint, protocol, keep_failures, content }| {
+        pb::Tracing {
             sampled_per_million: sampling.map(Ratio::per_million),
             endpoint: string(endpoint),
             protocol: choice::otlp_protocol::encode(*protocol),
             keep_failures: *keep_failures,
-        });
+            content: content.map_or(0, choice::traced_content::encode),
+        }
+    });
     let access_log = access_log.as_ref().map(|AccessLog { off, format, filter, sample }| pb::AccessLog {
         off: *off,
         format: choice::log_format::encode(*format),
@@ -52,12 +54,17 @@ pub(super) fn decode(message: pb::Telemetry) -> Read<Object<Telemetry>> {
 }
 
 fn decode_tracing(message: pb::Tracing) -> Read<Tracing> {
-    let pb::Tracing { sampled_per_million, endpoint, protocol, keep_failures } = message;
+    let pb::Tracing { sampled_per_million, endpoint, protocol, keep_failures, content } = message;
+    let content = match content {
+        0 => None,
+        number => Some(at("content", choice::traced_content::decode(number))?),
+    };
     Ok(Tracing {
         sampling: at("sampled_per_million", sampled_per_million.map(ratio).transpose())?,
         endpoint: at("endpoint", optional_text(&endpoint))?,
         protocol: at("protocol", choice::otlp_protocol::decode(protocol))?,
         keep_failures,
+        content,
     })
 }
 

@@ -17,7 +17,7 @@ fn table(calls: &Calls, names: &[&str]) -> Arc<Table> {
 fn call(tool: &str, second: u64) -> Call<'_> {
     Call {
         method: method_index("tools/call"),
-        tool: Some(tool),
+        target: Some(tool),
         caller: ALICE,
         verdict: Verdict::default(),
         reason: "ok",
@@ -79,6 +79,29 @@ fn a_tool_is_told_apart_only_once_its_server_has_advertised_it() {
         calls.count(&table, &call(tool, 1));
     }
     assert_eq!((count(&calls, "other"), count(&calls, "read"), count(&calls, "w\\\"ite")), (4, 1, 1));
+}
+
+#[test]
+fn prompts_are_told_apart_as_tools_are_and_neither_passes_for_the_other() {
+    let calls = calls(10);
+    let table = table(&calls, &["read"]);
+    let list = r#"{"jsonrpc":"2.0","id":1,"result":{"prompts":[{"name":"greet"}]}}"#;
+    table.learn(list.as_bytes(), BOUNDS);
+    let get = |prompt| Call { method: method_index("prompts/get"), ..call(prompt, 1) };
+    for call in [get("greet"), get("read"), get("made-up"), call("greet", 1)] {
+        calls.count(&table, &call);
+    }
+    let text = text(&calls);
+    for (labels, times) in [
+        ("mcp_method_name=\"prompts/get\",gen_ai_prompt_name=\"greet\"", 1),
+        ("mcp_method_name=\"prompts/get\",gen_ai_prompt_name=\"other\"", 2),
+        ("mcp_method_name=\"tools/call\",gen_ai_tool_name=\"other\"", 1),
+    ] {
+        let line = format!("_count{{server=\"a/files\",{labels},");
+        let found =
+            text.lines().find(|found| found.contains(&line)).unwrap_or_else(|| panic!("{line}: {text}"));
+        assert!(found.ends_with(&format!(" {times}")), "{found}");
+    }
 }
 
 #[test]

@@ -26,6 +26,8 @@ struct Lease {
     epoch: u64,
     number: u64,
     part: Part,
+    /// When that was asked for which granted it, or made it longer.
+    asked: u64,
     expires: u64,
 }
 
@@ -180,14 +182,15 @@ impl Holder {
         if is_old || grant.answers.is_some_and(|sequence| sequence <= self.released) {
             return None;
         }
-        let expires = match (asked_at, before) {
-            (Some(asked), _) => asked.saturating_add(timing.lease_nanos),
+        let (asked, expires) = match (asked_at, before) {
+            (Some(asked), _) => (asked, asked.saturating_add(timing.lease_nanos)),
             // One that answers nothing makes nothing longer.
-            (None, Some(lease)) if lease.epoch == grant.epoch => lease.expires,
+            (None, Some(lease)) if lease.epoch == grant.epoch => (lease.asked, lease.expires),
             (None, Some(_) | None) => return None,
         };
         self.safe = Some(grant.safe);
-        self.lease = Some(Lease { epoch: grant.epoch, number: grant.number, part: grant.part, expires });
+        self.lease =
+            Some(Lease { epoch: grant.epoch, number: grant.number, part: grant.part, asked, expires });
         let held = before.filter(|lease| now < lease.expires).map_or(Part::NOTHING, |lease| lease.part);
         Some(grant.part.capacity < held.capacity || grant.part.burst < held.burst)
     }
@@ -195,6 +198,11 @@ impl Holder {
     /// How long it is until the lease ends, or since it did.
     pub fn expires(&self) -> Option<u64> {
         self.lease.map(|lease| lease.expires)
+    }
+
+    /// Since when nobody confirmed the lease, in force or ended; none where there is none.
+    pub fn age(&self, now: u64) -> Option<u64> {
+        self.lease.map(|lease| now.saturating_sub(lease.asked))
     }
 
     pub const fn terms(&self) -> Terms {
