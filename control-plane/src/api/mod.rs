@@ -8,6 +8,7 @@ mod access;
 mod asked;
 mod beside;
 mod call;
+mod catalogue;
 mod changes;
 mod checks;
 mod dto;
@@ -18,6 +19,7 @@ mod objects;
 mod openapi;
 mod operations;
 mod quotas;
+mod registry;
 mod serve;
 mod sidecars;
 mod tools;
@@ -39,6 +41,7 @@ use weft_proto::name::TrustDomain;
 
 use crate::audit::Trails;
 use crate::auth::Keys;
+use crate::catalog::Catalogue;
 use crate::desired::{Mesh, Present};
 use crate::metrics::Metrics;
 use crate::quota::Lender;
@@ -48,6 +51,10 @@ pub use asked::config::{Difference, HeldResource, SidecarConfig};
 pub use asked::counts::{CallCount, CallCounts, CountedBy, SilentSidecar};
 pub use asked::logging::SidecarLogging;
 pub use asked::tap::TapEvent;
+pub use catalogue::{
+    Hint, ItemKind, OfferedItem, OfferedList, OfferedReplica, OfferedShown, OfferedVersion, OfferingList,
+    OfferingReplica, OfferingServer,
+};
 pub use checks::CheckList;
 pub use dto::*;
 pub use error::{Code, Error, FieldError, Problem};
@@ -55,6 +62,7 @@ pub use explain::{ExplainRequest, Explained, IdentityMay, WhoCan};
 pub use openapi::document as openapi;
 use operations::{METHOD_NOT_ALLOWED, OPERATIONS, UNKNOWN_ROUTE};
 pub use quotas::{QuotaCount, QuotaList, QuotaPart};
+pub use registry::{RegistryMetadata, RegistryRemote, RegistryServer, RegistryServerDetail, RegistryServers};
 pub use sidecars::{
     Nack, PlanCount, PlanStatus, Sidecar, SidecarCertificate, SidecarList, SidecarLosses, SidecarType,
     Sidecars,
@@ -109,6 +117,7 @@ pub struct Deps {
     pub sidecars: Arc<dyn Sidecars>,
     pub lender: Arc<Lender>,
     pub trails: Trails,
+    pub catalogue: Arc<Catalogue>,
     pub trust: Arc<dyn TrustControl>,
     pub tokens: Arc<Tokens>,
     pub keys: Arc<Keys>,

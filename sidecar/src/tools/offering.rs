@@ -79,6 +79,11 @@ impl Offering {
         Self { introduced, lists: parts.lists.clone(), items, left_out }
     }
 
+    #[cfg(test)]
+    pub(crate) fn with(items: Items) -> Self {
+        Self { items, ..Self::new(&Parts::default()) }
+    }
+
     /// In the order of kinds and names, each once.
     pub fn items(&self) -> &[Arc<Item>] {
         &self.items

@@ -107,7 +107,13 @@ impl Lister {
                         None => Ok(Introduced::default()),
                     };
                 }
-                (Era::Legacy, peer) => peer.introduction().await?,
+                (Era::Legacy, peer) => {
+                    // It says that in the handshake of the session in which it is asked for its lists.
+                    let message = question(Era::Legacy, method::PING, None);
+                    let reply = peer.call(Ask { asker: nobody(), message }).await?;
+                    response("introduction", reply, bounds).await?;
+                    peer.introduction().await?
+                }
             },
             Self::Child(peer) => peer.introduction().await?,
         };

@@ -12,6 +12,7 @@ mod beginnings;
 mod bridged;
 mod broken;
 mod budgets;
+mod catalogue;
 mod changes;
 mod conditions;
 mod counted;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use weft_proto::name::{NodeId, ServerName, SpiffeId, TrustDomain};
 use weft_proto::offer::Offer;
+use weft_proto::wire::ResourceType;
 
 use super::{Client, Hub, lock};
 use crate::catalog::{Advertised, Seen};
@@ -31,6 +32,27 @@ impl Hub {
         let over = client.replaced.child_token();
         std::mem::replace(&mut *lock(&client.reporting), over.clone()).cancel();
         Some(Reporter { hub: Arc::clone(self), client, over })
+    }
+
+    /// Whether a connected sidecar stands beside a server. It does no more when what is returned is cancelled.
+    pub fn beside(
+        &self,
+        identity: &SpiffeId,
+        node: &NodeId,
+        server: &ServerName,
+    ) -> Option<CancellationToken> {
+        let clients = lock(&self.clients);
+        let id = clients.by_node.get(&(identity.clone(), node.clone()))?;
+        let client = Arc::clone(clients.by_id.get(id)?);
+        drop(clients);
+        let stands_there = lock(&client.status).serves.contains(server);
+        stands_there.then(|| client.replaced.clone())
+    }
+
+    /// Whether there is such a server; none while that is not known yet.
+    pub fn exists(&self, server: &ServerName) -> Option<bool> {
+        let found = || self.world().object(ResourceType::Server, &server.to_string()).is_some();
+        self.is_ready().then(found)
     }
 
     /// Takes what a server advertises, from a connected sidecar that stands beside it; none if it is not known as that.
