@@ -3,7 +3,7 @@
 use weft_proto::compile::{ServerEntry, Snapshot};
 use weft_proto::mcp::{Message, Target, method};
 use weft_proto::name::Workload;
-use weft_proto::policy::access::{Call as Asked, Decision, Foretold, Marked, Reason, Rule};
+use weft_proto::policy::access::{Call as Asked, Decision, Foretold, Marked, Reason, Rule, View};
 use weft_proto::resource::kinds::DefaultAction;
 
 use crate::classify::{Call, Kind};
@@ -64,15 +64,12 @@ pub fn authorize(
             explain: false,
         });
     }
-    let view = proved.view(snapshot, entry);
-    let mut decide = |asked: Asked<'_>| {
-        let decision = view.decide(asked);
-        decided.add(&decision);
-        match decision.allowed {
-            true => Ok(()),
-            false => Err(denied(asked, decision.reason, decision.explain)),
-        }
-    };
+    judge(&proved.view(snapshot, entry), call, decided)
+}
+
+/// Decides about everything that a request says, by one view.
+pub fn judge(view: &View, call: &Call<'_>, decided: &mut Decided) -> Result<Permit, Refusal> {
+    let mut decide = |asked: Asked<'_>| judge_one(view, asked, decided).map(|Permit(())| ());
     let whole = |method| Asked { method, target: None, arguments: None };
     for message in call.messages() {
         match message {
@@ -99,6 +96,16 @@ pub fn authorize(
         Kind::Message(_) | Kind::Batch(_) => {}
     }
     Ok(Permit(()))
+}
+
+/// Decides about one thing that is asked.
+pub fn judge_one(view: &View, asked: Asked<'_>, decided: &mut Decided) -> Result<Permit, Refusal> {
+    let decision = view.decide(asked);
+    decided.add(&decision);
+    match decision.allowed {
+        true => Ok(Permit(())),
+        false => Err(denied(asked, decision.reason, decision.explain)),
+    }
 }
 
 /// Whether a caller is of this mesh. Policies speak of namespaces and accounts of the mesh: one of a federated domain,

@@ -26,6 +26,8 @@ pub(super) struct Drawn {
     pub(super) introduction: Arc<Introduction>,
     /// Instead of a list of all tools.
     pub(super) search: Option<Searchable>,
+    /// What the virtual server's own policies say of what is asked by the names that are shown; none if there are none.
+    pub(super) view: Option<View>,
     source: Source,
 }
 
@@ -48,8 +50,9 @@ impl Drawn {
         before: Option<&Self>,
     ) -> Option<Self> {
         let source = Source::new(snapshot, name, workload)?;
+        let view = source.view();
         let roster = match &source.virtual_server {
-            Some(virtual_server) => source.roster_of(snapshot, virtual_server),
+            Some(virtual_server) => source.roster_of(snapshot, virtual_server, view.as_ref()),
             None => source.roster_of_all(),
         };
         let spec = source.virtual_server.as_ref().map(|it| &it.spec);
@@ -62,7 +65,7 @@ impl Drawn {
         let searches = spec.is_some_and(|spec| spec.mode == ListMode::Search);
         let search =
             searches.then(|| Searchable::of(&roster, before.and_then(|before| before.search.as_ref())));
-        Some(Self { roster, introduction, search, source })
+        Some(Self { roster, introduction, search, view, source })
     }
 
     /// Whether it would be drawn the same.
@@ -100,9 +103,21 @@ impl Source {
             && same(&self.offers, &other.offers)
     }
 
+    fn view(&self) -> Option<View> {
+        let name = self.virtual_server.as_ref()?.meta.full_name();
+        let caller = || Caller::new(self.workload.clone());
+        let is_said = !self.access.is_empty();
+        is_said.then(|| View::new(&self.access, DefaultAction::Allow, caller(), name))
+    }
+
     /// The members of a virtual server, as it wants them shown. Its own policies speak of the names that are shown; those
     /// of the members hold besides.
-    fn roster_of(&self, snapshot: &Snapshot, virtual_server: &Object<VirtualServer>) -> Roster {
+    fn roster_of(
+        &self,
+        snapshot: &Snapshot,
+        virtual_server: &Object<VirtualServer>,
+        view: Option<&View>,
+    ) -> Roster {
         let name = virtual_server.meta.full_name();
         let members = snapshot.virtual_servers.get(&name).map_or(&[][..], |entry| &entry.members);
         let offers: HashMap<&ServerName, &Offer> =
@@ -111,12 +126,7 @@ impl Source {
         let spec = &virtual_server.spec;
         let separator = spec.separator.as_ref().map_or(SEPARATOR, |separator| separator.as_str());
         let naming = Naming { prefix: spec.prefix, separator };
-        if self.access.is_empty() {
-            return Roster::new(parts, naming, |_, _| true);
-        }
-        let caller = Caller::new(self.workload.clone());
-        let view = View::new(&self.access, DefaultAction::Allow, caller, name);
-        Roster::new(parts, naming, |kind, name| may_see(&view, kind, name))
+        Roster::new(parts, naming, |kind, name| view.is_none_or(|view| may_see(view, kind, name)))
     }
 
     /// Every server of which this workload may use anything. Where two namespaces have one of the same name, both are

@@ -18,10 +18,12 @@ use serde_json::value::RawValue;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use weft_certs::tls::LiveIdentity;
 use weft_proto::mcp::lists::Listed;
-use weft_proto::mcp::{Request, Target, edit, method};
+use weft_proto::mcp::{Raw, Request, Target, edit, method};
 use weft_proto::name::{ObjectName, ServerName, Workload};
+use weft_proto::policy::access::Call as Asked;
 
-use crate::authorize;
+use crate::authorize::{self, Decided};
+use crate::classify::Call;
 use crate::exchange::front::Front;
 use crate::limits::Limits;
 use crate::outbound::Outbound;
@@ -95,7 +97,10 @@ impl Assemblies {
         let name_of_all = || ServerName { namespace: workload.namespace.clone(), name: everything() };
         let counted = name.cloned().unwrap_or_else(name_of_all);
         let assembly = Arc::new(Assembly { name: counted, front, members, _drain: drain.drop_guard() });
-        Ok(Arc::clone(self.lock().entry(name.cloned()).or_insert(assembly)))
+        let found = Arc::clone(self.lock().entry(name.cloned()).or_insert(assembly));
+        // There may be another configuration by now, and whoever took it over did not know of this.
+        self.update(&parts.live.load());
+        Ok(found)
     }
 
     /// Draws what is asked for anew, from another configuration. Whoever listens is told what changed.
@@ -130,6 +135,25 @@ fn everything() -> ObjectName {
 }
 
 impl Assembly {
+    /// Judges by the policies of the virtual server. What its members' policies say is for their sidecars.
+    pub fn permit(&self, call: &Call<'_>, decided: &mut Decided) -> Result<(), Refusal> {
+        let drawn = self.members.drawn();
+        let Some(view) = &drawn.view else { return Ok(()) };
+        let searching = call.request().filter(|it| drawn.search.is_some() && it.method == method::TOOLS_CALL);
+        let Some(request) = searching.filter(|it| search::is_ours(it)) else {
+            return authorize::judge(view, call, decided).map(drop);
+        };
+        let inner = search::inner(request);
+        // Finding and describing is a way to list.
+        let listing = Asked { method: method::TOOLS_LIST, target: None, arguments: None };
+        let asked = inner.as_ref().map_or(listing, |inner| Asked {
+            method: method::TOOLS_CALL,
+            target: Some(Target::Tool(&inner.name)),
+            arguments: inner.arguments.map(Raw::from),
+        });
+        authorize::judge_one(view, asked, decided).map(drop)
+    }
+
     /// Where what is asked for is; none for what the assembly answers itself. What is not shown looks the same as what
     /// does not exist.
     pub fn locate(&self, request: &Request<'_>) -> Result<Option<Found>, Refusal> {
@@ -158,7 +182,7 @@ fn locate(drawn: &Drawn, request: &Request<'_>) -> Result<Option<Found>, Refusal
         return Ok(Some(Found { arguments: Some(arguments), ..found }));
     }
     match target {
-        Target::Tool(search::FIND | search::DESCRIBE | search::CALL) => Ok(None),
+        Target::Tool(_) if search::is_ours(request) => Ok(None),
         other => find(drawn, other).map(Some),
     }
 }

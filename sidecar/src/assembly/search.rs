@@ -142,6 +142,11 @@ fn response(request: &Request<'_>, mut result: Value) -> Bytes {
     edit::result(request.id.raw(), &result).into()
 }
 
+/// Whether a call is of one of the tools that are listed here.
+pub(super) fn is_ours(request: &Request<'_>) -> bool {
+    request.params.name.as_deref().is_some_and(|name| [FIND, DESCRIBE, CALL].contains(&name))
+}
+
 /// The tool that a call of `call_tool` is about; none if it is none, or does not say.
 pub(super) fn inner<'a>(request: &'a Request<'_>) -> Option<Inner<'a>> {
     if request.params.name.as_deref() != Some(CALL) {

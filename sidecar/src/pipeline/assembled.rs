@@ -44,6 +44,7 @@ impl Outbound {
         }
         let assembly = parts.assemblies.find(name)?;
         self.about(&assembly.name, record);
+        assembly.permit(&call, &mut record.event.decided)?;
         let found = call.request().map(|request| assembly.locate(request)).transpose()?.flatten();
         match found {
             // Which of the arguments of a call within a call are told in headers too, its caller does not know.

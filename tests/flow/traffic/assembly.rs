@@ -335,6 +335,42 @@ async fn single_resources_of_many_servers_are_told_of_on_one_stream_even_after_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_policy_for_a_virtual_server_holds_there_with_the_names_that_are_shown_and_the_arguments() {
+    let many = Many::start(&[("files", tools(&["read", "write"]))]).await;
+    let desk = |mode: &str| {
+        format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: VirtualServer\nmetadata: {{ namespace: research, name: desk }}\n\
+             spec: {{ mode: {mode}, members: [{{ server: research/files }}] }}\n"
+        )
+    };
+    let policy = "---\napiVersion: weft.dev/v1alpha1\nkind: AccessPolicy\nmetadata: { namespace: research, name: desk }\n\
+        spec: { servers: { names: [none] }, virtualServers: [desk], rules: [\n\
+        { action: allow, to: [{ tools: [files_read] }], when: 'args.x < 3' }] }\n";
+    many.apply(&(desk("full") + policy)).await;
+    let path = "/virtual/research/desk/mcp";
+    let has_policy = || {
+        let current = many.agent.sidecar.live.load();
+        current.snapshot.virtual_servers.values().any(|it| !it.access.is_empty())
+    };
+    eventually("the virtual server is known, and its policy", has_policy).await;
+    assert_eq!(many.names(path).await, ["files_read"]);
+    let call = |tool: &str, arguments: Value| {
+        modern("tools/call", tool, json!({ "name": tool, "arguments": arguments }))
+    };
+    assert_eq!(many.ask(path, call("files_read", json!({ "x": 2 }))).await.status, 200);
+    let refused = many.ask(path, call("files_read", json!({ "x": 3 }))).await;
+    assert_eq!((refused.status, refused.reason()), (403, "denied"));
+    assert_eq!(many.ask("/mcp", call("files_read", json!({ "x": 3 }))).await.status, 200);
+    many.apply(&desk("search")).await;
+    let inner = |x: u64| call("call_tool", json!({ "name": "files_read", "arguments": { "x": x } }));
+    assert_eq!(many.ask(path, inner(2)).await.status, 200);
+    let refused = many.ask(path, inner(3)).await;
+    assert_eq!((refused.status, refused.reason()), (403, "denied"));
+    assert_eq!(many.ask(path, call("find_tools", json!({ "query": "read" }))).await.status, 200);
+    many.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn in_search_mode_a_tool_is_found_described_and_called_and_policy_holds_as_ever() {
     let many = Many::start(&[("files", tools(&["read", "write"])), ("search", tools(&["find"]))]).await;
     many.apply(READERS).await;
