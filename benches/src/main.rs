@@ -3,6 +3,7 @@
 //! Every figure is measured in this run. The control plane runs in a process of its own, so that its memory is its own;
 //! the sidecars are simulated, each with its own key, certificate, connection and stream.
 
+mod catalogue;
 mod child;
 mod churn;
 mod decide;
@@ -54,6 +55,8 @@ enum Part {
     Checks,
     /// Lending of mesh-wide limits.
     Lending,
+    /// A thousand servers at one address.
+    Catalogue,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -77,6 +80,7 @@ fn main() -> anyhow::Result<()> {
             Part::Decide => decide::run(&mut table)?,
             Part::Checks => quota::checking(&mut table)?,
             Part::Lending => quota::lending_to_all(&mut table)?,
+            Part::Catalogue => runtime.block_on(catalogue::run(&mut table))?,
         }
     }
     if !args.micro_only && args.only.is_none() {

@@ -95,6 +95,7 @@ impl Bench {
             metrics: Arc::clone(&metrics),
             launcher: Launcher::default(),
             drain: CancellationToken::new(),
+            told: false,
         });
         let (origin, version, since) = (Origin::File, "".into(), SystemTime::UNIX_EPOCH);
         servers.follow(&Current { snapshot, origin, version, since }, None);
