@@ -33,7 +33,7 @@ pub(crate) const LONG: &[Excuse] = &[
         520,
         "one state machine, whose every transition reads the same fields",
     ),
-    ("control-plane/src/app.rs", 530, "the composition root, a list of what is started"),
+    ("control-plane/src/app.rs", 540, "the composition root, a list of what is started"),
     (
         "control-plane/src/plan/world.rs",
         510,

@@ -175,6 +175,10 @@ answers! {
         why: Option<String>,
     }
 
+    LogLines {
+        lines: Vec<String>,
+    }
+
     SidecarLogging {
         node: String,
         filter: String,

@@ -14,9 +14,10 @@ use super::sidecars::{PlanStatus, Sidecar, SidecarList, SidecarsQuery};
 use super::trust::{RevocationRequest, RotationRequest, TrustStatus};
 use super::{
     Api, ApplyResult, AuditList, CallCounts, CheckList, Error, ExplainRequest, Explained, HistoryItem,
-    HistoryList, KeyCreated, KeyList, KeyRequest, ObjectList, QuotaList, RollbackRequest, SidecarConfig,
-    SidecarLogging, TapEvent, TokenCreated, TokenList, TokenRequest, ToolList, Version, WhoCan, access,
-    checks, dto, explain, history, objects, openapi, quotas, sidecars, tools, trails, trust, watch,
+    HistoryList, KeyCreated, KeyList, KeyRequest, LogLines, ObjectList, QuotaList, RollbackRequest,
+    SidecarConfig, SidecarLogging, TapEvent, TokenCreated, TokenList, TokenRequest, ToolList, Version,
+    WhoCan, access, checks, dto, explain, history, objects, openapi, quotas, sidecars, tools, trails, trust,
+    watch,
 };
 use crate::auth::Scope;
 
@@ -234,6 +235,10 @@ pub(super) static OPERATIONS: &[Operation] = &[
         .changes(Operator, "sidecar.logging")
         .takes_json(of::<logging::LoggingRequest>)
         .answers(Answers(of::<SidecarLogging>)),
+    Operation::new("getSidecarLog", Get, "/v1/sidecars/{ns}/{instance}/log", run!(logging::lines))
+        .says("The newest lines of a sidecar's log, without what servers beside it say.")
+        .reads(Operator)
+        .answers(Answers(of::<LogLines>)),
     Operation::new("tapCalls", Get, "/v1/tap", run!(tap::tap))
         .says("Calls as they end: server-sent events `call`, and `begun`, `joined`, `left`, `lost`, `end` of the tap.")
         .changes(Operator, "tap")
@@ -341,6 +346,10 @@ pub(super) static OPERATIONS: &[Operation] = &[
         .says("What is published.")
         .reads(Operator)
         .answers(Answers(of::<PlanStatus>)),
+    Operation::new("debugLog", Get, "/debug/log", run!(logging::own_lines))
+        .says("The newest lines of the control plane's log.")
+        .reads(Operator)
+        .answers(Answers(of::<LogLines>)),
 ];
 
 /// What answers at paths that are none.

@@ -37,6 +37,7 @@ use weft_proto::name::{Digest, NodeId, SpiffeId, TrustDomain};
 use weft_proto::pb::weft::ask::v1::question::Asks;
 use weft_proto::policy::tools::digest;
 use weft_proto::wire::ResourceType;
+use weft_telemetry::recent::Recent;
 
 /// A document of a kind, five lines long.
 pub fn document(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
@@ -188,6 +189,7 @@ pub struct Mesh {
     pub trust: Arc<FakeTrust>,
     pub metrics: Arc<Metrics>,
     pub lender: Arc<Lender>,
+    pub log: Recent,
     pub shutdown: CancellationToken,
     _directory: Arc<tempfile::TempDir>,
 }
@@ -209,6 +211,7 @@ impl Mesh {
         let trust = Arc::new(FakeTrust { mood: Mutex::default(), asked: Semaphore::new(0) });
         let (metrics, shutdown) = (Arc::new(Metrics::new()), CancellationToken::new());
         let lender = Arc::new(Lender::new(Settings::default(), Arc::clone(&metrics)));
+        let log = Recent::default();
         let deps = Deps {
             store: Arc::clone(&store),
             metrics: Arc::clone(&metrics),
@@ -227,6 +230,7 @@ impl Mesh {
             trust_domain,
             data_dir: Some(directory.path().to_owned()),
             clock: Arc::new(clock::now),
+            log: log.clone(),
             limits,
             shutdown: shutdown.clone(),
         };
@@ -238,6 +242,7 @@ impl Mesh {
             trust,
             metrics,
             lender,
+            log,
             shutdown,
             _directory: directory,
         }
