@@ -15,6 +15,7 @@ use weft_certs::tls::{self, ClientAuth};
 use weft_certs::verifier::Expect as ExpectPeer;
 use weft_proto::name::TrustDomain;
 use weft_proto::resource::kinds::Trust as TrustSpec;
+use weft_telemetry::recent::Recent;
 
 use crate::audit::{self, Own, Trails};
 use crate::catalog::{self, Catalogue};
@@ -71,6 +72,8 @@ pub struct Config {
     pub sidecar_limits: Limits,
     pub operator_limits: Limits,
     pub api_limits: api::Limits,
+    /// Where whoever started the log keeps its newest lines.
+    pub log: Recent,
 }
 
 impl Config {
@@ -98,6 +101,7 @@ impl Config {
                 ..Limits::default()
             },
             api_limits: api::Limits::default(),
+            log: Recent::default(),
         }
     }
 }
@@ -226,6 +230,7 @@ struct Parts {
     trails: Trails,
     catalogue: Arc<Catalogue>,
     data_dir: PathBuf,
+    log: Recent,
     shutdown: CancellationToken,
 }
 
@@ -267,15 +272,16 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let trails = Trails::open(Some(&path), config.audit, trust.bundles.clone(), Arc::clone(&metrics))?;
     let catalogue = Catalogue::open(Some(&config.data_dir.join(catalog::FILE)))?;
     let data_dir = config.data_dir;
-    let parts = Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, data_dir, shutdown };
+    let log = config.log;
+    let parts =
+        Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, data_dir, log, shutdown };
     let identity = identity_service(&parts, config.identity)?;
     let limits = (config.sidecar_limits, config.operator_limits, config.api_limits);
     for door in doors(&parts, identity, listeners.map(|(listener, _)| listener), limits) {
         tasks.spawn(door.serve(parts.shutdown.clone()));
     }
     let fed = keep(&parts, &tasks, config.retention, roots_file.clone());
-    let Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, shutdown, data_dir: _ } =
-        parts;
+    let Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, shutdown, .. } = parts;
     Ok(Running {
         lender,
         catalogue,
@@ -304,8 +310,7 @@ fn keep(
     retention: Retention,
     roots_file: PathBuf,
 ) -> tokio::sync::watch::Receiver<Option<store::Revision>> {
-    let Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, shutdown, data_dir: _ } =
-        parts.clone();
+    let Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, shutdown, .. } = parts.clone();
     let (to, knows) = (Arc::clone(&hub), Arc::clone(&hub));
     let hand_over: catalog::HandOver = Box::new(move |server, offer| {
         let hub = Arc::clone(&to);
@@ -352,7 +357,7 @@ fn doors(
     [sidecars, operators, plain]: [TcpListener; 3],
     (sidecar_limits, operator_limits, api_limits): (Limits, Limits, api::Limits),
 ) -> [Door; 3] {
-    let Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, data_dir, shutdown } =
+    let Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, data_dir, log, shutdown } =
         parts.clone();
     let leases = Leases::new(Arc::clone(&hub), Arc::clone(&lender), Arc::clone(&store));
     let tls =
@@ -370,6 +375,7 @@ fn doors(
         trust_domain: trust.trust_domain().clone(),
         data_dir: Some(data_dir),
         clock: Arc::new(clock::now),
+        log,
         limits: api_limits,
         shutdown,
     };

@@ -9,15 +9,19 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, reload};
+use tracing_subscriber::{EnvFilter, Layer, reload};
+use weft_telemetry::recent::Recent;
 
 use crate::access_log::Sink;
 use crate::app::{self, Running, Surroundings};
 use crate::bootstrap::{Bootstrap, FILE_BYTES_MAX};
 use crate::descriptors;
 use crate::logging::Logging;
+use crate::stdio::SAID_BY_SERVERS;
 use crate::stdio::launch::Launcher;
 
 const EXAMPLES: &str = "\
@@ -196,7 +200,8 @@ pub fn read(path: &Path) -> anyhow::Result<Bootstrap> {
 fn start_log(args: &RunArgs) -> anyhow::Result<Logging> {
     let filter = EnvFilter::try_new(&args.log_level).context("--log-level")?;
     let (filter, handle) = reload::Layer::new(filter);
-    let registry = tracing_subscriber::registry().with(filter);
+    let recent = Recent::default();
+    let registry = tracing_subscriber::registry().with(filter).with(kept(recent.clone()));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match args.log_json {
         true => registry.with(lines.json().flatten_event(true)).try_init(),
@@ -207,7 +212,16 @@ fn start_log(args: &RunArgs) -> anyhow::Result<Logging> {
         let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
         handle.reload(filter).map_err(|error| error.to_string())
     };
-    Ok(Logging::new(&args.log_level, Arc::new(set)))
+    Ok(Logging::new(&args.log_level, Arc::new(set)).keeping(recent))
+}
+
+/// Keeps the newest lines for operators, but for those that servers say: nobody knows what is in them.
+pub fn kept<S>(recent: Recent) -> impl Layer<S>
+where
+    S: tracing::Subscriber + for<'l> LookupSpan<'l>,
+{
+    let is_ours = filter_fn(|metadata| metadata.target() != SAID_BY_SERVERS);
+    tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || recent.clone()).with_filter(is_ours)
 }
 
 async fn until_asked_to_stop(running: &Running) -> anyhow::Result<()> {
@@ -219,4 +233,27 @@ async fn until_asked_to_stop(running: &Running) -> anyhow::Result<()> {
         () = running.asked_to_quit() => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_kept_for_operators_but_for_those_of_servers() {
+        let recent = Recent::default();
+        let subscriber =
+            tracing_subscriber::registry().with(EnvFilter::new("info")).with(kept(recent.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(server = "a/b", "a server is ready");
+            tracing::debug!("nobody wants to know");
+            tracing::info!(target: SAID_BY_SERVERS, stderr = "key=hunter2", "a stdio server says");
+        });
+        let lines = recent.lines();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(
+            lines[0].contains("INFO") && lines[0].ends_with("a server is ready server=\"a/b\""),
+            "{lines:?}"
+        );
+    }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use weft_telemetry::recent::Recent;
 
 /// Longest filter, in bytes.
 pub const FILTER_BYTES_MAX: usize = 1024;
@@ -39,7 +40,7 @@ pub struct Now {
 
 /// A handle; clones set the same.
 #[derive(Clone)]
-pub struct Logging(Arc<Inner>);
+pub struct Logging(Arc<Inner>, Recent);
 
 struct Inner {
     set: SetLogging,
@@ -65,7 +66,18 @@ impl Logging {
     pub fn new(usual: &str, set: SetLogging) -> Self {
         let usual: Arc<str> = usual.into();
         let state = State { now: Arc::clone(&usual), usual, until: None, changes: 0 };
-        Self(Arc::new(Inner { set, state: Mutex::new(state) }))
+        Self(Arc::new(Inner { set, state: Mutex::new(state) }), Recent::default())
+    }
+
+    /// With the newest lines.
+    #[must_use]
+    pub fn keeping(self, recent: Recent) -> Self {
+        Self(self.0, recent)
+    }
+
+    /// The newest lines, where they are kept.
+    pub const fn recent(&self) -> &Recent {
+        &self.1
     }
 
     /// Where somebody else decides.

@@ -211,6 +211,10 @@ answers! {
         why: Option<String>,
     }
 
+    LogLines {
+        lines: Vec<String>,
+    }
+
     SidecarLogging {
         node: String,
         filter: String,

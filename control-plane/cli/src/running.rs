@@ -9,8 +9,12 @@ use std::sync::Arc;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 use weft_control_plane::app::{self, Config, KekSource, Running};
 use weft_control_plane::{auth, clock};
+use weft_sidecar::cli::kept;
+use weft_telemetry::recent::Recent;
 
 use crate::app::Context;
 use crate::client::{Client, Path as ApiPath};
@@ -37,12 +41,13 @@ pub(crate) async fn up(args: UpArgs, resources: Vec<File>, context: &Context) ->
     let agents = (!args.no_sidecars).then_some(agents);
     let draws = terminal.drawable() && !args.no_table && !args.no_sidecars;
     let screen = draws.then(|| Arc::new(Screen::new(Arc::clone(terminal))));
-    start_log(&args.log, screen.as_ref())?;
+    let log = start_log(&args.log, screen.as_ref())?;
     weft_sidecar::descriptors::raise();
     let named = !args.files.is_empty();
     let home = &context.given.home;
     make_folder(home)?;
     let mut config = Config::local(home.join(DATA));
+    config.log = log;
     config.kek = KekSource::File { path: home.join("ca.key"), create: true };
     config.trust_domain = Some(args.trust_domain);
     (config.sidecars, config.operators, config.health) =
@@ -126,9 +131,10 @@ async fn introduce(terminal: &Terminal, sides: &Sides) -> Result<(), Failure> {
 
 /// Serves a control plane until it is stopped. Where it is, is one line of JSON for whatever started it.
 pub(crate) async fn control_plane(args: ControlPlaneArgs, terminal: &Terminal) -> Result<ExitCode, Failure> {
-    start_log(&args.log, None)?;
+    let log = start_log(&args.log, None)?;
     make_folder(&args.data_dir)?;
     let mut config = Config::local(args.data_dir);
+    config.log = log;
     config.kek = kek(args.ca_key_file, args.issuer_dir.is_some())?;
     (config.sidecars, config.operators, config.health) =
         (args.listen_sidecars, args.listen_operators, args.listen_health);
@@ -279,9 +285,9 @@ fn make_folder(path: &Path) -> Result<(), Failure> {
     made.map_err(|error| Failure::failed(format!("the folder {} cannot be made: {error}", path.display())))
 }
 
-/// Starts the log, on stderr. Where that is the terminal that a table is drawn on, lines scroll by above the table, and
-/// there are fewer of them.
-fn start_log(args: &LogArgs, screen: Option<&Arc<Screen>>) -> Result<(), Failure> {
+/// Starts the log, on stderr, and keeps its newest lines. Where stderr is the terminal that a table is drawn on, lines
+/// scroll by above the table, and there are fewer of them.
+fn start_log(args: &LogArgs, screen: Option<&Arc<Screen>>) -> Result<Recent, Failure> {
     let coloured = std::io::stderr().is_terminal();
     let screen = screen.filter(|_| coloured).cloned();
     let default = if screen.is_some() { "warn" } else { "info" };
@@ -294,10 +300,13 @@ fn start_log(args: &LogArgs, screen: Option<&Arc<Screen>>) -> Result<(), Failure
             None => Box::new(std::io::stderr()),
         }
     };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(coloured);
+    let recent = Recent::default();
+    let registry = tracing_subscriber::registry().with(filter).with(kept(recent.clone()));
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(coloured);
     let started = match args.log_format {
-        LogFormat::Text => log.try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
+        LogFormat::Text => registry.with(lines).try_init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
-    started.map_err(|error| Failure::failed(format!("the log cannot be started: {error}")))
+    started.map_err(|error| Failure::failed(format!("the log cannot be started: {error}")))?;
+    Ok(recent)
 }

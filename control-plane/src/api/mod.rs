@@ -38,6 +38,7 @@ use axum::routing::on;
 use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 use weft_proto::name::TrustDomain;
+use weft_telemetry::recent::Recent;
 
 use crate::audit::Trails;
 use crate::auth::Keys;
@@ -49,7 +50,7 @@ use crate::store::{self, Store};
 use crate::tokens::Tokens;
 pub use asked::config::{Difference, HeldResource, SidecarConfig};
 pub use asked::counts::{CallCount, CallCounts, CountedBy, SilentSidecar};
-pub use asked::logging::SidecarLogging;
+pub use asked::logging::{LogLines, SidecarLogging};
 pub use asked::tap::TapEvent;
 pub use catalogue::{
     Hint, ItemKind, OfferedItem, OfferedList, OfferedReplica, OfferedShown, OfferedVersion, OfferingList,
@@ -125,6 +126,8 @@ pub struct Deps {
     /// Whose disk must have room; none where everything is kept elsewhere.
     pub data_dir: Option<PathBuf>,
     pub clock: store::Clock,
+    /// The newest lines of the control plane's log.
+    pub log: Recent,
     pub limits: Limits,
     /// Ends the watches.
     pub shutdown: CancellationToken,

@@ -14,10 +14,10 @@ use super::sidecars::{PlanStatus, Sidecar, SidecarList, SidecarsQuery};
 use super::trust::{RevocationRequest, RotationRequest, TrustStatus};
 use super::{
     Api, ApplyResult, AuditList, CallCounts, CheckList, Error, ExplainRequest, Explained, HistoryItem,
-    HistoryList, KeyCreated, KeyList, KeyRequest, ObjectList, OfferedList, OfferedShown, OfferingList,
-    QuotaList, RegistryServer, RegistryServers, RollbackRequest, SidecarConfig, SidecarLogging, TapEvent,
-    TokenCreated, TokenList, TokenRequest, ToolList, Version, WhoCan, access, catalogue, checks, dto,
-    explain, history, objects, openapi, quotas, registry, sidecars, tools, trails, trust, watch,
+    HistoryList, KeyCreated, KeyList, KeyRequest, LogLines, ObjectList, OfferedList, OfferedShown,
+    OfferingList, QuotaList, RegistryServer, RegistryServers, RollbackRequest, SidecarConfig, SidecarLogging,
+    TapEvent, TokenCreated, TokenList, TokenRequest, ToolList, Version, WhoCan, access, catalogue, checks,
+    dto, explain, history, objects, openapi, quotas, registry, sidecars, tools, trails, trust, watch,
 };
 use crate::auth::Scope;
 
@@ -235,6 +235,10 @@ pub(super) static OPERATIONS: &[Operation] = &[
         .changes(Operator, "sidecar.logging")
         .takes_json(of::<logging::LoggingRequest>)
         .answers(Answers(of::<SidecarLogging>)),
+    Operation::new("getSidecarLog", Get, "/v1/sidecars/{ns}/{instance}/log", run!(logging::lines))
+        .says("The newest lines of a sidecar's log, without what servers beside it say.")
+        .reads(Operator)
+        .answers(Answers(of::<LogLines>)),
     Operation::new("tapCalls", Get, "/v1/tap", run!(tap::tap))
         .says("Calls as they end: server-sent events `call`, and `begun`, `joined`, `left`, `lost`, `end` of the tap.")
         .changes(Operator, "tap")
@@ -372,6 +376,10 @@ pub(super) static OPERATIONS: &[Operation] = &[
         .says("What is published.")
         .reads(Operator)
         .answers(Answers(of::<PlanStatus>)),
+    Operation::new("debugLog", Get, "/debug/log", run!(logging::own_lines))
+        .says("The newest lines of the control plane's log.")
+        .reads(Operator)
+        .answers(Answers(of::<LogLines>)),
 ];
 
 /// What answers at paths that are none.

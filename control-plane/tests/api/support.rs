@@ -37,6 +37,7 @@ use weft_proto::name::{Digest, NodeId, SpiffeId, TrustDomain};
 use weft_proto::pb::weft::ask::v1::question::Asks;
 use weft_proto::policy::tools::digest;
 use weft_proto::wire::ResourceType;
+use weft_telemetry::recent::Recent;
 
 /// A document of a kind, five lines long.
 pub fn document(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
@@ -189,6 +190,7 @@ pub struct Mesh {
     pub metrics: Arc<Metrics>,
     pub lender: Arc<Lender>,
     pub catalogue: Arc<Catalogue>,
+    pub log: Recent,
     pub shutdown: CancellationToken,
     _directory: Arc<tempfile::TempDir>,
 }
@@ -211,6 +213,7 @@ impl Mesh {
         let (metrics, shutdown) = (Arc::new(Metrics::new()), CancellationToken::new());
         let lender = Arc::new(Lender::new(Settings::default(), Arc::clone(&metrics)));
         let catalogue = Catalogue::open(None).unwrap();
+        let log = Recent::default();
         let deps = Deps {
             store: Arc::clone(&store),
             metrics: Arc::clone(&metrics),
@@ -230,6 +233,7 @@ impl Mesh {
             trust_domain,
             data_dir: Some(directory.path().to_owned()),
             clock: Arc::new(clock::now),
+            log: log.clone(),
             limits,
             shutdown: shutdown.clone(),
         };
@@ -242,6 +246,7 @@ impl Mesh {
             metrics,
             lender,
             catalogue,
+            log,
             shutdown,
             _directory: directory,
         }

@@ -17,6 +17,15 @@ async fn sidecars_are_told_as_the_hub_knows_them() {
 }
 
 #[tokio::test]
+async fn the_newest_lines_of_the_log_are_for_operators() {
+    let mesh = Mesh::start().await;
+    mesh.log.add("INFO somebody came\n");
+    mesh.log.add("WARN nobody left\n");
+    let lines = json!({ "lines": ["INFO somebody came", "WARN nobody left"] });
+    assert_eq!(mesh.admin("GET", "/debug/log", "").await.ok(), lines);
+}
+
+#[tokio::test]
 async fn the_openapi_document_is_the_one_that_is_checked_in() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.json");
     let document = weft_control_plane::api::openapi();

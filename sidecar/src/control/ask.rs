@@ -151,6 +151,7 @@ impl Answering {
             }
             Some(Asks::HoldsWhat(what)) => self.holds(&what).await,
             Some(Asks::LogsWhat(what)) => self.logs(what).await,
+            Some(Asks::LogLinesWhat(_)) => self.log_lines().await,
             Some(Asks::Tap(tap)) => self.tap(tap).await,
             Some(Asks::Tally(tally)) => self.tally(&tally).await,
             Some(Asks::Stop(_)) | None => {
@@ -220,6 +221,11 @@ impl Answering {
             returns_in_secs: left.try_into().unwrap_or(u32::MAX),
         };
         self.reply.say_last(Says::Logs(logs)).await
+    }
+
+    async fn log_lines(&self) -> Result<(), End> {
+        let lines = self.about.logging.recent().lines();
+        self.reply.say_last(Says::LogLines(pb::LogLines { lines })).await
     }
 
     async fn tap(&self, wanted: pb::Tap) -> Result<(), End> {

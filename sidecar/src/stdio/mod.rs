@@ -30,6 +30,7 @@ mod wire;
 pub use child::Phase;
 use child::{Child, Recipe};
 use launch::Launcher;
+pub use stderr::SAID_BY_SERVERS;
 
 /// Patience with children whose peer was dropped without being stopped, and with those of sessions that are over.
 const DROPPED_GRACE: Duration = Duration::from_secs(3);

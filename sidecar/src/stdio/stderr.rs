@@ -100,6 +100,9 @@ impl Stderr {
     }
 }
 
+/// What the log calls lines that a server says. They are its own, whatever stands in them.
+pub const SAID_BY_SERVERS: &str = module_path!();
+
 /// Text without control characters, by which a child could forge lines of the log or speak to a terminal.
 pub(super) fn harmless(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);

@@ -16,13 +16,14 @@ use weft_sidecar::metrics::method_index;
 use weft_sidecar::record::Event;
 use weft_tests::link::Channel;
 
-use super::pair::Pair;
+use super::pair::{LINE, Pair};
 use super::upstream::Upstream;
 use crate::mesh::{Mesh, Stream, eventually};
 use crate::operator::Operator;
 
 const CONFIG: &str = "/v1/sidecars/research/files-1/config";
 const LOGGING: &str = "/v1/sidecars/research/files-1/logging";
+const LOG: &str = "/v1/sidecars/research/files-1/log";
 const SERVER: &str = "apiVersion: weft.dev/v1alpha1\nkind: McpServer\nmetadata: { namespace: research, name: files }\n\
     spec: { stdio: { command: x } }\n";
 
@@ -73,6 +74,17 @@ async fn what_a_sidecar_logs_is_set_by_operators_alone_and_recorded() {
     let done = "of-operator done sidecar/research/files-1";
     let acts = admin.acts("sidecar.logging").await;
     assert_eq!(acts[1..], [done.to_owned(), format!("of-readonly refused {LOGGING}")]);
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_lines_of_a_sidecars_log_are_for_operators() {
+    let pair = Pair::start(Upstream::echo().await).await;
+    let admin = Operator::admin(&pair.mesh);
+    until_asked(&admin).await;
+    let (status, told) = admin.with("operator").await.get(LOG).await;
+    assert_eq!((status, told), (200, json!({ "node": "research/files-1", "lines": [LINE] })));
+    assert_eq!(admin.with("readonly").await.get(LOG).await.0, 403);
     pair.stop().await;
 }
 

@@ -101,6 +101,15 @@ pub(crate) fn server(address: SocketAddr, more: &str) -> String {
     )
 }
 
+/// A log whose only line is this one.
+pub(crate) const LINE: &str = "INFO it begins";
+
+fn logging() -> Logging {
+    let logging = Logging::new("info", Arc::new(|_| Ok(())));
+    logging.recent().add(LINE);
+    logging
+}
+
 /// Starts a sidecar that joins the mesh as `namespace/account`, and waits until it is ready.
 pub(crate) async fn sidecar(
     mesh: &Mesh,
@@ -143,7 +152,7 @@ async fn start_with(bootstrap: Value, access_log: Sink) -> Running {
         workers: tokio::runtime::Handle::current(),
         launcher: Launcher::default(),
         access_log,
-        logging: Logging::new("info", Arc::new(|_| Ok(()))),
+        logging: logging(),
     };
     let running = Box::pin(app::start(bootstrap, around)).await.unwrap();
     tokio::time::timeout(Duration::from_secs(20), running.ready()).await.expect("the sidecar becomes ready");

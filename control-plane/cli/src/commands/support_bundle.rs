@@ -25,7 +25,8 @@ In it are the versions, the checks, how sidecars stand and what they report, roo
 fingerprints, objects, the history without reasons, limits, tools by their digests, how far audit trails are, what was
 refused to operators lately, and the control plane's metrics. Of objects, arguments, values of environments and headers,
 expressions and free texts are withheld; of addresses all but the host; tokens and keys in any text. Names of namespaces,
-servers, tools and accounts are in it: look through it before you pass it on.";
+servers, tools and accounts are in it: look through it before you pass it on. Of the logs of the control plane and of up to
+50 sidecars the newest 128 KiB are in it, without what servers say.";
 
 /// Gathers what is needed to look into a fault, without secrets
 #[derive(Clone, Debug, Args)]

@@ -85,6 +85,26 @@ async fn what_a_sidecar_logs_is_shown_and_set_for_a_while() {
     );
 }
 
+#[tokio::test]
+async fn the_newest_lines_of_its_log_are_shown_without_what_would_speak_to_a_terminal() {
+    let fake = Fake::start(|asked| match &*asked.line {
+        "GET /v1/sidecars/a/s-0/log" => {
+            ok(json!({ "node": "a/s-0", "lines": ["INFO one", "WARN \u{1b}[2Jtwo"] }))
+        }
+        _ => ok(json!({ "node": "a/up", "lines": [] })),
+    })
+    .await;
+    let ran = fake.run(&["logs", "a/s-0", "--lines"]).await;
+    let lines: Vec<_> = ran.done().out.lines().collect();
+    assert!(
+        lines[0] == "INFO one" && lines[1].starts_with("WARN ") && lines[1].ends_with("[2Jtwo"),
+        "{lines:?}"
+    );
+    assert!(!ran.out.contains('\u{1b}'));
+    let ran = fake.run(&["logs", "a/up", "--lines"]).await;
+    assert!(ran.done().out.is_empty() && ran.err.contains("keeps no lines"), "{ran:?}");
+}
+
 fn events(events: &[(&str, Value)]) -> Answer {
     Answer::Events(events.iter().map(|(name, data)| format!("event: {name}\ndata: {data}\n\n")).collect())
 }

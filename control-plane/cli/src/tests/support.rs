@@ -85,8 +85,12 @@ fn careless(asked: &Asked) -> super::fake::Answer {
         ] }),
         "/v1/audit/trails" => json!({ "items": [{ "node": "research/files-0", "trail": "t" }] }),
         "/v1/sidecars" => {
-            json!({ "items": [{ "node": "research/files-0", "identity": "spiffe://corp.example/ns/a/sa/b",
+            json!({ "items": [{ "node": "research/files-0", "connected": true, "identity": "spiffe://corp.example/ns/a/sa/b",
             "types": [{ "nack": { "message": said } }], "report": { "servers": [{ "detail": said }] } }] })
+        }
+        "/debug/log" => json!({ "lines": [said] }),
+        "/v1/sidecars/research/files-0/log" => {
+            json!({ "node": "research/files-0", "lines": ["it began", said] })
         }
         "/debug/plan" => return problem(403, "forbidden", "the key may not do that"),
         _ => json!({ "items": [] }),
@@ -130,6 +134,8 @@ async fn the_bundle_has_what_is_needed_and_no_secret_from_anywhere() {
     assert_eq!(json("refused.json")["items"].as_array().unwrap().len(), 1);
     assert!(files["sidecars.json"].contains("spiffe://corp.example/ns/a/sa/b"));
     assert!(files["checks.json"].contains("no answer of http://h.example…"));
+    assert!(json("log.json")["lines"][0].as_str().unwrap().starts_with("no answer of http://h.example"));
+    assert_eq!(json("logs.json")["items"][0]["lines"][0], "it began");
     let manifest = json("manifest.json");
     let listed: Vec<_> =
         manifest["files"].as_array().unwrap().iter().map(|it| it["file"].as_str().unwrap()).collect();

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_proto::pb::weft::ask::v1::answer::Says;
 use weft_proto::pb::weft::ask::v1::question::Asks;
-use weft_proto::pb::weft::ask::v1::{Logs, LogsWhat};
+use weft_proto::pb::weft::ask::v1::{self as pb, LogLinesWhat, Logs, LogsWhat};
 
 use super::{all_answers, whom};
 use crate::api::call::{Call, json};
@@ -47,6 +47,36 @@ pub struct SidecarLogging {
     pub usual: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub returns_in_seconds: Option<u32>,
+}
+
+/// The newest lines of a log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LogLines {
+    /// The sidecar's node; left out of the control plane's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// The oldest first.
+    pub lines: Vec<String>,
+}
+
+/// The lines of a sidecar. One that is a part of `weft up` has none of its own.
+pub(in crate::api) async fn lines(api: Arc<Api>, call: Call) -> Result<Response, Error> {
+    call.no_query()?;
+    let status = named(&api, &call)?;
+    let answers = all_answers(&api, &whom(&status), Asks::LogLinesWhat(LogLinesWhat {})).await;
+    let node = status.node.clone();
+    let answers = answers.map_err(|source| Error::Sidecar { node, source })?;
+    let lines = answers.into_iter().filter_map(|says| match says {
+        Says::LogLines(pb::LogLines { lines }) => Some(lines),
+        _ => None,
+    });
+    Ok(json(&LogLines { node: Some(status.node.to_string()), lines: lines.flatten().collect() }))
+}
+
+/// The control plane's own.
+pub(in crate::api) async fn own_lines(api: Arc<Api>, call: Call) -> Result<Response, Error> {
+    call.no_query()?;
+    Ok(json(&LogLines { node: None, lines: api.deps.log.lines() }))
 }
 
 pub(in crate::api) async fn show(api: Arc<Api>, call: Call) -> Result<Response, Error> {

@@ -1,11 +1,13 @@
 //! What is taken along.
 
 use serde_json::{Value, json};
+use weft_proto::name::NodeId;
 use weft_proto::resource::redact::{redact, scrub};
 
 use crate::app::Context;
 use crate::client::{Client, Error, Path, plain_text};
 use crate::commands::check;
+use crate::commands::config::of_sidecar;
 use crate::commands::version::CLIENT;
 use crate::failure::{Failure, Told};
 
@@ -14,6 +16,8 @@ pub(super) const PART_BYTES_MAX: usize = 4 << 20;
 /// Most items of a list that comes page by page.
 const ITEMS_MAX: usize = 5000;
 const PAGE: usize = 500;
+/// Sidecars whose logs are taken along; those that are connected first.
+const LOGS_MAX: usize = 50;
 /// Acts of operators that are looked through for those that were refused or failed.
 const ACTS: usize = 500;
 
@@ -61,7 +65,9 @@ pub(super) async fn gather(health_url: Option<&str>, context: &Context) -> Resul
     gathered.take("versions.json", version.map(about));
     let checks = check::report(health_url, context).await;
     gathered.take("checks.json", checks.map(|report| report.to_json()));
-    gathered.take("sidecars.json", get(Path::v1(&["sidecars"])).await);
+    let sidecars = get(Path::v1(&["sidecars"])).await;
+    let nodes = sidecars.as_ref().map(connected).unwrap_or_default();
+    gathered.take("sidecars.json", sidecars);
     gathered.take("trust.json", get(Path::v1(&["trust"])).await);
     gathered.take("plan.json", get(Path::debug("plan")).await);
     objects(&client, &mut gathered).await;
@@ -74,8 +80,28 @@ pub(super) async fn gather(health_url: Option<&str>, context: &Context) -> Resul
     gathered.take("trails.json", paged(&client, &["audit", "trails"], "after").await.map_err(Failure::from));
     let acts = get(Path::v1(&["audit"]).with("limit", Some(ACTS))).await;
     gathered.take("refused.json", acts.map(refused));
+    gathered.take("log.json", get(Path::debug("log")).await);
+    gathered.take("logs.json", Ok(logs(&client, &nodes).await));
     metrics(&client, health_url, context, &mut gathered).await?;
     Ok(gathered)
+}
+
+fn connected(sidecars: &Value) -> Vec<NodeId> {
+    let items = sidecars["items"].as_array().into_iter().flatten();
+    let items = items.filter(|it| it["connected"] == true);
+    items.filter_map(|it| it["node"].as_str()?.parse().ok()).collect()
+}
+
+/// The newest lines of the logs of sidecars, as many as are asked.
+async fn logs(client: &Client, nodes: &[NodeId]) -> Value {
+    let mut items = Vec::new();
+    for node in nodes.iter().take(LOGS_MAX) {
+        items.push(match client.get(&of_sidecar(node, "log")).await {
+            Ok(lines) => lines,
+            Err(error) => json!({ "node": node.to_string(), "absent": said(error.into()) }),
+        });
+    }
+    json!({ "items": items, "notAsked": nodes.len().saturating_sub(LOGS_MAX) })
 }
 
 async fn objects(client: &Client, gathered: &mut Gathered) {
