@@ -61,6 +61,18 @@ pub fn with_target(message: &[u8], request: &Request<'_>, target: &str) -> Optio
     Some(splice(message, vec![(span(message, named?.get()), json_string(target).into())]))
 }
 
+/// A call of another tool, with other arguments; none where the request names none.
+pub fn with_call(message: &[u8], request: &Request<'_>, tool: &str, arguments: &str) -> Option<Vec<u8>> {
+    let params = request.params.raw?;
+    let named = span(message, params.member("name")?.get());
+    let mut edits = vec![(named, json_string(tool).into())];
+    match params.member("arguments") {
+        Some(old) => edits.push((span(message, old.get()), arguments.into())),
+        None => edits.push(insertion(message, params, &format!(r#""arguments":{arguments}"#))),
+    }
+    Some(splice(message, edits))
+}
+
 /// The request with another progress token, whether it had one or not.
 pub fn with_progress_token(message: &[u8], request: &Request<'_>, token: &str) -> Vec<u8> {
     with_meta(message, request, &[(PROGRESS_TOKEN, token)])

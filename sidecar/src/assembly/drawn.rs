@@ -10,12 +10,13 @@ use weft_proto::name::{ServerName, Workload};
 use weft_proto::offer::Offer;
 use weft_proto::policy::access::{Policies, View};
 use weft_proto::policy::{self, Caller};
-use weft_proto::resource::kinds::{DefaultAction, VirtualServer};
+use weft_proto::resource::kinds::{DefaultAction, ListMode, VirtualServer};
 use weft_proto::roster::{Naming, Part, Roster, SEPARATOR};
 use weft_proto::wire::Object;
 
 use crate::exchange::Introduction;
 
+use super::search::Searchable;
 use super::written;
 
 /// What an assembly shows.
@@ -23,6 +24,8 @@ use super::written;
 pub(super) struct Drawn {
     pub(super) roster: Roster,
     pub(super) introduction: Arc<Introduction>,
+    /// Instead of a list of all tools.
+    pub(super) search: Option<Searchable>,
     source: Source,
 }
 
@@ -38,7 +41,12 @@ struct Source {
 
 impl Drawn {
     /// None if there is no such virtual server, or it is not for this workload.
-    pub(super) fn new(snapshot: &Snapshot, name: Option<&ServerName>, workload: &Workload) -> Option<Self> {
+    pub(super) fn new(
+        snapshot: &Snapshot,
+        name: Option<&ServerName>,
+        workload: &Workload,
+        before: Option<&Self>,
+    ) -> Option<Self> {
         let source = Source::new(snapshot, name, workload)?;
         let roster = match &source.virtual_server {
             Some(virtual_server) => source.roster_of(snapshot, virtual_server),
@@ -51,7 +59,10 @@ impl Drawn {
             offers: &source.offers,
         };
         let introduction = Arc::new(written::introduction(&said));
-        Some(Self { roster, introduction, source })
+        let searches = spec.is_some_and(|spec| spec.mode == ListMode::Search);
+        let search =
+            searches.then(|| Searchable::of(&roster, before.and_then(|before| before.search.as_ref())));
+        Some(Self { roster, introduction, search, source })
     }
 
     /// Whether it would be drawn the same.

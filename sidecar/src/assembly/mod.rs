@@ -6,6 +6,7 @@
 
 mod drawn;
 mod peer;
+mod search;
 mod subscribed;
 mod way;
 mod written;
@@ -13,10 +14,11 @@ mod written;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde_json::value::RawValue;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use weft_certs::tls::LiveIdentity;
-use weft_proto::mcp::Target;
 use weft_proto::mcp::lists::Listed;
+use weft_proto::mcp::{Request, Target, edit, method};
 use weft_proto::name::{ObjectName, ServerName, Workload};
 
 use crate::authorize;
@@ -68,6 +70,8 @@ pub struct Found {
     pub server: ServerName,
     /// What it is called there.
     pub own: String,
+    /// The arguments of the call, where they are not those of the request.
+    pub arguments: Option<String>,
 }
 
 impl Assemblies {
@@ -84,7 +88,7 @@ impl Assemblies {
             return Ok(Arc::clone(found));
         }
         let unknown = || Refusal::UnknownServer(name.map_or_else(String::new, ToString::to_string));
-        let drawn = Drawn::new(&current.snapshot, name, &workload).ok_or_else(unknown)?;
+        let drawn = Drawn::new(&current.snapshot, name, &workload, None).ok_or_else(unknown)?;
         let drain = parts.drain.child_token();
         let members = Members::new(Arc::new(drawn), &parts.to, &parts.live, &parts.limits);
         let front = Front::new(Arc::<Members>::clone(&members), &parts.limits, drain.clone());
@@ -103,7 +107,7 @@ impl Assemblies {
             if before.is_of(&current.snapshot, name.as_ref(), &workload) {
                 continue;
             }
-            match Drawn::new(&current.snapshot, name.as_ref(), &workload) {
+            match Drawn::new(&current.snapshot, name.as_ref(), &workload, Some(&before)) {
                 Some(drawn) => assembly.members.draw(Arc::new(drawn)),
                 None => _ = self.lock().remove(&name),
             }
@@ -126,23 +130,50 @@ fn everything() -> ObjectName {
 }
 
 impl Assembly {
-    /// Where what is asked for by a name that is shown is. What is not shown looks the same as what does not exist.
-    pub fn locate(&self, target: Target<'_>) -> Result<Found, Refusal> {
-        locate(&self.members.drawn(), target)
+    /// Where what is asked for is; none for what the assembly answers itself. What is not shown looks the same as what
+    /// does not exist.
+    pub fn locate(&self, request: &Request<'_>) -> Result<Option<Found>, Refusal> {
+        locate(&self.members.drawn(), request)
     }
 }
 
-fn locate(drawn: &Drawn, target: Target<'_>) -> Result<Found, Refusal> {
+impl Found {
+    /// The request as the server knows what it names.
+    pub fn renamed(&self, message: &[u8], request: &Request<'_>) -> Option<Vec<u8>> {
+        match &self.arguments {
+            None => edit::with_target(message, request, &self.own),
+            Some(arguments) => edit::with_call(message, request, &self.own, arguments),
+        }
+    }
+}
+
+fn locate(drawn: &Drawn, request: &Request<'_>) -> Result<Option<Found>, Refusal> {
+    let Some(target) = request.target() else { return Ok(None) };
+    if drawn.search.is_none() || request.method != method::TOOLS_CALL {
+        return find(drawn, target).map(Some);
+    }
+    if let Some(inner) = search::inner(request) {
+        let found = find(drawn, Target::Tool(&inner.name))?;
+        let arguments = inner.arguments.map_or("{}", RawValue::get).to_owned();
+        return Ok(Some(Found { arguments: Some(arguments), ..found }));
+    }
+    match target {
+        Target::Tool(search::FIND | search::DESCRIBE | search::CALL) => Ok(None),
+        other => find(drawn, other).map(Some),
+    }
+}
+
+fn find(drawn: &Drawn, target: Target<'_>) -> Result<Found, Refusal> {
     let named = |kind, name| {
         let shown = drawn.roster.find(kind, name)?;
-        Some(Found { server: shown.server.clone(), own: shown.own.name.to_string() })
+        Some(Found { server: shown.server.clone(), own: shown.own.name.to_string(), arguments: None })
     };
     let found = match target {
         Target::Tool(name) => named(Listed::Tool, name),
         Target::Prompt(name) => named(Listed::Prompt, name),
         Target::Resource(uri) => {
             let found = drawn.roster.resource(uri);
-            found.map(|(server, own)| Found { server: server.clone(), own: own.to_owned() })
+            found.map(|(server, own)| Found { server: server.clone(), own: own.to_owned(), arguments: None })
         }
         // Whose task it is, its id does not say.
         Target::Task(_) => None,

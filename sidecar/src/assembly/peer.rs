@@ -19,7 +19,7 @@ use crate::state::Live;
 
 use super::drawn::Drawn;
 use super::way::ToMember;
-use super::{locate, subscribed, written};
+use super::{locate, search, subscribed, written};
 
 /// See the module.
 #[derive(Debug)]
@@ -79,8 +79,8 @@ impl Members {
     /// What is asked of a member, under the names that it has itself.
     fn forwarded(&self, message: &Bytes, request: &Request<'_>) -> Result<(ServerName, Bytes), Refusal> {
         let unknown = || Refusal::MethodNotFound(request.method.clone().into_owned());
-        let found = locate(&self.drawn(), request.target().ok_or_else(unknown)?)?;
-        let message = edit::with_target(message, request, &found.own).ok_or_else(unknown)?;
+        let found = locate(&self.drawn(), request)?.ok_or_else(unknown)?;
+        let message = found.renamed(message, request).ok_or_else(unknown)?;
         Ok((found.server, message.into()))
     }
 }
@@ -106,6 +106,9 @@ impl Peer for Members {
             };
             let drawn = self.drawn();
             if let Some(kind) = Listed::by(&request.method) {
+                if kind == Listed::Tool && drawn.search.is_some() {
+                    return Ok(said(search::list(request.id.raw())));
+                }
                 let after = request.params.cursor.as_deref();
                 return Ok(said(written::list(&drawn.roster, kind, request.id.raw(), after)));
             }
@@ -117,6 +120,12 @@ impl Peer for Members {
                 }
                 method::SUBSCRIPTIONS_LISTEN => subscribed::listen(self, &ask.asker, &request),
                 _ => {
+                    let answered = drawn.search.as_ref().filter(|_| request.method == method::TOOLS_CALL);
+                    let answered = answered.filter(|_| search::inner(&request).is_none());
+                    let answered = answered.and_then(|search| search.answer(&drawn.roster, &request));
+                    if let Some(response) = answered {
+                        return Ok(said(response));
+                    }
                     let (server, message) = self.forwarded(&ask.message, &request)?;
                     self.member(&server).call(Ask { asker: ask.asker.clone(), message }).await
                 }

@@ -2,9 +2,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use weft_proto::mcp::lists::Listed;
+use weft_proto::mcp::{self, Bounds, Message, Request};
 use weft_proto::offer::{Introduction, Offer, Offered};
 use weft_proto::roster::{Naming, Part, Roster};
 
+use super::search::{self, Searchable};
 use super::written::{self, Said};
 
 fn offer(server: &str, capabilities: &Value, instructions: &str, items: &[(Listed, Value)]) -> Arc<Offer> {
@@ -83,4 +85,104 @@ fn lists_keep_what_they_do_not_know_and_come_in_pages() {
     let prompts: Value =
         serde_json::from_slice(&written::list(&roster, Listed::Prompt, "\"p\"", None)).unwrap();
     assert_eq!((&prompts["id"], &prompts["result"]["prompts"]), (&json!("p"), &json!([])));
+}
+
+fn searchable(names: &[(&str, &str)]) -> (Roster, Searchable) {
+    let items: Vec<_> = names
+        .iter()
+        .map(|(name, text)| (Listed::Tool, json!({ "name": name, "description": text, "inputSchema": {} })))
+        .collect();
+    let offer = offer("x/a", &json!({}), "", &items);
+    let part = Part { offer: &offer, prefix: "a", tools: None, rename: None };
+    let roster = Roster::new([part], Naming::default(), |_, _| true);
+    let searchable = Searchable::of(&roster, None);
+    (roster, searchable)
+}
+
+fn call(tool: &str, arguments: &Value) -> String {
+    let params = json!({ "name": tool, "arguments": arguments });
+    json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params }).to_string()
+}
+
+fn with_request<T>(message: &str, with: impl FnOnce(&Request<'_>) -> T) -> T {
+    let bounds = Bounds { depth_max: 32, batch_max: 1 };
+    match mcp::parse(message.as_bytes(), bounds).unwrap() {
+        mcp::Body::One(Message::Request(request)) => with(&request),
+        other => panic!("{other:?} is no request"),
+    }
+}
+
+#[track_caller]
+fn searched(names: &[(&str, &str)], tool: &str, arguments: &Value) -> Value {
+    let (roster, searchable) = searchable(names);
+    let answer = with_request(&call(tool, arguments), |request| searchable.answer(&roster, request)).unwrap();
+    let answer: Value = serde_json::from_slice(&answer).unwrap();
+    answer["result"].clone()
+}
+
+const TOOLS: [(&str, &str); 3] = [
+    ("read_file", "Reads a file."),
+    ("send_mail", "Sends a letter to somebody."),
+    ("list_files", "Lists a folder."),
+];
+
+#[test]
+fn tools_are_found_by_words_and_described_whole() {
+    let found = searched(&TOOLS, "find_tools", &json!({ "query": "read files" }));
+    let names: Vec<_> =
+        found["structuredContent"]["tools"].as_array().unwrap().iter().map(|it| &it["name"]).collect();
+    assert_eq!(names, ["a_read_file", "a_list_files"]);
+    assert_eq!(found["structuredContent"]["of"], 3);
+    let text: Value = serde_json::from_str(found["content"][0]["text"].as_str().unwrap()).unwrap();
+    assert_eq!(text, found["structuredContent"]);
+    let one = searched(&TOOLS, "find_tools", &json!({ "query": "files", "limit": 1 }));
+    assert_eq!(one["structuredContent"]["tools"].as_array().unwrap().len(), 1);
+    let told = searched(&TOOLS, "describe_tool", &json!({ "name": "a_send_mail" }));
+    assert_eq!(told["structuredContent"]["description"], "Sends a letter to somebody.");
+    assert_eq!(told["structuredContent"]["name"], "a_send_mail");
+}
+
+#[test]
+fn what_cannot_be_searched_for_is_told_as_the_tools_own_failure() {
+    for (tool, arguments) in [
+        ("find_tools", json!({})),
+        ("find_tools", json!({ "query": "x".repeat(2000) })),
+        ("describe_tool", json!({ "name": "read_file" })),
+        ("call_tool", json!({ "tool": "a_read_file" })),
+        ("call_tool", json!({ "name": "a_read_file", "arguments": [] })),
+    ] {
+        assert_eq!(searched(&TOOLS, tool, &arguments)["isError"], true, "{tool} {arguments}");
+    }
+    let (roster, searchable) = searchable(&TOOLS);
+    let other = with_request(&call("a_read_file", &json!({})), |request| searchable.answer(&roster, request));
+    assert!(other.is_none());
+}
+
+#[test]
+fn a_call_within_a_call_is_read_with_its_arguments_as_they_are() {
+    let check = |tool: &str, arguments: Value, expected: Option<(&str, Option<&str>)>| {
+        with_request(&call(tool, &arguments), |request| {
+            let inner = search::inner(request);
+            let inner = inner.as_ref().map(|it| (&*it.name, it.arguments.map(|raw| raw.get())));
+            assert_eq!(inner, expected, "{tool} {arguments}");
+        });
+    };
+    check("call_tool", json!({ "name": "a", "arguments": { "x": 1.50 } }), Some(("a", Some(r#"{"x":1.5}"#))));
+    check("call_tool", json!({ "name": "a" }), Some(("a", None)));
+    check("call_tool", json!({ "name": "a", "arguments": 7 }), None);
+    check("call_tool", json!({ "arguments": {} }), None);
+    check("other", json!({ "name": "a" }), None);
+}
+
+#[test]
+fn another_roster_is_searched_as_if_it_had_been_the_first() {
+    let (_, before) = searchable(&TOOLS);
+    let (roster, fresh) = searchable(&[("read_file", "Sings."), ("new", "A file that is new.")]);
+    let next = Searchable::of(&roster, Some(&before));
+    for query in ["sings", "file", "mail", "folder", "new"] {
+        let asked = call("find_tools", &json!({ "query": query }));
+        let [one, other] =
+            [&next, &fresh].map(|it| with_request(&asked, |request| it.answer(&roster, request)).unwrap());
+        assert_eq!(one, other, "{query}");
+    }
 }

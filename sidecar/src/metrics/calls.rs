@@ -5,10 +5,11 @@
 //! no room, those that were idle longest are folded into what their server has under `other`, with all that they counted;
 //! where none was idle, a new one is counted there at once. A call that has a series finds it without a lock.
 
+mod key;
+
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::fmt::Write as _;
-use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,15 +19,17 @@ use hashbrown::HashTable;
 use memchr::memmem::Finder;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use weft_proto::mcp::method::{PROMPTS_GET, TOOLS_CALL};
+use weft_proto::mcp::method::PROMPTS_GET;
 use weft_proto::mcp::{Bounds, lists};
 use weft_proto::trace::{SpanId, TraceId};
 
 use super::METHODS;
 use super::names::Names;
 use super::timings::{Counted, Exemplar, Exemplars, Timings};
-use super::verdict::{OTHER_ERROR, Verdict};
+use super::verdict::Verdict;
 use super::written;
+pub use key::Also;
+use key::{Key, Owned};
 
 /// Series of a family that are kept apart.
 pub const SERIES_MAX: usize = 1000;
@@ -115,39 +118,6 @@ pub struct Call<'a> {
     pub span: Option<(TraceId, SpanId)>,
 }
 
-/// What is told apart only where telemetry says so.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Also<'a> {
-    pub caller: Option<&'a str>,
-    pub era: Option<&'static str>,
-    pub limit: Option<&'a str>,
-}
-
-/// What tells series of a server apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Key<'a> {
-    method: usize,
-    /// A tool or a prompt, as the method has it.
-    target: Option<&'a str>,
-    namespace: Option<&'a str>,
-    verdict: Verdict,
-    reason: &'static str,
-    also: Also<'a>,
-}
-
-/// The same, kept.
-#[derive(Debug)]
-struct Owned {
-    method: usize,
-    target: Option<Box<str>>,
-    namespace: Option<Box<str>>,
-    verdict: Verdict,
-    reason: &'static str,
-    caller: Option<Box<str>>,
-    era: Option<&'static str>,
-    limit: Option<Box<str>>,
-}
-
 impl Calls {
     pub fn new(side: Side, told: Told) -> Self {
         Self { side, series_max: SERIES_MAX, tables: Mutex::default(), hasher: RandomState::new(), told }
@@ -183,7 +153,7 @@ impl Calls {
             Some(series) => series.count(call),
             None => {
                 self.told.without.inc();
-                table.other(key.method, key.verdict.error.is_some()).observe(call.took);
+                table.other(key.method, key.failed()).observe(call.took);
             }
         }
     }
@@ -344,11 +314,11 @@ impl Table {
         }
         // One that nobody holds any more is counted in no more.
         for series in std::mem::take(&mut *leaving) {
-            let other = |series: &Series| self.other(series.key.method, series.key.verdict.error.is_some());
+            let (method, failed) = (series.key.borrowed().method, series.key.borrowed().failed());
             match Arc::try_unwrap(series) {
-                Ok(series) => other(&series).add(&series.timings.counted()),
+                Ok(series) => self.other(method, failed).add(&series.timings.counted()),
                 Err(held) => {
-                    let labels = Key::other(held.key.method, held.key.verdict.error.is_some()).labels(server);
+                    let labels = Key::other(method, failed).labels(server);
                     shown.entry(labels).or_default().0.add(&held.timings.counted());
                     leaving.push(held);
                 }
@@ -377,95 +347,6 @@ impl Series {
     }
 }
 
-impl<'a> Key<'a> {
-    fn of(call: &Call<'a>) -> Self {
-        Self {
-            method: call.method,
-            target: call.target.filter(|_| is_about_names(call.method)),
-            namespace: namespace(call.caller),
-            verdict: call.verdict,
-            reason: call.reason,
-            also: call.also,
-        }
-    }
-
-    fn other(method: usize, failed: bool) -> Self {
-        let error = failed.then_some(OTHER_ERROR);
-        Self {
-            method,
-            target: is_about_names(method).then_some(OTHER),
-            namespace: Some(OTHER),
-            verdict: Verdict { error, code: None },
-            reason: OTHER,
-            also: Also::default(),
-        }
-    }
-
-    fn hash(&self, hasher: &RandomState) -> u64 {
-        hasher.hash_one((
-            self.method,
-            self.target,
-            self.namespace,
-            self.reason,
-            self.verdict.error,
-            self.also.caller,
-        ))
-    }
-
-    fn own(&self) -> Owned {
-        Owned {
-            method: self.method,
-            target: self.target.map(Into::into),
-            namespace: self.namespace.map(Into::into),
-            verdict: self.verdict,
-            reason: self.reason,
-            caller: self.also.caller.map(Into::into),
-            era: self.also.era,
-            limit: self.also.limit.map(Into::into),
-        }
-    }
-
-    /// As Prometheus has them. What is not known is left out.
-    fn labels(&self, server: &str) -> String {
-        let method = METHODS[self.method];
-        let pairs = [
-            ("server", Some(server)),
-            ("mcp_method_name", Some(if method == OTHER { OTHER_ERROR } else { method })),
-            (if method == PROMPTS_GET { "gen_ai_prompt_name" } else { "gen_ai_tool_name" }, self.target),
-            ("caller_namespace", self.namespace),
-            ("error_type", self.verdict.error),
-            ("rpc_response_status_code", self.verdict.code),
-            ("reason", Some(self.reason)),
-            ("caller", self.also.caller),
-            ("era", self.also.era),
-            ("limit", self.also.limit),
-        ];
-        let mut text = String::new();
-        for (name, value) in pairs {
-            let Some(value) = value else { continue };
-            let comma = if text.is_empty() { "" } else { "," };
-            let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            // Writing to a text cannot fail.
-            let _ = write!(text, "{comma}{name}=\"{value}\"");
-        }
-        text
-    }
-}
-
-impl Owned {
-    fn borrowed(&self) -> Key<'_> {
-        let also = Also { caller: self.caller.as_deref(), era: self.era, limit: self.limit.as_deref() };
-        Key {
-            method: self.method,
-            target: self.target.as_deref(),
-            namespace: self.namespace.as_deref(),
-            verdict: self.verdict,
-            reason: self.reason,
-            also,
-        }
-    }
-}
-
 /// A table that can be changed while others read the one that it was copied from.
 fn copied(series: &HashTable<Arc<Series>>, hasher: &RandomState) -> HashTable<Arc<Series>> {
     let mut copy = HashTable::with_capacity(series.len() + 1);
@@ -480,17 +361,6 @@ fn copied(series: &HashTable<Arc<Series>>, hasher: &RandomState) -> HashTable<Ar
 /// Whether the conventions know it as an operation: not what belongs to the transport, and not what was never read.
 pub(crate) fn is_operation(method: &str) -> bool {
     !matches!(method, "none" | "response" | "batch" | "GET" | "DELETE")
-}
-
-/// Whether it is about something of which a server has few, each with a name.
-fn is_about_names(method: usize) -> bool {
-    matches!(METHODS[method], TOOLS_CALL | PROMPTS_GET)
-}
-
-/// The class of a caller. The agent beside the sidecar has none to tell it from others.
-fn namespace(caller: &str) -> Option<&str> {
-    let (_, path) = caller.split_once("/ns/")?;
-    path.split('/').next()
 }
 
 fn second(call: &Call<'_>) -> u64 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::header::HeaderValue;
 use http::{Response, Uri};
-use weft_proto::mcp::{edit, header};
+use weft_proto::mcp::header;
 use weft_proto::name::ServerName;
 use weft_proto::resource::kinds::Era;
 
@@ -44,10 +44,10 @@ impl Outbound {
         }
         let assembly = parts.assemblies.find(name)?;
         self.about(&assembly.name, record);
-        let found = call.request().and_then(|request| request.target());
-        let found = found.map(|target| assembly.locate(target)).transpose()?;
+        let found = call.request().map(|request| assembly.locate(request)).transpose()?.flatten();
         match found {
-            Some(found) if call.era == Era::Modern => {
+            // Which of the arguments of a call within a call are told in headers too, its caller does not know.
+            Some(found) if call.era == Era::Modern && found.arguments.is_none() => {
                 let renamed = self.renamed(&received, &call, &found)?;
                 let call = classify::again(&renamed.body, call.era, &parts.limits)?;
                 note(&call, record);
@@ -65,7 +65,7 @@ impl Outbound {
     /// The request as the server knows what it names.
     fn renamed(&self, received: &Received, call: &Call<'_>, found: &Found) -> Result<Received, Refusal> {
         let parts = &*self.0;
-        let named = call.request().and_then(|request| edit::with_target(&received.body, request, &found.own));
+        let named = call.request().and_then(|request| found.renamed(&received.body, request));
         let body = named.ok_or_else(|| Refusal::Invalid("what is named cannot be found in it".to_owned()))?;
         if body.len() > parts.limits.body_bytes_max {
             return Err(Refusal::BodyTooLarge { max: parts.limits.body_bytes_max });

@@ -1,14 +1,10 @@
 //! One endpoint made of many servers: what it shows, and where what is asked of it goes.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use weft_proto::mcp::lists::Listed;
-use weft_proto::offer::{Introduction, Offer, Offered};
 use weft_sidecar::app::Running;
 
 use super::agent::Agent;
@@ -116,20 +112,19 @@ impl Many {
     async fn start(servers: &[(&'static str, Has)]) -> Self {
         let mut all = Vec::new();
         for (name, has) in servers {
-            all.push((*name, has.clone(), server(name, has.clone()).await));
+            all.push((*name, server(name, has.clone()).await));
         }
         Self::with(all).await
     }
 
-    async fn with(servers: Vec<(&'static str, Has, Upstream)>) -> Self {
+    async fn with(servers: Vec<(&'static str, Upstream)>) -> Self {
         let mesh = Mesh::start().await;
         let (mut inbound, mut upstreams, mut all) = (Vec::new(), Vec::new(), Vec::new());
-        for (name, has, upstream) in servers {
+        for (name, upstream) in servers {
             mesh.apply(&declared(name, &upstream)).await;
             let listen = json!({ "inbound": "127.0.0.1:0", "outbound": null });
             inbound.push(pair::sidecar(&mesh, "research", name, listen, json!({})).await);
             upstreams.push(upstream);
-            offer(&mesh, name, &has).await;
             all.push(name);
         }
         let agent = Agent::join_mesh(&mesh, "reviewer").await;
@@ -186,26 +181,6 @@ fn declared(name: &str, upstream: &Upstream) -> String {
          spec: {{ workload: {{ labels: {{ app: {name} }}, port: {} }} }}\n",
         upstream.address.port()
     )
-}
-
-async fn offer(mesh: &Mesh, name: &str, has: &Has) {
-    let Has { tools, prompts, resources, templates } = has;
-    let lists = [
-        (Listed::Tool, tools),
-        (Listed::Prompt, prompts),
-        (Listed::Resource, resources),
-        (Listed::ResourceTemplate, templates),
-    ];
-    let items = lists.into_iter().flat_map(|(kind, list)| list.iter().map(move |it| (kind, it)));
-    let items = items.map(|(kind, it)| Arc::new(Offered::parse(kind, it.to_string().into()).unwrap()));
-    let introduction = Introduction {
-        capabilities: Some(CAPABILITIES.into()),
-        instructions: Some(format!("Ask {name} nicely.").into()),
-        ..Introduction::default()
-    };
-    let server = format!("research/{name}").parse().unwrap();
-    let offer = Offer::new(server, introduction, items).unwrap();
-    mesh.running.hub.offered(offer.server.clone(), Some(Arc::new(offer))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -337,8 +312,7 @@ async fn single_resources_of_many_servers_are_told_of_on_one_stream_even_after_o
     const URI: &str = "notes://1";
     let (one, mut to_one) = telling(URI).await;
     let (other, mut to_other) = telling(URI).await;
-    let has = Has { resources: vec![json!({ "uri": URI, "name": "it" })], ..Has::default() };
-    let many = Many::with(vec![("files", has.clone(), one), ("search", has, other)]).await;
+    let many = Many::with(vec![("files", one), ("search", other)]).await;
     let shown = "weft://research/search/notes://1";
     let wanted = json!({ "notifications": { "resourceSubscriptions": [URI, shown, "nobody://has"] } });
     let mut stream = many.agent.send(at("/mcp", modern("subscriptions/listen", "", wanted))).await;
@@ -357,6 +331,37 @@ async fn single_resources_of_many_servers_are_told_of_on_one_stream_even_after_o
     until(&mut stream, |text| text.contains(&format!("\"uri\":\"{URI}\""))).await;
     drop(stream);
     tokio::time::timeout(std::time::Duration::from_secs(20), one.closed()).await.unwrap();
+    many.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_search_mode_a_tool_is_found_described_and_called_and_policy_holds_as_ever() {
+    let many = Many::start(&[("files", tools(&["read", "write"])), ("search", tools(&["find"]))]).await;
+    many.apply(READERS).await;
+    let yaml = "apiVersion: weft.dev/v1alpha1\nkind: VirtualServer\nmetadata: { namespace: research, name: desk }\n\
+        spec: { mode: search, members: [{ server: research/search }, { server: research/files }] }\n";
+    many.apply(yaml).await;
+    let path = "/virtual/research/desk/mcp";
+    eventually("the virtual server is known, and the policy", || {
+        let current = many.agent.sidecar.live.load();
+        let offer = &current.snapshot.servers[&"research/files".parse().unwrap()].offer;
+        let is_cut = offer.as_ref().is_some_and(|offer| offer.items().len() == 1);
+        is_cut && !current.snapshot.virtual_servers.is_empty()
+    })
+    .await;
+    assert_eq!(many.names(path).await, ["find_tools", "describe_tool", "call_tool"]);
+    let call = |tool: &str, arguments: Value| {
+        modern("tools/call", tool, json!({ "name": tool, "arguments": arguments }))
+    };
+    let found = many.ask(path, call("find_tools", json!({ "query": "does read or write" }))).await.json();
+    let shown = &found["result"]["structuredContent"]["tools"];
+    assert_eq!(names(shown, "name"), ["files_read", "search_find"], "{found}");
+    let arguments = json!({ "name": "files_read", "arguments": { "x": [1, 2] } });
+    let called = many.ask(path, call("call_tool", arguments)).await.json();
+    assert_eq!(called["result"]["content"][0]["text"], r#"files "read" {"x":[1,2]}"#, "{called}");
+    let refused = many.ask(path, call("call_tool", json!({ "name": "files_write" }))).await;
+    assert_eq!((refused.status, refused.code()), (403, 4030), "{refused:?}");
+    assert!(many.upstreams[0].seen().iter().all(|it| it.json()["params"]["name"] != "write"));
     many.stop().await;
 }
 

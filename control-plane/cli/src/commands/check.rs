@@ -7,6 +7,7 @@
 pub(crate) mod listed;
 mod probes;
 mod report;
+pub(crate) mod watch;
 
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ Examples:
   weft check                                everything that this machine and the control plane can see
   weft check --only policy --only quota     some groups
   weft check --wait 1m                      after a start: until nothing fails, or the minute is over
+  weft check --watch                        all of it, and then what changes, until Ctrl-C
   weft check -o json --strict               for programs, where warnings fail too
   weft check --list                         what is checked
   weft check --health-url http://10.0.0.5:7502
@@ -43,7 +45,7 @@ pub(crate) enum CheckForm {
     /// A line per check, for people
     #[default]
     Text,
-    /// {ok, groups: [{name, checks: [{name, outcome, detail, why, remedy}]}]}
+    /// {ok, groups: [{name, checks: [{name, outcome, detail, why, remedy}]}]}; with --watch one per line, each with `at`
     Json,
 }
 
@@ -57,6 +59,12 @@ pub(crate) struct CheckArgs {
     /// How long what fails is given to become well
     #[arg(long, value_name = "DURATION")]
     pub(crate) wait: Option<Span>,
+    /// Look again and again and show what changes, until Ctrl-C; the exit code is that of the last look
+    #[arg(long, conflicts_with_all = ["wait", "list"])]
+    pub(crate) watch: bool,
+    /// With --watch: how often
+    #[arg(long, value_name = "DURATION", default_value = "5s", requires = "watch")]
+    pub(crate) every: Span,
     /// Exit with 1 for warnings too
     #[arg(long)]
     pub(crate) strict: bool,
@@ -80,6 +88,10 @@ pub(crate) async fn run(args: CheckArgs, context: &Context) -> Result<ExitCode, 
         };
         context.terminal.print(&text)?;
         return Ok(ExitCode::Done);
+    }
+    if args.watch {
+        let interrupted = async { _ = tokio::signal::ctrl_c().await };
+        return Box::pin(watch::run(&args, context, interrupted)).await;
     }
     let deadline = args.wait.map(|wait| Instant::now() + wait.duration());
     let report = loop {

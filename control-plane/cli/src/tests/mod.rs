@@ -7,6 +7,7 @@ mod definition;
 mod explaining;
 mod fake;
 mod live;
+mod lookout;
 mod quotas;
 mod reference;
 mod showing;

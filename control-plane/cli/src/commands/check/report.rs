@@ -73,6 +73,18 @@ impl Finding {
         Self { outcome: Outcome::Warning, why: why.into(), remedy: remedy.into(), ..finding }
     }
 
+    fn render(&self, colour: bool) -> String {
+        let (mark, tone) = self.outcome.look();
+        let detail = plain(&self.detail).replace('\n', "\n      ");
+        let mut text = format!("{} {}: {detail}\n", tone.paint(mark, colour), plain(&self.name));
+        for (label, note) in [("why", &self.why), ("do", &self.remedy)] {
+            if !note.is_empty() {
+                text.push_str(&format!("      {label}: {}\n", plain(note).replace('\n', "\n        ")));
+            }
+        }
+        text
+    }
+
     pub(super) fn failed(
         name: &str,
         detail: impl Into<String>,
@@ -136,17 +148,7 @@ impl Report {
         for group in &self.groups {
             text.push_str(&format!("{}\n", Tone::Strong.paint(&group.name, colour)));
             for check in &group.checks {
-                let (mark, tone) = check.outcome.look();
-                let detail = plain(&check.detail).replace('\n', "\n      ");
-                text.push_str(&format!("  {} {}: {detail}\n", tone.paint(mark, colour), plain(&check.name)));
-                for (label, note) in [("why", &check.why), ("do", &check.remedy)] {
-                    if !note.is_empty() {
-                        text.push_str(&format!(
-                            "      {label}: {}\n",
-                            plain(note).replace('\n', "\n        ")
-                        ));
-                    }
-                }
+                text.push_str(&format!("  {}", check.render(colour)));
             }
             text.push('\n');
         }
@@ -163,6 +165,22 @@ impl Report {
         };
         text.push_str(&summary);
         text.push('\n');
+        text
+    }
+
+    /// The checks whose outcome is another than it was, and those that were not made before.
+    pub(super) fn since(&self, before: &Self, at: &str, colour: bool) -> String {
+        let outcome = |group: &str, check: &str| {
+            let mut groups = before.groups.iter().filter(|it| it.name == group);
+            groups.find_map(|it| it.checks.iter().find(|it| it.name == check)).map(|it| it.outcome)
+        };
+        let mut text = String::new();
+        for group in &self.groups {
+            let changed = |check: &&Finding| outcome(&group.name, &check.name) != Some(check.outcome);
+            for check in group.checks.iter().filter(changed) {
+                text.push_str(&format!("{at} {}: {}", plain(&group.name), check.render(colour)));
+            }
+        }
         text
     }
 
