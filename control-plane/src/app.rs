@@ -18,6 +18,7 @@ use weft_proto::resource::kinds::Trust as TrustSpec;
 use weft_telemetry::recent::Recent;
 
 use crate::audit::{self, Own, Trails};
+use crate::catalog::{self, Catalogue};
 use crate::feed::{self, Feed};
 use crate::identity::attest::Attestor;
 use crate::identity::{self, IdentityService};
@@ -161,6 +162,8 @@ pub enum Error {
     },
     #[error("threads cannot be started")]
     Threads(#[source] std::io::Error),
+    #[error("the catalogue cannot be opened")]
+    Catalogue(#[from] catalog::Error),
     #[error("operator authentication cannot be set up")]
     Auth(#[from] auth::Error),
 }
@@ -179,6 +182,8 @@ pub struct Running {
     /// Lends shares of mesh-wide limits.
     pub lender: Arc<Lender>,
     pub trails: Trails,
+    /// What servers offer.
+    pub catalogue: Arc<Catalogue>,
     /// Only after the very first start: shown once, never again.
     pub admin_token: Option<auth::Secret>,
     fed: tokio::sync::watch::Receiver<Option<store::Revision>>,
@@ -223,6 +228,7 @@ struct Parts {
     metrics: Arc<Metrics>,
     lender: Arc<Lender>,
     trails: Trails,
+    catalogue: Arc<Catalogue>,
     data_dir: PathBuf,
     log: Recent,
     shutdown: CancellationToken,
@@ -264,18 +270,21 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let lender = Arc::new(Lender::new(config.quota, Arc::clone(&metrics)));
     let path = config.data_dir.join(audit::FILE);
     let trails = Trails::open(Some(&path), config.audit, trust.bundles.clone(), Arc::clone(&metrics))?;
+    let catalogue = Catalogue::open(Some(&config.data_dir.join(catalog::FILE)))?;
     let data_dir = config.data_dir;
     let log = config.log;
-    let parts = Parts { store, hub, trust, tokens, metrics, lender, trails, data_dir, log, shutdown };
+    let parts =
+        Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, data_dir, log, shutdown };
     let identity = identity_service(&parts, config.identity)?;
     let limits = (config.sidecar_limits, config.operator_limits, config.api_limits);
     for door in doors(&parts, identity, listeners.map(|(listener, _)| listener), limits) {
         tasks.spawn(door.serve(parts.shutdown.clone()));
     }
     let fed = keep(&parts, &tasks, config.retention, roots_file.clone());
-    let Parts { store, hub, trust, tokens, metrics, lender, trails, shutdown, .. } = parts;
+    let Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, shutdown, .. } = parts;
     Ok(Running {
         lender,
+        catalogue,
         trails,
         sidecars,
         operators,
@@ -301,7 +310,13 @@ fn keep(
     retention: Retention,
     roots_file: PathBuf,
 ) -> tokio::sync::watch::Receiver<Option<store::Revision>> {
-    let Parts { store, hub, trust, tokens, metrics, lender, trails, shutdown, .. } = parts.clone();
+    let Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, shutdown, .. } = parts.clone();
+    let (to, knows) = (Arc::clone(&hub), Arc::clone(&hub));
+    let hand_over: catalog::HandOver = Box::new(move |server, offer| {
+        let hub = Arc::clone(&to);
+        Box::pin(async move { hub.offered(server, offer).await })
+    });
+    tasks.spawn(catalogue.run(hand_over, move |server| knows.exists(server), shutdown.clone()));
     let own = Own::new(trails.clone(), Arc::clone(&store), trust.live.clone());
     tasks.spawn(own.run(shutdown.clone()));
     tasks.spawn(trails.retain(shutdown.clone()));
@@ -342,7 +357,8 @@ fn doors(
     [sidecars, operators, plain]: [TcpListener; 3],
     (sidecar_limits, operator_limits, api_limits): (Limits, Limits, api::Limits),
 ) -> [Door; 3] {
-    let Parts { store, hub, trust, tokens, metrics, lender, trails, data_dir, log, shutdown } = parts.clone();
+    let Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, data_dir, log, shutdown } =
+        parts.clone();
     let leases = Leases::new(Arc::clone(&hub), Arc::clone(&lender), Arc::clone(&store));
     let tls =
         |auth, alpn: &[&[u8]]| Some(Arc::new(tls::server_config(&trust.live, &trust.bundles, auth, alpn)));
@@ -352,6 +368,7 @@ fn doors(
         sidecars: Arc::clone(&hub) as Arc<dyn api::Sidecars>,
         lender,
         trails: trails.clone(),
+        catalogue: Arc::clone(&catalogue),
         trust: Arc::new(trust::Control::new(Arc::clone(&trust), Arc::clone(&hub))),
         tokens,
         metrics: Arc::clone(&metrics),
@@ -368,7 +385,7 @@ fn doors(
             listener: sidecars,
             tls: tls(ClientAuth::Optional(ExpectPeer::AnyInMesh), &[b"h2"]),
             trust: Some(trust.bundles.clone()),
-            service: grpc::router(&hub, identity, leases, trails, trust.bundles.clone()),
+            service: grpc::router(&hub, identity, catalogue, leases, trails, trust.bundles.clone()),
             limits: sidecar_limits,
             metrics: Arc::clone(&metrics),
         },

@@ -19,7 +19,7 @@ use weft_proto::pb::weft::status::v1::status_server::StatusServer;
 
 use crate::ask::{self, Asking};
 use crate::audit;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Catalogue};
 use crate::identity::IdentityService;
 use crate::peer::Peer;
 use crate::quota::Leases;
@@ -45,6 +45,7 @@ const BOOTSTRAP: &str = "/weft.identity.v1.Identity/Certify";
 pub fn router(
     hub: &Arc<Hub>,
     identity: Arc<IdentityService>,
+    catalogue: Arc<Catalogue>,
     leases: Leases,
     trails: audit::Trails,
     trust: TrustStore,
@@ -54,8 +55,8 @@ pub fn router(
         AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(DISCOVERY_BYTES_MAX);
     let identity = IdentityServer::from_arc(identity).max_decoding_message_size(CERTIFY_BYTES_MAX);
     let reports = StatusServer::new(reports).max_decoding_message_size(REPORT_BYTES_MAX);
-    let catalog =
-        CatalogServer::new(Catalog::new(Arc::clone(hub))).max_decoding_message_size(CATALOG_BYTES_MAX);
+    let catalog = CatalogServer::new(Catalog::new(Arc::clone(hub), catalogue))
+        .max_decoding_message_size(CATALOG_BYTES_MAX);
     let leases = QuotaServer::new(leases).max_decoding_message_size(LEASES_BYTES_MAX);
     let trails = AuditServer::new(audit::Service::new(trails, hub.trust_domain()))
         .max_decoding_message_size(audit::SHIPMENT_BYTES_MAX);

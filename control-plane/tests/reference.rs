@@ -34,6 +34,7 @@ flags are in [the commands' reference](../cli/docs/commands.md), fields of objec
 |---|---|
 | `<data>/store/` | the store: one SQLite database in WAL mode, opened by one process at a time |
 | `<data>/audit` | the audit trails of all nodes, and their anchors: an SQLite database of its own |
+| `<data>/catalogue` | what each server offered last, and the definitions that there were: an SQLite database of its own |
 | `<data>/ca/` | the authority: certificates, keys encrypted with AES-256-GCM, and a manifest that is written last |
 | `<data>/ca.pem` | the mesh's roots, kept up to date, for operators and tools to believe |
 | `--ca-key-file` | the key that the authority's keys rest under: 32 bytes, raw, in hex or in base64; only its owner may read it |

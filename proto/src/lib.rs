@@ -4,12 +4,15 @@
 //! Never here: IO, an async runtime, clocks, randomness. Whatever a function needs to know it is handed.
 
 pub mod audit;
+pub mod catalogue;
 pub mod compile;
 pub mod mcp;
 pub mod name;
+pub mod offer;
 pub mod pb;
 pub mod policy;
 pub mod resource;
+pub mod roster;
 pub mod spread;
 pub mod trace;
 pub mod wire;

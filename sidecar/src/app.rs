@@ -23,6 +23,7 @@ use weft_proto::name::{HostPort, Namespace, Workload};
 use crate::accept::{Listener, Tls};
 use crate::access_log::{AccessLog, Sink};
 use crate::admin::{self, Door};
+use crate::assembly::{self, Assemblies};
 use crate::audit::{self, Audit};
 use crate::bootstrap::{Bootstrap, Source};
 use crate::limits::Limits;
@@ -226,6 +227,7 @@ struct Core {
     trust: TrustStore,
     servers: Servers,
     to: Arc<Outbound>,
+    assemblies: Assemblies,
     tokens: Tokens,
     tracer: Tracer,
 }
@@ -263,6 +265,7 @@ impl Core {
             launcher,
             drain: tokens.drain.clone(),
             tracer: tracer.clone(),
+            told: matches!(bootstrap.source, Source::ControlPlane(_)),
         });
         let config = outbound::Config {
             identity: identity.clone(),
@@ -271,6 +274,13 @@ impl Core {
             locality: bootstrap.node.locality.as_ref().map(ToString::to_string),
         };
         let to = Arc::new(Outbound::new(config, &live.load().snapshot));
+        let assemblies = Assemblies::new(assembly::Parts {
+            live: live.clone(),
+            identity: identity.clone(),
+            to: Arc::clone(&to),
+            limits: Arc::clone(&limits),
+            drain: tokens.leave.clone(),
+        });
         Ok(Self {
             bootstrap,
             limits,
@@ -285,6 +295,7 @@ impl Core {
             trust,
             servers,
             to,
+            assemblies,
             tokens,
             tracer,
         })
@@ -294,6 +305,7 @@ impl Core {
     fn follow(&self) -> impl Future<Output = ()> + use<> {
         let (live, identity) = (self.live.clone(), self.identity.clone());
         let (servers, to) = (self.servers.clone(), Arc::clone(&self.to));
+        let assemblies = self.assemblies.clone();
         let (stop, plain) = (self.tokens.stop.clone(), is_plain(&self.bootstrap));
         async move {
             let (mut snapshots, mut identities) = (live.watch(), identity.watch());
@@ -301,6 +313,7 @@ impl Core {
                 let workload: Option<Workload> = identity.leaf().and_then(|leaf| leaf.spiffe_id.workload());
                 let current = live.load();
                 to.update(&current.snapshot);
+                assemblies.update(&current);
                 // Before it is proved who this is, nothing is started in anybody's name; and a certificate that ended
                 // meanwhile is no reason to end what runs. Last: with this done, the sidecar is ready.
                 if plain || workload.is_some() {
@@ -335,6 +348,7 @@ impl Core {
         let service = pipeline::Outbound::new(pipeline::OutboundParts {
             live: self.live.clone(),
             to: Arc::clone(&self.to),
+            assemblies: self.assemblies.clone(),
             series: SeriesByServer::new(&self.metrics, "outbound"),
             limits: Arc::clone(&self.limits),
             room: self.room.clone(),

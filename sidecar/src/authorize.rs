@@ -118,6 +118,12 @@ fn denied(asked: Asked<'_>, reason: Reason<'_>, explain: bool) -> Refusal {
     Refusal::Denied { target, rule: reason.to_string(), explain }
 }
 
+/// Something that is not among what is shown, which looks the same as what may not be used.
+pub fn not_shown(target: Target<'_>) -> Refusal {
+    let asked = Asked { method: "", target: Some(target), arguments: None };
+    denied(asked, Reason::NoRule, false)
+}
+
 /// The agent beside this sidecar asks in the sidecar's own name; whether that may call is decided where the server is.
 pub const fn local() -> Permit {
     Permit(())

@@ -10,6 +10,7 @@ pub mod admin;
 pub mod admit;
 pub mod answer;
 pub mod app;
+pub mod assembly;
 pub mod audit;
 pub mod authorize;
 pub mod backend;

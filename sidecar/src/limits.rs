@@ -141,13 +141,13 @@ limits! {
     quota_waiting_max: usize = 4096;
     /// Calls of one caller that wait for one place at once.
     quota_waiting_per_caller_max: usize = 64;
-    /// Tools of one server that are known. Of a server with more nothing is known.
+    /// Tools of one server that are known, and as many prompts, resources and templates. Of a longer list nothing is.
     tools_max: usize = 1024;
-    /// Bytes of their definitions, with all pages that they are on.
+    /// Bytes of one such list, with all pages that it is on.
     tools_bytes_max: usize = 8 << 20;
-    /// Pages of a server's list of tools that are read.
+    /// Pages of one such list that are read.
     tool_pages_max: usize = 64;
-    /// Between readings of what a server advertises, where a policy needs to know and the server says nothing of a change.
+    /// Between readings of what a server offers, where it says nothing of a change.
     tools_read_every: Limited = secs(60);
     /// Bytes of a tool's input schema that arguments are held against.
     schema_bytes_max: usize = 128 << 10;

@@ -1,5 +1,6 @@
 //! A request's life, on one screen: each stage takes what the one before it proved, and may refuse.
 
+mod assembled;
 mod outbound;
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ use crate::tools::Treated;
 use crate::trace::{Part, Trace};
 use crate::{accept, authorize, clock, logged, session_id, tools, trace};
 
+pub(crate) use outbound::Manner;
 pub use outbound::{Outbound, Parts as OutboundParts};
 
 /// Times that a call is judged anew, because what it is judged by changes all the while.

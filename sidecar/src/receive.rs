@@ -41,9 +41,11 @@ pub struct Received {
 /// What a path leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// The one server behind this listener.
+    /// What is behind this listener: its one server, or everything that may be called.
     Only,
     Server(ServerName),
+    /// One endpoint made of many servers.
+    Virtual(ServerName),
 }
 
 /// Takes a request in.
@@ -77,11 +79,14 @@ fn place(head: &Parts) -> Result<Place, Refusal> {
     if path == "/mcp" {
         return Ok(Place::Only);
     }
-    let server = path.strip_prefix("/servers/").and_then(|rest| rest.strip_suffix("/mcp"));
-    let (namespace, name) = server.and_then(|it| it.split_once('/')).ok_or(Refusal::NoSuchPath)?;
-    let parsed = Namespace::parse(namespace).ok().zip(ObjectName::parse(name).ok());
-    let (namespace, name) = parsed.ok_or(Refusal::NoSuchPath)?;
-    Ok(Place::Server(ServerName { namespace, name }))
+    let named = |folder: &str| {
+        let named = path.strip_prefix(folder)?.strip_suffix("/mcp")?;
+        let (namespace, name) = named.split_once('/')?;
+        let (namespace, name) = Namespace::parse(namespace).ok().zip(ObjectName::parse(name).ok())?;
+        Some(ServerName { namespace, name })
+    };
+    let server = named("/servers/").map(Place::Server);
+    server.or_else(|| named("/virtual/").map(Place::Virtual)).ok_or(Refusal::NoSuchPath)
 }
 
 /// A page in a browser must not reach a listener on loopback through a name that resolves there, and no page at all has

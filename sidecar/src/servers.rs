@@ -77,6 +77,8 @@ pub struct Parts {
     pub launcher: Launcher,
     pub drain: CancellationToken,
     pub tracer: Tracer,
+    /// Whether somebody is told of all that the servers offer.
+    pub told: bool,
 }
 
 impl Servers {
@@ -90,12 +92,13 @@ impl Servers {
         let table = self.0.table.load();
         let found = match place {
             Place::Only => table.values().next().filter(|_| table.len() == 1),
+            Place::Virtual(_) => None,
             Place::Server(name) => table.get(name).or_else(|| table.get(current.snapshot.aliases.get(name)?)),
         };
         found.cloned().ok_or_else(|| match (place, current.origin) {
             (_, Origin::Nothing) => Refusal::NotReady,
             (Place::Only, _) => Refusal::UnknownServer("the only one".to_owned()),
-            (Place::Server(name), _) => Refusal::UnknownServer(name.to_string()),
+            (Place::Server(name) | Place::Virtual(name), _) => Refusal::UnknownServer(name.to_string()),
         })
     }
 
@@ -204,7 +207,8 @@ impl Servers {
         let tools = before.filter(|local| Arc::ptr_eq(&local.backend, &backend));
         let tools = tools.map(|local| Arc::clone(&local.tools));
         let tools = tools.unwrap_or_else(|| {
-            Arc::new(Tools::new(&label, &backend, &parts.limits, &parts.metrics, self.0.changes.clone()))
+            let changes = self.0.changes.clone();
+            Arc::new(Tools::new(&label, &backend, &parts.limits, &parts.metrics, parts.told, changes))
         });
         Some(Arc::new(Local {
             name: name.clone(),

@@ -52,6 +52,7 @@ fn server(limits: &Arc<Limits>, metrics: &Arc<Metrics>, quota: &str) -> (Arc<Loc
         serde_json::from_value(serde_json::json!({ "id": "a/n-0", "servers": ["a/s"] })).unwrap();
     let servers = Servers::new(servers::Parts {
         tracer: Tracer::idle(node.id.clone(), metrics),
+        told: false,
         node,
         limits: Arc::clone(limits),
         metrics: Arc::clone(metrics),

@@ -220,6 +220,8 @@ def test_the_tour_refuses_by_argument_limits_and_withholds_until_it_is_approved(
 
         assert call(url, "count", {"to": 2}).status_code == 403
         control_plane.eventually(lambda: "count" in up.weft("tools", "list"), within=20)
+        assert "greet" in up.weft("tools", "search", "greet", "somebody").splitlines()[1]
+        assert "Counts, and reports its progress" in up.weft("tools", "show", "demo/example/count")
         assert "# count new" in up.weft("tools", "diff", "demo/example")
         assert "toolpolicy/demo/checked changed" in up.weft("tools", "approve", "demo/example", "--all")
         control_plane.eventually(lambda: call(url, "count", {"to": 2}).status_code == 200, within=20)

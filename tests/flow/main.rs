@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a story that cannot go on says so best where it stops")]
 
 mod broken;
+mod catalogue;
 mod control;
 mod fake;
 mod link;

@@ -143,6 +143,13 @@ class Steps:
     def __init__(self, client: Client, it: Talk):
         self._client = client
         self._talk = it
+        self._prefix = ""
+        self._watched = WATCHED
+
+    async def among(self, prefix: str, watched: str):
+        """From here on the server meant is one among many: its names begin with a prefix, and this is what is watched."""
+        self._prefix, self._watched = prefix, watched
+        return {}
 
     async def tools(self):
         return sorted(it.name for it in (await self._client.list_tools()).tools)
@@ -153,7 +160,7 @@ class Steps:
         async def on_progress(done, *_):
             progress.append(done)
 
-        result = await self._client.call_tool(name, values or {}, progress_callback=on_progress)
+        result = await self._client.call_tool(self._prefix + name, values or {}, progress_callback=on_progress)
         content = [spoken(it) for it in result.content]
         return {"content": content, "isError": bool(result.is_error), "progress": progress}
 
@@ -161,7 +168,7 @@ class Steps:
         return sorted(it.name for it in (await self._client.list_prompts()).prompts)
 
     async def prompt(self, name: str, values: dict | None = None):
-        return [spoken(it.content) for it in (await self._client.get_prompt(name, values)).messages]
+        return [spoken(it.content) for it in (await self._client.get_prompt(self._prefix + name, values)).messages]
 
     async def resources(self):
         return sorted(str(it.uri) for it in (await self._client.list_resources()).resources)
@@ -175,7 +182,7 @@ class Steps:
         return [getattr(it, "text", None) or f"blob of {len(it.blob)}" for it in contents]
 
     async def complete(self, prompt: str, name: str, value: str):
-        ref = types.PromptReference(type="ref/prompt", name=prompt)
+        ref = types.PromptReference(type="ref/prompt", name=self._prefix + prompt)
         return (await self._client.complete(ref, {"name": name, "value": value})).completion.values
 
     async def ping(self):
@@ -189,19 +196,19 @@ class Steps:
     async def watch(self):
         """Whether an update of a resource arrives that was subscribed to."""
         if self._talk.is_modern:
-            async with self._client.listen(resource_subscriptions=[WATCHED]) as events:
-                await self._client.call_tool("touch", {})
+            async with self._client.listen(resource_subscriptions=[self._watched]) as events:
+                await self._client.call_tool(f"{self._prefix}touch", {})
                 return (await anext(aiter(events))).uri
-        await self._client.subscribe_resource(WATCHED)
+        await self._client.subscribe_resource(self._watched)
         await self._until("touch", lambda: self._talk.updates)
-        await self._client.unsubscribe_resource(WATCHED)
+        await self._client.unsubscribe_resource(self._watched)
         return self._talk.updates[0]
 
     async def notice(self):
         """Whether it is told that the tools changed."""
         if self._talk.is_modern:
             async with self._client.listen(tools_list_changed=True) as events:
-                await self._client.call_tool("test_trigger_tool_change", {})
+                await self._client.call_tool(f"{self._prefix}test_trigger_tool_change", {})
                 return bool(await anext(aiter(events)))
         await self._until("test_trigger_tool_change", lambda: self._talk.changes)
         return True
@@ -215,7 +222,7 @@ class Steps:
             under_way.set()
 
         call = asyncio.create_task(
-            self._client.call_tool("wait", {"secs": 60}, progress_callback=on_progress)
+            self._client.call_tool(f"{self._prefix}wait", {"secs": 60}, progress_callback=on_progress)
         )
         await under_way.wait()
         call.cancel()
@@ -239,6 +246,6 @@ class Steps:
         """Calls the tool until what it causes is seen: a stream may open after the call that opened it returned."""
         async with asyncio.timeout(PATIENCE_SECS):
             while not seen():
-                await self._client.call_tool(tool, {})
+                await self._client.call_tool(self._prefix + tool, {})
                 with suppress(TimeoutError):
                     await asyncio.wait_for(asyncio.Event().wait(), 0.02)

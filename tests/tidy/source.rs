@@ -33,12 +33,7 @@ pub(crate) const LONG: &[Excuse] = &[
         520,
         "one state machine, whose every transition reads the same fields",
     ),
-    ("control-plane/src/app.rs", 540, "the composition root, a list of what is started"),
-    (
-        "control-plane/src/plan/world.rs",
-        510,
-        "one index of all objects: whatever is put or deleted changes every part of it in step",
-    ),
+    ("control-plane/src/app.rs", 560, "the composition root, a list of what is started"),
     (
         "sidecar/src/exchange/sse_server.rs",
         600,

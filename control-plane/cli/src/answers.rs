@@ -86,6 +86,42 @@ answers! {
     /// A tool that was approved and is not advertised.
     GoneTool { name: String, policy: String, digest: String }
 
+    Offered { items: Vec<OfferedItem> }
+
+    /// Something that a server offers.
+    OfferedItem {
+        server: String,
+        kind: String,
+        name: String,
+        title: Option<String>,
+        description: Option<String>,
+        digest: String,
+        since: String,
+        hints: Vec<String>,
+        instances: u64,
+        agreeing: u64,
+        away_since: Option<String>,
+        state: Option<String>,
+        pin: Option<String>,
+        policy: Option<String>,
+        score: Option<f64>,
+    }
+
+    /// The same with all that is known of it.
+    OfferedShown {
+        item: OfferedItem,
+        definition: Value,
+        approval: Option<String>,
+        replicas: Vec<OfferedReplica>,
+        versions: Vec<OfferedVersion>,
+    }
+
+    /// What a sidecar found.
+    OfferedReplica { node: String, at: String, digest: Option<String>, agrees: bool }
+
+    /// A definition that there was, or is.
+    OfferedVersion { digest: String, from: String, until: Option<String>, definition: Value }
+
     Quotas { items: Vec<QuotaCount>, left_out: u64 }
 
     /// How a limit stands for what splits it.

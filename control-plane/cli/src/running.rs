@@ -108,6 +108,8 @@ async fn introduce(terminal: &Terminal, sides: &Sides) -> Result<(), Failure> {
     for (name, what) in shown {
         said += &format!("  {name:<width$}  {what}\n");
     }
+    said +=
+        &format!("All of them at one address, with every tool under a name of its own: http://{agent}/mcp\n");
     if let [_, others @ ..] = &*sides.agents
         && !others.is_empty()
     {

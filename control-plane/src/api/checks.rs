@@ -84,6 +84,7 @@ async fn facts(api: &Api) -> Result<Facts, Error> {
         limits,
         leases: Leases { keys, keys_max },
         audit: trails(&deps.trails, &deps.metrics).await?,
+        offers: deps.catalogue.entries(),
     })
 }
 

@@ -8,6 +8,7 @@ mod access;
 mod asked;
 mod beside;
 mod call;
+mod catalogue;
 mod changes;
 mod checks;
 mod dto;
@@ -18,6 +19,7 @@ mod objects;
 mod openapi;
 mod operations;
 mod quotas;
+mod registry;
 mod serve;
 mod sidecars;
 mod tools;
@@ -40,6 +42,7 @@ use weft_telemetry::recent::Recent;
 
 use crate::audit::Trails;
 use crate::auth::Keys;
+use crate::catalog::Catalogue;
 use crate::desired::{Mesh, Present};
 use crate::metrics::Metrics;
 use crate::quota::Lender;
@@ -49,6 +52,10 @@ pub use asked::config::{Difference, HeldResource, SidecarConfig};
 pub use asked::counts::{CallCount, CallCounts, CountedBy, SilentSidecar};
 pub use asked::logging::{LogLines, SidecarLogging};
 pub use asked::tap::TapEvent;
+pub use catalogue::{
+    Hint, ItemKind, OfferedItem, OfferedList, OfferedReplica, OfferedShown, OfferedVersion, OfferingList,
+    OfferingReplica, OfferingServer,
+};
 pub use checks::CheckList;
 pub use dto::*;
 pub use error::{Code, Error, FieldError, Problem};
@@ -56,6 +63,7 @@ pub use explain::{ExplainRequest, Explained, IdentityMay, WhoCan};
 pub use openapi::document as openapi;
 use operations::{METHOD_NOT_ALLOWED, OPERATIONS, UNKNOWN_ROUTE};
 pub use quotas::{QuotaCount, QuotaList, QuotaPart};
+pub use registry::{RegistryMetadata, RegistryRemote, RegistryServer, RegistryServerDetail, RegistryServers};
 pub use sidecars::{
     Nack, PlanCount, PlanStatus, Sidecar, SidecarCertificate, SidecarList, SidecarLosses, SidecarType,
     Sidecars,
@@ -110,6 +118,7 @@ pub struct Deps {
     pub sidecars: Arc<dyn Sidecars>,
     pub lender: Arc<Lender>,
     pub trails: Trails,
+    pub catalogue: Arc<Catalogue>,
     pub trust: Arc<dyn TrustControl>,
     pub tokens: Arc<Tokens>,
     pub keys: Arc<Keys>,

@@ -147,9 +147,10 @@ fn read_token(token: &str, prefixes: &[Prefix]) -> Result<(Revision, store::Key)
     })
 }
 
-type Wanted = BTreeMap<LabelKey, LabelValue>;
+/// Labels that are wanted.
+pub(super) type Labels = BTreeMap<LabelKey, LabelValue>;
 
-fn labels(text: Option<&str>) -> Result<Wanted, Error> {
+pub(super) fn labels(text: Option<&str>) -> Result<Labels, Error> {
     let wrong = |problem: String| Error::BadParameter { name: "labels", problem };
     let pairs = text.into_iter().flat_map(|text| text.split(','));
     pairs
@@ -161,7 +162,12 @@ fn labels(text: Option<&str>) -> Result<Wanted, Error> {
         .collect()
 }
 
-fn carries(object: &Value, wanted: &Wanted) -> bool {
+/// Whether an object with these labels has those that are wanted.
+pub(super) fn carried(wanted: &Labels, labels: &resource::kinds::Labels) -> bool {
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+fn carries(object: &Value, wanted: &Labels) -> bool {
     let labels = &object["metadata"]["labels"];
     wanted.iter().all(|(key, value)| labels[key.as_str()].as_str() == Some(value.as_str()))
 }

@@ -14,10 +14,10 @@ use super::sidecars::{PlanStatus, Sidecar, SidecarList, SidecarsQuery};
 use super::trust::{RevocationRequest, RotationRequest, TrustStatus};
 use super::{
     Api, ApplyResult, AuditList, CallCounts, CheckList, Error, ExplainRequest, Explained, HistoryItem,
-    HistoryList, KeyCreated, KeyList, KeyRequest, LogLines, ObjectList, QuotaList, RollbackRequest,
-    SidecarConfig, SidecarLogging, TapEvent, TokenCreated, TokenList, TokenRequest, ToolList, Version,
-    WhoCan, access, checks, dto, explain, history, objects, openapi, quotas, sidecars, tools, trails, trust,
-    watch,
+    HistoryList, KeyCreated, KeyList, KeyRequest, LogLines, ObjectList, OfferedList, OfferedShown,
+    OfferingList, QuotaList, RegistryServer, RegistryServers, RollbackRequest, SidecarConfig, SidecarLogging,
+    TapEvent, TokenCreated, TokenList, TokenRequest, ToolList, Version, WhoCan, access, catalogue, checks,
+    dto, explain, history, objects, openapi, quotas, registry, sidecars, tools, trails, trust, watch,
 };
 use crate::auth::Scope;
 
@@ -264,6 +264,36 @@ pub(super) static OPERATIONS: &[Operation] = &[
         .reads(Readonly)
         .query(of::<tools::ToolsQuery>)
         .answers(Answers(of::<ToolList>)),
+    Operation::new("listOffered", Get, "/v1/catalogue/items", run!(catalogue::items))
+        .says("Tools, prompts, resources and templates that servers offer: page by page, or those that words find.")
+        .reads(Readonly)
+        .query(of::<catalogue::ItemsQuery>)
+        .answers(Answers(of::<OfferedList>)),
+    Operation::new("getOffered", Get, "/v1/catalogue/item", run!(catalogue::item))
+        .says("One of them: its definition, those that there were before, and what each sidecar found.")
+        .reads(Readonly)
+        .query(of::<catalogue::ItemQuery>)
+        .answers(Answers(of::<OfferedShown>)),
+    Operation::new("listOffers", Get, "/v1/catalogue/servers", run!(catalogue::servers))
+        .says("Servers: what each says of itself, how much it offers, and whether the sidecars beside it agree.")
+        .reads(Readonly)
+        .query(of::<catalogue::ServersQuery>)
+        .answers(Answers(of::<OfferingList>)),
+    Operation::new("listRegistryServers", Get, "/v0.1/servers", run!(registry::list))
+        .says("The servers of the mesh, as clients of an MCP registry read them (its API v0.1).")
+        .reads(Readonly)
+        .query(of::<registry::ListQuery>)
+        .answers(Answers(of::<RegistryServers>)),
+    Operation::new("listRegistryVersions", Get, "/v0.1/servers/{server}/versions", run!(registry::versions))
+        .says("The versions of a server, of which there is one: what runs. Its name is one part of the path, `ns%2Fname`.")
+        .reads(Readonly)
+        .query(of::<registry::VersionsQuery>)
+        .answers(Answers(of::<RegistryServers>)),
+    Operation::new("getRegistryVersion", Get, "/v0.1/servers/{server}/versions/{version}", run!(registry::version))
+        .says("A version of a server; `latest` is what runs.")
+        .reads(Readonly)
+        .query(of::<registry::VersionsQuery>)
+        .answers(Answers(of::<RegistryServer>)),
     Operation::new("listQuotas", Get, "/v1/quotas", run!(quotas::list))
         .says("How mesh-wide limits stand: what is lent of each, used, and refused; the most used first.")
         .reads(Readonly)

@@ -43,7 +43,7 @@ pub struct ToolList {
     pub items: Vec<ServerTools>,
 }
 
-/// What one server advertises. A server is read where a policy validates, pins, or trusts its hints.
+/// What one server advertises.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServerTools {
@@ -121,12 +121,15 @@ pub(super) async fn list(api: Arc<Api>, call: Call) -> Result<Response, Error> {
         }
     }
     let present = api.present().await?;
-    let sidecars = Arc::clone(&api.deps.sidecars);
+    let (sidecars, catalogue) = (Arc::clone(&api.deps.sidecars), Arc::clone(&api.deps.catalogue));
     let told = move || {
         let snapshot = snapshot(&present, Kind::ToolPolicy);
-        let definition = |digest: &Digest| sidecars.definition(digest);
-        let items =
-            readings.iter().map(|(server, of)| told(server, of, &snapshot, query.definitions, &definition));
+        let items = readings.iter().map(|(server, of)| {
+            let definition = |digest: &Digest| {
+                sidecars.definition(digest).or_else(|| catalogue.approved(server, digest.as_str()))
+            };
+            told(server, of, &snapshot, query.definitions, &definition)
+        });
         ToolList { items: items.collect() }
     };
     Ok(json(&api.heavy(told).await?))

@@ -14,6 +14,7 @@ use super::policy::Reviewed;
 use crate::api::trust::TrustStatus;
 use crate::audit::Head;
 use crate::auth;
+use crate::catalog::Entry;
 use crate::desired::Present;
 use crate::quota::Standing;
 use crate::tokens::Token;
@@ -40,6 +41,8 @@ pub struct Facts {
     pub limits: Vec<Standing>,
     pub leases: Leases,
     pub audit: Audit,
+    /// What servers offer, and what each sidecar found.
+    pub offers: Vec<Entry>,
 }
 
 /// How far the store is, and sidecars.

@@ -190,16 +190,14 @@ pub(super) fn definitions(facts: &Facts) -> Verdict {
 }
 
 pub(super) fn agreement(facts: &Facts) -> Verdict {
-    let mut readings = BTreeMap::<_, Vec<_>>::new();
-    for (server, advertised) in facts.sidecars.iter().flat_map(|it| &it.tools) {
-        let tools: BTreeMap<_, _> =
-            advertised.tools.iter().map(|(name, tool)| (name, &tool.digest)).collect();
-        readings.entry(server).or_default().push(tools);
-    }
-    let differ = readings.iter().filter(|(_, of)| of.windows(2).any(|pair| pair[0] != pair[1]));
-    match named(differ.map(|(server, _)| server)) {
+    let differ = facts.offers.iter().filter_map(|offer| {
+        let odd = offer.replicas.iter().filter(|replica| replica.agrees == Some(false));
+        let odd: Vec<_> = odd.map(|replica| replica.node.to_string()).collect();
+        (!odd.is_empty()).then(|| format!("{} (other than most: {})", offer.server, odd.join(", ")))
+    });
+    match named(differ) {
         Some(names) => Verdict::warning(names),
-        None => Verdict::ok("instances of a server advertise the same"),
+        None => Verdict::ok("instances of a server offer the same"),
     }
 }
 

@@ -295,9 +295,9 @@ pub static CHECKS: &[Check] = &[
     Check {
         group: Group::Policy,
         name: "agreement",
-        passes: "instances of one server advertise the same tools",
-        why: "callers get one or the other, as it happens",
-        remedy: "bring the instances to the same version",
+        passes: "instances of one server offer the same tools, prompts, resources and templates",
+        why: "callers get one or the other, as it happens, and the catalogue shows what most of them offer",
+        remedy: "see in which items they differ (GET /v1/catalogue/servers, weft tools list), and bring them to one version",
         judge: policy::agreement,
     },
     Check {

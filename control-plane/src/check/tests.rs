@@ -13,7 +13,7 @@ use super::*;
 use crate::api::trust::{Gate, Issuer, IssuerKind, Root, Rotation, RotationStep, TrustStatus, Waiting};
 use crate::audit::Head;
 use crate::auth::{Key, Scope};
-use crate::catalog::{Advertised, Tool};
+use crate::catalog::{self, Advertised, Replica, Tool};
 use crate::desired::{self, Present};
 use crate::quota::{Standing, Totals};
 use crate::reports::{Grown, Health, Report, Served};
@@ -82,6 +82,22 @@ fn advertised(definition: &str) -> Arc<Advertised> {
     let digest = weft_proto::policy::tools::digest(definition).unwrap();
     let tool = Tool { digest, definition: Some(definition.into()) };
     Arc::new(Advertised { at: moment(-5), tools: [("read".parse().unwrap(), tool)].into() })
+}
+
+fn offer() -> catalog::Entry {
+    let replica = |node: &str| Replica {
+        node: NodeId::parse(node).unwrap(),
+        at: moment(-5),
+        items: 1,
+        agrees: Some(true),
+        differs: Vec::new(),
+    };
+    catalog::Entry {
+        server: "research/files".parse().unwrap(),
+        known: None,
+        away_since: None,
+        replicas: vec![replica("research/a"), replica("research/b")],
+    }
 }
 
 fn sidecar(instance: &str) -> ClientStatus {
@@ -184,6 +200,7 @@ fn well() -> Facts {
         objects: objects(&[FILES, READERS]),
         limits: vec![standing(true), standing(false)],
         leases: Leases { keys: 10, keys_max: 1000 },
+        offers: vec![offer()],
         audit: Audit {
             heads: vec![Head {
                 node: "research/files-0".to_owned(),
@@ -533,12 +550,9 @@ const CASES: &[Case] = &[
     ),
     (
         "agreement",
-        |it| {
-            let other = advertised(r#"{"name":"read","description":"Reads."}"#);
-            it.sidecars[1].tools.insert("research/files".parse().unwrap(), other);
-        },
+        |it| it.offers[0].replicas[1].agrees = Some(false),
         Warning,
-        "research/files",
+        "research/files (other than most: research/b)",
     ),
     (
         "effect",

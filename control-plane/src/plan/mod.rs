@@ -3,8 +3,10 @@
 //! Pure: changes go in, the names of what changed come out, and everything that can be asked of the result is a lookup.
 //! A change costs as much as it touches, not as much as there is. Not here: when to plan, and whom to wake.
 
+mod endpoints;
 mod index;
 mod observed;
+mod offers;
 mod sight;
 mod table;
 mod viewer;

@@ -16,8 +16,9 @@ use super::world::{Published, World, selector_of, server_of};
 
 /// What a name means to a viewer.
 #[derive(Debug)]
-pub enum Lookup<'a> {
-    Found(&'a Arc<Published>),
+pub enum Lookup {
+    /// As it is sent to the viewer.
+    Found(Arc<Published>),
     Missing,
     Denied,
 }
@@ -25,7 +26,7 @@ pub enum Lookup<'a> {
 impl World {
     /// What a name, or an alias, of a type means to a viewer. Whether something exists elsewhere is not told to those
     /// who may not see it.
-    pub fn lookup(&self, viewer: &Viewer, served: &[ServerName], ty: ResourceType, name: &str) -> Lookup<'_> {
+    pub fn lookup(&self, viewer: &Viewer, served: &[ServerName], ty: ResourceType, name: &str) -> Lookup {
         let table = &self.tables[ty.index()];
         let canonical = match table.by_name.contains_key(name) {
             true => name,
@@ -33,7 +34,7 @@ impl World {
         };
         let own = canonical.split_once('/').is_some_and(|(ns, _)| ns == viewer.identity.namespace.as_str());
         match table.by_name.get(canonical) {
-            Some(found) if self.may_see(viewer, served, found) => Lookup::Found(found),
+            Some(found) if self.may_see(viewer, served, found) => Lookup::Found(self.as_sent(viewer, found)),
             None if own || matches!(ty, ResourceType::Mesh | ResourceType::TrustBundle) => Lookup::Missing,
             Some(_) | None => Lookup::Denied,
         }
@@ -63,14 +64,14 @@ impl World {
                     _ => Vec::new(),
                 }
             }
-            ResourceType::VirtualServer if !viewer.stances.calls() => Vec::new(),
+            ResourceType::VirtualServer | ResourceType::Offer if !viewer.stances.calls() => Vec::new(),
             ResourceType::Authentication if !viewer.stances.gateway => Vec::new(),
             _ => table.by_name.values().collect(),
         };
         let mut found: Vec<_> = candidates
             .into_iter()
             .filter(|object| self.concerns(viewer, served, object) && seen.insert(Arc::clone(&object.name)))
-            .cloned()
+            .map(|object| self.as_sent(viewer, object))
             .collect();
         found.sort_by(|a, b| a.name.cmp(&b.name));
         found
@@ -86,7 +87,10 @@ impl World {
             | ResourceType::ToolPolicy
             | ResourceType::Telemetry => true,
             ResourceType::Server => calls || served.iter().any(|server| names(object, server)),
-            ResourceType::Endpoints | ResourceType::Route | ResourceType::VirtualServer => calls,
+            ResourceType::Endpoints
+            | ResourceType::Route
+            | ResourceType::Offer
+            | ResourceType::VirtualServer => calls,
             ResourceType::Authentication => viewer.stances.gateway,
         };
         in_scope && self.may_see(viewer, served, object)
@@ -122,6 +126,7 @@ impl World {
             ResourceType::Server | ResourceType::Endpoints | ResourceType::Route => {
                 served.iter().any(|server| names(object, server)) || self.reaches_named(viewer, object)
             }
+            ResourceType::Offer => viewer.stances.calls() && self.reaches_named(viewer, object),
             ResourceType::VirtualServer => match object.object.as_deref().map(|resource| &resource.spec) {
                 Some(Spec::VirtualServer(it)) => policy::may_use(&viewer.identity, it),
                 _ => false,
@@ -227,7 +232,11 @@ impl World {
     }
 
     /// The objects of a type that select a server.
-    fn selected_by(&self, server: &Resource, ty: ResourceType) -> impl Iterator<Item = &Arc<Published>> {
+    pub(super) fn selected_by(
+        &self,
+        server: &Resource,
+        ty: ResourceType,
+    ) -> impl Iterator<Item = &Arc<Published>> {
         let index = &self.selecting[ty.index()];
         let metadata = server.metadata.clone();
         let own = index.of(&metadata.namespace);

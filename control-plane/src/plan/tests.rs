@@ -7,6 +7,8 @@ use weft_proto::wire::ResourceType;
 
 use super::*;
 
+mod offers;
+
 /// A world with the objects of a YAML text, created in their order.
 pub(crate) fn world(yaml: &str) -> World {
     let mut world = World::new(TrustDomain::parse("mesh.test").unwrap());

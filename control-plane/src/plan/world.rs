@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use weft_proto::compile;
-use weft_proto::name::{Namespace, ObjectName, ServerName, ServiceAccount, SpiffeId, TrustDomain, Workload};
-use weft_proto::resource::kinds::{
-    DefaultAction, Location, McpServer, ServerSelector, StaticEndpoint, Trust,
-};
+use weft_proto::name::{Namespace, ObjectName, ServerName, TrustDomain};
+use weft_proto::offer::Offer;
+use weft_proto::resource::kinds::{DefaultAction, Location, ServerSelector, Trust};
 use weft_proto::resource::{Key, Kind, ROOT_NAMESPACE, Resource, Spec};
-use weft_proto::wire::{self, Encoded, Endpoint, Endpoints, MESH_NAME, ResourceType};
+use weft_proto::wire::{self, Encoded, MESH_NAME, ResourceType};
 
 use super::index::{ByNamespace, Selecting, exact_names};
-use super::observed::{Instance, Observation, Observed};
+use super::observed::{Observation, Observed};
+use super::offers::Offers;
 use super::table::Table;
 use super::{Audience, Touched};
 
@@ -41,6 +41,11 @@ pub enum Change {
         key: Key,
     },
     Observed(Observation),
+    /// What a server offers, by the word of the sidecars beside it; none where nobody knows.
+    Offered {
+        server: ServerName,
+        offer: Option<Arc<Offer>>,
+    },
     /// The mesh's own roots and those it federates with, whole.
     Trust(Vec<TrustRoots>),
 }
@@ -66,7 +71,7 @@ pub struct Update {
 #[derive(Debug)]
 pub struct World {
     revision: u64,
-    trust_domain: TrustDomain,
+    pub(super) trust_domain: TrustDomain,
     pub(super) root: Namespace,
     pub(super) default_action: DefaultAction,
     pub(super) tables: [Table; ResourceType::ALL.len()],
@@ -78,7 +83,8 @@ pub struct World {
     pub(super) of_callers: BTreeMap<Arc<str>, Arc<Published>>,
     /// Routes by the server whose calls they shape.
     routes: HashMap<ServerName, BTreeSet<Arc<str>>>,
-    observed: Observed,
+    pub(super) observed: Observed,
+    pub(super) offers: Offers,
     /// Whether the sidecars are still coming back after a start, so that what was seen of them is not yet all.
     settling: bool,
 }
@@ -96,6 +102,7 @@ impl World {
             of_callers: BTreeMap::new(),
             routes: HashMap::new(),
             observed: Observed::default(),
+            offers: Offers::default(),
             settling: true,
             trust_domain,
         };
@@ -160,6 +167,7 @@ impl World {
                         self.publish_endpoints(&server, &mut touched);
                     }
                 }
+                Change::Offered { server, offer } => self.offered(&server, offer, &mut touched),
                 Change::Trust(domains) => self.publish_trust(domains, &mut touched),
             }
         }
@@ -187,6 +195,7 @@ impl World {
         self.touch(&published, touched);
         if let Some(server) = server_of(&published) {
             self.publish_endpoints(&server, touched);
+            self.publish_offer(&server, touched);
         }
     }
 
@@ -202,6 +211,7 @@ impl World {
         if key.kind == Kind::McpServer {
             let server = ServerName { namespace: key.namespace.clone(), name: key.name.clone() };
             self.publish_endpoints(&server, touched);
+            self.publish_offer(&server, touched);
         }
     }
 
@@ -268,11 +278,20 @@ impl World {
             (_, Some(selector)) => {
                 touched.push(note(self.audience_of(namespace, selector)));
                 touched.push(note(Audience::Calling));
-                if object.ty == ResourceType::AccessPolicy {
+                match object.ty {
                     // Callers may now reach other servers than before.
-                    for server in self.servers_selected(namespace, selector) {
-                        self.reach_changed(&server, touched);
+                    ResourceType::AccessPolicy => {
+                        for server in self.servers_selected(namespace, selector) {
+                            self.reach_changed(&server, touched);
+                        }
                     }
+                    // Definitions may be withheld that were not before, or the other way round.
+                    ResourceType::ToolPolicy => {
+                        for server in self.servers_selected(namespace, selector) {
+                            self.offer_changed(&server, touched);
+                        }
+                    }
+                    _ => {}
                 }
             }
             (Spec::VirtualServer(_), _) => {
@@ -302,6 +321,17 @@ impl World {
             .for_each(|it| note(ResourceType::ToolPolicy, &it.name));
         let routes = self.routes.get(&name);
         routes.into_iter().flatten().for_each(|route| note(ResourceType::Route, route));
+        self.offer_changed(server, touched);
+    }
+
+    /// Notes that a caller may see another part of what a server offers.
+    fn offer_changed(&self, server: &Arc<str>, touched: &mut Vec<Touched>) {
+        let Ok(name) = ServerName::parse(server) else { return };
+        self.offers.judge_anew(&name);
+        let ty = ResourceType::Offer;
+        if self.tables[ty.index()].by_name.contains_key(server) {
+            touched.push(Touched { ty, name: Arc::clone(server), audience: Audience::Calling });
+        }
     }
 
     fn audience_of(&self, namespace: &Namespace, selector: &ServerSelector) -> Audience {
@@ -382,66 +412,6 @@ impl World {
             }
         }
     }
-
-    /// Publishes where the instances of a server are: those given in its spec, and those seen.
-    fn publish_endpoints(&mut self, server: &ServerName, touched: &mut Vec<Touched>) {
-        let ty = ResourceType::Endpoints;
-        let name: Arc<str> = server.to_string().into();
-        let spec = self.servers.of(&server.namespace).and_then(|servers| servers.get(&server.name));
-        let spec = spec.and_then(|object| object.object.clone());
-        let endpoints = match spec.as_deref().map(|resource| &resource.spec) {
-            Some(Spec::McpServer(spec)) => self.endpoints_of(server, spec),
-            _ => {
-                if self.tables[ty.index()].remove(&name).is_some() {
-                    touched.push(Touched { ty, name, audience: Audience::Calling });
-                }
-                return;
-            }
-        };
-        let bytes = wire::encode_endpoints(server, &endpoints);
-        let published = Arc::new(Published::new(ty, Arc::clone(&name), Vec::new(), bytes, None));
-        if self.tables[ty.index()].version(&name) != Some(&published.version) {
-            self.tables[ty.index()].insert(&published);
-            touched.push(Touched { ty, name, audience: Audience::Calling });
-        }
-    }
-
-    fn endpoints_of(&self, server: &ServerName, spec: &McpServer) -> Vec<Endpoint> {
-        match &spec.location {
-            Location::Endpoints(given) => {
-                let identity = spec.service_account.as_ref().map(|account| self.identity(server, account));
-                let endpoint = |it: &StaticEndpoint| Endpoint {
-                    address: it.address.clone(),
-                    node: None,
-                    weight: it.weight,
-                    locality: it.locality.clone(),
-                    identity: identity.clone(),
-                };
-                let left_out = self.observed.addresses_left_out(server);
-                let told: Vec<_> = given.iter().filter(|it| !left_out.contains(&it.address)).collect();
-                // Whoever serves may be known by another address, and then none of these is the last one.
-                let told = if told.is_empty() { given.iter().collect() } else { told };
-                told.into_iter().map(endpoint).collect()
-            }
-            Location::External(_) => Vec::new(),
-            Location::Workload(_) | Location::Stdio(_) => {
-                let instances = self.observed.of(server).take(Endpoints::ENDPOINTS_MAX);
-                let endpoint = |it: &Instance| Endpoint {
-                    address: it.address.clone(),
-                    node: Some(it.node.clone()),
-                    weight: None,
-                    locality: it.locality.clone(),
-                    identity: Some(it.identity.clone()),
-                };
-                instances.map(endpoint).collect()
-            }
-        }
-    }
-
-    fn identity(&self, server: &ServerName, account: &ServiceAccount) -> SpiffeId {
-        let namespace = server.namespace.clone();
-        Workload { trust_domain: self.trust_domain.clone(), namespace, account: account.clone() }.id()
-    }
 }
 
 /// The version of a content: its digest, equal on every replica and after every restart.
@@ -451,7 +421,7 @@ pub fn version_of(bytes: &[u8]) -> Arc<str> {
 }
 
 impl Published {
-    fn new(
+    pub(super) fn new(
         ty: ResourceType,
         name: Arc<str>,
         aliases: Vec<Arc<str>>,

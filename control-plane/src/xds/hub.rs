@@ -103,7 +103,7 @@ pub struct Hub {
     pub(super) shutdown: CancellationToken,
     world: RwLock<World>,
     clients: Mutex<Clients>,
-    intake: mpsc::Sender<Update>,
+    pub(super) intake: mpsc::Sender<Update>,
     ready: watch::Sender<bool>,
     revision: watch::Sender<u64>,
     /// Definitions of tools that were advertised.

@@ -282,8 +282,8 @@ impl Session {
                     let state = &mut self.types[ty.index()];
                     state.resolve(&name, &published.name);
                     // Whoever reconnects says what it still has; whoever merely asks may have forgotten.
-                    if !(ask.first && held(state, published)) {
-                        answer.send.push(Arc::clone(published));
+                    if !(ask.first && held(state, &published)) {
+                        answer.send.push(published);
                     }
                 }
                 Lookup::Missing => answer.refuse(name, NOT_FOUND),
@@ -292,8 +292,8 @@ impl Session {
         }
         for name in ask.unsubscribed_under_wildcard {
             match view.world.lookup(view.viewer, &self.served, ty, &name) {
-                Lookup::Found(it) if view.world.concerns(view.viewer, &self.served, it) => {
-                    answer.send.push(Arc::clone(it));
+                Lookup::Found(it) if view.world.concerns(view.viewer, &self.served, &it) => {
+                    answer.send.push(it);
                 }
                 Lookup::Found(it) => answer.removed.push(Arc::clone(&it.name)),
                 Lookup::Missing | Lookup::Denied => answer.removed.push(name),
@@ -303,7 +303,7 @@ impl Session {
         for name in ask.brought {
             let state = &self.types[ty.index()];
             let kept = match view.world.lookup(view.viewer, &self.served, ty, &name) {
-                Lookup::Found(published) => wants(state, &self.served, published, view),
+                Lookup::Found(published) => wants(state, &self.served, &published, view),
                 Lookup::Missing | Lookup::Denied => false,
             };
             if !kept {
@@ -416,13 +416,13 @@ fn judge(
 ) -> Verdict {
     let found = view.world.lookup(view.viewer, served, ty, name);
     match found {
-        Lookup::Found(published) if wants(state, served, published, view) => {
+        Lookup::Found(published) if wants(state, served, &published, view) => {
             // An alias stands for the resource, and the client holds it under its own name.
             let held = state.version(&published.name);
             let keeps = state.brought(&published.name) && view.world.keeps(ty, &published.name);
             match held == Some(&published.version) || keeps {
                 true => Verdict::Nothing,
-                false => Verdict::Send(Arc::clone(published)),
+                false => Verdict::Send(published),
             }
         }
         Lookup::Denied if state.version(name).is_some() => Verdict::Remove { denied: state.asked_for(name) },

@@ -3,6 +3,7 @@
 mod support;
 
 mod access;
+mod catalogue;
 mod changes;
 mod checks;
 mod listing;

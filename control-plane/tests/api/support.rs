@@ -24,7 +24,7 @@ use weft_control_plane::api::{Deps, Limits, Sidecars, TrustControl, router};
 use weft_control_plane::ask::{self, Answers, Whom};
 use weft_control_plane::audit::Trails;
 use weft_control_plane::auth::{Keys, bootstrap};
-use weft_control_plane::catalog::{Advertised, Tool};
+use weft_control_plane::catalog::{Advertised, Catalogue, Tool};
 use weft_control_plane::clock;
 use weft_control_plane::metrics::Metrics;
 use weft_control_plane::peer::Peer;
@@ -189,6 +189,7 @@ pub struct Mesh {
     pub trust: Arc<FakeTrust>,
     pub metrics: Arc<Metrics>,
     pub lender: Arc<Lender>,
+    pub catalogue: Arc<Catalogue>,
     pub log: Recent,
     pub shutdown: CancellationToken,
     _directory: Arc<tempfile::TempDir>,
@@ -211,6 +212,7 @@ impl Mesh {
         let trust = Arc::new(FakeTrust { mood: Mutex::default(), asked: Semaphore::new(0) });
         let (metrics, shutdown) = (Arc::new(Metrics::new()), CancellationToken::new());
         let lender = Arc::new(Lender::new(Settings::default(), Arc::clone(&metrics)));
+        let catalogue = Catalogue::open(None).unwrap();
         let log = Recent::default();
         let deps = Deps {
             store: Arc::clone(&store),
@@ -224,6 +226,7 @@ impl Mesh {
                 Arc::clone(&metrics),
             )
             .unwrap(),
+            catalogue: Arc::clone(&catalogue),
             trust: Arc::<FakeTrust>::clone(&trust),
             tokens: Arc::clone(&tokens),
             keys: Arc::new(Keys::new(Arc::clone(&store))),
@@ -242,6 +245,7 @@ impl Mesh {
             trust,
             metrics,
             lender,
+            catalogue,
             log,
             shutdown,
             _directory: directory,

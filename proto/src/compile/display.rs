@@ -12,6 +12,7 @@ use super::{
     Precision, ServerEntry, Snapshot, Specificity, VirtualEntry, specificity, specificity_of_virtual_server,
 };
 use crate::name::{Namespace, ServerName};
+use crate::offer::Offer;
 use crate::resource::kinds::{AccessRule, ServerSelector};
 use crate::wire::{Endpoint, Mesh, Meta, Object, TrustBundle};
 
@@ -78,7 +79,7 @@ fn write_server(
     aliases: &[String],
     root: &Namespace,
 ) -> fmt::Result {
-    let ServerEntry { server, endpoints, access, quotas, tools, telemetry, route } = entry;
+    let ServerEntry { server, endpoints, access, quotas, tools, telemetry, route, offer } = entry;
     let selected =
         |selector: &ServerSelector, meta: &Meta| specificity(selector, &meta.namespace, root, &server.meta);
     write_heading(f, "server", &server.meta)?;
@@ -105,10 +106,20 @@ fn write_server(
         write_policy(f, "telemetry", policy, selected(&policy.spec.servers, &policy.meta), root)?;
         write_fields(f, 2, &policy.spec, &["servers"])?;
     }
+    if let Some(offer) = offer {
+        write_offer(f, offer)?;
+    }
     let Some(route) = route else { return Ok(()) };
     writeln!(f, "  route {} (created {})", route.meta.full_name(), route.meta.created_revision)?;
     for (index, rule) in route.spec.rules.iter().enumerate() {
         writeln!(f, "    {}. {}", index + 1, flow(&to_value(rule)))?;
+    }
+    Ok(())
+}
+
+fn write_offer(f: &mut fmt::Formatter<'_>, offer: &Offer) -> fmt::Result {
+    for item in offer.items() {
+        writeln!(f, "  offers {} {}", item.kind.member(), item.name)?;
     }
     Ok(())
 }

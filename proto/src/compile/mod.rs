@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::name::{Namespace, ServerName, TrustDomain};
+use crate::offer::Offer;
 use crate::policy::access::Policies;
 use crate::resource::ROOT_NAMESPACE;
 use crate::resource::kinds::{
@@ -60,6 +61,8 @@ pub struct ServerEntry {
     pub tools: Vec<Arc<Object<ToolPolicy>>>,
     pub telemetry: Vec<Arc<Object<Telemetry>>>,
     pub route: Option<Arc<Object<Route>>>,
+    /// What of it whoever holds this may use; none as long as nobody told.
+    pub offer: Option<Arc<Offer>>,
 }
 
 impl ServerEntry {
@@ -232,6 +235,7 @@ fn servers(
     let tools = Index::new(&sorted.tools, root);
     let telemetry = Index::new(&sorted.telemetry, root);
     let endpoints: BTreeMap<_, _> = sorted.endpoints.iter().map(|it| (&it.server, &it.endpoints)).collect();
+    let offers: BTreeMap<_, _> = sorted.offers.iter().map(|it| (&it.server, *it)).collect();
     let nowhere: Arc<[Endpoint]> = Arc::new([]);
     let entries = sorted.servers.iter().map(|&server| {
         let name = server.meta.full_name();
@@ -244,6 +248,7 @@ fn servers(
             tools: tools.selecting(subject),
             telemetry: telemetry.selecting(subject),
             route: routes.remove(&name),
+            offer: offers.get(&name).map(|it| Arc::clone(it)),
         };
         (name, Arc::new(entry))
     });

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::offer::Offer;
 use crate::resource::kinds::{
     AccessPolicy, Authentication, McpServer, QuotaPolicy, Route, Telemetry, ToolPolicy, VirtualServer,
 };
@@ -61,6 +62,7 @@ pub(super) struct Sorted<'a> {
     pub(super) servers: Vec<&'a Arc<Object<McpServer>>>,
     pub(super) endpoints: Vec<&'a Arc<Endpoints>>,
     pub(super) routes: Vec<&'a Arc<Object<Route>>>,
+    pub(super) offers: Vec<&'a Arc<Offer>>,
     pub(super) virtual_servers: Vec<&'a Arc<Object<VirtualServer>>>,
 }
 
@@ -79,6 +81,7 @@ impl<'a> Sorted<'a> {
                 Part::Server(it) => sorted.servers.push(it),
                 Part::Endpoints(it) => sorted.endpoints.push(it),
                 Part::Route(it) => sorted.routes.push(it),
+                Part::Offer(it) => sorted.offers.push(it),
                 Part::VirtualServer(it) => sorted.virtual_servers.push(it),
             }
         }

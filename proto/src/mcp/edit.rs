@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use serde_json::value::RawValue;
 
+use super::method::{self, Subject};
 use super::params::PROGRESS_TOKEN;
 use super::raw::json_string;
 use super::{Outcome, Raw, Request, Response};
@@ -39,6 +40,37 @@ pub fn splice(bytes: &[u8], mut edits: Vec<(Range<usize>, Vec<u8>)>) -> Vec<u8> 
 /// The request under another id.
 pub fn with_id(message: &[u8], request: &Request<'_>, id: &str) -> Vec<u8> {
     splice(message, vec![(span(message, request.id.raw()), id.into())])
+}
+
+/// The request about something else of the same kind; none where it names nothing.
+pub fn with_target(message: &[u8], request: &Request<'_>, target: &str) -> Option<Vec<u8>> {
+    let params = request.params.raw?;
+    let named = match method::subject(&request.method)? {
+        Subject::Tool | Subject::Prompt => params.member("name"),
+        Subject::Resource => params.member("uri"),
+        Subject::Task => params.member("taskId"),
+        Subject::Reference => {
+            let reference = params.member("ref")?;
+            request
+                .params
+                .ref_name
+                .as_ref()
+                .map_or_else(|| reference.member("uri"), |_| reference.member("name"))
+        }
+    };
+    Some(splice(message, vec![(span(message, named?.get()), json_string(target).into())]))
+}
+
+/// A call of another tool, with other arguments; none where the request names none.
+pub fn with_call(message: &[u8], request: &Request<'_>, tool: &str, arguments: &str) -> Option<Vec<u8>> {
+    let params = request.params.raw?;
+    let named = span(message, params.member("name")?.get());
+    let mut edits = vec![(named, json_string(tool).into())];
+    match params.member("arguments") {
+        Some(old) => edits.push((span(message, old.get()), arguments.into())),
+        None => edits.push(insertion(message, params, &format!(r#""arguments":{arguments}"#))),
+    }
+    Some(splice(message, edits))
 }
 
 /// The request with another progress token, whether it had one or not.

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use super::{Body, Bounds, Error, Message, Outcome, Raw, Response, parse, span, splice};
 
 /// What a list is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Listed {
     Tool,
     Prompt,
@@ -26,10 +26,18 @@ pub struct Item<'a> {
     pub raw: Raw<'a>,
 }
 
-const MEMBERS: [&str; 5] = ["tools", "prompts", "resources", "resourceTemplates", "cacheScope"];
+const MEMBERS: [&str; 5] = [
+    Listed::Tool.member(),
+    Listed::Prompt.member(),
+    Listed::Resource.member(),
+    Listed::ResourceTemplate.member(),
+    "cacheScope",
+];
 const ONLY_FOR_THE_CALLER: &str = "\"private\"";
 
 impl Listed {
+    pub const ALL: [Self; 4] = [Self::Tool, Self::Prompt, Self::Resource, Self::ResourceTemplate];
+
     /// What the results of a method list, if they do.
     pub fn by(method: &str) -> Option<Self> {
         use super::method as known;
@@ -42,8 +50,18 @@ impl Listed {
         })
     }
 
+    /// The member of a result that holds the list.
+    pub const fn member(self) -> &'static str {
+        match self {
+            Self::Tool => "tools",
+            Self::Prompt => "prompts",
+            Self::Resource => "resources",
+            Self::ResourceTemplate => "resourceTemplates",
+        }
+    }
+
     /// The member by which an item is called.
-    const fn key(self) -> &'static str {
+    pub const fn key(self) -> &'static str {
         match self {
             Self::Tool | Self::Prompt => "name",
             Self::Resource => "uri",

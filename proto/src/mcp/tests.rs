@@ -371,3 +371,44 @@ proptest! {
         prop_assert_eq!(parsed(&again).params.meta.progress_token.unwrap().get(), "6");
     }
 }
+
+#[test]
+fn a_request_is_turned_to_something_else_of_its_kind_and_otherwise_stays_as_it_is() {
+    let check = |method: &str, params: &str, expected: Option<&str>| {
+        let message =
+            |params: &str| format!(r#" {{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
+        let before = message(params);
+        let turned = edit::with_target(before.as_bytes(), &request(&before), "o\"ther");
+        assert_eq!(turned.map(|it| String::from_utf8(it).unwrap()), expected.map(message), "{method}");
+    };
+    check("tools/call", r#"{"x":1, "n\u0061me" : "a" }"#, Some(r#"{"x":1, "n\u0061me" : "o\"ther" }"#));
+    check("prompts/get", r#"{"name":"a","uri":"b"}"#, Some(r#"{"name":"o\"ther","uri":"b"}"#));
+    check("resources/read", r#"{"name":"a","uri":"b"}"#, Some(r#"{"name":"a","uri":"o\"ther"}"#));
+    check(
+        "completion/complete",
+        r#"{"ref":{"type":"ref/prompt","name":"a"},"argument":{"name":"a","value":""}}"#,
+        Some(r#"{"ref":{"type":"ref/prompt","name":"o\"ther"},"argument":{"name":"a","value":""}}"#),
+    );
+    check(
+        "completion/complete",
+        r#"{"ref":{"type":"ref/resource","uri":"a"},"argument":{}}"#,
+        Some(r#"{"ref":{"type":"ref/resource","uri":"o\"ther"},"argument":{}}"#),
+    );
+    check("tools/list", r#"{"name":"a"}"#, None);
+}
+
+#[test]
+fn a_call_is_turned_to_another_tool_with_other_arguments() {
+    let check = |params: &str, expected: &str| {
+        let message =
+            |params: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#);
+        let before = message(params);
+        let turned = edit::with_call(before.as_bytes(), &request(&before), "b", r#"{"y":1.50}"#).unwrap();
+        assert_eq!(String::from_utf8(turned).unwrap(), message(expected));
+    };
+    check(
+        r#"{"name":"a","arguments":{"x":1},"_meta":{}}"#,
+        r#"{"name":"b","arguments":{"y":1.50},"_meta":{}}"#,
+    );
+    check(r#"{"name":"a"}"#, r#"{"arguments":{"y":1.50},"name":"b"}"#);
+}

@@ -21,6 +21,7 @@ pub use explain::{
     Asked, Audience, AudienceRule, Explanation, May, Question, RULES_MAX, RuleTold, Unasked, audience,
 };
 pub use table::Policies;
+pub use template::template_fits;
 pub use view::View;
 
 /// What is called.

@@ -12,4 +12,4 @@ mod reach;
 pub mod tools;
 
 pub use caller::Caller;
-pub use reach::{may_reach, may_use};
+pub use reach::{is_for, may_reach, may_use};

@@ -48,6 +48,11 @@ pub fn may_use(caller: &Workload, virtual_server: &VirtualServer) -> bool {
     Caller::new(caller.clone()).is_like_any(virtual_server.audience.as_ref()) != Likeness::No
 }
 
+/// Whether a caller is among those that a virtual server is for.
+pub fn is_for(caller: &Caller, virtual_server: &VirtualServer) -> bool {
+    caller.is_one_of(virtual_server.audience.as_ref())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -8,7 +8,8 @@ mod part;
 mod types;
 
 pub use codec::{
-    Encoded, Error, MESSAGE_BYTES_MAX, decode, encode, encode_endpoints, encode_mesh, encode_trust_bundle,
+    Encoded, Error, MESSAGE_BYTES_MAX, decode, encode, encode_endpoints, encode_mesh, encode_offer,
+    encode_trust_bundle,
 };
 pub use part::{Endpoint, Endpoints, MESH_NAME, Mesh, Meta, Object, Part, TrustBundle};
 pub use types::ResourceType;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::name::{HostPort, Namespace, NodeId, ObjectName, ServerName, SpiffeId, TrustDomain};
+use crate::offer::Offer;
 use crate::resource::Metadata;
 use crate::resource::bounded::{Count, Text};
 use crate::resource::kinds::{
@@ -115,6 +116,7 @@ pub enum Part {
     Server(Arc<Object<McpServer>>),
     Endpoints(Arc<Endpoints>),
     Route(Arc<Object<Route>>),
+    Offer(Arc<Offer>),
     VirtualServer(Arc<Object<VirtualServer>>),
 }
 
@@ -131,6 +133,7 @@ impl Part {
             Self::Server(_) => ResourceType::Server,
             Self::Endpoints(_) => ResourceType::Endpoints,
             Self::Route(_) => ResourceType::Route,
+            Self::Offer(_) => ResourceType::Offer,
             Self::VirtualServer(_) => ResourceType::VirtualServer,
         }
     }
@@ -149,6 +152,7 @@ impl Part {
             Self::Server(it) => it.meta.full_name().to_string(),
             Self::Endpoints(it) => it.server.to_string(),
             Self::Route(it) => it.meta.full_name().to_string(),
+            Self::Offer(it) => it.server.to_string(),
             Self::VirtualServer(it) => it.meta.full_name().to_string(),
         }
     }

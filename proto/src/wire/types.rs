@@ -19,12 +19,13 @@ pub enum ResourceType {
     Server,
     Endpoints,
     Route,
+    Offer,
     VirtualServer,
 }
 
 impl ResourceType {
     /// Every type, in order of delivery.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Mesh,
         Self::TrustBundle,
         Self::AccessPolicy,
@@ -35,6 +36,7 @@ impl ResourceType {
         Self::Server,
         Self::Endpoints,
         Self::Route,
+        Self::Offer,
         Self::VirtualServer,
     ];
 
@@ -55,6 +57,7 @@ impl ResourceType {
             Self::Server => "type.googleapis.com/weft.config.v1.Server",
             Self::Endpoints => "type.googleapis.com/weft.config.v1.Endpoints",
             Self::Route => "type.googleapis.com/weft.config.v1.Route",
+            Self::Offer => "type.googleapis.com/weft.config.v1.Offer",
             Self::VirtualServer => "type.googleapis.com/weft.config.v1.VirtualServer",
         }
     }

@@ -18,6 +18,7 @@ use weft_proto::resource::kinds::{Era, RetryClass};
 
 use crate::access_log::AccessLog;
 use crate::answer::Answer;
+use crate::assembly::Assemblies;
 use crate::classify::{self, Call, Kind};
 use crate::forward::{self, apart, ending, is_event_stream, when_left};
 use crate::headers::{self, SESSION};
@@ -32,7 +33,7 @@ use crate::refusal::Refusal;
 use crate::relay::{Relay, WhenLeft};
 use crate::room::Room;
 use crate::session_id::Tag;
-use crate::state::{Live, Origin};
+use crate::state::{Current, Live, Origin};
 use crate::trace::{Onward, Part, Trace, Tracer};
 use crate::{accept, authorize, logged, trace};
 
@@ -40,17 +41,18 @@ use super::{finish, note, opened};
 
 /// Longer than a policy says, the answer is waited for here, so that the server's own sidecar is first to say that it
 /// does not come.
-const PEER_FIRST: Duration = Duration::from_secs(2);
+pub(super) const PEER_FIRST: Duration = Duration::from_secs(2);
 
 /// Everything that requests of the outbound listener need.
 #[derive(Clone, Debug)]
-pub struct Outbound(Arc<Parts>);
+pub struct Outbound(pub(super) Arc<Parts>);
 
 /// What an outbound listener is made of.
 #[derive(Debug)]
 pub struct Parts {
     pub live: Live,
     pub to: Arc<to::Outbound>,
+    pub assemblies: Assemblies,
     pub limits: Arc<Limits>,
     pub room: Room,
     pub log: AccessLog,
@@ -83,39 +85,74 @@ impl Outbound {
             unclear.refusal
         })?;
         note(&call, record);
-        let Place::Server(named) = &received.place else { return Err(Refusal::NoSuchPath) };
+        match received.place.clone() {
+            Place::Server(named) => self.one(connection, &received, &call, &named, record).await,
+            // In a box: it is the larger, and every request would carry its room.
+            Place::Only => Box::pin(self.assembled(connection, received, None, record)).await,
+            Place::Virtual(name) => Box::pin(self.assembled(connection, received, Some(&name), record)).await,
+        }
+    }
+
+    /// A request to one server.
+    pub(super) async fn one(
+        &self,
+        connection: &Identified,
+        received: &Received,
+        call: &Call<'_>,
+        named: &ServerName,
+        record: &mut Open,
+    ) -> Result<Response<Answer>, Refusal> {
+        let parts = &*self.0;
         let current = parts.live.load();
         if current.origin == Origin::Nothing {
             return Err(Refusal::NotReady);
         }
-        let telemetry = || parts.tracer.telemetry(&current);
-        record.dimensions = Dimensions::of(telemetry());
-        let own = || parts.tracer.caller();
-        record.logged = logged::logged(telemetry(), own, named, &call, logged::random);
-        let asked = trace::Asked { call: &call, headers: &received.head.headers, connection };
-        record.trace = Trace::begin(parts.tracer.own(&current), &parts.traced, asked);
+        self.noted(&current, connection, (received, call), named, record);
         // Only names that exist get series of their own: whoever calls chooses the others.
         let server =
             current.snapshot.server(named).ok_or_else(|| Refusal::UnknownServer(named.to_string()))?;
-        let manner = Manner::of(&current.snapshot, server, &call);
+        let manner = Manner::of(&current.snapshot, server, call);
         let server = &server.server.meta.full_name();
-        let series = parts.series.of(server);
-        record.about(Arc::clone(&series), server.to_string().into());
+        let series = self.about(server, record);
         let lists = |it: &str| matches!(it, method::TOOLS_LIST | method::PROMPTS_LIST);
         if call.request().is_some_and(|request| lists(&request.method)) {
             record.lists();
         }
         let _permit = authorize::local();
-        let onward = trace::onward(record.trace.as_ref(), &received, &call, &parts.limits, &parts.room);
+        let onward = trace::onward(record.trace.as_ref(), received, call, &parts.limits, &parts.room);
         let began = record.mark();
-        let answer = self.send(server, &received, &call, manner, onward).await;
+        let answer = self.send(server, received, call, manner, onward).await;
         record.took(Part::Upstream, began);
         let answer = answer?;
         if let Some(trace) = &mut record.trace {
             trace.to(&answer.address);
         }
-        let exchange = self.exchange(server, answer.instance, &received, &call);
-        self.relayed(server, answer, &call, &series, exchange)
+        let exchange = self.exchange(server, answer.instance, received, call);
+        self.relayed(server, answer, call, &series, exchange)
+    }
+
+    pub(super) fn about(&self, server: &ServerName, record: &mut Open) -> Arc<ServerSeries> {
+        let series = self.0.series.of(server);
+        record.about(Arc::clone(&series), server.to_string().into());
+        series
+    }
+
+    /// What is recorded of a request, and how, as telemetry says.
+    pub(super) fn noted(
+        &self,
+        current: &Current,
+        connection: &Identified,
+        (received, call): (&Received, &Call<'_>),
+        named: &ServerName,
+        record: &mut Open,
+    ) {
+        let parts = &*self.0;
+        let telemetry = || parts.tracer.telemetry(current);
+        record.dimensions = Dimensions::of(telemetry());
+        let own = || parts.tracer.caller();
+        record.logged = logged::logged(telemetry(), own, named, call, logged::random);
+        let asked = trace::Asked { call, headers: &received.head.headers, connection };
+        record.trace = Trace::begin(parts.tracer.own(current), &parts.traced, asked);
     }
 
     async fn send(
@@ -246,20 +283,33 @@ impl Outbound {
 
 /// How a request is sent, as its method and the policies for its tool say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Manner {
+pub(crate) struct Manner {
     /// Whether the server may be asked twice, should the connection break before there is an answer.
-    repeatable: bool,
-    timeout: Option<Duration>,
+    pub(crate) repeatable: bool,
+    pub(crate) timeout: Option<Duration>,
 }
 
 impl Manner {
-    fn of(snapshot: &Snapshot, entry: &ServerEntry, call: &Call<'_>) -> Self {
+    pub(super) fn of(snapshot: &Snapshot, server: &ServerEntry, call: &Call<'_>) -> Self {
         let Some(request) = call.request() else { return Self::default() };
-        let tool = match request.target() {
-            Some(Target::Tool(tool)) if request.method == method::TOOLS_CALL => tool,
-            _ => return Self { repeatable: is_harmless(&request.method), ..Self::default() },
+        let name = request.target().and_then(|target| match target {
+            Target::Tool(tool) => Some(tool),
+            Target::Prompt(_) | Target::Resource(_) | Target::Task(_) => None,
+        });
+        Self::of_method(snapshot, server, &request.method, name)
+    }
+
+    /// The same for a request that is known by its method, and by the tool that it calls.
+    pub(crate) fn of_method(
+        snapshot: &Snapshot,
+        server: &ServerEntry,
+        method: &str,
+        tool: Option<&str>,
+    ) -> Self {
+        let Some(tool) = tool.filter(|_| method == method::TOOLS_CALL) else {
+            return Self { repeatable: is_harmless(method), ..Self::default() };
         };
-        let said = Speaking::of(entry, &snapshot.root_namespace(), tool).treatments(tool).enforced;
+        let said = Speaking::of(server, &snapshot.root_namespace(), tool).treatments(tool).enforced;
         Self {
             repeatable: said.retry != RetryClass::Never,
             timeout: said.timeout.map(|timeout| timeout + PEER_FIRST),

@@ -159,7 +159,7 @@ pub(super) fn discover() -> String {
     )
 }
 
-/// The parameters of `tools/list`.
+/// The parameters of asking for a page of a list.
 pub(super) fn listing(cursor: Option<&str>) -> String {
     match cursor {
         None => discover(),

@@ -11,7 +11,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep};
-use weft_proto::mcp::method;
 use weft_proto::name::ServerName;
 use weft_proto::resource::kinds::{Era, Sharing, Stdio};
 
@@ -131,8 +130,8 @@ impl StdioPeer {
         self.recipe.stdio.sharing == Sharing::PerSession
     }
 
-    /// Asks the child that introduced the server for its tools.
-    pub(crate) async fn ask_for_tools(&self, cursor: Option<&str>) -> Result<Reply, Refusal> {
+    /// Asks the child that introduced the server for a page of a list.
+    pub(crate) async fn ask_for(&self, method: &str, cursor: Option<&str>) -> Result<Reply, Refusal> {
         let introduction = self.first.ready().await?;
         let params = match introduction.era {
             Era::Modern => handshake::listing(cursor),
@@ -140,7 +139,7 @@ impl StdioPeer {
                 cursor.map_or_else(|| "{}".to_owned(), |it| serde_json::json!({ "cursor": it }).to_string())
             }
         };
-        Ok(self.first.wire.own(method::TOOLS_LIST, &params))
+        Ok(self.first.wire.own(method, &params))
     }
 
     /// What that child says to everyone.

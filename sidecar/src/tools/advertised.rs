@@ -1,26 +1,29 @@
-//! What a server advertises, as it was last read. It is read when that is first wanted, when the server says that its
-//! list changed, when a call names a tool that is not in it, and now and then.
+//! What a server advertises, as it was last read. It is read when that is first wanted, when the server says that a list
+//! changed, when a call names a tool that is not in it, and now and then.
 //!
-//! A reading that fails changes nothing: what was known before stays known. Not here: what follows from a definition.
+//! Its tools are read where a policy needs them; and with them everything else, where a control plane is to be told. A
+//! reading that fails changes nothing: what was known before stays known. Not here: what follows from a definition.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rand::Rng as _;
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use weft_proto::mcp::{self, Bounds, Message};
+use weft_proto::mcp::lists::Listed;
 use weft_proto::name::Digest;
 use weft_proto::policy::tools::Definition;
 use weft_proto::policy::tools::definition::Hints;
 
-use crate::exchange::Aside;
 use crate::limits::Limits;
 use crate::metrics::ToolSeries;
 use crate::refusal::Refusal;
 
+use super::kinds::{Kinds, changed};
+use super::offering::{Offering, Parts};
 use super::read::{Lister, Most};
 use super::schema::{self, Schema};
 
@@ -30,8 +33,8 @@ const READING_TIMEOUT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause after readings that failed.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-
-const LIST_CHANGED: &str = "notifications/tools/list_changed";
+/// The least share of a time after which it counts as over.
+const SOON: f64 = 0.9;
 
 /// What a server advertises. See the module.
 #[derive(Debug)]
@@ -49,6 +52,10 @@ struct Shared {
     most: Most,
     every: Duration,
     series: ToolSeries,
+    /// Whether everything is read, for somebody to be told.
+    told: bool,
+    /// Whether a policy needs to know the tools.
+    needed: AtomicBool,
     /// Told when something else is known than before.
     changes: watch::Sender<()>,
 }
@@ -56,6 +63,8 @@ struct Shared {
 #[derive(Clone, Debug, Default)]
 struct State {
     known: Option<Arc<Known>>,
+    /// Everything, where it is read.
+    offering: Option<Arc<Offering>>,
     /// How the last reading failed, if it did.
     failed: Option<Arc<str>>,
     /// When the last reading was over.
@@ -155,6 +164,7 @@ impl Advertised {
         lister: Lister,
         limits: &Limits,
         series: ToolSeries,
+        told: bool,
         changes: watch::Sender<()>,
     ) -> Self {
         let shared = Shared {
@@ -165,15 +175,18 @@ impl Advertised {
             most: Most::of(limits),
             every: *limits.tools_read_every,
             series,
+            told,
+            needed: AtomicBool::new(false),
             changes,
         };
         Self { shared: Arc::new(shared), reading: Mutex::default() }
     }
 
-    /// Begins to read, or stops and forgets.
-    pub fn want(&self, wanted: bool) {
+    /// Begins to read, or stops and forgets, as a policy needs to know the tools or not.
+    pub fn want(&self, needed: bool) {
+        let before = self.shared.needed.swap(needed, Ordering::Relaxed);
         let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        match (wanted, reading.is_some()) {
+        match (needed || self.shared.told, reading.is_some()) {
             (true, false) => {
                 let stop = CancellationToken::new();
                 let shared = Arc::clone(&self.shared);
@@ -187,8 +200,15 @@ impl Advertised {
                 self.shared.state.send_replace(State::default());
                 self.shared.changes.send_replace(());
             }
+            // They may not have been asked for, for the server does not announce any.
+            (true, true) if needed && !before => self.shared.again.notify_one(),
             (true, true) | (false, false) => {}
         }
+    }
+
+    /// Everything that is known, for who is to be told of it.
+    pub fn offering(&self) -> Option<Arc<Offering>> {
+        self.shared.state.borrow().offering.clone()
     }
 
     /// What is known now.
@@ -237,24 +257,29 @@ impl Advertised {
 impl Shared {
     async fn keep_reading(&self) {
         let (mut failures, mut asides) = (0_u32, None);
+        let (mut due, mut parts, mut whole) = (Kinds::ALL, Parts::default(), Instant::now());
         loop {
-            match self.read().await {
-                Ok(()) => failures = 0,
-                Err(()) => failures += 1,
+            if due == Kinds::ALL {
+                whole = Instant::now();
             }
+            let failed = self.read(due, &mut parts).await;
+            failures = if failed.is_empty() { 0 } else { failures.saturating_add(1) };
             let over = Instant::now();
-            if asides.is_none() && failures == 0 {
+            if asides.is_none() && !failed.has(Listed::Tool) {
                 asides = self.lister.lock().await.asides().await;
             }
-            let jitter = rand::rng().random_range(0.9..=1.1);
-            let due = over + self.pause(failures).mul_f64(jitter);
-            tokio::select! {
-                () = sleep_until(due) => {}
-                () = self.again.notified() => {}
-                () = changed(&mut asides, self.most.bounds) => {}
-            }
+            let next =
+                (over + self.pause(failures).mul_f64(jitter())).min(whole + self.every.mul_f64(jitter()));
+            due = tokio::select! {
+                () = sleep_until(next) => failed,
+                () = self.again.notified() => failed.and(Kinds::TOOLS),
+                kinds = changed(&mut asides, self.most.bounds) => failed.and(kinds),
+            };
             // However often it is wanted. What was failing is not asked more often for it.
             sleep_until(over + PAUSE.min(self.pause(failures))).await;
+            if due.is_empty() || whole.elapsed() >= self.every.mul_f64(SOON) {
+                due = Kinds::ALL;
+            }
         }
     }
 
@@ -267,28 +292,98 @@ impl Shared {
         }
     }
 
-    async fn read(&self) -> Result<(), ()> {
+    /// Reads some of the lists. Returns those that could not be read.
+    async fn read(&self, due: Kinds, parts: &mut Parts) -> Kinds {
         let mut lister = self.lister.lock().await;
-        let read = timeout(READING_TIMEOUT, lister.read(self.most)).await;
-        let read = read.unwrap_or(Err(Refusal::TimedOut { after: READING_TIMEOUT }));
-        self.series.read(read.is_ok());
-        match read {
-            Ok(raw) => {
-                self.took(raw);
-                Ok(())
-            }
-            Err(refusal) => {
-                // Its session may be over, or it may be another than before.
-                lister.forget();
-                let why = refusal.detail();
-                tracing::warn!(server = %self.server, why, "the server's tools cannot be read");
-                self.state.send_modify(|state| {
-                    state.failed = Some(why.into());
-                    state.at = Some(Instant::now());
-                });
-                Err(())
+        let mut failed = Kinds::NONE;
+        if self.told && (due == Kinds::ALL || parts.introduced.is_none()) {
+            match self.within(lister.introduction(self.most.bounds)).await {
+                Ok(introduced) => parts.introduced = Some(introduced),
+                Err(refusal) => tracing::debug!(
+                    server = %self.server,
+                    why = refusal.detail(),
+                    "the server does not say what it is"
+                ),
             }
         }
+        for listed in Listed::ALL.into_iter().filter(|listed| due.has(*listed) && self.reads(*listed)) {
+            let is_needed = listed == Listed::Tool && self.needed.load(Ordering::Relaxed);
+            let is_announced = parts.introduced.as_ref().is_none_or(|it| it.announces(listed));
+            let read = match is_needed || is_announced {
+                true => self.within(lister.read(listed, self.most)).await,
+                false => Ok(Vec::new()),
+            };
+            if listed == Listed::Tool {
+                self.series.read(read.is_ok());
+            }
+            match read {
+                Ok(raw) => {
+                    if self.told {
+                        parts.took(listed, &raw);
+                    }
+                    if listed == Listed::Tool {
+                        self.took(raw);
+                    }
+                }
+                Err(refusal) => {
+                    failed = failed.and(Kinds::of(listed));
+                    self.failed(listed, &refusal);
+                    if listed == Listed::Tool {
+                        // Nothing else is to be had from it either.
+                        break;
+                    }
+                }
+            }
+        }
+        if failed.has(Listed::Tool) {
+            // Its session may be over, or it may be another than before.
+            lister.forget();
+            return due;
+        }
+        self.publish(parts);
+        failed
+    }
+
+    /// Whether lists of a kind are read at all.
+    fn reads(&self, listed: Listed) -> bool {
+        self.told || listed == Listed::Tool
+    }
+
+    async fn within<T>(&self, reading: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+        let late = |_| Err(Refusal::TimedOut { after: READING_TIMEOUT });
+        timeout(READING_TIMEOUT, reading).await.unwrap_or_else(late)
+    }
+
+    fn failed(&self, listed: Listed, refusal: &Refusal) {
+        let (why, kind) = (refusal.detail(), listed.member());
+        if listed != Listed::Tool {
+            tracing::info!(server = %self.server, kind, why, "a list of the server cannot be read");
+            return;
+        }
+        if self.state.borrow().failed.as_deref() != Some(&*why) {
+            tracing::warn!(server = %self.server, why, "the server's tools cannot be read");
+        }
+        self.state.send_modify(|state| {
+            state.failed = Some(why.into());
+            state.at = Some(Instant::now());
+        });
+    }
+
+    /// Shows everything that was read, if it is something else than before.
+    fn publish(&self, parts: &Parts) {
+        let before = self.state.borrow().offering.clone();
+        if !self.told || before.as_ref().is_some_and(|before| before.is_of(parts)) {
+            return;
+        }
+        let offering = Arc::new(Offering::new(parts));
+        tracing::info!(
+            server = %self.server,
+            items = offering.items().len(),
+            left_out = offering.left_out(),
+            "what the server offers was read"
+        );
+        self.state.send_modify(|state| state.offering = Some(offering));
+        self.changes.send_replace(());
     }
 
     fn took(&self, raw: Vec<Box<str>>) {
@@ -306,7 +401,7 @@ impl Shared {
         }
         let known = before.filter(|_| is_same).unwrap_or_else(|| Arc::new(known));
         self.state.send_modify(|state| {
-            *state = State { known: Some(known), failed: None, at: Some(Instant::now()) };
+            (state.known, state.failed, state.at) = (Some(known), None, Some(Instant::now()));
         });
         if !is_same {
             self.changes.send_replace(());
@@ -314,28 +409,8 @@ impl Shared {
     }
 }
 
-/// Waits until the server says that its tools changed. One that says nothing more never does.
-async fn changed(asides: &mut Option<broadcast::Receiver<Aside>>, bounds: Bounds) {
-    loop {
-        let Some(receiver) = asides else { return std::future::pending().await };
-        match receiver.recv().await {
-            Ok(Aside::Note(note)) if is_list_changed(&note, bounds) => return,
-            Ok(Aside::Note(_) | Aside::Request(_)) => {}
-            // It may have been among what was missed.
-            Err(broadcast::error::RecvError::Lagged(_)) => return,
-            Err(broadcast::error::RecvError::Closed) => {
-                *asides = None;
-                return std::future::pending().await;
-            }
-        }
-    }
-}
-
-fn is_list_changed(note: &[u8], bounds: Bounds) -> bool {
-    matches!(
-        mcp::parse(note, bounds),
-        Ok(mcp::Body::One(Message::Notification(note))) if note.method == LIST_CHANGED
-    )
+fn jitter() -> f64 {
+    rand::rng().random_range(SOON..=2.0 - SOON)
 }
 
 #[cfg(test)]

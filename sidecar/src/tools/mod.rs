@@ -1,12 +1,15 @@
 //! Tools of the servers beside this sidecar: what a server advertises, and how calls are treated as policies say.
 //!
 //! What a policy means is in `proto`; here is what it takes to hold calls to it: definitions read from the server,
-//! schemas compiled, answers kept. A server is asked for its definitions only where a policy needs them.
+//! schemas compiled, answers kept. A server is asked for its definitions where a policy needs them, and where a control
+//! plane is told of all that there is.
 
 mod advertised;
 mod answered;
 mod capped;
 mod kept;
+mod kinds;
+mod offering;
 mod pattern;
 pub mod pinned;
 mod read;
@@ -28,6 +31,7 @@ pub use advertised::{Advertised, Known, Tool};
 pub use answered::answered;
 pub use capped::{Cap, Passed};
 pub use kept::{Kept, Key};
+pub use offering::{Item, Offering};
 pub use read::Lister;
 pub use stage::{Asked, Treated, treat};
 
@@ -46,6 +50,7 @@ impl Tools {
         backend: &Backend,
         limits: &Limits,
         metrics: &Arc<Metrics>,
+        told: bool,
         changes: watch::Sender<()>,
     ) -> Self {
         let series = ToolSeries::new(metrics, Arc::clone(server));
@@ -55,6 +60,7 @@ impl Tools {
                 backend.lister(),
                 limits,
                 series.clone(),
+                told,
                 changes,
             ),
             kept: Kept::new(limits),

@@ -30,7 +30,7 @@ async fn calls_are_told_apart_by_tool_once_the_server_has_listed_it() {
         pair.apply(POLICY).await;
         let agent = Agent::join(&pair, "reviewer").await;
         let (inbound, outbound) = (&pair.inbound, &agent.sidecar);
-        assert_eq!(agent.answer(call("drop_all")).await.status, 403);
+        assert_eq!(agent.answer(call("unheard_of")).await.status, 403);
         let other = ["tools/call", "gen_ai_tool_name=\"other\""];
         eventually("what nobody has advertised is counted as such", || {
             count(inbound, "server", &other) == 1 && count(outbound, "client", &other) == 1

@@ -6,11 +6,13 @@ mod pair;
 mod upstream;
 
 mod asked;
+mod assembly;
 mod away;
 mod beginnings;
 mod bridged;
 mod broken;
 mod budgets;
+mod catalogue;
 mod changes;
 mod conditions;
 mod counted;

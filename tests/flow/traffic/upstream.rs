@@ -172,7 +172,7 @@ pub(crate) fn is_probe(seen: &Seen) -> bool {
     !seen.headers.contains_key("weft-caller")
 }
 
-/// Answers `tools/call` by its arguments, and everything else by an empty result.
+/// Answers `tools/call` by its arguments, and everything else by an empty list or result.
 pub(crate) fn echo(seen: &Seen) -> Response<Body> {
     if seen.method != Method::POST {
         return status(405);
@@ -192,6 +192,9 @@ pub(crate) fn echo(seen: &Seen) -> Response<Body> {
             "protocolVersion": "2025-11-25", "capabilities": { "tools": {} },
             "serverInfo": { "name": "echo", "version": "1" },
         }),
+        "tools/list" => {
+            json!({ "resultType": "complete", "tools": [], "ttlMs": 0, "cacheScope": "private" })
+        }
         _ => json!({ "resultType": "complete" }),
     };
     let mut response = document(&json!({ "jsonrpc": "2.0", "id": id, "result": result }));

@@ -118,6 +118,7 @@ fn sent_on(part: &Part) {
             wire::encode_trust_bundle(&it.trust_domain, &it.roots, it.sequence, serials, renew)
         }),
         Part::Endpoints(it) => arrives(part, &|| wire::encode_endpoints(&it.server, &it.endpoints)),
+        Part::Offer(it) => arrives(part, &|| wire::encode_offer(it)),
         Part::AccessPolicy(it) => object(part, it),
         Part::QuotaPolicy(it) => object(part, it),
         Part::ToolPolicy(it) => object(part, it),

@@ -12,6 +12,10 @@ const WATCHED = 'test://watched-resource';
 const PATIENCE_MS = 15_000;
 const STEP_MS_MAX = 30_000;
 
+// The names of the server that is meant begin with this, where it is one among many.
+let prefix = '';
+let watched = WATCHED;
+
 const heard = { asked: [], logs: [], updates: [], changes: 0 };
 
 function newClient(mode) {
@@ -47,6 +51,10 @@ function filledIn({ properties, required = [] }) {
 }
 
 const STEPS = {
+    async among(client, its, resource) {
+        [prefix, watched] = [its, resource];
+        return {};
+    },
     async tools(client) {
         const { tools } = await client.listTools();
         return tools.map(({ name }) => name).sort();
@@ -55,7 +63,7 @@ const STEPS = {
         const progress = [];
         const _meta = isModern(client) ? { [LOG_LEVEL_KEY]: 'info' } : undefined;
         const onprogress = ({ progress: done }) => void progress.push(done);
-        const { content, isError = false } = await client.callTool({ name, arguments: values, _meta }, { onprogress });
+        const { content, isError = false } = await client.callTool({ name: prefix + name, arguments: values, _meta }, { onprogress });
         return { content: content.map(spoken), isError, progress };
     },
     async prompts(client) {
@@ -63,7 +71,7 @@ const STEPS = {
         return prompts.map(({ name }) => name).sort();
     },
     async prompt(client, name, values) {
-        const { messages } = await client.getPrompt({ name, arguments: values });
+        const { messages } = await client.getPrompt({ name: prefix + name, arguments: values });
         return messages.map(({ content }) => spoken(content));
     },
     async resources(client) {
@@ -79,7 +87,7 @@ const STEPS = {
         return contents.map(({ text, blob }) => text ?? `blob of ${blob.length}`);
     },
     async complete(client, prompt, name, value) {
-        const ref = { type: 'ref/prompt', name: prompt };
+        const ref = { type: 'ref/prompt', name: prefix + prompt };
         const { completion } = await client.complete({ ref, argument: { name, value } });
         return completion.values;
     },
@@ -91,10 +99,10 @@ const STEPS = {
     },
     // Whether an update of a resource arrives that was subscribed to.
     async watch(client) {
-        if (!isModern(client)) await client.subscribeResource({ uri: WATCHED });
-        const listening = isModern(client) && (await client.listen({ resourceSubscriptions: [WATCHED] }));
-        await until(client, 'touch', () => heard.updates.includes(WATCHED));
-        await (isModern(client) ? listening.close() : client.unsubscribeResource({ uri: WATCHED }));
+        if (!isModern(client)) await client.subscribeResource({ uri: watched });
+        const listening = isModern(client) && (await client.listen({ resourceSubscriptions: [watched] }));
+        await until(client, 'touch', () => heard.updates.includes(watched));
+        await (isModern(client) ? listening.close() : client.unsubscribeResource({ uri: watched }));
         return heard.updates[0];
     },
     // Whether it is told that the tools changed.
@@ -111,7 +119,7 @@ const STEPS = {
         const leaving = new AbortController();
         const onprogress = () => leaving.abort();
         const options = { signal: leaving.signal, onprogress };
-        const call = client.callTool({ name: 'wait', arguments: { secs: 60 } }, options);
+        const call = client.callTool({ name: `${prefix}wait`, arguments: { secs: 60 } }, options);
         const outcome = await call.then(() => 'answered', () => 'abandoned');
         const deadline = Date.now() + PATIENCE_MS;
         while ((await cancelled()) === before) if (Date.now() > deadline) return 'the server does not know';

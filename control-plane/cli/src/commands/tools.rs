@@ -1,4 +1,6 @@
-//! `weft tools`: what servers advertise, and what of it was approved.
+//! `weft tools`: what servers offer, and what of it was approved.
+
+mod catalogue;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,23 +16,18 @@ use super::outcome::{self, ChangeArgs, OutcomeForm};
 use crate::answers::{AdvertisedTool, ServerTools, Tools};
 use crate::app::Context;
 use crate::client::{self, Body, Client, Path};
-use crate::columns::clip;
 use crate::failure::{ExitCode, Failure};
 use crate::output::FormArgs;
-use crate::table::{Cell, Table};
 use crate::terminal::{Tone, paint_diff, plain};
+use catalogue::{ListArgs, SearchArgs, ShowArgs};
 
 const EXAMPLES: &str = "\
 Examples:
-  weft tools list                           what every server advertises that a policy asks about
+  weft tools list                           every tool of every server
+  weft tools search send a mail             those that words find
+  weft tools show research/files/read_file  one of them
   weft tools diff research/files            what is new or changed since it was approved
   weft tools approve research/files --all   approve all of it";
-
-const LIST_EXAMPLES: &str = "\
-Examples:
-  weft tools list
-  weft tools list research/files
-  weft tools list research/files -o json";
 
 const DIFF_EXAMPLES: &str = "\
 Examples:
@@ -44,13 +41,10 @@ Examples:
   weft tools approve research/files read_file --policy research/pins
   weft tools approve research/files --all --dry-run";
 
-/// Characters of a digest that are shown.
-const DIGEST_CHARS: usize = 19;
-
-/// Shows what servers advertise, and approves it where policies pin definitions of tools
+/// Shows what servers offer, and approves it where policies pin definitions of tools
 ///
-/// A server's tools are known where a ToolPolicy that selects it validates arguments, pins definitions (`pin: warn` is
-/// enough), or trusts its hints.
+/// Every sidecar reads what its server offers, and tells the control plane; with `--kind` prompts, resources and templates
+/// are shown as well.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXAMPLES, arg_required_else_help = true)]
 pub(crate) struct ToolsArgs {
@@ -62,26 +56,16 @@ pub(crate) struct ToolsArgs {
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum ToolsCommand {
     List(ListArgs),
+    Search(SearchArgs),
+    Show(ShowArgs),
     Diff(DiffArgs),
     Approve(ApproveArgs),
-}
-
-/// Shows the tools of servers, and whether each is as it was approved
-#[derive(Clone, Debug, Args)]
-#[command(after_help = LIST_EXAMPLES)]
-pub(crate) struct ListArgs {
-    /// One server, as <namespace>/<name>
-    #[arg(id = "of", value_name = "SERVER")]
-    pub(crate) server: Option<ServerName>,
-    #[command(flatten)]
-    pub(crate) form: FormArgs,
 }
 
 /// Shows what a server advertises that was not approved: new tools, changed ones with what changed, and those that are
 /// gone
 ///
-/// What changed can be shown as long as the control plane remembers the definition that was approved; after a restart it
-/// may not, and the definition is shown as a whole.
+/// What changed can be shown as long as the control plane has the definition that was approved in its history.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = DIFF_EXAMPLES)]
 pub(crate) struct DiffArgs {
@@ -117,61 +101,16 @@ pub(crate) struct ApproveArgs {
 
 pub(crate) async fn run(args: ToolsArgs, context: &Context) -> Result<ExitCode, Failure> {
     match args.command {
-        ToolsCommand::List(args) => list(args, context).await,
+        ToolsCommand::List(args) => catalogue::list(args, context).await,
+        ToolsCommand::Search(args) => catalogue::search(args, context).await,
+        ToolsCommand::Show(args) => catalogue::show(args, context).await,
         ToolsCommand::Diff(args) => diff(args, context).await,
         ToolsCommand::Approve(args) => approve(args, context).await,
     }
 }
 
-async fn list(args: ListArgs, context: &Context) -> Result<ExitCode, Failure> {
-    let answer = context.client()?.get(&path(args.server.as_ref(), false)).await?;
-    if let Some(text) = args.form.form.machine(&answer) {
-        context.terminal.print(&text?)?;
-        return Ok(ExitCode::Done);
-    }
-    let tools: Tools = client::read(answer)?;
-    if tools.items.is_empty() {
-        context
-            .terminal
-            .say("no tools are known; a ToolPolicy with `pin` or `validateArguments` asks for them");
-        return Ok(ExitCode::Done);
-    }
-    let mut table = Table::new(vec!["SERVER", "TOOL", "STATE", "PIN", "POLICY", "DIGEST", "INSTANCES"]);
-    for server in &tools.items {
-        for tool in &server.tools {
-            table.push(row(server, tool));
-        }
-        for gone in &server.gone {
-            let cells =
-                [&server.server, &gone.name, "gone", "", &gone.policy, &clip(&gone.digest, DIGEST_CHARS), ""];
-            table.push(cells.map(Cell::new).into());
-        }
-    }
-    context.terminal.print(&table.render(context.terminal.color()))?;
-    warn_of_disagreement(&tools.items, context);
-    Ok(ExitCode::Done)
-}
-
 fn path(server: Option<&ServerName>, definitions: bool) -> Path {
     Path::v1(&["tools"]).with("server", server).when("definitions", definitions)
-}
-
-fn row(server: &ServerTools, tool: &AdvertisedTool) -> Vec<Cell> {
-    let tone = match tool.state.as_str() {
-        "approved" => Tone::Good,
-        "unpinned" => Tone::Dim,
-        _ => Tone::Bad,
-    };
-    let instances = format!("{}/{}", tool.nodes.len(), server.instances.len());
-    vec![
-        Cell::new(&server.server),
-        Cell::new(&tool.name),
-        Cell::new(&tool.state).toned(tone),
-        Cell::new(&tool.pin),
-        Cell::new(tool.policy.as_deref().unwrap_or_default()),
-        Cell::new(clip(&tool.digest, DIGEST_CHARS)),
-        Cell::new(instances).toned(if tool.disagrees { Tone::Bad } else { Tone::Plain }),
-    ]
 }
 
 fn warn_of_disagreement(servers: &[ServerTools], context: &Context) {
@@ -215,7 +154,7 @@ fn only(tools: Tools, server: &ServerName) -> Result<ServerTools, Failure> {
     tools.items.into_iter().next().ok_or_else(|| {
         Failure::failed(format!("what {server} advertises is not known"))
             .because("no sidecar beside it has reported it")
-            .then("see `weft status`, and whether a ToolPolicy with `pin` or `validateArguments` selects the server")
+            .then("see `weft status` for whether one is connected, and `weft tools show` for what was known last")
     })
 }
 
@@ -238,7 +177,18 @@ fn changes(tool: &AdvertisedTool) -> String {
     if tool.state == "changed" && before.is_empty() {
         text.push_str("  the definition that was approved is not remembered; this is all of the new one\n");
     }
-    for field in HASHED {
+    text.push_str(&changed_fields(before, now, HASHED));
+    text
+}
+
+/// Each of these members that is another, line by line.
+fn changed_fields<'m>(
+    before: &Map<String, Value>,
+    now: &Map<String, Value>,
+    members: impl IntoIterator<Item = &'m str>,
+) -> String {
+    let mut text = String::new();
+    for field in members {
         let (old, new) = (lines(before.get(field)), lines(now.get(field)));
         if old == new {
             continue;

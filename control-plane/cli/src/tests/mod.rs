@@ -1,5 +1,6 @@
 //! Tests of the whole command: its definition, its reference, and every command against a fake control plane.
 
+mod catalogue;
 mod changes;
 mod checking;
 mod definition;

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use weft_proto::name::{NodeId, ServerName, SpiffeId, TrustDomain};
+use weft_proto::offer::Offer;
+use weft_proto::wire::ResourceType;
 
 use super::{Client, Hub, lock};
 use crate::catalog::{Advertised, Seen};
 use crate::metrics::Metrics;
-use crate::plan::Observation;
+use crate::plan::{Change, Observation, Update};
 use crate::reports::{self, Report};
 
 /// A connected sidecar that reports. What it said last goes with this.
@@ -30,6 +32,27 @@ impl Hub {
         let over = client.replaced.child_token();
         std::mem::replace(&mut *lock(&client.reporting), over.clone()).cancel();
         Some(Reporter { hub: Arc::clone(self), client, over })
+    }
+
+    /// Whether a connected sidecar stands beside a server. It does no more when what is returned is cancelled.
+    pub fn beside(
+        &self,
+        identity: &SpiffeId,
+        node: &NodeId,
+        server: &ServerName,
+    ) -> Option<CancellationToken> {
+        let clients = lock(&self.clients);
+        let id = clients.by_node.get(&(identity.clone(), node.clone()))?;
+        let client = Arc::clone(clients.by_id.get(id)?);
+        drop(clients);
+        let stands_there = lock(&client.status).serves.contains(server);
+        stands_there.then(|| client.replaced.clone())
+    }
+
+    /// Whether there is such a server; none while that is not known yet.
+    pub fn exists(&self, server: &ServerName) -> Option<bool> {
+        let found = || self.world().object(ResourceType::Server, &server.to_string()).is_some();
+        self.is_ready().then(found)
     }
 
     /// Takes what a server advertises, from a connected sidecar that stands beside it; none if it is not known as that.
@@ -57,6 +80,15 @@ impl Hub {
             None => _ = status.tools.remove(&server),
         }
         Some(())
+    }
+
+    /// Takes over what a server offers, by the word of all sidecars beside it. Those of one server must come one after
+    /// the other.
+    pub async fn offered(&self, server: ServerName, offer: Option<Arc<Offer>>) {
+        let update = Update { revision: 0, changes: vec![Change::Offered { server, offer }] };
+        if self.intake.send(update).await.is_err() {
+            tracing::debug!("an offer came while the control plane stops");
+        }
     }
 
     /// Definitions that were advertised.

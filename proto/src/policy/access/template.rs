@@ -33,6 +33,12 @@ impl View {
     }
 }
 
+/// Whether a template (RFC 6570) could expand to a URI. Errs on the side of "yes": what a variable may hold is not looked
+/// at.
+pub fn template_fits(template: &str, uri: &str) -> bool {
+    uris(template).map_or_else(|| template == uri, |uris| expands_to(&uris, uri))
+}
+
 fn is_about(rule: &AccessRule, fits: impl Fn(&Glob) -> bool) -> bool {
     let reads = |wanted: &TargetMatch| {
         speaks_of_method(wanted, method::RESOURCES_READ)

@@ -1,28 +1,29 @@
-//! What of a server's answers about its tools is looked at: pages of `tools/list`, and whether the result of a call may
-//! be given to another call.
+//! What of a server's answers is looked at: pages of its lists, and whether the result of a call may be given to another
+//! call.
 
 use std::borrow::Cow;
 
 use crate::mcp::Raw;
+use crate::mcp::lists::Listed;
 
-/// A page of `tools/list`.
+/// A page of a list.
 #[derive(Clone, Debug)]
 pub struct Page<'a> {
     /// The definitions, as they are written.
-    pub tools: Vec<Raw<'a>>,
+    pub items: Vec<Raw<'a>>,
     /// Where the next page begins, if there is one.
     pub next: Option<Cow<'a, str>>,
 }
 
-/// Reads the result of `tools/list`; none if it is no such result.
-pub fn page(result: Raw<'_>) -> Option<Page<'_>> {
-    let [tools, next] = result.members(&["tools", "nextCursor"]).ok()?;
+/// Reads the result of asking for a list; none if it is no such result.
+pub fn page(listed: Listed, result: Raw<'_>) -> Option<Page<'_>> {
+    let [items, next] = result.members(&[listed.member(), "nextCursor"]).ok()?;
     let next = match next.filter(|it| !it.is_null()) {
         Some(cursor) => Some(cursor.text()?),
         None => None,
     };
-    let tools = tools?;
-    tools.get().starts_with('[').then(|| Page { tools: tools.parts().map(|(_, tool)| tool).collect(), next })
+    let items = items?;
+    items.get().starts_with('[').then(|| Page { items: items.parts().map(|(_, item)| item).collect(), next })
 }
 
 /// Whether the parameters of `tools/call` ask for nothing but the call: no task, and no answer to the server's questions.
@@ -55,15 +56,16 @@ mod tests {
     #[test]
     fn a_page_has_definitions_and_may_have_another_after_it() {
         let check = |json: &str, tools: usize, next: Option<&str>| {
-            let page = page(read(json)).unwrap();
-            assert_eq!((page.tools.len(), page.next.as_deref()), (tools, next), "{json}");
+            let page = page(Listed::Tool, read(json)).unwrap();
+            assert_eq!((page.items.len(), page.next.as_deref()), (tools, next), "{json}");
         };
         check(r#"{"tools":[]}"#, 0, None);
         check(r#"{"tools":[{"name":"a"},{"name":"b"}],"nextCursor":null}"#, 2, None);
         check(r#"{"tools":[{"name":"a"}],"nextCursor":""}"#, 1, Some(""));
+        assert!(page(Listed::Prompt, read(r#"{"tools":[]}"#)).is_none());
         for json in ["{}", r#"{"tools":{}}"#, r#"{"tools":[],"nextCursor":1}"#, r#"{"tools":[],"Tools":[]}"#]
         {
-            assert!(page(read(json)).is_none(), "{json}");
+            assert!(page(Listed::Tool, read(json)).is_none(), "{json}");
         }
     }
 

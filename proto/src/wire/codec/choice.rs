@@ -2,6 +2,7 @@
 //! out and a field set are told apart.
 
 use super::read::{Read, Wrong};
+use crate::mcp::lists;
 use crate::pb::weft::config::v1 as pb;
 use crate::resource::{kinds, units};
 
@@ -50,5 +51,8 @@ choices! {
     log_format: kinds::LogFormat = pb::LogFormat { Json = Json, Text = Text }
     audit_detail: kinds::AuditDetail = pb::AuditDetail {
         None = None, Metadata = Metadata, Digests = Digests, Full = Full
+    }
+    offered_kind: lists::Listed = pb::OfferedKind {
+        Tool = Tool, Prompt = Prompt, Resource = Resource, ResourceTemplate = ResourceTemplate
     }
 }

@@ -10,6 +10,7 @@ mod assembly;
 mod authentication;
 mod choice;
 mod mesh;
+mod offer;
 mod quota;
 mod read;
 mod server;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use prost::Message;
 
 use crate::name::{Namespace, ServerName, TrustDomain};
+use crate::offer::Offer;
 use crate::pb::weft::config::v1 as pb;
 use crate::resource::kinds::Trust;
 use crate::resource::{Resource, Spec};
@@ -124,6 +126,11 @@ pub fn encode_endpoints(server: &ServerName, endpoints: &[Endpoint]) -> Vec<u8> 
     server::encode_endpoints(server, endpoints).encode_to_vec()
 }
 
+/// Encodes what a server offers.
+pub fn encode_offer(offer: &Offer) -> Vec<u8> {
+    offer::encode(offer).encode_to_vec()
+}
+
 /// Reads a message of a type. What comes out is as consistent as if an operator had written it.
 pub fn decode(ty: ResourceType, bytes: &[u8]) -> Result<Part, Error> {
     if bytes.len() > MESSAGE_BYTES_MAX {
@@ -140,6 +147,7 @@ pub fn decode(ty: ResourceType, bytes: &[u8]) -> Result<Part, Error> {
         ResourceType::Server => Part::Server(open(ty, bytes, server::decode)?),
         ResourceType::Endpoints => Part::Endpoints(open(ty, bytes, server::decode_endpoints)?),
         ResourceType::Route => Part::Route(open(ty, bytes, assembly::decode_route)?),
+        ResourceType::Offer => Part::Offer(open(ty, bytes, offer::decode)?),
         ResourceType::VirtualServer => Part::VirtualServer(open(ty, bytes, assembly::decode_virtual_server)?),
     })
 }

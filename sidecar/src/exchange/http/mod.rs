@@ -125,7 +125,7 @@ pub(super) fn posting() -> HeaderMap {
 
 /// Headers of a request that is made in a caller's name.
 pub(super) fn signed(mut headers: HeaderMap, caller: Option<&HeaderValue>) -> HeaderMap {
-    if let Some(caller) = caller {
+    if let Some(caller) = caller.filter(|caller| !caller.is_empty()) {
         headers.insert(crate::headers::CALLER, caller.clone());
     }
     headers

@@ -1,0 +1,147 @@
+//! What an assembly shows, drawn from one configuration.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use weft_proto::compile::{ServerEntry, Snapshot, VirtualEntry};
+use weft_proto::mcp::Target;
+use weft_proto::mcp::lists::Listed;
+use weft_proto::name::{ServerName, Workload};
+use weft_proto::offer::Offer;
+use weft_proto::policy::access::{Policies, View};
+use weft_proto::policy::{self, Caller};
+use weft_proto::resource::kinds::{DefaultAction, ListMode, VirtualServer};
+use weft_proto::roster::{Naming, Part, Roster, SEPARATOR};
+use weft_proto::wire::Object;
+
+use crate::exchange::Introduction;
+
+use super::search::Searchable;
+use super::written;
+
+/// What an assembly shows.
+#[derive(Debug)]
+pub(super) struct Drawn {
+    pub(super) roster: Roster,
+    pub(super) introduction: Arc<Introduction>,
+    /// Instead of a list of all tools.
+    pub(super) search: Option<Searchable>,
+    source: Source,
+}
+
+/// What it was drawn from. The same parts make the same drawing.
+#[derive(Debug)]
+struct Source {
+    workload: Workload,
+    virtual_server: Option<Arc<Object<VirtualServer>>>,
+    access: Policies,
+    /// Of the members that offer anything, in their order.
+    offers: Vec<Arc<Offer>>,
+}
+
+impl Drawn {
+    /// None if there is no such virtual server, or it is not for this workload.
+    pub(super) fn new(
+        snapshot: &Snapshot,
+        name: Option<&ServerName>,
+        workload: &Workload,
+        before: Option<&Self>,
+    ) -> Option<Self> {
+        let source = Source::new(snapshot, name, workload)?;
+        let roster = match &source.virtual_server {
+            Some(virtual_server) => source.roster_of(snapshot, virtual_server),
+            None => source.roster_of_all(),
+        };
+        let spec = source.virtual_server.as_ref().map(|it| &it.spec);
+        let said = written::Said {
+            name: name.map_or_else(|| "weft".to_owned(), ToString::to_string),
+            instructions: spec.and_then(|spec| spec.instructions.as_ref()).map(|it| it.as_str()),
+            offers: &source.offers,
+        };
+        let introduction = Arc::new(written::introduction(&said));
+        let searches = spec.is_some_and(|spec| spec.mode == ListMode::Search);
+        let search =
+            searches.then(|| Searchable::of(&roster, before.and_then(|before| before.search.as_ref())));
+        Some(Self { roster, introduction, search, source })
+    }
+
+    /// Whether it would be drawn the same.
+    pub(super) fn is_of(&self, snapshot: &Snapshot, name: Option<&ServerName>, workload: &Workload) -> bool {
+        Source::new(snapshot, name, workload).is_some_and(|source| source.is_same(&self.source))
+    }
+}
+
+impl Source {
+    fn new(snapshot: &Snapshot, name: Option<&ServerName>, workload: &Workload) -> Option<Self> {
+        let workload = workload.clone();
+        let offers = |entries: &mut dyn Iterator<Item = &Arc<ServerEntry>>| {
+            entries.filter_map(|entry| entry.offer.clone()).collect()
+        };
+        let Some(name) = name else {
+            let offers = offers(&mut snapshot.servers.values());
+            return Some(Self { workload, virtual_server: None, access: Policies::default(), offers });
+        };
+        let VirtualEntry { virtual_server, members, access } = &**snapshot.virtual_servers.get(name)?;
+        if !policy::is_for(&Caller::new(workload.clone()), &virtual_server.spec) {
+            return None;
+        }
+        let offers = offers(&mut members.iter().filter_map(|it| snapshot.servers.get(&it.server)));
+        let (virtual_server, access) = (Some(Arc::clone(virtual_server)), access.clone());
+        Some(Self { workload, virtual_server, access, offers })
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        fn same<T>(one: &[Arc<T>], other: &[Arc<T>]) -> bool {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| Arc::ptr_eq(one, other))
+        }
+        self.workload == other.workload
+            && same(self.virtual_server.as_slice(), other.virtual_server.as_slice())
+            && same(&self.access, &other.access)
+            && same(&self.offers, &other.offers)
+    }
+
+    /// The members of a virtual server, as it wants them shown. Its own policies speak of the names that are shown; those
+    /// of the members hold besides.
+    fn roster_of(&self, snapshot: &Snapshot, virtual_server: &Object<VirtualServer>) -> Roster {
+        let name = virtual_server.meta.full_name();
+        let members = snapshot.virtual_servers.get(&name).map_or(&[][..], |entry| &entry.members);
+        let offers: HashMap<&ServerName, &Offer> =
+            self.offers.iter().map(|offer| (&offer.server, &**offer)).collect();
+        let parts = members.iter().filter_map(|it| Some(Part::of(&it.member, offers.get(&it.server)?)));
+        let spec = &virtual_server.spec;
+        let separator = spec.separator.as_ref().map_or(SEPARATOR, |separator| separator.as_str());
+        let naming = Naming { prefix: spec.prefix, separator };
+        if self.access.is_empty() {
+            return Roster::new(parts, naming, |_, _| true);
+        }
+        let caller = Caller::new(self.workload.clone());
+        let view = View::new(&self.access, DefaultAction::Allow, caller, name);
+        Roster::new(parts, naming, |kind, name| may_see(&view, kind, name))
+    }
+
+    /// Every server of which this workload may use anything. Where two namespaces have one of the same name, both are
+    /// called by both names.
+    fn roster_of_all(&self) -> Roster {
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        for offer in &self.offers {
+            *counts.entry(offer.server.name.as_str()).or_default() += 1;
+        }
+        let prefix = |server: &ServerName| match counts.get(server.name.as_str()) {
+            Some(1) => server.name.to_string(),
+            _ => format!("{}{SEPARATOR}{}", server.namespace, server.name),
+        };
+        let prefixes: Vec<_> = self.offers.iter().map(|offer| prefix(&offer.server)).collect();
+        let parts = self.offers.iter().zip(&prefixes);
+        let parts = parts.map(|(offer, prefix)| Part { offer, prefix, tools: None, rename: None });
+        Roster::new(parts, Naming::default(), |_, _| true)
+    }
+}
+
+fn may_see(view: &View, kind: Listed, name: &str) -> bool {
+    match kind {
+        Listed::Tool => view.may_see(Target::Tool(name)),
+        Listed::Prompt => view.may_see(Target::Prompt(name)),
+        Listed::Resource => view.may_see(Target::Resource(name)),
+        Listed::ResourceTemplate => view.may_see_template(name),
+    }
+}

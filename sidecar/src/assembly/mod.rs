@@ -1,0 +1,185 @@
+//! Endpoints that are made of many servers: what each shows, and where what is asked of it goes.
+//!
+//! An assembly is known by what the control plane tells of its members' offers; no member is asked what it has. Towards
+//! callers it is a server like any other, spoken to through a [`Front`]; towards its members' sidecars it speaks the modern
+//! era, whatever the servers behind them speak. Not here: who may call, which is decided beside each member.
+
+mod drawn;
+mod peer;
+mod search;
+mod subscribed;
+mod way;
+mod written;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::value::RawValue;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use weft_certs::tls::LiveIdentity;
+use weft_proto::mcp::lists::Listed;
+use weft_proto::mcp::{Request, Target, edit, method};
+use weft_proto::name::{ObjectName, ServerName, Workload};
+
+use crate::authorize;
+use crate::exchange::front::Front;
+use crate::limits::Limits;
+use crate::outbound::Outbound;
+use crate::refusal::Refusal;
+use crate::state::{Current, Live};
+
+use drawn::Drawn;
+use peer::Members;
+
+/// What assemblies are made with.
+#[derive(Debug)]
+pub struct Parts {
+    pub live: Live,
+    pub identity: LiveIdentity,
+    pub to: Arc<Outbound>,
+    pub limits: Arc<Limits>,
+    /// Ends what merely listens.
+    pub drain: CancellationToken,
+}
+
+/// The assemblies that somebody has asked for.
+#[derive(Clone, Debug)]
+pub struct Assemblies(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    parts: Parts,
+    /// By the name of the virtual server; everything that this workload may call goes by none.
+    found: Mutex<HashMap<Option<ServerName>, Arc<Assembly>>>,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct Assembly {
+    /// What its requests are counted under.
+    pub name: ServerName,
+    pub front: Arc<Front>,
+    members: Arc<Members>,
+    /// What listens ends with this.
+    _drain: DropGuard,
+}
+
+/// Where something is that was asked for by the name that is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub server: ServerName,
+    /// What it is called there.
+    pub own: String,
+    /// The arguments of the call, where they are not those of the request.
+    pub arguments: Option<String>,
+}
+
+impl Assemblies {
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(Shared { parts, found: Mutex::default() }))
+    }
+
+    /// The assembly by a name, as the configuration in force has it.
+    pub fn find(&self, name: Option<&ServerName>) -> Result<Arc<Assembly>, Refusal> {
+        let parts = &self.0.parts;
+        let current = parts.live.load();
+        let workload = self.workload().ok_or(Refusal::NotReady)?;
+        if let Some(found) = self.lock().get(&name.cloned()) {
+            return Ok(Arc::clone(found));
+        }
+        let unknown = || Refusal::UnknownServer(name.map_or_else(String::new, ToString::to_string));
+        let drawn = Drawn::new(&current.snapshot, name, &workload, None).ok_or_else(unknown)?;
+        let drain = parts.drain.child_token();
+        let members = Members::new(Arc::new(drawn), &parts.to, &parts.live, &parts.limits);
+        let front = Front::new(Arc::<Members>::clone(&members), &parts.limits, drain.clone());
+        let name_of_all = || ServerName { namespace: workload.namespace.clone(), name: everything() };
+        let counted = name.cloned().unwrap_or_else(name_of_all);
+        let assembly = Arc::new(Assembly { name: counted, front, members, _drain: drain.drop_guard() });
+        Ok(Arc::clone(self.lock().entry(name.cloned()).or_insert(assembly)))
+    }
+
+    /// Draws what is asked for anew, from another configuration. Whoever listens is told what changed.
+    pub fn update(&self, current: &Current) {
+        let Some(workload) = self.workload() else { return };
+        let known: Vec<_> = self.lock().iter().map(|(name, it)| (name.clone(), Arc::clone(it))).collect();
+        for (name, assembly) in known {
+            let before = assembly.members.drawn();
+            if before.is_of(&current.snapshot, name.as_ref(), &workload) {
+                continue;
+            }
+            match Drawn::new(&current.snapshot, name.as_ref(), &workload, Some(&before)) {
+                Some(drawn) => assembly.members.draw(Arc::new(drawn)),
+                None => _ = self.lock().remove(&name),
+            }
+        }
+    }
+
+    /// Who this sidecar calls as.
+    fn workload(&self) -> Option<Workload> {
+        self.0.parts.identity.leaf()?.spiffe_id.workload()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Option<ServerName>, Arc<Assembly>>> {
+        self.0.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The name of what shows everything that a workload may call, within the workload's namespace.
+fn everything() -> ObjectName {
+    ObjectName::parse("everything").expect("a plain word is a name")
+}
+
+impl Assembly {
+    /// Where what is asked for is; none for what the assembly answers itself. What is not shown looks the same as what
+    /// does not exist.
+    pub fn locate(&self, request: &Request<'_>) -> Result<Option<Found>, Refusal> {
+        locate(&self.members.drawn(), request)
+    }
+}
+
+impl Found {
+    /// The request as the server knows what it names.
+    pub fn renamed(&self, message: &[u8], request: &Request<'_>) -> Option<Vec<u8>> {
+        match &self.arguments {
+            None => edit::with_target(message, request, &self.own),
+            Some(arguments) => edit::with_call(message, request, &self.own, arguments),
+        }
+    }
+}
+
+fn locate(drawn: &Drawn, request: &Request<'_>) -> Result<Option<Found>, Refusal> {
+    let Some(target) = request.target() else { return Ok(None) };
+    if drawn.search.is_none() || request.method != method::TOOLS_CALL {
+        return find(drawn, target).map(Some);
+    }
+    if let Some(inner) = search::inner(request) {
+        let found = find(drawn, Target::Tool(&inner.name))?;
+        let arguments = inner.arguments.map_or("{}", RawValue::get).to_owned();
+        return Ok(Some(Found { arguments: Some(arguments), ..found }));
+    }
+    match target {
+        Target::Tool(search::FIND | search::DESCRIBE | search::CALL) => Ok(None),
+        other => find(drawn, other).map(Some),
+    }
+}
+
+fn find(drawn: &Drawn, target: Target<'_>) -> Result<Found, Refusal> {
+    let named = |kind, name| {
+        let shown = drawn.roster.find(kind, name)?;
+        Some(Found { server: shown.server.clone(), own: shown.own.name.to_string(), arguments: None })
+    };
+    let found = match target {
+        Target::Tool(name) => named(Listed::Tool, name),
+        Target::Prompt(name) => named(Listed::Prompt, name),
+        Target::Resource(uri) => {
+            let found = drawn.roster.resource(uri);
+            found.map(|(server, own)| Found { server: server.clone(), own: own.to_owned(), arguments: None })
+        }
+        // Whose task it is, its id does not say.
+        Target::Task(_) => None,
+    };
+    found.ok_or_else(|| authorize::not_shown(target))
+}
+
+#[cfg(test)]
+mod tests;

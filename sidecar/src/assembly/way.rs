@@ -1,0 +1,59 @@
+//! The way to a member: over mutual TLS to its sidecar, like every call that leaves this one.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use weft_proto::mcp::header;
+use weft_proto::name::ServerName;
+
+use crate::exchange::BoxFuture;
+use crate::exchange::http::{AnswerBody, Http, Target};
+use crate::headers::CALLER;
+use crate::outbound::{Affinity, Call, Outbound};
+use crate::pipeline::Manner;
+use crate::refusal::Refusal;
+use crate::state::Live;
+
+#[derive(Debug)]
+pub(super) struct ToMember {
+    pub(super) to: Arc<Outbound>,
+    pub(super) live: Live,
+    pub(super) server: ServerName,
+}
+
+impl ToMember {
+    /// Where at a member its endpoint is. Path and host are its sidecar's to say.
+    pub(super) fn target() -> Target {
+        Target {
+            path: "/mcp".to_owned(),
+            host: HeaderValue::from_static("member"),
+            headers: HeaderMap::new(),
+        }
+    }
+}
+
+impl Http for ToMember {
+    fn send(&self, request: Request<Full<Bytes>>) -> BoxFuture<'_, Result<Response<AnswerBody>, Refusal>> {
+        Box::pin(async move {
+            let mut request = Box::new(request);
+            // Who calls is proved by the certificate.
+            request.headers_mut().remove(CALLER);
+            request.headers_mut().remove(HOST);
+            let current = self.live.load();
+            let entry = current.snapshot.server(&self.server);
+            let entry = entry.ok_or_else(|| Refusal::UnknownServer(self.server.to_string()))?;
+            let said = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+            let method = said(header::METHOD).unwrap_or_default();
+            let tool = said(header::NAME).and_then(|name| header::decode(name).ok());
+            let Manner { repeatable, timeout } =
+                Manner::of_method(&current.snapshot, entry, method, tool.as_deref());
+            let call = Call { repeatable, timeout, ..Call::new(request, Affinity::Any) };
+            let answer = self.to.forward(&self.server, call).await?;
+            let broke = |error: hyper::Error| Refusal::UpstreamBroke(error.to_string());
+            Ok(answer.response.map(|body| body.map_err(broke).boxed_unsync()))
+        })
+    }
+}

@@ -1,0 +1,128 @@
+//! The same life for a request at an endpoint that is made of many servers. What names something of one of them goes the
+//! way of a request to that one; everything else the assembly answers itself.
+
+use std::sync::Arc;
+
+use http::header::HeaderValue;
+use http::{Response, Uri};
+use weft_proto::mcp::header;
+use weft_proto::name::ServerName;
+use weft_proto::resource::kinds::Era;
+
+use crate::admit::Places;
+use crate::answer::Answer;
+use crate::assembly::{Assembly, Found};
+use crate::backend::{CALL_TIMEOUT, IDLE_TIMEOUT};
+use crate::classify::{self, Call};
+use crate::exchange::front::{Incoming, Patience};
+use crate::forward::is_event_stream;
+use crate::identify::Identified;
+use crate::metrics::Counted;
+use crate::receive::{Place, Received};
+use crate::record::Open;
+use crate::refusal::Refusal;
+use crate::state::{Current, Origin};
+use crate::trace;
+use crate::trace::Part;
+
+use super::note;
+use super::outbound::{Manner, Outbound, PEER_FIRST};
+
+impl Outbound {
+    pub(super) async fn assembled(
+        &self,
+        connection: &Identified,
+        received: Received,
+        name: Option<&ServerName>,
+        record: &mut Open,
+    ) -> Result<Response<Answer>, Refusal> {
+        let parts = &*self.0;
+        let call = classify::classify(&received, &parts.limits).map_err(|unclear| unclear.refusal)?;
+        let current = parts.live.load();
+        if current.origin == Origin::Nothing {
+            return Err(Refusal::NotReady);
+        }
+        let assembly = parts.assemblies.find(name)?;
+        self.about(&assembly.name, record);
+        let found = call.request().map(|request| assembly.locate(request)).transpose()?.flatten();
+        match found {
+            // Which of the arguments of a call within a call are told in headers too, its caller does not know.
+            Some(found) if call.era == Era::Modern && found.arguments.is_none() => {
+                let renamed = self.renamed(&received, &call, &found)?;
+                let call = classify::again(&renamed.body, call.era, &parts.limits)?;
+                note(&call, record);
+                self.one(connection, &renamed, &call, &found.server, record).await
+            }
+            found => {
+                let server = found.as_ref().map_or(&assembly.name, |found| &found.server);
+                self.about(server, record);
+                self.noted(&current, connection, (&received, &call), server, record);
+                self.exchanged(&assembly, connection, (&received, &call), found.as_ref(), record).await
+            }
+        }
+    }
+
+    /// The request as the server knows what it names.
+    fn renamed(&self, received: &Received, call: &Call<'_>, found: &Found) -> Result<Received, Refusal> {
+        let parts = &*self.0;
+        let named = call.request().and_then(|request| found.renamed(&received.body, request));
+        let body = named.ok_or_else(|| Refusal::Invalid("what is named cannot be found in it".to_owned()))?;
+        if body.len() > parts.limits.body_bytes_max {
+            return Err(Refusal::BodyTooLarge { max: parts.limits.body_bytes_max });
+        }
+        let mut held = parts.room.hold();
+        held.grow(body.len())?;
+        let body = held.with(body.into());
+        let mut head = received.head.clone();
+        if head.headers.contains_key(header::NAME) {
+            let own = HeaderValue::from_str(&header::encode(&found.own));
+            let own = own.map_err(|_| Refusal::Invalid("no header can hold the name".to_owned()))?;
+            head.headers.insert(header::NAME, own);
+        }
+        // Whatever the query of an endpoint that is ours says, it is not for the server.
+        head.uri = Uri::from_static("/mcp");
+        Ok(Received { head, body, place: Place::Server(found.server.clone()) })
+    }
+
+    async fn exchanged(
+        &self,
+        assembly: &Arc<Assembly>,
+        connection: &Identified,
+        (received, call): (&Received, &Call<'_>),
+        found: Option<&Found>,
+        record: &mut Open,
+    ) -> Result<Response<Answer>, Refusal> {
+        let parts = &*self.0;
+        let onward = trace::onward(record.trace.as_ref(), received, call, &parts.limits, &parts.room);
+        let again =
+            onward.is_changed.then(|| classify::again(&onward.body, call.era, &parts.limits)).transpose()?;
+        let incoming = Incoming {
+            caller: &connection.caller.shared_name(),
+            head: &received.head,
+            body: &onward.body,
+            patience: patience(&parts.live.load(), found, call),
+            admitted: &Places::exempt(),
+        };
+        let began = record.mark();
+        let response = assembly.front.serve(incoming, again.as_ref().unwrap_or(call)).await;
+        record.took(Part::Bridge, began);
+        let response = response?;
+        let is_stream = is_event_stream(response.headers());
+        let answer = response.map(Answer::from);
+        let streams = || parts.series.of(&assembly.name).streams.clone();
+        Ok(match is_stream {
+            true => answer.map(|answer| answer.streaming(Counted::new(streams()))),
+            false => answer,
+        })
+    }
+}
+
+/// How long a member is waited for: as long as its own sidecar waits for it, and a little longer.
+fn patience(current: &Current, found: Option<&Found>, call: &Call<'_>) -> Patience {
+    let entry = found.and_then(|found| current.snapshot.server(&found.server));
+    let timeouts = entry.map(|entry| &entry.server.spec.timeouts);
+    let of_server = timeouts.and_then(|it| it.call).map_or(CALL_TIMEOUT, |span| span.duration()) + PEER_FIRST;
+    let of_tool = entry.and_then(|entry| Manner::of(&current.snapshot, entry, call).timeout);
+    let idle = timeouts.and_then(|it| it.idle).map_or(IDLE_TIMEOUT, |span| span.duration()) + PEER_FIRST;
+    Patience { call: of_tool.unwrap_or(of_server), idle: Some(idle), result_bytes_max: None }
+}
