@@ -313,7 +313,7 @@ impl Core {
                 let workload: Option<Workload> = identity.leaf().and_then(|leaf| leaf.spiffe_id.workload());
                 let current = live.load();
                 to.update(&current.snapshot);
-                assemblies.update(&current);
+                assemblies.update();
                 // Before it is proved who this is, nothing is started in anybody's name; and a certificate that ended
                 // meanwhile is no reason to end what runs. Last: with this done, the sidecar is ready.
                 if plain || workload.is_some() {

@@ -68,7 +68,7 @@ pub fn authorize(
 }
 
 /// Decides about everything that a request says, by one view.
-pub fn judge(view: &View, call: &Call<'_>, decided: &mut Decided) -> Result<Permit, Refusal> {
+fn judge(view: &View, call: &Call<'_>, decided: &mut Decided) -> Result<Permit, Refusal> {
     let mut decide = |asked: Asked<'_>| judge_one(view, asked, decided).map(|Permit(())| ());
     let whole = |method| Asked { method, target: None, arguments: None };
     for message in call.messages() {

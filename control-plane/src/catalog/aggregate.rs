@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use aws_lc_rs::digest::{Context, SHA256};
 use weft_proto::mcp::lists::Listed;
 use weft_proto::name::{NodeId, ServerName, SpiffeId};
-use weft_proto::offer::{ITEMS_MAX, Offer, Offered};
+use weft_proto::offer::{self, DEFINITIONS_BYTES_MAX, ITEMS_MAX, Offer, Offered};
 
 use super::report::{Digest, Error, Introduced, ItemKey, Something};
 
@@ -79,8 +79,22 @@ impl Server {
         Self { known: Some(known), away_since: Some(away_since), ..Self::default() }
     }
 
-    /// Takes a report. Returns the digests whose definitions are needed.
+    /// Takes a report. Returns the digests whose definitions are needed. What is not taken leaves nothing behind.
     pub(super) fn take(
+        &mut self,
+        server: &ServerName,
+        from: (&Place, u64),
+        told: Something,
+        now: SystemTime,
+    ) -> Result<Vec<Digest>, Error> {
+        let taken = self.take_in(server, from, told, now);
+        if taken.is_err() {
+            self.clear();
+        }
+        taken
+    }
+
+    fn take_in(
         &mut self,
         server: &ServerName,
         (place, stream): (&Place, u64),
@@ -116,6 +130,13 @@ impl Server {
         }
         if replica.items.len() > ITEMS_MAX {
             return Err(Error::TooMany);
+        }
+        // Before all of it is there, too: whoever never sends the last could go on for ever.
+        let definitions =
+            replica.items.iter().filter_map(|((listed, _), digest)| self.definition(*listed, digest));
+        match definitions.map(|it| it.definition.len()).sum() {
+            ..=DEFINITIONS_BYTES_MAX => {}
+            bytes => return Err(Error::Offer(offer::Error::TooMuch(bytes))),
         }
         let wanted = self.wanted(&replica);
         let whole = match wanted.is_empty() {

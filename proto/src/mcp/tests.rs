@@ -378,21 +378,21 @@ fn a_request_is_turned_to_something_else_of_its_kind_and_otherwise_stays_as_it_i
         let message =
             |params: &str| format!(r#" {{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
         let before = message(params);
-        let turned = edit::with_target(before.as_bytes(), &request(&before), "o\"ther");
+        let turned = edit::with_target(before.as_bytes(), &request(&before), "it\"s");
         assert_eq!(turned.map(|it| String::from_utf8(it).unwrap()), expected.map(message), "{method}");
     };
-    check("tools/call", r#"{"x":1, "n\u0061me" : "a" }"#, Some(r#"{"x":1, "n\u0061me" : "o\"ther" }"#));
-    check("prompts/get", r#"{"name":"a","uri":"b"}"#, Some(r#"{"name":"o\"ther","uri":"b"}"#));
-    check("resources/read", r#"{"name":"a","uri":"b"}"#, Some(r#"{"name":"a","uri":"o\"ther"}"#));
+    check("tools/call", r#"{"x":1, "n\u0061me" : "a" }"#, Some(r#"{"x":1, "n\u0061me" : "it\"s" }"#));
+    check("prompts/get", r#"{"name":"a","uri":"b"}"#, Some(r#"{"name":"it\"s","uri":"b"}"#));
+    check("resources/read", r#"{"name":"a","uri":"b"}"#, Some(r#"{"name":"a","uri":"it\"s"}"#));
     check(
         "completion/complete",
         r#"{"ref":{"type":"ref/prompt","name":"a"},"argument":{"name":"a","value":""}}"#,
-        Some(r#"{"ref":{"type":"ref/prompt","name":"o\"ther"},"argument":{"name":"a","value":""}}"#),
+        Some(r#"{"ref":{"type":"ref/prompt","name":"it\"s"},"argument":{"name":"a","value":""}}"#),
     );
     check(
         "completion/complete",
         r#"{"ref":{"type":"ref/resource","uri":"a"},"argument":{}}"#,
-        Some(r#"{"ref":{"type":"ref/resource","uri":"o\"ther"},"argument":{}}"#),
+        Some(r#"{"ref":{"type":"ref/resource","uri":"it\"s"},"argument":{}}"#),
     );
     check("tools/list", r#"{"name":"a"}"#, None);
 }

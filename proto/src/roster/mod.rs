@@ -17,6 +17,7 @@ use crate::offer::{Offer, Offered};
 use crate::resource::kinds::{Member, Patterns, Prefixing};
 
 pub use page::{Page, PageLimits};
+pub use uris::own as own_uri;
 
 use names::Taken;
 
@@ -89,7 +90,8 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// `may_show` has the last word on what is shown under which name.
+    /// `may_show` has the last word on what is shown: tools and prompts by the names that are shown, resources and
+    /// templates by those that their servers have for them, whatever they are shown as.
     pub fn new<'a>(
         parts: impl IntoIterator<Item = Part<'a>>,
         naming: Naming<'_>,
@@ -98,14 +100,15 @@ impl Roster {
         let parts: Vec<_> = parts.into_iter().take(MEMBERS_MAX).collect();
         let mut roster = Self::default();
         for kind in [Listed::Tool, Listed::Prompt] {
-            let mut taken = Taken::default();
+            let mut taken = Taken::new(naming, kind, &parts);
             for part in &parts {
                 for own in part.offer.of(kind) {
                     if !part.takes(own) {
                         continue;
                     }
                     match taken.name(naming, part, own) {
-                        Some(name) => roster.show(name, part, own, &mut may_show),
+                        Some(name) if !may_show(kind, &name) => {}
+                        Some(name) => roster.show(name, part, own),
                         None => roster.hidden[kind as usize] += 1,
                     }
                 }
@@ -116,7 +119,9 @@ impl Roster {
             for part in &parts {
                 for own in part.offer.of(kind) {
                     let uri = uris::shown(&mut taken, &part.offer.server, &own.name);
-                    roster.show(uri, part, own, &mut may_show);
+                    if may_show(kind, &own.name) {
+                        roster.show(uri, part, own);
+                    }
                 }
             }
         }
@@ -127,17 +132,9 @@ impl Roster {
         roster
     }
 
-    fn show(
-        &mut self,
-        name: Box<str>,
-        part: &Part<'_>,
-        own: &Arc<Offered>,
-        may_show: &mut impl FnMut(Listed, &str) -> bool,
-    ) {
-        if may_show(own.kind, &name) {
-            let shown = Shown { name, server: part.offer.server.clone(), own: Arc::clone(own) };
-            self.shown[own.kind as usize].push(shown);
-        }
+    fn show(&mut self, name: Box<str>, part: &Part<'_>, own: &Arc<Offered>) {
+        let shown = Shown { name, server: part.offer.server.clone(), own: Arc::clone(own) };
+        self.shown[own.kind as usize].push(shown);
     }
 
     /// What of a kind is shown, in the order of names.
@@ -157,10 +154,11 @@ impl Roster {
 
     /// Where a URI leads, and what it is called there; none where nobody offers anything like it.
     pub fn resource<'u>(&self, uri: &'u str) -> Option<(&ServerName, &'u str)> {
-        // What is listed is listed under one name, and the server's own may be another.
-        if let Some(shown) = self.find(Listed::Resource, uri) {
-            let own = uris::unwrapped(uri).map_or(uri, |(_, own)| own);
-            return Some((&shown.server, if *shown.own.name == *uri { uri } else { own }));
+        // What is listed is listed under one name, and the server's own may be another. A template is named as it is
+        // written where its variables are to be completed.
+        let listed = self.find(Listed::Resource, uri).or_else(|| self.find(Listed::ResourceTemplate, uri));
+        if let Some(shown) = listed {
+            return Some((&shown.server, if *shown.own.name == *uri { uri } else { uris::own(uri) }));
         }
         self.uris.lead(uri, self.of(Listed::ResourceTemplate))
     }

@@ -61,12 +61,25 @@ fn without_prefixes_the_first_keeps_its_name_and_the_others_are_hidden() {
 }
 
 #[test]
-fn members_of_one_name_in_two_namespaces_do_not_hide_each_other() {
+fn members_of_one_name_in_two_namespaces_neither_hide_each_other_nor_take_a_name() {
     let (a, b) = (tools("x/a", &["read"]), tools("y/a", &["read"]));
     let roster = roster(&[part(&a), part(&b)], Prefixing::Always);
     let shown = names(&roster, Listed::Tool);
-    assert_eq!(shown[0], "a_read=x/a/read");
-    assert!(shown[1].starts_with("a_read_") && shown[1].ends_with("=y/a/read"), "{shown:?}");
+    assert!(shown.iter().all(|it| it.starts_with("a_read_")), "{shown:?}");
+    let mut servers: Vec<_> = shown.iter().filter_map(|it| it.split_once('=')).map(|(_, it)| it).collect();
+    servers.sort_unstable();
+    assert_eq!(servers, ["x/a/read", "y/a/read"]);
+}
+
+#[test]
+fn nobody_takes_a_name_by_making_up_another_ones_prefix() {
+    let (a, b) = (tools("x/a", &["b_read", "write"]), tools("x/a-b", &["read"]));
+    let crafted = Part { prefix: "a_b", ..part(&b) };
+    for parts in [[part(&a), crafted], [crafted, part(&a)]] {
+        let roster = roster(&parts, Prefixing::Always);
+        assert!(roster.find(Listed::Tool, "a_b_read").is_none());
+        assert_eq!(roster.of(Listed::Tool).len(), 3);
+    }
 }
 
 #[test]
@@ -130,6 +143,19 @@ fn uris_stay_as_they_are_unless_another_server_has_the_same() {
 }
 
 #[test]
+fn of_templates_that_fit_the_one_that_says_most_leads_and_one_without_a_scheme_leads_nowhere() {
+    let a = offer("x/a", &[(Listed::ResourceTemplate, "{+x}"), (Listed::ResourceTemplate, "notes://{a}")]);
+    let b = offer("x/b", &[(Listed::ResourceTemplate, "notes://b/{n}"), (Listed::Resource, "ui://b")]);
+    let c = offer("x/c", &[(Listed::ResourceTemplate, "notes://{z}")]);
+    let roster = roster(&[part(&c), part(&a), part(&b)], Prefixing::Always);
+    let server = |uri: &str| roster.resource(uri).map(|(server, _)| server.to_string()).unwrap_or_default();
+    assert_eq!(server("notes://b/1"), "x/b");
+    assert_eq!(server("notes://1"), "x/c", "of equals the first member");
+    assert_eq!(server("notes://{a}"), "x/a", "as it is written, a template is its server's");
+    assert_eq!(server("ui://other"), "x/b");
+}
+
+#[test]
 fn a_uri_that_was_never_listed_leads_to_the_only_server_with_its_scheme() {
     let a = offer("x/a", &[(Listed::Resource, "notes://1"), (Listed::Resource, "http://a/1")]);
     let b = offer("x/b", &[(Listed::Resource, "ui://panel"), (Listed::Resource, "http://b/1")]);
@@ -149,6 +175,19 @@ fn a_servers_own_uris_are_never_taken_for_ours() {
     let (server, own) = roster.resource("weft://x/a/weft://x/b/secret").unwrap();
     assert_eq!((server.to_string().as_str(), own), ("x/a", "weft://x/b/secret"));
     assert_eq!(roster.resource("weft://x/b/secret").unwrap().0.to_string(), "x/b");
+}
+
+#[test]
+fn resources_are_shown_or_not_by_their_own_uris() {
+    let resources = [(Listed::Resource, "file:///a"), (Listed::Resource, "file:///b")];
+    let (a, b) = (offer("x/a", &resources), offer("x/b", &resources));
+    let roster = Roster::new([part(&a), part(&b)], Naming::default(), |_, uri| uri == "file:///a");
+    assert_eq!(
+        names(&roster, Listed::Resource),
+        ["file:///a=x/a/file:///a", "weft://x/b/file:///a=x/b/file:///a"]
+    );
+    assert_eq!(own_uri("weft://x/b/file:///a"), "file:///a");
+    assert_eq!(own_uri("file:///a"), "file:///a");
 }
 
 #[test]

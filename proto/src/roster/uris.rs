@@ -16,7 +16,8 @@ const SCHEME: &str = "weft://";
 /// Where URIs lead that are not listed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Ways {
-    members: HashMap<ServerName, ()>,
+    /// With their ranks.
+    members: HashMap<ServerName, usize>,
     /// Whose URIs begin with a scheme; none where several servers' do.
     schemes: HashMap<Box<str>, Option<ServerName>>,
 }
@@ -24,8 +25,8 @@ pub(super) struct Ways {
 impl Ways {
     pub(super) fn new<'a>(offers: impl Iterator<Item = &'a Offer>) -> Self {
         let mut ways = Self::default();
-        for offer in offers {
-            ways.members.insert(offer.server.clone(), ());
+        for (rank, offer) in offers.enumerate() {
+            ways.members.entry(offer.server.clone()).or_insert(rank);
             let kinds = [Listed::Resource, Listed::ResourceTemplate];
             let uris = kinds.into_iter().flat_map(|kind| offer.of(kind)).map(|item| &*item.name);
             for scheme in uris.filter_map(scheme) {
@@ -45,10 +46,15 @@ impl Ways {
         templates: &'w [Shown],
     ) -> Option<(&'w ServerName, &'u str)> {
         if let Some((server, own)) = unwrapped(uri) {
-            return self.members.get_key_value(&server).map(|(server, ())| (server, own));
+            return self.members.get_key_value(&server).map(|(server, _)| (server, own));
         }
-        // A template of ours in which another is wrapped fits nothing that is left here.
-        let template = templates.iter().find(|it| template_fits(&it.name, uri));
+        // A template of ours in which another is wrapped fits nothing that is left here. Of several that fit, the one
+        // that says more at its beginning; and one that says not even a scheme could lead anything astray.
+        let head = |it: &Shown| it.name.find('{').unwrap_or(it.name.len());
+        let fits = |it: &&Shown| it.name[..head(it)].contains(':') && template_fits(&it.name, uri);
+        let rank = |it: &Shown| self.members.get(&it.server).copied().unwrap_or(usize::MAX);
+        let fitting = templates.iter().filter(fits);
+        let template = fitting.max_by_key(|it| (head(it), std::cmp::Reverse(rank(it))));
         let whose = || self.schemes.get(scheme(uri)?)?.as_ref();
         template.map(|it| &it.server).or_else(whose).map(|server| (server, uri))
     }
@@ -67,6 +73,11 @@ pub(super) fn shown(taken: &mut HashMap<Box<str>, ServerName>, server: &ServerNa
             own.into()
         }
     }
+}
+
+/// The URI that a server has for what is asked for by this one.
+pub fn own(uri: &str) -> &str {
+    unwrapped(uri).map_or(uri, |(_, own)| own)
 }
 
 pub(super) fn wrapped(server: &ServerName, own: &str) -> String {

@@ -18,17 +18,18 @@ use serde_json::value::RawValue;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use weft_certs::tls::LiveIdentity;
 use weft_proto::mcp::lists::Listed;
-use weft_proto::mcp::{Raw, Request, Target, edit, method};
+use weft_proto::mcp::{Message, Raw, Request, Target, edit, method};
 use weft_proto::name::{ObjectName, ServerName, Workload};
 use weft_proto::policy::access::Call as Asked;
+use weft_proto::roster::own_uri;
 
 use crate::authorize::{self, Decided};
-use crate::classify::Call;
+use crate::classify::{Call, Kind};
 use crate::exchange::front::Front;
 use crate::limits::Limits;
 use crate::outbound::Outbound;
 use crate::refusal::Refusal;
-use crate::state::{Current, Live};
+use crate::state::Live;
 
 use drawn::Drawn;
 use peer::Members;
@@ -53,6 +54,7 @@ struct Shared {
     parts: Parts,
     /// By the name of the virtual server; everything that this workload may call goes by none.
     found: Mutex<HashMap<Option<ServerName>, Arc<Assembly>>>,
+    updating: Mutex<()>,
 }
 
 /// One of them.
@@ -78,7 +80,7 @@ pub struct Found {
 
 impl Assemblies {
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(Shared { parts, found: Mutex::default() }))
+        Self(Arc::new(Shared { parts, found: Mutex::default(), updating: Mutex::default() }))
     }
 
     /// The assembly by a name, as the configuration in force has it.
@@ -99,12 +101,15 @@ impl Assemblies {
         let assembly = Arc::new(Assembly { name: counted, front, members, _drain: drain.drop_guard() });
         let found = Arc::clone(self.lock().entry(name.cloned()).or_insert(assembly));
         // There may be another configuration by now, and whoever took it over did not know of this.
-        self.update(&parts.live.load());
+        self.update();
         Ok(found)
     }
 
-    /// Draws what is asked for anew, from another configuration. Whoever listens is told what changed.
-    pub fn update(&self, current: &Current) {
+    /// Draws what is asked for anew, if the configuration in force is another. Whoever listens is told what changed.
+    pub fn update(&self) {
+        // One after the other, so that what is drawn last is drawn from the newest.
+        let _updating = self.0.updating.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.0.parts.live.load();
         let Some(workload) = self.workload() else { return };
         let known: Vec<_> = self.lock().iter().map(|(name, it)| (name.clone(), Arc::clone(it))).collect();
         for (name, assembly) in known {
@@ -135,23 +140,24 @@ fn everything() -> ObjectName {
 }
 
 impl Assembly {
-    /// Judges by the policies of the virtual server. What its members' policies say is for their sidecars.
+    /// Judges by the policies of the virtual server, each message of a batch for itself. They speak of tools and prompts
+    /// by the names that are shown, and of resources by those that their servers have for them. What its members' policies
+    /// say is for their sidecars.
     pub fn permit(&self, call: &Call<'_>, decided: &mut Decided) -> Result<(), Refusal> {
         let drawn = self.members.drawn();
         let Some(view) = &drawn.view else { return Ok(()) };
-        let searching = call.request().filter(|it| drawn.search.is_some() && it.method == method::TOOLS_CALL);
-        let Some(request) = searching.filter(|it| search::is_ours(it)) else {
-            return authorize::judge(view, call, decided).map(drop);
-        };
-        let inner = search::inner(request);
-        // Finding and describing is a way to list.
-        let listing = Asked { method: method::TOOLS_LIST, target: None, arguments: None };
-        let asked = inner.as_ref().map_or(listing, |inner| Asked {
-            method: method::TOOLS_CALL,
-            target: Some(Target::Tool(&inner.name)),
-            arguments: inner.arguments.map(Raw::from),
-        });
-        authorize::judge_one(view, asked, decided).map(drop)
+        let mut judge = |asked: Asked<'_>| authorize::judge_one(view, asked, decided).map(drop);
+        for message in call.messages() {
+            match message {
+                Message::Request(request) => judge_request(&drawn, request, &mut judge)?,
+                Message::Notification(note) => judge(whole(&note.method))?,
+                Message::Response(_) => judge(whole(method::INITIALIZE))?,
+            }
+        }
+        match call.kind {
+            Kind::Listen | Kind::End => judge(whole(method::INITIALIZE)),
+            Kind::Message(_) | Kind::Batch(_) => Ok(()),
+        }
     }
 
     /// Where what is asked for is; none for what the assembly answers itself. What is not shown looks the same as what
@@ -159,6 +165,41 @@ impl Assembly {
     pub fn locate(&self, request: &Request<'_>) -> Result<Option<Found>, Refusal> {
         locate(&self.members.drawn(), request)
     }
+}
+
+/// About the virtual server as a whole.
+const fn whole(method: &str) -> Asked<'_> {
+    Asked { method, target: None, arguments: None }
+}
+
+fn judge_request(
+    drawn: &Drawn,
+    request: &Request<'_>,
+    judge: &mut impl FnMut(Asked<'_>) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    let is_called = request.method == method::TOOLS_CALL;
+    if is_called && drawn.search.is_some() && search::is_ours(request) {
+        return match search::inner(request) {
+            // Finding and describing is a way to list.
+            None => judge(whole(method::TOOLS_LIST)),
+            Some(inner) => judge(Asked {
+                method: method::TOOLS_CALL,
+                target: Some(Target::Tool(&inner.name)),
+                arguments: inner.arguments.map(Raw::from),
+            }),
+        };
+    }
+    let target = request.target().map(|target| match target {
+        Target::Resource(uri) => Target::Resource(own_uri(uri)),
+        other => other,
+    });
+    let arguments = request.params.arguments.filter(|_| method::has_arguments(&request.method));
+    judge(Asked { method: &request.method, target, arguments })?;
+    for uri in &request.params.subscribed_uris {
+        let target = Some(Target::Resource(own_uri(uri)));
+        judge(Asked { target, ..whole(method::RESOURCES_SUBSCRIBE) })?;
+    }
+    Ok(())
 }
 
 impl Found {

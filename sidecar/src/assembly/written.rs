@@ -16,6 +16,8 @@ use crate::exchange::Introduction;
 const PAGE: PageLimits = PageLimits { items_max: 1000, bytes_max: 2 << 20 };
 /// Longest text that is made of what members say of themselves.
 const INSTRUCTIONS_BYTES_MAX: usize = 16 << 10;
+/// What each member has of that at least.
+const INSTRUCTIONS_SHARE_BYTES_MIN: usize = 1 << 10;
 /// Things that members can do which an assembly can no more than pass on. Of tasks nobody could say whose they are.
 const TASKS: &str = "io.modelcontextprotocol/tasks";
 
@@ -80,10 +82,13 @@ fn capabilities(offers: &[Arc<Offer>]) -> Value {
 /// What the members say, each under its name.
 fn of_members(offers: &[Arc<Offer>]) -> String {
     let mut text = String::new();
+    // Each has its share, so that nobody's leave no room for the others'.
+    let share = INSTRUCTIONS_BYTES_MAX / offers.len().max(1);
     for offer in offers {
         let Some(own) = offer.introduction.instructions.as_deref().map(str::trim) else { continue };
         let heading = format!("{}# {}\n\n", if text.is_empty() { "" } else { "\n\n" }, offer.server.name);
-        if !own.is_empty() && text.len() + heading.len() + own.len() <= INSTRUCTIONS_BYTES_MAX {
+        let fits = own.len() <= share.max(INSTRUCTIONS_SHARE_BYTES_MIN);
+        if !own.is_empty() && fits && text.len() + heading.len() + own.len() <= INSTRUCTIONS_BYTES_MAX {
             text += &heading;
             text += own;
         }

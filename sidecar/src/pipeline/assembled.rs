@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::header::HeaderValue;
 use http::{Response, Uri};
-use weft_proto::mcp::header;
+use weft_proto::mcp::{Message, header};
 use weft_proto::name::ServerName;
 use weft_proto::resource::kinds::Era;
 
@@ -56,9 +56,13 @@ impl Outbound {
             }
             found => {
                 let server = found.as_ref().map_or(&assembly.name, |found| &found.server);
+                if let Some(Found { own, arguments: Some(_), .. }) = &found {
+                    // What is called, whatever it is called by.
+                    record.event.target = Some(own.as_str().into());
+                }
                 self.about(server, record);
                 self.noted(&current, connection, (&received, &call), server, record);
-                self.exchanged(&assembly, connection, (&received, &call), found.as_ref(), record).await
+                self.exchanged(&assembly, connection, (&received, &call), record).await
             }
         }
     }
@@ -90,10 +94,14 @@ impl Outbound {
         assembly: &Arc<Assembly>,
         connection: &Identified,
         (received, call): (&Received, &Call<'_>),
-        found: Option<&Found>,
         record: &mut Open,
     ) -> Result<Response<Answer>, Refusal> {
         let parts = &*self.0;
+        let requests = call.messages().iter().filter_map(|message| match message {
+            Message::Request(request) => Some((&*request.method, assembly.locate(request).ok()??)),
+            Message::Notification(_) | Message::Response(_) => None,
+        });
+        let found: Vec<_> = requests.collect();
         let onward = trace::onward(record.trace.as_ref(), received, call, &parts.limits, &parts.room);
         let again =
             onward.is_changed.then(|| classify::again(&onward.body, call.era, &parts.limits)).transpose()?;
@@ -101,7 +109,7 @@ impl Outbound {
             caller: &connection.caller.shared_name(),
             head: &received.head,
             body: &onward.body,
-            patience: patience(&parts.live.load(), found, call),
+            patience: patience(&parts.live.load(), &found),
             admitted: &Places::exempt(),
         };
         let began = record.mark();
@@ -118,12 +126,18 @@ impl Outbound {
     }
 }
 
-/// How long a member is waited for: as long as its own sidecar waits for it, and a little longer.
-fn patience(current: &Current, found: Option<&Found>, call: &Call<'_>) -> Patience {
-    let entry = found.and_then(|found| current.snapshot.server(&found.server));
-    let timeouts = entry.map(|entry| &entry.server.spec.timeouts);
-    let of_server = timeouts.and_then(|it| it.call).map_or(CALL_TIMEOUT, |span| span.duration()) + PEER_FIRST;
-    let of_tool = entry.and_then(|entry| Manner::of(&current.snapshot, entry, call).timeout);
-    let idle = timeouts.and_then(|it| it.idle).map_or(IDLE_TIMEOUT, |span| span.duration()) + PEER_FIRST;
-    Patience { call: of_tool.unwrap_or(of_server), idle: Some(idle), result_bytes_max: None }
+/// How long members are waited for: as long as their own sidecars wait, and a little longer.
+fn patience(current: &Current, found: &[(&str, Found)]) -> Patience {
+    let of_one = |(method, found): &(&str, Found)| {
+        let entry = current.snapshot.server(&found.server)?;
+        let timeouts = &entry.server.spec.timeouts;
+        let of_server = timeouts.call.map_or(CALL_TIMEOUT, |span| span.duration()) + PEER_FIRST;
+        let of_tool = Manner::of_method(&current.snapshot, entry, method, Some(&found.own)).timeout;
+        let idle = timeouts.idle.map_or(IDLE_TIMEOUT, |span| span.duration()) + PEER_FIRST;
+        Some((of_tool.unwrap_or(of_server), idle))
+    };
+    let all: Vec<_> = found.iter().filter_map(of_one).collect();
+    let call = all.iter().map(|(call, _)| *call).max().unwrap_or(CALL_TIMEOUT + PEER_FIRST);
+    let idle = all.iter().map(|(_, idle)| *idle).max().unwrap_or(IDLE_TIMEOUT + PEER_FIRST);
+    Patience { call, idle: Some(idle), result_bytes_max: None }
 }

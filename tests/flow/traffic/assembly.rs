@@ -367,6 +367,75 @@ async fn a_policy_for_a_virtual_server_holds_there_with_the_names_that_are_shown
     let refused = many.ask(path, inner(3)).await;
     assert_eq!((refused.status, refused.reason()), (403, "denied"));
     assert_eq!(many.ask(path, call("find_tools", json!({ "query": "read" }))).await.status, 200);
+    // The one revision with batches: each call of one is judged for itself.
+    let initialize = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+        "protocolVersion": "2025-03-26", "capabilities": {}, "clientInfo": { "name": "x", "version": "1" } } });
+    let oldest = |body: &Value, session: Option<&str>| {
+        let mut request = legacy(body, session);
+        request.headers_mut().insert("mcp-protocol-version", "2025-03-26".parse().unwrap());
+        request
+    };
+    let opened = many.ask(path, oldest(&initialize, None)).await;
+    let session = opened.headers["mcp-session-id"].to_str().unwrap().to_owned();
+    let batch = |x: u64| {
+        let arguments = json!({ "name": "files_read", "arguments": { "x": x } });
+        let params = json!({ "name": "call_tool", "arguments": arguments });
+        json!([{ "jsonrpc": "2.0", "id": x, "method": "tools/call", "params": params }])
+    };
+    let called = many.ask(path, oldest(&batch(2), Some(&session))).await;
+    assert_eq!(called.json()[0]["result"]["content"][0]["text"], "files \"read\" {\"x\":2}", "{called:?}");
+    let refused = many.ask(path, oldest(&batch(3), Some(&session))).await;
+    assert_eq!(refused.reason(), "denied", "{refused:?}");
+    // Once by the address of all, and no more.
+    let seen = many.upstreams[0].seen();
+    assert_eq!(seen.iter().filter(|it| it.json()["params"]["arguments"]["x"] == 3).count(), 1, "{seen:?}");
+    many.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_for_a_virtual_server_speaks_of_resources_as_their_servers_do_however_they_are_asked_for() {
+    let has = Has {
+        resources: vec![
+            json!({ "uri": "file:///a", "name": "a" }),
+            json!({ "uri": "file:///etc/x", "name": "x" }),
+        ],
+        templates: vec![json!({ "uriTemplate": "file:///{path}", "name": "all" })],
+        ..Has::default()
+    };
+    let many = Many::start(&[("files", has.clone()), ("search", has)]).await;
+    let yaml = "apiVersion: weft.dev/v1alpha1\nkind: VirtualServer\nmetadata: { namespace: research, name: desk }\n\
+        spec: { members: [{ server: research/files }, { server: research/search }] }\n\
+        ---\napiVersion: weft.dev/v1alpha1\nkind: AccessPolicy\nmetadata: { namespace: research, name: desk }\n\
+        spec: { servers: { names: [none] }, virtualServers: [desk], rules: [\n\
+        { action: deny, to: [{ resources: ['file:///etc/*'] }] }] }\n";
+    many.apply(yaml).await;
+    let path = "/virtual/research/desk/mcp";
+    eventually("the virtual server is known, and its policy", || {
+        let current = many.agent.sidecar.live.load();
+        current.snapshot.virtual_servers.values().any(|it| !it.access.is_empty())
+    })
+    .await;
+    let listed = many.ask(path, modern("resources/list", "", json!({}))).await;
+    let wrapped = "weft://research/search/file:///a";
+    assert_eq!(names(&listed.json()["result"]["resources"], "uri"), ["file:///a", wrapped]);
+    assert_eq!(
+        many.ask(path, modern("resources/read", wrapped, json!({ "uri": wrapped }))).await.status,
+        200
+    );
+    for uri in [
+        "file:///etc/x",
+        "file:///etc/other",
+        "weft://research/files/file:///etc/x",
+        "weft://research/search/file:///etc/x",
+        "weft://research/search/file:///etc/other",
+    ] {
+        let refused = many.ask(path, modern("resources/read", uri, json!({ "uri": uri }))).await;
+        assert_eq!((refused.status, refused.reason()), (403, "denied"), "{uri}");
+    }
+    let wanted =
+        json!({ "notifications": { "resourceSubscriptions": ["weft://research/search/file:///etc/x"] } });
+    let refused = many.ask(path, modern("subscriptions/listen", "", wanted)).await;
+    assert_eq!((refused.status, refused.reason()), (403, "denied"));
     many.stop().await;
 }
 

@@ -90,12 +90,12 @@ fn what_may_be_used_with_some_arguments_is_offered() {
 }
 
 #[test]
-fn a_gateway_is_told_all_of_a_server_that_it_may_reach() {
+fn whoever_calls_itself_a_gateway_is_offered_no_more_than_its_identity_may_use() {
     let rules = "{ action: allow, from: [{ namespaces: [edge] }], to: [{ tools: [read] }] }";
     let mut world = world(&(server("research/files") + &policy(rules)));
     say(&mut world, Some(offer("x")));
     let gateway = Stances { inbound: false, outbound: false, gateway: true };
-    assert_eq!(offered(&world, &viewer("edge", "gate", gateway)).as_deref(), Some(ALL));
+    assert_eq!(offered(&world, &viewer("edge", "gate", gateway)).as_deref(), Some("read"));
     assert_eq!(offered(&world, &viewer("agents", "gate", gateway)), None);
 }
 
