@@ -82,7 +82,11 @@ def up(tmp_path_factory, request):
     if request.config.getoption("--direct"):
         pytest.skip("without sidecars there is no such address")
     it = Up(tmp_path_factory.mktemp("assembly") / "mesh")
-    everything = lambda: len(talk("python-auto", it.agent, ("tools",)).answers[0]) >= 3 * len(SERVERS)  # noqa: E731
+
+    def everything() -> bool:
+        tools, resources = talk("python-auto", it.agent, ("tools",), ("resources",)).answers
+        return all(f"{name}_echo" in tools and uri_at(name, WATCHED) in resources for name in SERVERS)
+
     try:
         eventually(everything, START_SECS_MAX)
         yield it

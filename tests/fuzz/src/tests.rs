@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
+use weft_proto::mcp::lists::Listed;
 use weft_proto::name::{Namespace, NodeId, ServerName, SpiffeId, TrustDomain};
+use weft_proto::offer::{Introduction, Offer, Offered};
 use weft_proto::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use weft_proto::resource::{Kind, ROOT_NAMESPACE, parse};
 use weft_proto::wire::{self, Endpoint, ResourceType};
@@ -141,6 +144,22 @@ fn the_documents_of_the_corpus_are_read_and_show_every_kind() {
 /// Files that begin with this are made; the others are written by hand, or were found.
 const MADE: &str = "made-";
 
+fn offer(server: ServerName) -> Offer {
+    let items = [
+        (Listed::Tool, r#"{"name":"read","inputSchema":{"type":"object"}}"#),
+        (Listed::Prompt, r#"{"name":"ask"}"#),
+        (Listed::Resource, r#"{"uri":"file:///a","name":"a"}"#),
+        (Listed::ResourceTemplate, r#"{"uriTemplate":"file:///{path}","name":"all"}"#),
+    ];
+    let items = items.map(|(kind, text)| Arc::new(Offered::parse(kind, text.into()).unwrap()));
+    let introduction = Introduction {
+        capabilities: Some(r#"{"tools":{}}"#.into()),
+        server_info: Some(r#"{"name":"files"}"#.into()),
+        instructions: Some("Ask.".into()),
+    };
+    Offer::new(server, introduction, items).unwrap()
+}
+
 /// Messages of every type, as the target reads them.
 fn messages() -> BTreeMap<String, Vec<u8>> {
     let trust_domain = TrustDomain::parse("mesh.test").unwrap();
@@ -159,6 +178,7 @@ fn messages() -> BTreeMap<String, Vec<u8>> {
         (ResourceType::Mesh, "mesh".to_owned(), wire::encode_mesh(&trust_domain, None, &root)),
         (ResourceType::TrustBundle, "mesh.test".to_owned(), bundle),
         (ResourceType::Endpoints, "files".to_owned(), wire::encode_endpoints(&server, &[endpoint])),
+        (ResourceType::Offer, "files".to_owned(), wire::encode_offer(&offer(server))),
     ];
     for (file, bytes) in files(&folder("corpus/resources")) {
         let parsed = parse(&file, str::from_utf8(&bytes).unwrap_or_default()).unwrap_or_default();
