@@ -119,8 +119,7 @@ fn an_item_is_called_what_its_definition_says() {
 fn what_the_server_says_of_itself_is_no_disagreement_but_news() {
     let mut state = Server::default();
     let told = |instructions: &str| {
-        let said =
-            weft_proto::offer::Introduction { instructions: Some(instructions.into()), ..Default::default() };
+        let said = offer::Introduction { instructions: Some(instructions.into()), ..Default::default() };
         Something { introduced: Some(Introduced { said, revisions: Vec::new() }), ..full(&[("a", "")]) }
     };
     state.take(&server(), (&place(1), 1), told("one"), at(0)).unwrap();
