@@ -85,12 +85,12 @@ impl Assemblies {
 
     /// The assembly by a name, as the configuration in force has it.
     pub fn find(&self, name: Option<&ServerName>) -> Result<Arc<Assembly>, Refusal> {
-        let parts = &self.0.parts;
-        let current = parts.live.load();
-        let workload = self.workload().ok_or(Refusal::NotReady)?;
         if let Some(found) = self.lock().get(&name.cloned()) {
             return Ok(Arc::clone(found));
         }
+        let parts = &self.0.parts;
+        let current = parts.live.load();
+        let workload = self.workload().ok_or(Refusal::NotReady)?;
         let unknown = || Refusal::UnknownServer(name.map_or_else(String::new, ToString::to_string));
         let drawn = Drawn::new(&current.snapshot, name, &workload, None).ok_or_else(unknown)?;
         let drain = parts.drain.child_token();

@@ -53,7 +53,7 @@ impl Members {
     /// From now on this is shown; whoever listens is told which lists are others than before.
     pub(super) fn draw(&self, drawn: Arc<Drawn>) {
         let before = self.drawn.swap(Arc::clone(&drawn));
-        let is_other = |kind: &Listed| !written::same(&before.roster, &drawn.roster, *kind);
+        let is_other = |kind: &Listed| before.roster.of(*kind) != drawn.roster.of(*kind);
         let mut changed: Vec<_> = Listed::ALL.into_iter().filter(is_other).map(list_changed).collect();
         changed.dedup();
         for method in changed {

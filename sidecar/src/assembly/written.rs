@@ -116,8 +116,3 @@ pub(super) fn list(roster: &Roster, kind: Listed, id: &str, after: Option<&str>)
     text.push_str(r#","ttlMs":0,"cacheScope":"private"}}"#);
     text.into()
 }
-
-/// Whether two lists would read the same.
-pub(super) fn same(one: &Roster, other: &Roster, kind: Listed) -> bool {
-    one.of(kind) == other.of(kind)
-}

@@ -32,24 +32,23 @@ impl Outbound {
     pub(super) async fn assembled(
         &self,
         connection: &Identified,
-        received: Received,
+        (received, call): (&Received, &Call<'_>),
         name: Option<&ServerName>,
         record: &mut Open,
     ) -> Result<Response<Answer>, Refusal> {
         let parts = &*self.0;
-        let call = classify::classify(&received, &parts.limits).map_err(|unclear| unclear.refusal)?;
         let current = parts.live.load();
         if current.origin == Origin::Nothing {
             return Err(Refusal::NotReady);
         }
         let assembly = parts.assemblies.find(name)?;
         self.about(&assembly.name, record);
-        assembly.permit(&call, &mut record.event.decided)?;
+        assembly.permit(call, &mut record.event.decided)?;
         let found = call.request().map(|request| assembly.locate(request)).transpose()?.flatten();
         match found {
             // Which of the arguments of a call within a call are told in headers too, its caller does not know.
             Some(found) if call.era == Era::Modern && found.arguments.is_none() => {
-                let renamed = self.renamed(&received, &call, &found)?;
+                let renamed = self.renamed(received, call, &found)?;
                 let call = classify::again(&renamed.body, call.era, &parts.limits)?;
                 note(&call, record);
                 self.one(connection, &renamed, &call, &found.server, record).await
@@ -61,8 +60,8 @@ impl Outbound {
                     record.event.target = Some(own.as_str().into());
                 }
                 self.about(server, record);
-                self.noted(&current, connection, (&received, &call), server, record);
-                self.exchanged(&assembly, connection, (&received, &call), record).await
+                self.noted(&current, connection, (received, call), server, record);
+                self.exchanged(&assembly, connection, (received, call), record).await
             }
         }
     }

@@ -85,11 +85,13 @@ impl Outbound {
             unclear.refusal
         })?;
         note(&call, record);
-        match received.place.clone() {
-            Place::Server(named) => self.one(connection, &received, &call, &named, record).await,
+        match &received.place {
+            Place::Server(named) => self.one(connection, &received, &call, named, record).await,
             // In a box: it is the larger, and every request would carry its room.
-            Place::Only => Box::pin(self.assembled(connection, received, None, record)).await,
-            Place::Virtual(name) => Box::pin(self.assembled(connection, received, Some(&name), record)).await,
+            Place::Only => Box::pin(self.assembled(connection, (&received, &call), None, record)).await,
+            Place::Virtual(name) => {
+                Box::pin(self.assembled(connection, (&received, &call), Some(name), record)).await
+            }
         }
     }
 
