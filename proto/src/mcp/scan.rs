@@ -17,6 +17,9 @@ const BYTES_MAX: usize = 1 << 31;
 const PAIRWISE_MAX: usize = 8;
 /// The members of a message, and of the objects in it, are written down; deeper only those of what is looked into.
 const WRITTEN_DEPTH: usize = 2;
+/// A reader of JSON in this house (serde_json) takes an object with such a key for what the text in it says: what is
+/// judged would not be what is forwarded.
+const RESERVED_KEYS: &[u8] = b"$serde_json::private::";
 const LOOKED_INTO: [&[u8]; 3] = [b"_meta", b"ref", b"notifications"];
 /// So many bytes of a string are looked at eight at a time: most strings are short, and a search that looks at more at
 /// once takes longer to begin than these to end.
@@ -199,8 +202,12 @@ impl Scanner<'_> {
                 Key { place: small(place), len: small(text.len()), unescaped }
             }
         };
-        if key.unescaped != PLAIN && text_of(self.bytes, &self.unescaped, &key).contains(&0) {
+        let text = text_of(self.bytes, &self.unescaped, &key);
+        if key.unescaped != PLAIN && text.contains(&0) {
             return Err(syntax(place, "the key contains NUL"));
+        }
+        if text.starts_with(RESERVED_KEYS) {
+            return Err(syntax(place, "the key is one that readers take for an instruction"));
         }
         self.keys.push(key);
         self.blank();
