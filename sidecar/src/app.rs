@@ -280,6 +280,7 @@ impl Core {
             to: Arc::clone(&to),
             limits: Arc::clone(&limits),
             drain: tokens.leave.clone(),
+            here: session_id::Whence::of(&bootstrap.node.id),
         });
         Ok(Self {
             bootstrap,

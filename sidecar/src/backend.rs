@@ -16,6 +16,7 @@ use crate::exchange::front::Front;
 use crate::health::Health;
 use crate::health::check::Checked;
 use crate::servers::Parts;
+use crate::session_id::Whence;
 use crate::stdio::check::StdioProbe;
 use crate::stdio::{Phase, StdioPeer};
 use crate::tools::Lister;
@@ -95,7 +96,8 @@ impl Backend {
     pub fn new(name: &ServerName, spec: &McpServer, parts: &Parts) -> Result<Self, Error> {
         if let Location::Stdio(stdio) = &spec.location {
             let peer = StdioPeer::start(stdio, name.clone(), &parts.limits, parts.launcher.clone());
-            let front = Front::new(Arc::<StdioPeer>::clone(&peer), &parts.limits, parts.drain.clone());
+            let (shared, drain) = (Arc::<StdioPeer>::clone(&peer), parts.drain.clone());
+            let front = Front::new(shared, &parts.limits, drain, Whence::of(&parts.node.id));
             return Ok(Self::Child(Child { peer, front }));
         }
         let path = spec.path.as_ref().map_or("/mcp", |path| path.as_str());
@@ -121,7 +123,8 @@ impl Backend {
         let pool = Pool::new(destination, Settings { connections_max, ..settings });
         let server = HeaderValue::from_str(&name.to_string()).map_err(|_| Error::Path)?;
         let target = way::target(path.as_str(), &host, &server);
-        let ways = Ways::new(&pool, target, spec.protocol, &parts.limits, &parts.drain);
+        let here = Whence::of(&parts.node.id);
+        let ways = Ways::new(&pool, target, spec.protocol, &parts.limits, (&parts.drain, here));
         Ok(Self::Http(Http { pool, host, path, ways }))
     }
 
@@ -130,6 +133,14 @@ impl Backend {
         if let Self::Child(child) = self {
             let peer = Arc::clone(&child.peer);
             tokio::spawn(async move { peer.stop(CHILD_GRACE).await });
+        }
+    }
+
+    /// What keeps calls for callers who were asked something, if there is anything that does.
+    pub fn front(&self) -> Option<Arc<Front>> {
+        match self {
+            Self::Http(http) => http.ways.front(),
+            Self::Child(child) => Some(Arc::clone(&child.front)),
         }
     }
 

@@ -117,6 +117,12 @@ limits! {
     child_ready_timeout: Limited = secs(60);
     /// Calls of one session at once, where the sidecar keeps them.
     calls_per_session_max: usize = 256;
+    /// Time that a call waits for what its server asks of the caller.
+    input_timeout: Limited = secs(300);
+    /// Calls at once, at one server, that wait for callers without a session to come back with what was asked of them.
+    parked_max: usize = 1024;
+    /// Calls of one caller that wait so.
+    parked_per_caller_max: usize = 32;
     /// Events of one stream of a session that are kept for a caller who lost the connection.
     replay_events_max: usize = 256;
     /// Bytes of events that are kept for one session. The last event of a stream is kept in any case.

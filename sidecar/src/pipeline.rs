@@ -109,7 +109,9 @@ impl Inbound {
         let about = About { connection, server: &server, received: &received, call: &call };
         let treated = about.treat(&current, record).await?;
         let queued = record.mark();
-        let admitted = match (call.listens(), call.is_exempt()) {
+        // What waits here has its place.
+        let exempt = call.is_exempt() || server.goes_on(&connection.caller.shared_name(), &call);
+        let admitted = match (call.listens(), exempt) {
             (true, _) => server.places.listen(),
             (false, true) => Ok(Places::exempt()),
             (false, false) => server.places.admit(Counted::new(server.in_flight.clone())).await,

@@ -73,8 +73,17 @@ pub enum Refusal {
     ResultTooLarge {
         max: u64,
     },
-    /// The server asks for input that the caller's era has no way to give.
+    /// The server asks for input that the caller did not say it can give, or that its era has no way to give.
     InputNeeded,
+    /// The call that the caller's input is for does not wait here, or no longer.
+    InputUnknown,
+    /// The caller was asked for input by this method and answered with an error, which the server's era has no words
+    /// for.
+    InputRefused(String),
+    /// The caller was asked for input and did not answer.
+    InputOverdue {
+        after: Duration,
+    },
     /// A limit of a quota is reached.
     Limited(Hit),
     /// The budget of a quota is spent.
@@ -184,6 +193,9 @@ impl Refusal {
             Self::UpstreamBroke(_) => told(502, 5020, "upstream_broke", false),
             Self::UpstreamUnreachable(_) => told(503, 5034, "upstream_unreachable", true),
             Self::InputNeeded => told(502, 5022, "input_needed", false),
+            Self::InputUnknown => told(409, 4090, "input_unknown", false),
+            Self::InputRefused(_) => told(409, 4091, "input_refused", false),
+            Self::InputOverdue { .. } => told(408, 4081, "input_overdue", false),
             Self::NoInstance => told(503, 5030, "no_instance", true),
             Self::TimedOut { .. } => told(504, 5040, "timed_out", false),
             // The word that is written down where an answer passes through.
@@ -241,6 +253,9 @@ impl Refusal {
             Self::ChildExited(text()),
             Self::ChildBusy(text()),
             Self::InputNeeded,
+            Self::InputUnknown,
+            Self::InputRefused("sampling/createMessage".to_owned()),
+            Self::InputOverdue { after },
             Self::NotRecorded("disk_full"),
             Self::NotReady,
             Self::Draining,
@@ -282,7 +297,12 @@ impl Refusal {
             Self::ToolsUnknown(_) => "what tools the server has is not known at the moment".to_owned(),
             Self::ResultTooLarge { max } => format!("the answer is larger than {max} bytes"),
             Self::InputNeeded => {
-                "the server asks for input that a client of this protocol version cannot give".to_owned()
+                "the server asks for input that this client did not say it can give".to_owned()
+            }
+            Self::InputUnknown => "no call waits for this input any more; call again without it".to_owned(),
+            Self::InputRefused(method) => format!("the client answered {method} with an error"),
+            Self::InputOverdue { after } => {
+                format!("the client gave no input within {} s", after.as_secs_f64())
             }
             Self::Limited(Hit { limit, window, .. }) => format!("the limit {limit} of {window} is reached"),
             Self::BudgetSpent(Hit { limit, window, .. }) => {

@@ -18,6 +18,7 @@ use weft_proto::resource::kinds::{Location, McpServer};
 use crate::admit::Places;
 use crate::backend::{Backend, CALL_TIMEOUT};
 use crate::bootstrap::Node;
+use crate::classify::Call;
 use crate::health::check::Checked;
 use crate::health::{Health, Told};
 use crate::limits::Limits;
@@ -264,6 +265,12 @@ impl Local {
     /// Time to the first byte of an answer, if no policy for a tool says anything else.
     pub fn call_timeout(&self) -> Duration {
         self.spec.timeouts.call.map_or(CALL_TIMEOUT, |span| span.duration())
+    }
+
+    /// Whether a call goes on with one of this caller's that waits here for what its server asked.
+    pub fn goes_on(&self, caller: &str, call: &Call<'_>) -> bool {
+        let says_so = call.request().is_some_and(|request| request.params.request_state.is_some());
+        says_so && self.backend.front().is_some_and(|front| front.waits(caller, call))
     }
 
     /// How the server is, as far as it is known here.

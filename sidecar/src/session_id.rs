@@ -13,9 +13,11 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 mod file;
+mod whence;
 
 pub use file::Error as FileError;
 pub(crate) use file::is_about_the_disk;
+pub use whence::Whence;
 
 /// Longest id of a server's own, in bytes.
 pub const ID_BYTES_MAX: usize = 4096;

@@ -29,6 +29,7 @@ use crate::exchange::front::Front;
 use crate::limits::Limits;
 use crate::outbound::Outbound;
 use crate::refusal::Refusal;
+use crate::session_id::Whence;
 use crate::state::Live;
 
 use drawn::Drawn;
@@ -43,6 +44,7 @@ pub struct Parts {
     pub limits: Arc<Limits>,
     /// Ends what merely listens.
     pub drain: CancellationToken,
+    pub here: Whence,
 }
 
 /// The assemblies that somebody has asked for.
@@ -95,7 +97,7 @@ impl Assemblies {
         let drawn = Drawn::new(&current.snapshot, name, &workload, None).ok_or_else(unknown)?;
         let drain = parts.drain.child_token();
         let members = Members::new(Arc::new(drawn), &parts.to, &parts.live, &parts.limits);
-        let front = Front::new(Arc::<Members>::clone(&members), &parts.limits, drain.clone());
+        let front = Front::new(Arc::<Members>::clone(&members), &parts.limits, drain.clone(), parts.here);
         let name_of_all = || ServerName { namespace: workload.namespace.clone(), name: everything() };
         let counted = name.cloned().unwrap_or_else(name_of_all);
         let assembly = Arc::new(Assembly { name: counted, front, members, _drain: drain.drop_guard() });

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt as _, Full};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use weft_proto::mcp::header;
 use weft_proto::name::ServerName;
 
@@ -15,6 +17,7 @@ use crate::headers::CALLER;
 use crate::outbound::{Affinity, Call, Outbound};
 use crate::pipeline::Manner;
 use crate::refusal::Refusal;
+use crate::session_id::Whence;
 use crate::state::Live;
 
 #[derive(Debug)]
@@ -35,10 +38,31 @@ impl ToMember {
     }
 }
 
+/// Where the call waits that a request goes on with, if that is at a sidecar.
+fn waits(body: &[u8]) -> Option<Whence> {
+    #[derive(Deserialize)]
+    struct Going<'a> {
+        #[serde(borrow)]
+        params: Params<'a>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Params<'a> {
+        #[serde(borrow)]
+        request_state: &'a RawValue,
+    }
+    // Nearly none does.
+    memchr::memmem::find(body, b"\"requestState\"")?;
+    let going: Going<'_> = serde_json::from_slice(body).ok()?;
+    Whence::read_json(going.params.request_state.get())
+}
+
 impl Http for ToMember {
     fn send(&self, request: Request<Full<Bytes>>) -> BoxFuture<'_, Result<Response<AnswerBody>, Refusal>> {
         Box::pin(async move {
-            let mut request = Box::new(request);
+            let (head, body) = request.into_parts();
+            let body = body.into_inner().unwrap_or_default();
+            let mut request = Box::new(Request::from_parts(head, Full::new(body.clone())));
             // Who calls is proved by the certificate.
             request.headers_mut().remove(CALLER);
             request.headers_mut().remove(HOST);
@@ -50,7 +74,8 @@ impl Http for ToMember {
             let tool = said(header::NAME).and_then(|name| header::decode(name).ok());
             let Manner { repeatable, timeout } =
                 Manner::of_method(&current.snapshot, entry, method, tool.as_deref());
-            let call = Call { repeatable, timeout, ..Call::new(request, Affinity::Any) };
+            let affinity = waits(&body).map_or(Affinity::Any, Affinity::Waits);
+            let call = Call { repeatable, timeout, ..Call::new(request, affinity) };
             let answer = self.to.forward(&self.server, call).await?;
             let broke = |error: hyper::Error| Refusal::UpstreamBroke(error.to_string());
             Ok(answer.response.map(|body| body.map_err(broke).boxed_unsync()))

@@ -25,6 +25,7 @@ use crate::exchange::{BoxFuture, Peer};
 use crate::forward::refusal;
 use crate::limits::Limits;
 use crate::refusal::Refusal;
+use crate::session_id::Whence;
 use crate::upstream::Pool;
 
 /// For how long what was learned is believed without asking again.
@@ -88,6 +89,7 @@ pub struct Ways {
     protocol: Protocol,
     limits: Arc<Limits>,
     drain: CancellationToken,
+    here: Whence,
     learned: ArcSwapOption<Learned>,
     /// One question at a time, and how the last one failed, if it did: whoever waited for it need not wait for another.
     asking: Mutex<Option<Failed>>,
@@ -106,7 +108,7 @@ impl Ways {
         target: Target,
         protocol: Protocol,
         limits: &Arc<Limits>,
-        drain: &CancellationToken,
+        (drain, here): (&CancellationToken, Whence),
     ) -> Arc<Self> {
         Arc::new(Self {
             http: Arc::new(Pooled(pool.clone())),
@@ -115,6 +117,7 @@ impl Ways {
             protocol,
             limits: Arc::clone(limits),
             drain: drain.clone(),
+            here,
             learned: ArcSwapOption::empty(),
             asking: Mutex::new(None),
         })
@@ -156,6 +159,11 @@ impl Ways {
             (Era::Legacy, Spoke { legacy: Some(Legacy::HttpSse), .. }) if oldest => Way::ThroughSse,
             _ => front(),
         })
+    }
+
+    /// What carries message by message for callers who speak something else, if anything does.
+    pub fn front(&self) -> Option<Arc<Front>> {
+        self.learned.load().as_ref().and_then(|learned| learned.front.clone())
     }
 
     /// What was learned, if anything was.
@@ -237,7 +245,7 @@ impl Ways {
             Some(known) => known.front.clone(),
             None => {
                 tracing::info!(modern = spoke.modern, legacy = ?spoke.legacy, host = ?self.target.host, "the server was asked what it speaks");
-                self.front(spoke)
+                self.front_for(spoke)
             }
         };
         let learned = Arc::new(Learned { spoke, at: Instant::now(), front });
@@ -261,7 +269,7 @@ impl Ways {
 
     async fn learn_legacy(&self) -> Result<Arc<Learned>, Refusal> {
         let spoke = Spoke { modern: true, legacy: self.also_legacy().await?, legacy_asked: true };
-        let learned = Arc::new(Learned { spoke, at: Instant::now(), front: self.front(spoke) });
+        let learned = Arc::new(Learned { spoke, at: Instant::now(), front: self.front_for(spoke) });
         self.learned.store(Some(Arc::clone(&learned)));
         Ok(learned)
     }
@@ -306,7 +314,7 @@ impl Ways {
     }
 
     /// The front for callers that the server does not speak with, if there are any.
-    fn front(&self, spoke: Spoke) -> Option<Arc<Front>> {
+    fn front_for(&self, spoke: Spoke) -> Option<Arc<Front>> {
         let (http, target, settings) = (Arc::clone(&self.http), self.target.clone(), self.settings.clone());
         let peer: Arc<dyn Peer> = match spoke {
             // Whether callers of the legacy era need one is not known yet.
@@ -316,7 +324,7 @@ impl Ways {
             Spoke { legacy: Some(Legacy::HttpSse), .. } => Arc::new(HttpSse::new(http, target, settings)),
             Spoke { .. } => Arc::new(LegacyHttp::new(http, target, settings)),
         };
-        Some(Front::new(peer, &self.limits, self.drain.clone()))
+        Some(Front::new(peer, &self.limits, self.drain.clone(), self.here))
     }
 }
 

@@ -4,10 +4,10 @@
 //! numbers and the order of keys. Pure: no transports, no sessions, no clock. What a translation has to remember is a
 //! value that its user keeps.
 //!
+//! What a server asks of its caller on the way (elicitation, sampling, roots) is translated here message by message;
+//! whoever keeps calls waiting for the answers is elsewhere. A server gets to ask only for what the caller declared.
+//!
 //! Simplifications, all on purpose:
-//! - Servers do not get to ask callers of the other era for anything (sampling, elicitation, roots): callers' abilities
-//!   are not told on, a server of the legacy era that asks anyhow is told that there is no such method, and a modern
-//!   one's result that asks for input becomes an error.
 //! - Tasks have different shapes in the two eras and are not offered across.
 //! - A legacy server's log level is left as it is; what a modern caller did not ask for is not passed on.
 
@@ -17,15 +17,18 @@ use weft_proto::mcp::{self, Bounds, Id, Message, Outcome, Response, edit, method
 
 use crate::refusal::Refusal;
 
+mod abilities;
 mod headers;
+pub mod input;
 mod level;
 mod object;
 mod to_legacy;
 mod to_modern;
 
+pub use abilities::Abilities;
 pub use headers::{HeaderParams, modern_headers, without_tools};
 pub use level::Level;
-pub use to_legacy::{Asked, ToLegacy};
+pub use to_legacy::{Asked, ToLegacy, Turn};
 pub use to_modern::{Caller, ToModern, agreed};
 
 /// Members of `_meta`.
@@ -74,6 +77,15 @@ fn is_cacheable(method: &str) -> bool {
             | method::RESOURCES_TEMPLATES_LIST
             | method::RESOURCES_READ
     )
+}
+
+/// What a response comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// The response, in the caller's era.
+    Response(Bytes),
+    /// The server wants to know something first.
+    Needs(input::Needs),
 }
 
 /// The response that a message is.

@@ -13,7 +13,7 @@ pub(super) type Edit = (Range<usize>, Vec<u8>);
 
 /// An object, its members in the order in which they stand.
 #[derive(Debug)]
-pub(super) struct Object<'a> {
+pub(crate) struct Object<'a> {
     raw: Raw<'a>,
     members: Vec<Member<'a>>,
 }
@@ -32,13 +32,18 @@ impl<'a> Object<'a> {
         Some(Self { raw, members })
     }
 
-    pub(super) fn value(&self, key: &str) -> Option<&'a RawValue> {
+    pub(crate) fn value(&self, key: &str) -> Option<&'a RawValue> {
         self.members.iter().find(|member| member.key == key).map(|member| member.value)
     }
 
     /// A member that is an object itself.
     pub(super) fn object(&self, key: &str) -> Option<Self> {
         self.value(key).and_then(Object::parse)
+    }
+
+    /// Keys and values, in the order in which they stand.
+    pub(super) fn members(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+        self.members.iter().map(|member| (&*member.key, member.value))
     }
 
     /// Whether nothing would be left without these.

@@ -33,7 +33,23 @@ fn with_request<T>(message: &str, then: impl FnOnce(&Bytes, &Request<'_>) -> T) 
 fn asked(method: &str) -> Asked {
     let message =
         format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{"name":"x","uri":"x"}}}}"#);
-    with_request(&message, |_, request| Asked::of(request))
+    with_request(&message, |_, request| Asked::of(request, Abilities::default()))
+}
+
+/// The same by a caller who can be asked everything.
+fn able(method: &str) -> Asked {
+    let all = r#"{"elicitation":{"form":{},"url":{}},"sampling":{"tools":{}},"roots":{}}"#;
+    let abilities = Abilities::of(Some(mcp::Raw::scan(all, 8).unwrap()));
+    let message = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{"name":"x"}}}}"#);
+    with_request(&message, |_, request| Asked::of(request, abilities))
+}
+
+#[track_caller]
+fn response_of(answered: Result<Answered, Refusal>) -> Bytes {
+    match answered.unwrap() {
+        Answered::Response(response) => response,
+        Answered::Needs(needs) => panic!("{needs:?}"),
+    }
 }
 
 fn to_legacy(message: &str) -> Result<Outgoing, Refusal> {
@@ -207,7 +223,7 @@ mod a_modern_caller_at_a_legacy_server {
             let message = format!(
                 r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"x","_meta":{{{level}}}}}}}"#
             );
-            with_request(&message, |_, request| Asked::of(request))
+            with_request(&message, |_, request| Asked::of(request, Abilities::default()))
         };
         let note = |level: &str| {
             Bytes::from(format!(
@@ -240,12 +256,59 @@ mod a_modern_caller_at_a_legacy_server {
     }
 
     #[test]
-    fn a_server_that_asks_is_told_that_there_is_nobody() {
+    fn a_server_that_asks_for_what_was_not_declared_is_told_that_there_is_nobody() {
         let request = |method: &str| format!(r#"{{"jsonrpc":"2.0","id":"s-1","method":"{method}"}}"#);
-        let decline = |method: &str| value(&legacy_server().decline(request(method).as_bytes()).unwrap());
-        assert_eq!(decline("ping"), json!({"jsonrpc": "2.0", "id": "s-1", "result": {}}));
-        assert_eq!(decline("roots/list")["error"]["code"], -32601);
-        assert_eq!(legacy_server().decline(br#"{"jsonrpc":"2.0","method":"x"}"#), None);
+        let turn = |message: &str| legacy_server().request_of_server(asked("tools/call"), message.as_bytes());
+        let answer = |method: &str| match turn(&request(method)) {
+            Turn::Answer(answer) => value(&answer),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(answer("ping"), json!({"jsonrpc": "2.0", "id": "s-1", "result": {}}));
+        for method in ["roots/list", "elicitation/create", "sampling/createMessage"] {
+            assert_eq!(answer(method)["error"]["code"], -32601);
+        }
+        assert_eq!(turn(r#"{"jsonrpc":"2.0","method":"x"}"#), Turn::Nothing);
+    }
+
+    #[test]
+    fn what_a_server_asks_becomes_a_result_and_its_answer_the_servers_own() {
+        let request = r#"{"jsonrpc":"2.0","id":"s\u002d1","method":"elicitation/create","params":{"message":"?", "requestedSchema":{"n":1.0}}}"#;
+        let question = match legacy_server().request_of_server(able("tools/call"), request.as_bytes()) {
+            Turn::Ask(question) => question,
+            other => panic!("{other:?}"),
+        };
+        let asking = legacy_server().asking("7", std::slice::from_ref(&question.wish), Some("a\"b"));
+        assert_eq!(
+            text(&asking),
+            r#"{"jsonrpc":"2.0","id":7,"result":{"resultType":"input_required","inputRequests":{"1":{"method":"elicitation/create","params":{"message":"?", "requestedSchema":{"n":1.0}}}},"requestState":"a\"b","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"files","version":"1.0"}}}}"#
+        );
+        let given = serde_json::from_str(r#"{"action":"accept", "content":{"n":1.0}}"#).unwrap();
+        assert_eq!(
+            text(&question.answered(given)),
+            r#"{"jsonrpc":"2.0","id":"s\u002d1","result":{"action":"accept", "content":{"n":1.0}}}"#
+        );
+        assert_eq!(value(&question.given_up())["result"], json!({"action": "cancel"}));
+    }
+
+    #[test]
+    fn what_a_caller_has_to_do_elsewhere_is_asked_for_if_it_can_go_there() {
+        let wanted = r#"{"mode":"url","elicitationId":"e","url":"https://a.example/","message":"Go"}"#;
+        let fault = |data: &str| {
+            Bytes::from(format!(
+                r#"{{"jsonrpc":"2.0","id":3,"error":{{"code":-32042,"message":"m","data":{data}}}}}"#
+            ))
+        };
+        let answer =
+            |asked: Asked, data: &str| value(&legacy_server().response(asked, &fault(data)).unwrap());
+        let data = format!(r#"{{"elicitations":[{wanted}]}}"#);
+        let result = &answer(able("tools/call"), &data)["result"];
+        assert_eq!(result["resultType"], "input_required");
+        assert_eq!(result["inputRequests"]["1"]["params"]["url"], "https://a.example/");
+        assert_eq!(result.get("requestState"), None);
+        assert_eq!(answer(asked("tools/call"), &data)["error"]["data"]["reason"], "input_needed");
+        for data in ["null", "{}", r#"{"elicitations":[]}"#, r#"{"elicitations":[5]}"#] {
+            assert_eq!(answer(able("tools/call"), data)["error"]["data"]["reason"], "input_needed");
+        }
     }
 
     #[test]
@@ -264,7 +327,16 @@ mod a_modern_caller_at_a_legacy_server {
 mod a_legacy_caller_at_a_modern_server {
     use super::*;
 
-    const CALLER: Caller<'static> = Caller { client_info: Some(r#"{"name":"c","n":1.0}"#), log_level: None };
+    const NONE: Abilities = Abilities {
+        form: false,
+        url: false,
+        sampling: false,
+        sampling_tools: false,
+        sampling_context: false,
+        roots: false,
+    };
+    const CALLER: Caller<'static> =
+        Caller { client_info: Some(r#"{"name":"c","n":1.0}"#), log_level: None, abilities: NONE };
 
     #[test]
     fn the_handshake_is_answered_from_discovery() {
@@ -299,7 +371,7 @@ mod a_legacy_caller_at_a_modern_server {
         let expected = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{ "name":"t","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"c","n":1.0},"progressToken":"p"}}}"#;
         assert_eq!(forwarded(to_modern(CALLER, message)), expected);
         let bare = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
-        let caller = Caller { client_info: None, log_level: Some(Level::Error) };
+        let caller = Caller { client_info: None, log_level: Some(Level::Error), ..Caller::default() };
         let expected = r#"{"jsonrpc":"2.0","id":1,"params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/logLevel":"error"}},"method":"tools/list"}"#;
         assert_eq!(forwarded(to_modern(caller, bare)), expected);
     }
@@ -342,7 +414,7 @@ mod a_legacy_caller_at_a_modern_server {
     #[track_caller]
     fn check_response(method: &str, response: &str, expected: &str) {
         let response = Bytes::copy_from_slice(response.as_bytes());
-        let translated = modern_server().response(asked(method), &response).unwrap();
+        let translated = response_of(modern_server().response(asked(method), &response));
         assert_eq!(text(&translated), expected);
     }
 
@@ -361,15 +433,65 @@ mod a_legacy_caller_at_a_modern_server {
     }
 
     #[test]
-    fn a_server_that_asks_for_input_is_told_as_an_error() {
+    fn a_server_that_asks_for_input_is_asked_again_with_it() {
+        let response = r#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"input_required","inputRequests":{"who":{"method":"elicitation/create","params":{"mode":"url","url":"https://a.example/"}},"say":{"method":"sampling/createMessage","params":{"n":1.0}}},"requestState":"s\u0065"}}"#;
+        let needs = match modern_server().response(able("tools/call"), &Bytes::from(response)).unwrap() {
+            Answered::Needs(needs) => needs,
+            other @ Answered::Response(_) => panic!("{other:?}"),
+        };
+        let [(_, first), (_, second)] = &needs.wishes[..] else { panic!("{needs:?}") };
+        assert_eq!(
+            text(&second.clone().in_legacy("\"q\"").asked("\"q\"")),
+            r#"{"jsonrpc":"2.0","id":"q","method":"sampling/createMessage","params":{"n":1.0}}"#
+        );
+        assert_eq!(
+            text(&first.clone().in_legacy("\"q\"").asked("\"q\"")),
+            r#"{"jsonrpc":"2.0","id":"q","method":"elicitation/create","params":{"elicitationId":"q","mode":"url","url":"https://a.example/"}}"#
+        );
+        let answers =
+            [("who".to_owned(), r#"{"action":"accept"}"#.to_owned()), ("say".to_owned(), "{}".to_owned())];
+        let message =
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t", "arguments":{"x":1.0}}}"#;
+        let again =
+            with_request(message, |bytes, request| needs.met(bytes, request, "\"new\"", &answers)).unwrap();
+        assert_eq!(
+            text(&again),
+            r#"{"jsonrpc":"2.0","id":"new","method":"tools/call","params":{"inputResponses":{"who":{"action":"accept"},"say":{}},"requestState":"s\u0065","name":"t", "arguments":{"x":1.0}}}"#
+        );
+        let refused = response_of(modern_server().response(asked("tools/call"), &Bytes::from(response)));
+        assert_eq!(value(&refused)["error"]["data"]["reason"], "input_needed", "the caller declared nothing");
+    }
+
+    #[test]
+    fn what_asks_for_nothing_or_too_much_breaks_the_answer() {
+        let ask = |result: &str| {
+            let response =
+                format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"resultType":"input_required"{result}}}}}"#);
+            modern_server().response(able("tools/call"), &Bytes::from(response))
+        };
+        let many: Vec<_> = (0..17).map(|n| format!(r#""{n}":{{"method":"roots/list"}}"#)).collect();
+        for result in [
+            String::new(),
+            r#","inputRequests":{}"#.to_owned(),
+            r#","inputRequests":[]"#.to_owned(),
+            r#","inputRequests":{"a":{}}"#.to_owned(),
+            r#","inputRequests":{"a":5}"#.to_owned(),
+            format!(r#","inputRequests":{{{}}}"#, many.join(",")),
+        ] {
+            assert!(matches!(ask(&result), Err(Refusal::UpstreamBroke(_))), "{result}");
+        }
+        assert!(matches!(ask(r#","requestState":"s""#), Ok(Answered::Needs(_))));
+    }
+
+    #[test]
+    fn a_server_that_answers_as_nobody_can_take_it_is_told_as_an_error() {
         for response in [
-            r#"{"jsonrpc":"2.0","id":"x","result":{"resultType":"input_required","requestState":"s"}}"#,
             r#"{"jsonrpc":"2.0","id":"x","result":{"resultType":"task","taskId":"s"}}"#,
             r#"{"jsonrpc":"2.0","id":"x","result":{"resultType":5}}"#,
             r#"{"jsonrpc":"2.0","id":"x","error":{"code":-32021,"message":"m","data":{"requiredCapabilities":{}}}}"#,
         ] {
             let translated =
-                value(&modern_server().response(asked("tools/call"), &Bytes::from(response)).unwrap());
+                value(&response_of(modern_server().response(asked("tools/call"), &Bytes::from(response))));
             assert_eq!(translated["id"], "x");
             assert_eq!(translated["error"]["code"], 5022);
             assert_eq!(translated["error"]["data"]["reason"], "input_needed");
@@ -440,7 +562,7 @@ proptest! {
         let request = format!(
             r#"{{"jsonrpc":"2.0","id":{token},"method":"tools/call","params":{{{blank}"name":"t","arguments":{{"a":{arguments}}},"zz":{extra}{meta}}}}}"#
         );
-        let caller = Caller { client_info: Some("{}"), log_level: Some(Level::Info) };
+        let caller = Caller { client_info: Some("{}"), log_level: Some(Level::Info), ..Caller::default() };
         let there = forwarded(to_modern(caller, &request));
         prop_assert_eq!(forwarded(to_legacy(&there)), request);
 
@@ -448,7 +570,7 @@ proptest! {
             r#"{{"jsonrpc":"2.0","id":{token},"result":{{{blank}"content":[{arguments}],"structuredContent":{extra}{meta}}}}}"#
         );
         let there = legacy_server().response(asked("tools/call"), &response.clone().into()).unwrap();
-        let back = modern_server().response(asked("tools/call"), &there).unwrap();
+        let back = response_of(modern_server().response(asked("tools/call"), &there));
         prop_assert_eq!(text(&back), response);
     }
 }

@@ -12,7 +12,7 @@ use crate::exchange::Introduction;
 use crate::refusal::Refusal;
 
 use super::object::{Edit, Object};
-use super::{Level, Outgoing, is_cacheable, meta, response_in, with_code};
+use super::{Abilities, Level, Outgoing, input, is_cacheable, meta, response_in, with_code};
 
 /// What only the modern era says in `_meta` of a request.
 const MODERN_ONLY: [&str; 4] =
@@ -34,11 +34,14 @@ pub struct Asked {
     is_cacheable: bool,
     /// From which level on the caller wants to hear log messages.
     log_level: Option<Level>,
+    /// What the caller can be asked for.
+    abilities: Abilities,
 }
 
 impl Asked {
-    pub fn of(request: &Request<'_>) -> Self {
+    pub fn of(request: &Request<'_>, abilities: Abilities) -> Self {
         Self {
+            abilities,
             is_cacheable: is_cacheable(&request.method),
             log_level: request.params.meta.log_level.as_deref().and_then(Level::parse),
         }
@@ -46,6 +49,11 @@ impl Asked {
 
     pub(super) fn is_cacheable(self) -> bool {
         self.is_cacheable
+    }
+
+    /// Whether the caller can be asked for this.
+    pub(super) fn can(self, wish: &input::Wish) -> bool {
+        self.abilities.has(&wish.method, wish.params.as_deref())
     }
 }
 
@@ -147,7 +155,13 @@ impl ToLegacy {
             Outcome::Error(fault) => match fault.code {
                 code::RESOURCE_NOT_FOUND => with_code(message, &response, code::INVALID_PARAMS),
                 code::URL_ELICITATION_REQUIRED => {
-                    Ok(super::refused(response.id.as_ref(), &Refusal::InputNeeded))
+                    let wishes =
+                        input::elsewhere(fault).filter(|wishes| wishes.iter().all(|it| asked.can(it)));
+                    Ok(match (wishes, &response.id) {
+                        // Nothing waits at the server: it is called anew, and knows by itself what was done.
+                        (Some(wishes), Some(id)) => self.asking(id.raw(), &wishes, None),
+                        (_, id) => super::refused(id.as_ref(), &Refusal::InputNeeded),
+                    })
                 }
                 // These would say something of the caller's headers, and prove a server that is none.
                 code if code::proves_modern(code) => with_code(message, &response, code::INTERNAL_ERROR),
@@ -184,10 +198,31 @@ impl ToLegacy {
         Ok(edits)
     }
 
-    /// The answer to a request of the server's own, which a caller of the modern era cannot be asked.
-    pub fn decline(&self, message: &[u8]) -> Option<Bytes> {
-        decline(message, self.bounds)
+    /// What becomes of a request of the server's own.
+    pub fn request_of_server(&self, asked: Asked, message: &[u8]) -> Turn {
+        match input::Question::read(message, self.bounds) {
+            Some(question) if asked.can(&question.wish) => Turn::Ask(question),
+            Some(_) | None => decline(message, self.bounds).map_or(Turn::Nothing, Turn::Answer),
+        }
     }
+
+    /// The response by which a caller is asked for something. Whoever answers gives the state back with it.
+    pub fn asking(&self, id: &str, wishes: &[input::Wish], state: Option<&str>) -> Bytes {
+        let keys: Vec<String> = (1..=wishes.len()).map(|n| n.to_string()).collect();
+        let wishes = keys.iter().map(String::as_str).zip(wishes);
+        input::asking(id, wishes, state, &self.server_info)
+    }
+}
+
+/// What becomes of a request that a server makes of its caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The caller is asked.
+    Ask(input::Question),
+    /// The server is answered, because this caller cannot be asked.
+    Answer(Bytes),
+    /// It was no request.
+    Nothing,
 }
 
 /// The answer to a request of a legacy server's that is not passed on.

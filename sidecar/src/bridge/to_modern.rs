@@ -11,8 +11,11 @@ use weft_proto::resource::kinds::Era;
 use crate::exchange::Introduction;
 use crate::refusal::Refusal;
 
+use super::input::Needs;
 use super::object::Object;
-use super::{Asked, Change, Level, Outgoing, TASKS_EXTENSION, meta, response_in, with_code};
+use super::{
+    Abilities, Answered, Asked, Change, Level, Outgoing, TASKS_EXTENSION, meta, response_in, with_code,
+};
 
 /// What a server is called that does not say who it is; callers of the legacy era insist on something.
 const UNNAMED: &str = r#"{"name":"unnamed","version":"0"}"#;
@@ -35,6 +38,7 @@ pub struct Caller<'a> {
     pub client_info: Option<&'a str>,
     /// The last that was set.
     pub log_level: Option<Level>,
+    pub abilities: Abilities,
 }
 
 #[derive(Deserialize)]
@@ -157,36 +161,43 @@ impl ToModern {
     }
 
     /// What becomes of a response.
-    pub fn response(&self, asked: Asked, message: &Bytes) -> Result<Bytes, Refusal> {
+    pub fn response(&self, asked: Asked, message: &Bytes) -> Result<Answered, Refusal> {
         let response = response_in(message, self.bounds)?;
-        match &response.outcome {
+        let refused = || super::refused(response.id.as_ref(), &Refusal::InputNeeded);
+        let response = match &response.outcome {
             Outcome::Result(result) => {
                 let broke = || Refusal::UpstreamBroke("the result is no object".to_owned());
                 let object = Object::parse(*result).ok_or_else(broke)?;
                 let kind = object.value("resultType").map_or("\"complete\"", RawValue::get);
                 match serde_json::from_str::<String>(kind).as_deref() {
-                    Ok("complete") => Ok(without_modern(asked, message, &object)),
-                    _ => Ok(super::refused(response.id.as_ref(), &Refusal::InputNeeded)),
+                    Ok("complete") => without_modern(asked, message, &object),
+                    Ok("input_required") => match Needs::read(&object)? {
+                        needs if needs.wishes.iter().all(|(_, wish)| asked.can(wish)) => {
+                            return Ok(Answered::Needs(needs));
+                        }
+                        _ => refused(),
+                    },
+                    _ => refused(),
                 }
             }
             Outcome::Error(fault) => match fault.code {
-                code::MISSING_CLIENT_CAPABILITY => {
-                    Ok(super::refused(response.id.as_ref(), &Refusal::InputNeeded))
-                }
+                code::MISSING_CLIENT_CAPABILITY => refused(),
                 // What is wrong with our own headers is nothing that the caller could mend.
-                code if code::proves_modern(code) => with_code(message, &response, code::INTERNAL_ERROR),
-                _ => Ok(message.clone()),
+                code if code::proves_modern(code) => with_code(message, &response, code::INTERNAL_ERROR)?,
+                _ => message.clone(),
             },
-        }
+        };
+        Ok(Answered::Response(response))
     }
 }
 
-/// A request with what the modern era wants to hear with each. What a caller can do is not told on, because it could
-/// not be asked for it.
+/// A request with what the modern era wants to hear with each.
 fn with_modern(caller: Caller<'_>, message: &Bytes, request: &Request<'_>) -> Bytes {
     let revision = format!("\"{}\"", Revision::LATEST);
     let level = caller.log_level.map(|level| format!("\"{}\"", level.as_str()));
-    let mut members = vec![(meta::PROTOCOL_VERSION, revision.as_str()), (meta::CLIENT_CAPABILITIES, "{}")];
+    let abilities = caller.abilities.declared();
+    let mut members =
+        vec![(meta::PROTOCOL_VERSION, revision.as_str()), (meta::CLIENT_CAPABILITIES, abilities.as_str())];
     members.extend(caller.client_info.map(|info| (meta::CLIENT_INFO, info)));
     members.extend(level.as_deref().map(|level| (meta::LOG_LEVEL, level)));
     edit::with_meta(message, request, &members).into()

@@ -20,17 +20,28 @@ use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc};
 use weft_proto::resource::kinds::Era;
 
+use crate::bridge::Abilities;
 use crate::refusal::Refusal;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Who asks: one session of one caller. Two with the same key are the same.
+/// Who asks: one session of one caller, or all of a caller's requests that have none and declare the same abilities. Two
+/// with the same key are the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Asker {
     /// The caller's identity, as text.
     pub caller: Arc<str>,
     /// The session, where the caller's era has one; unique among all callers.
     pub session: Option<Arc<str>>,
+    /// What a server may ask of the caller in turn.
+    pub abilities: Abilities,
+}
+
+impl Asker {
+    /// This sidecar itself.
+    pub fn nobody() -> Self {
+        Self { caller: "".into(), session: None, abilities: Abilities::default() }
+    }
 }
 
 /// One request. It is complete and in the peer's era; the id in it is the asker's own, unique among what the asker has

@@ -14,6 +14,7 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use tokio::time::timeout;
 use weft_proto::mcp::{Revision, code, header};
 
+use crate::bridge::Abilities;
 use crate::refusal::Refusal;
 
 use super::Introduction;
@@ -118,7 +119,7 @@ impl Probe<'_> {
     }
 
     async fn streamable(&self) -> Result<Step, Error> {
-        let message = initialize(ID, Revision::LATEST_LEGACY);
+        let message = initialize(ID, Revision::LATEST_LEGACY, Abilities::default());
         let request = self.request(Method::POST, posting(), message)?;
         let response = match self.within(self.http.send(request)).await? {
             Ok(response) => response,

@@ -15,7 +15,9 @@ use weft_proto::mcp::revision::Revision;
 use crate::limits::Limits;
 use crate::refusal::Refusal;
 
-use super::front::{calls::Calls, client::Client, replay, streams::Streams, topics::Topics};
+use super::front::{
+    calls::Calls, client::Client, questions::Questions, replay, streams::Streams, topics::Topics,
+};
 use super::{Asker, Peer};
 
 /// Quiet time after which a session may have to make room for another of the same caller.
@@ -105,7 +107,8 @@ impl Sessions {
         client: Client,
     ) -> Result<Arc<Session>, Refusal> {
         let id: Arc<str> = format!("{:032x}", rand::random::<u128>()).into();
-        let asker = Asker { caller: Arc::clone(caller), session: Some(Arc::clone(&id)) };
+        let abilities = client.abilities;
+        let asker = Asker { caller: Arc::clone(caller), session: Some(Arc::clone(&id)), abilities };
         let kept = Arc::new(replay::Kept::new(self.bounds.kept, Arc::clone(&self.kept_bytes)));
         let session = Arc::new(Session {
             streams: Streams::new(kept, self.peer.asides(&asker)),
@@ -114,6 +117,7 @@ impl Sessions {
             client,
             calls: Calls::default(),
             topics: Topics::default(),
+            questions: Questions::default(),
             over: CancellationToken::new(),
             users: AtomicUsize::new(0),
             used: Mutex::new(Instant::now()),
@@ -212,6 +216,8 @@ pub(crate) struct Session {
     pub(crate) streams: Streams,
     pub(crate) calls: Calls,
     pub(crate) topics: Topics,
+    /// What the caller was asked and has not answered.
+    pub(crate) questions: Questions,
     /// Cancelled when the session has ended.
     pub(crate) over: CancellationToken,
     /// Streams and calls under way.

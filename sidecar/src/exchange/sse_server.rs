@@ -15,6 +15,7 @@ use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use weft_proto::mcp::{self, Id, Message, Raw, Revision, edit, method};
 
+use crate::bridge::Abilities;
 use crate::refusal::Refusal;
 
 use super::http::answer::{Events, Form};
@@ -230,7 +231,8 @@ impl Server {
         let introducing = async {
             let _alone = self.introducing.lock().await;
             if self.known().is_none() {
-                drop(self.open(&broadcast::Sender::new(1), None).await?);
+                let (asides, nobody) = (broadcast::Sender::new(1), Abilities::default());
+                drop(self.open(&asides, None, nobody).await?);
             }
             self.known().ok_or(Refusal::NotReady)
         };
@@ -255,7 +257,7 @@ impl Server {
             return Ok(Arc::clone(present));
         }
         *held = None;
-        let stream = Arc::new(self.open(&session.asides, session.caller.as_ref()).await?);
+        let stream = Arc::new(self.open(&session.asides, session.caller.as_ref(), session.abilities).await?);
         *held = Some(Arc::clone(&stream));
         Ok(stream)
     }
@@ -265,6 +267,7 @@ impl Server {
         &self,
         asides: &broadcast::Sender<Aside>,
         caller: Option<&HeaderValue>,
+        abilities: Abilities,
     ) -> Result<Stream, Refusal> {
         let target = self.target.in_name_of(caller);
         let request = target.request(Method::GET, listening(), Bytes::new())?;
@@ -282,13 +285,13 @@ impl Server {
         };
         tokio::spawn(open.clone().run_until_cancelled_owned(reader.run(events)));
         let stream = Stream { target, endpoint, calls, _open: open.drop_guard() };
-        self.handshake(&stream).await?;
+        self.handshake(&stream, abilities).await?;
         Ok(stream)
     }
 
-    async fn handshake(&self, stream: &Stream) -> Result<(), Refusal> {
+    async fn handshake(&self, stream: &Stream, abilities: Abilities) -> Result<(), Refusal> {
         // Servers have long outgrown the revision that this transport is of.
-        let message = initialize(HANDSHAKE_ID, Revision::LATEST_LEGACY);
+        let message = initialize(HANDSHAKE_ID, Revision::LATEST_LEGACY, abilities);
         let (sender, mut receiver) = mpsc::channel(self.settings.queue_max);
         let _waiting = stream.calls.wait(&message, sender, self.settings.bounds)?;
         self.post(stream, message).await?;

@@ -8,7 +8,7 @@ use weft_proto::name::ServerName;
 
 use super::Outbound;
 use crate::refusal::Refusal;
-use crate::session_id::Tag;
+use crate::session_id::{Tag, Whence};
 
 /// Where a request belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Affinity<'a> {
     Key(&'a str),
     /// To this one and no other.
     Instance(Tag),
+    /// To the one where the call waits that this goes on with, as long as it is there.
+    Waits(Whence),
 }
 
 impl Affinity<'_> {

@@ -18,7 +18,7 @@ use super::affinity::Affinity;
 use super::balance::{Balancer, Ejection, Load, Member, stable_hash};
 use super::budget::Budget;
 use crate::refusal::Refusal;
-use crate::session_id::Tag;
+use crate::session_id::{Tag, Whence};
 use crate::upstream::{Address, Destination, Pool, Settings};
 
 /// Either is fine; the peer chooses.
@@ -41,6 +41,8 @@ pub(super) struct Reach {
     pub(super) path: PathAndQuery,
     pub(super) instances: Vec<Arc<Instance>>,
     by_tag: HashMap<Tag, usize>,
+    /// Where calls say that they wait, of the instances of which it is known what they are called.
+    by_whence: HashMap<Whence, usize>,
     pub(super) balancer: Balancer,
     pub(super) call_timeout: Duration,
     pub(super) try_timeout: Option<Duration>,
@@ -125,13 +127,14 @@ impl Reach {
         let server = &entry.server.spec;
         let mut making = Making::new(former, Limits::of(server), config, now);
         let mut members = Vec::new();
-        let mut instances = Vec::new();
+        let (mut instances, mut by_whence) = (Vec::new(), HashMap::new());
         for endpoint in entry.endpoints.iter() {
             let Some(identity) = &endpoint.identity else {
                 tracing::warn!(server = %name, address = %endpoint.address, "instance without identity left out");
                 continue;
             };
             let instance = making.instance(endpoint, identity);
+            by_whence.extend(endpoint.node.as_ref().map(|node| (Whence::of(node), instances.len())));
             members.push(member(endpoint, &instance, server.load_balancing, config));
             instances.push(instance);
         }
@@ -140,6 +143,7 @@ impl Reach {
         Self {
             path: path(name),
             by_tag: instances.iter().enumerate().map(|(at, instance)| (instance.tag, at)).collect(),
+            by_whence,
             balancer: Balancer::new(server.load_balancing.policy, ejection, members, now),
             instances,
             call_timeout: server.timeouts.call.map_or(CALL_TIMEOUT, |span| span.duration()),
@@ -168,6 +172,13 @@ impl Reach {
                 return at.map(Some).ok_or(Refusal::SessionUnknown);
             }
             Affinity::Key(key) => Some(stable_hash(key)),
+            Affinity::Waits(whence) => {
+                let at = self.by_whence.get(&whence).copied();
+                if let Some(at) = at.filter(|at| !tried.contains(at)) {
+                    return Ok(Some(at));
+                }
+                None
+            }
             Affinity::Any => None,
         };
         let now = tokio::time::Instant::now().into_std();

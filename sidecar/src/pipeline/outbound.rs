@@ -32,7 +32,7 @@ use crate::record::Open;
 use crate::refusal::Refusal;
 use crate::relay::{Relay, WhenLeft};
 use crate::room::Room;
-use crate::session_id::Tag;
+use crate::session_id::{Tag, Whence};
 use crate::state::{Current, Live, Origin};
 use crate::trace::{Onward, Part, Trace, Tracer};
 use crate::{accept, authorize, logged, trace};
@@ -183,11 +183,13 @@ impl Outbound {
         });
         let Manner { repeatable, timeout } = manner;
         let (to, server) = (Arc::clone(&self.0.to), server.clone());
+        let waits = call.request().and_then(|request| Whence::read_json(request.params.request_state?.get()));
         let sending = async move {
-            let affinity = match (bound, &task) {
-                (Some(instance), _) => Affinity::Instance(instance),
-                (None, Some(task)) => Affinity::Key(task),
-                (None, None) => Affinity::Any,
+            let affinity = match (bound, &task, waits) {
+                (Some(instance), ..) => Affinity::Instance(instance),
+                (None, Some(task), _) => Affinity::Key(task),
+                (None, None, Some(whence)) => Affinity::Waits(whence),
+                (None, None, None) => Affinity::Any,
             };
             to.forward(&server, to::Call { repeatable, timeout, path, ..to::Call::new(request, affinity) })
                 .await

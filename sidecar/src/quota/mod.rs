@@ -3,9 +3,10 @@
 //!
 //! What a limit means is in `weft_proto::policy::quota`; here are the counts, who waits for a place, and what is said
 //! of it. The number of counts is bounded, and a count is forgotten only where a fresh one would be the same, so that no
-//! flood of names makes a limit start anew; see [`table`]. A call that answers a server's question (`requestState`,
-//! `inputResponses`) is counted like any other: this sidecar cannot tell a state that the server made from one that the
-//! caller did.
+//! flood of names makes a limit start anew; see [`table`]. A call that answers a question which this sidecar put for its
+//! server is the call that waits here, and is not counted again. One that answers a modern server's own question
+//! (`requestState`, `inputResponses`) is counted like any other: a state that the server made cannot be told from one
+//! that the caller did.
 
 mod borrowed;
 mod held;
@@ -139,6 +140,9 @@ impl Quotas {
     ) -> Result<Held<'q>, Refusal> {
         let matching = server.quotas.of(entry, &self.0.series, &self.0.table);
         let Some(limits) = matching.limits() else { return Ok(Held::nothing(self)) };
+        if server.goes_on(&caller.shared_name(), call) {
+            return Ok(Held::nothing(self));
+        }
         let facts: SmallVec<[Facts<'_>; 1]> = requests(server, caller, call).collect();
         let asking = Asking { limits, facts: &facts, owner: owner(caller) };
         match self.decide(asking, event) {

@@ -144,7 +144,7 @@ impl StdioPeer {
 
     /// What that child says to everyone.
     pub(crate) fn asides_of_first(&self) -> broadcast::Receiver<Aside> {
-        self.first.wire.asides(&Asker { caller: "".into(), session: None })
+        self.first.wire.asides(&Asker::nobody())
     }
 
     fn sessions(&self) -> MutexGuard<'_, Sessions> {

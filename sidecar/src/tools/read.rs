@@ -87,7 +87,7 @@ impl Lister {
             Self::Http(http) => {
                 let (era, peer) = http.peer().await?;
                 let message = question(era, listing(listed), cursor);
-                peer.call(Ask { asker: nobody(), message }).await?
+                peer.call(Ask { asker: Asker::nobody(), message }).await?
             }
             Self::Child(peer) => peer.ask_for(listing(listed), cursor).await?,
         };
@@ -100,7 +100,7 @@ impl Lister {
             Self::Http(http) => match http.peer().await? {
                 (Era::Modern, peer) => {
                     let message = question(Era::Modern, method::SERVER_DISCOVER, None);
-                    let reply = peer.call(Ask { asker: nobody(), message }).await?;
+                    let reply = peer.call(Ask { asker: Asker::nobody(), message }).await?;
                     let response = response("introduction", reply, bounds).await?;
                     return match result("introduction", &response, bounds)? {
                         Some(result) => introduced(result),
@@ -110,7 +110,7 @@ impl Lister {
                 (Era::Legacy, peer) => {
                     // It says that in the handshake of the session in which it is asked for its lists.
                     let message = question(Era::Legacy, method::PING, None);
-                    let reply = peer.call(Ask { asker: nobody(), message }).await?;
+                    let reply = peer.call(Ask { asker: Asker::nobody(), message }).await?;
                     response("introduction", reply, bounds).await?;
                     peer.introduction().await?
                 }
@@ -135,15 +135,10 @@ impl Lister {
     /// What the server says by itself; none while it is not known what it speaks.
     pub(super) async fn asides(&mut self) -> Option<broadcast::Receiver<Aside>> {
         match self {
-            Self::Http(http) => http.peer().await.ok().map(|(_, peer)| peer.asides(&nobody())),
+            Self::Http(http) => http.peer().await.ok().map(|(_, peer)| peer.asides(&Asker::nobody())),
             Self::Child(peer) => Some(peer.asides_of_first()),
         }
     }
-}
-
-/// No header says who asks.
-fn nobody() -> Asker {
-    Asker { caller: "".into(), session: None }
 }
 
 fn introduced(result: Raw<'_>) -> Result<Introduced, Refusal> {

@@ -48,7 +48,7 @@ fn legacy() -> Arc<StdioPeer> {
 }
 
 fn asker(caller: &str) -> Asker {
-    Asker { caller: caller.into(), session: None }
+    Asker { caller: caller.into(), ..Asker::nobody() }
 }
 
 async fn ask(peer: &StdioPeer, who: &str, message: &Value) -> Result<Reply, Refusal> {

@@ -133,7 +133,7 @@ async fn a_changed_resource_is_told_to_who_subscribed() {
 async fn each_session_may_have_a_child_of_its_own() {
     let limits = Limits { children_max: 2, ..Limits::default() };
     let peer = start(&["legacy"], json!({"sharing": "per-session"}), &limits);
-    let session = |name: &str| Asker { caller: "a".into(), session: Some(name.into()) };
+    let session = |name: &str| Asker { caller: "a".into(), session: Some(name.into()), ..Asker::nobody() };
     let mut pids = Vec::new();
     for name in ["1", "2", "1"] {
         let message = calling(1, "fork", json!({})).to_string().into();

@@ -21,6 +21,7 @@ mod drain;
 mod families;
 mod health;
 mod inbound;
+mod input;
 mod leaving;
 mod limits;
 mod lists;

@@ -69,7 +69,7 @@ impl HttpProbe {
     async fn ping(&mut self, legacy: Legacy) -> Result<(), Refusal> {
         let peer = self.peer(legacy);
         // Nobody: no header says who asks.
-        let asker = Asker { caller: "".into(), session: None };
+        let asker = Asker::nobody();
         let mut reply = peer.call(Ask { asker, message: Bytes::from_static(PING) }).await?;
         while let Some(said) = reply.0.recv().await {
             if let Said::Response(response) = said? {
@@ -132,6 +132,7 @@ mod tests {
     use crate::backend::way::target;
     use crate::exchange::http::fake::{Fake, json, result, status};
     use crate::limits::Limits;
+    use crate::session_id::Whence;
     use crate::upstream::{Destination, Pool, Settings};
 
     /// A server of the legacy era without sessions that answers with a status instead, if that is not 0.
@@ -157,7 +158,8 @@ mod tests {
         let address: std::net::SocketAddr = fake.host().parse().unwrap();
         let pool = Pool::new(Destination::Tcp(address.into()), Settings::local());
         let limits = Arc::new(Limits::default());
-        let ways = Ways::new(&pool, target, Protocol::Auto, &limits, &CancellationToken::new());
+        let here = Whence::of(&weft_proto::name::NodeId::parse("research/files").unwrap());
+        let ways = Ways::new(&pool, target, Protocol::Auto, &limits, (&CancellationToken::new(), here));
         (fake, instead, ways)
     }
 

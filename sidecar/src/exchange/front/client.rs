@@ -4,24 +4,29 @@ use std::sync::{Mutex, PoisonError};
 
 use weft_proto::mcp::Params;
 
-use crate::bridge::{Caller, Level};
+use crate::bridge::{Abilities, Caller, Level};
 
 #[derive(Debug, Default)]
 pub(crate) struct Client {
     /// As it was, as JSON.
     info: Option<String>,
+    pub(crate) abilities: Abilities,
     log_level: Mutex<Option<Level>>,
 }
 
 impl Client {
     /// As the parameters of `initialize` say.
     pub(super) fn of(params: &Params<'_>) -> Self {
-        Self { info: params.client_info.map(|it| it.get().to_owned()), log_level: Mutex::default() }
+        Self {
+            info: params.client_info.map(|it| it.get().to_owned()),
+            abilities: Abilities::of(params.capabilities),
+            log_level: Mutex::default(),
+        }
     }
 
     pub(super) fn as_caller(&self) -> Caller<'_> {
         let log_level = *self.log_level.lock().unwrap_or_else(PoisonError::into_inner);
-        Caller { client_info: self.info.as_deref(), log_level }
+        Caller { client_info: self.info.as_deref(), log_level, abilities: self.abilities }
     }
 
     pub(super) fn set_log_level(&self, level: Level) {

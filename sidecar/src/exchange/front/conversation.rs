@@ -1,6 +1,8 @@
 //! One request and all that comes in answer to it, in the caller's era.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -11,8 +13,12 @@ use crate::admit::Admitted;
 use crate::exchange::{Ask, Asker, BoxFuture, Peer, Reply, Said};
 use crate::refusal::Refusal;
 
+use crate::bridge::{Answered, Turn, input};
+
 use super::calls::UnderWay;
-use super::translate::{Turn, Way};
+use super::questions::Questions;
+use super::rounds::{ROUNDS_MAX, Round, Step};
+use super::translate::Way;
 use super::{Patience, answer};
 
 /// What comes in answer to a request. The last three are the end of it.
@@ -21,6 +27,8 @@ pub(super) enum Heard {
     Note(Bytes),
     /// A request of the server's own.
     Request(Bytes),
+    /// What a server of the legacy era wants to know of a caller who can only be told in a response.
+    Asked(input::Question),
     Response(Bytes),
     Refused(Refusal),
     /// The caller wanted no answer any more.
@@ -37,6 +45,8 @@ pub(super) struct Rules {
     pub(super) cancelled: CancellationToken,
     /// The sidecar waits no longer.
     pub(super) stop: CancellationToken,
+    /// How long the caller is waited for.
+    pub(super) input_timeout: Duration,
     /// How far messages of the server are looked into.
     pub(super) bounds: mcp::Bounds,
 }
@@ -53,8 +63,24 @@ pub(super) struct Conversation {
     /// When the server will have been waited for long enough.
     due: Due,
     state: State,
+    /// What was heard and not told yet.
+    ahead: VecDeque<Heard>,
+    /// Where the caller is asked what a modern server wants to know.
+    questions: Option<Questions>,
+    /// What was asked first, where it may have to be asked again, or compared.
+    first: Option<Bytes>,
+    /// How often the server asked back.
+    rounds: u32,
+    /// The tokens that the server has for progress, and the caller by now.
+    tokens: Option<Tokens>,
     /// Ends with the conversation.
     _under_way: Option<UnderWay>,
+}
+
+/// The caller came back with another progress token than the one that the server has, as JSON.
+struct Tokens {
+    old: String,
+    new: Option<String>,
 }
 
 /// How long the server is still waited for.
@@ -70,6 +96,8 @@ enum State {
     /// On its way to the server.
     Asking(BoxFuture<'static, Result<Reply, Refusal>>),
     Listening(Reply),
+    /// Until the caller has answered what the server wants to know.
+    Asked(Box<Round>),
     /// Answered without asking.
     Known(Bytes),
     Over,
@@ -91,6 +119,10 @@ pub(super) struct Question {
     /// Whether what is asked has another.
     pub(super) renamed: bool,
     pub(super) way: Way,
+    /// Where the caller can be asked things.
+    pub(super) questions: Option<Questions>,
+    /// What was asked first, where it may have to be asked again, or compared.
+    pub(super) first: Option<Bytes>,
     /// Ends with the conversation.
     pub(super) under_way: Option<UnderWay>,
 }
@@ -100,8 +132,12 @@ impl Question {
     pub(super) fn refused(asker: &Asker, request: &Request<'_>, refusal: &Refusal) -> Self {
         let id = request.id.raw().to_owned();
         let asked = Asked::Nobody(answer::refused(&id, refusal));
-        let way = Way::Same;
-        Self { asker: asker.clone(), asked, id, renamed: false, way, under_way: None }
+        Self::as_it_is(asker.clone(), asked, id, None)
+    }
+
+    /// One that passes as it is, and so do its answers.
+    pub(super) fn as_it_is(asker: Asker, asked: Asked, id: String, under_way: Option<UnderWay>) -> Self {
+        Self { asker, asked, id, renamed: false, way: Way::Same, questions: None, first: None, under_way }
     }
 }
 
@@ -115,14 +151,29 @@ pub(super) enum Asked {
 
 impl Conversation {
     pub(super) fn begin(peer: &Arc<dyn Peer>, question: Question, rules: Rules) -> Self {
-        let Question { asker, asked, id, renamed, way, under_way } = question;
+        let Question { asker, asked, id, renamed, way, questions, first, under_way } = question;
         let state = match asked {
             Asked::Server(message) => State::Asking(asking(peer, Ask { asker: asker.clone(), message })),
             Asked::Nobody(response) => State::Known(response),
         };
         let due = Due::First(Instant::now() + rules.patience.call);
         let peer = Arc::clone(peer);
-        Self { id, peer, asker, renamed, way, rules, due, state, _under_way: under_way }
+        Self {
+            id,
+            peer,
+            asker,
+            renamed,
+            way,
+            rules,
+            due,
+            state,
+            ahead: VecDeque::new(),
+            questions,
+            first,
+            rounds: 0,
+            tokens: None,
+            _under_way: under_way,
+        }
     }
 
     pub(super) fn id(&self) -> &str {
@@ -132,6 +183,9 @@ impl Conversation {
     /// The next thing that is said, or nothing once all was. Dropping the future loses nothing; dropping the
     /// conversation cancels the request.
     pub(super) async fn next(&mut self) -> Option<Heard> {
+        if let Some(heard) = self.ahead.pop_front() {
+            return Some(heard);
+        }
         if matches!(self.state, State::Over) {
             return None;
         }
@@ -142,7 +196,7 @@ impl Conversation {
             heard = self.hear() => heard,
             () = stop.cancelled() => Heard::Refused(Refusal::Draining),
         };
-        if !matches!(heard, Heard::Note(_) | Heard::Request(_)) {
+        if !matches!(heard, Heard::Note(_) | Heard::Request(_) | Heard::Asked(_)) {
             self.state = State::Over;
         }
         Some(heard)
@@ -150,6 +204,16 @@ impl Conversation {
 
     async fn hear(&mut self) -> Heard {
         loop {
+            if let State::Asked(round) = &mut self.state {
+                match round.next().await {
+                    Ok(Step::Ask(request)) => return Heard::Request(request),
+                    Ok(Step::Met(answers)) => match self.ask_again(&answers) {
+                        Ok(()) => continue,
+                        Err(refusal) => return Heard::Refused(refusal),
+                    },
+                    Err(refusal) => return Heard::Refused(refusal),
+                }
+            }
             let Patience { call, idle, .. } = self.rules.patience;
             let (by, late) = match self.due {
                 Due::First(by) => (Some(by), Refusal::TimedOut { after: call }),
@@ -174,7 +238,7 @@ impl Conversation {
             let heard = self.translated(said);
             self.due = match heard {
                 // Now it waits for the caller.
-                Ok(Some(Heard::Request(_))) => Due::Never,
+                Ok(Some(Heard::Request(_) | Heard::Asked(_))) => Due::Never,
                 _ => self.due_next(),
             };
             match heard {
@@ -202,24 +266,28 @@ impl Conversation {
                 None => Err(Refusal::UpstreamBroke("the reply ended without a response".to_owned())),
             },
             State::Known(response) => Ok(Some(Said::Response(std::mem::take(response)))),
-            State::Over => Err(Refusal::UpstreamBroke("there is no more".to_owned())),
+            State::Asked(_) | State::Over => Err(Refusal::UpstreamBroke("there is no more".to_owned())),
         }
     }
 
-    fn translated(&self, said: Said) -> Result<Option<Heard>, Refusal> {
+    fn translated(&mut self, said: Said) -> Result<Option<Heard>, Refusal> {
         match said {
             Said::Sign => Ok(None),
-            Said::Note(note) => Ok(self.way.note(note).map(Heard::Note)),
-            Said::Request(request) => match self.way.request_of_server(request) {
-                Turn::Tell(request) => Ok(Some(Heard::Request(request))),
-                Turn::Answer(answer) => {
+            Said::Note(note) => Ok(self.way.note(note).and_then(|note| self.retold(note)).map(Heard::Note)),
+            Said::Request(request) => match self.way.request_of_server(&request) {
+                None => Ok(Some(Heard::Request(request))),
+                Some(Turn::Ask(question)) => Ok(Some(Heard::Asked(question))),
+                Some(Turn::Answer(answer)) => {
                     self.answer(answer);
                     Ok(None)
                 }
-                Turn::Nothing => Ok(None),
+                Some(Turn::Nothing) => Ok(None),
             },
             Said::Response(response) => {
-                let response = self.way.response(response)?;
+                let response = match self.way.response(response)? {
+                    Answered::Response(response) => response,
+                    Answered::Needs(needs) => return self.needs(needs).map(|()| None),
+                };
                 if let Some(max) =
                     self.rules.patience.result_bytes_max.filter(|max| response.len() as u64 > *max)
                 {
@@ -234,8 +302,102 @@ impl Conversation {
         }
     }
 
-    /// Answers a request of the server's for the caller, who cannot.
-    fn answer(&self, message: Bytes) {
+    /// Goes on once the caller has said what the server wants to know.
+    fn needs(&mut self, needs: input::Needs) -> Result<(), Refusal> {
+        self.rounds += 1;
+        let questions = self.questions.as_ref().ok_or(Refusal::InputNeeded)?;
+        if self.rounds > ROUNDS_MAX {
+            return Err(Refusal::UpstreamBroke("it asks for input again and again".to_owned()));
+        }
+        let round = Round::new(needs, questions, self.rules.input_timeout, self.rounds);
+        self.state = State::Asked(Box::new(round));
+        Ok(())
+    }
+
+    /// Asks the server once again, with what the caller said. It is another request to it, under another id.
+    fn ask_again(&mut self, answers: &[(String, String)]) -> Result<(), Refusal> {
+        let (State::Asked(round), Some(first)) = (&self.state, &self.first) else {
+            return Err(Refusal::InputNeeded);
+        };
+        let id = format!("\"weft-{:032x}\"", rand::random::<u128>());
+        let message = match mcp::parse(first, self.rules.bounds) {
+            Ok(mcp::Body::One(Message::Request(request))) => round.needs().met(first, &request, &id, answers),
+            Ok(_) | Err(_) => None,
+        };
+        let message = message.ok_or_else(|| Refusal::Invalid("the request has no parameters".to_owned()))?;
+        self.renamed = true;
+        self.state = State::Asking(asking(&self.peer, Ask { asker: self.asker.clone(), message }));
+        self.due = Due::First(Instant::now() + self.rules.patience.call);
+        Ok(())
+    }
+
+    /// What a parked call was asked with first.
+    pub(super) fn first(&self) -> Option<&Bytes> {
+        self.first.as_ref()
+    }
+
+    pub(super) fn caller(&self) -> &Arc<str> {
+        &self.asker.caller
+    }
+
+    pub(super) fn bounds(&self) -> mcp::Bounds {
+        self.rules.bounds
+    }
+
+    pub(super) fn input_timeout(&self) -> Duration {
+        self.rules.input_timeout
+    }
+
+    /// The response that asks the caller, under the id that the caller has for the request.
+    pub(super) fn asking(&self, wishes: &[input::Wish], state: &str) -> Option<Bytes> {
+        self.way.asking(&self.id, wishes, state)
+    }
+
+    /// Goes on with a caller who came back with what it was asked for. For the server it is the same request still.
+    pub(super) async fn resume(
+        &mut self,
+        request: &Request<'_>,
+        patience: Patience,
+        answers: Vec<Bytes>,
+    ) -> Result<(), Refusal> {
+        let token = |request: &Request<'_>| request.params.meta.progress_token.map(|it| it.get().to_owned());
+        let first = self.first.as_ref().and_then(|first| match mcp::parse(first, self.rules.bounds) {
+            Ok(mcp::Body::One(Message::Request(request))) => token(&request),
+            Ok(_) | Err(_) => None,
+        });
+        self.tokens = first.map(|old| Tokens { old, new: token(request) });
+        self.id = request.id.raw().to_owned();
+        self.renamed = true;
+        self.rules.patience = patience;
+        for answer in answers {
+            self.peer.answer(&self.asker, answer).await?;
+        }
+        self.due = self.due_next();
+        Ok(())
+    }
+
+    /// What is heard before anything else.
+    pub(super) fn say_first(&mut self, said: VecDeque<Heard>) {
+        self.ahead = said;
+    }
+
+    /// A notification of progress under the token that the caller has by now; none if it wants none any more.
+    fn retold(&self, note: Bytes) -> Option<Bytes> {
+        let Some(Tokens { old, new }) = &self.tokens else { return Some(note) };
+        let Ok(mcp::Body::One(Message::Notification(read))) = mcp::parse(&note, self.rules.bounds) else {
+            return Some(note);
+        };
+        match read.params.progress_token.filter(|token| token.get() == old) {
+            None => Some(note.clone()),
+            Some(token) => {
+                let at = mcp::span(&note, token.get());
+                Some(mcp::splice(&note, vec![(at, new.as_ref()?.clone().into_bytes())]).into())
+            }
+        }
+    }
+
+    /// Answers a request of the server's for the caller, who cannot or does not.
+    pub(super) fn answer(&self, message: Bytes) {
         let (peer, asker) = (Arc::clone(&self.peer), self.asker.clone());
         tokio::spawn(async move {
             if let Err(refusal) = peer.answer(&asker, message).await {

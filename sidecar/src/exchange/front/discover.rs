@@ -110,7 +110,7 @@ impl Front {
             match conversation.next().await {
                 Some(Heard::Response(response)) => break response,
                 Some(Heard::Refused(refusal)) => return Err(refusal),
-                Some(Heard::Note(_) | Heard::Request(_)) => {}
+                Some(Heard::Note(_) | Heard::Request(_) | Heard::Asked(_)) => {}
                 Some(Heard::Cancelled) | None => return Err(Refusal::UpstreamBroke("no answer".to_owned())),
             }
         };

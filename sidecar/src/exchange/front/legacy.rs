@@ -130,6 +130,7 @@ impl Front {
                     ));
                 }
                 Message::Notification(notification) => self.noted(&session, notification, bytes).await?,
+                Message::Response(response) if session.questions.answered(response) => {}
                 Message::Response(_) => self.peer.answer(&session.asker, bytes.clone()).await?,
             }
         }
@@ -163,9 +164,9 @@ impl Front {
         let asker = session.asker.clone();
         if request.method == method::PING {
             let asked = Asked::Nobody(answer::result(&id, "{}")?);
-            return Ok(Question { asker, asked, id, renamed: false, way: Way::Same, under_way });
+            return Ok(Question::as_it_is(asker, asked, id, under_way));
         }
-        let way = self.server().await?.way(Era::Legacy, request)?;
+        let way = self.server().await?.way(Era::Legacy, asker.abilities, request)?;
         let asked = match way.request(session.client.as_caller(), message, request)? {
             Fate::Ask(message) => Asked::Server(message),
             Fate::Answer(response) => Asked::Nobody(response),
@@ -174,7 +175,13 @@ impl Front {
                 Asked::Nobody(response)
             }
         };
-        Ok(Question { asker, asked, id, renamed: false, way, under_way })
+        let questions = asker.abilities.any().then(|| session.questions.clone());
+        // Only what is translated may be asked for again by us.
+        let first = match (&asked, &way, &questions) {
+            (Asked::Server(message), Way::ToModern(..), Some(_)) => Some(message.clone()),
+            _ => None,
+        };
+        Ok(Question { asker, asked, id, renamed: false, way, questions, first, under_way })
     }
 
     async fn noted(

@@ -20,6 +20,7 @@ use crate::body::Body;
 use crate::classify::Call;
 use crate::limits::Limits;
 use crate::refusal::Refusal;
+use crate::session_id::Whence;
 
 use super::Peer;
 use super::sessions::Sessions;
@@ -33,8 +34,11 @@ mod events;
 mod interest;
 mod legacy;
 mod modern;
+mod parked;
 mod pump;
+pub(super) mod questions;
 pub(super) mod replay;
+mod rounds;
 pub(super) mod streams;
 mod subscribe;
 pub(super) mod topics;
@@ -81,6 +85,7 @@ pub struct Front {
     modern_calls: calls::Calls,
     discovered: discover::Discovered,
     watched: watch::Watched,
+    parked: parked::Parked,
     settings: Settings,
     /// What has no end of its own ends now.
     drain: CancellationToken,
@@ -94,16 +99,19 @@ struct Settings {
     comment_every: Duration,
     unread_max: usize,
     calls_per_session_max: usize,
+    input_timeout: Duration,
     bounds: mcp::Bounds,
 }
 
 impl Front {
     /// When `drain` is cancelled, streams that have no end of their own end, and calls under way have a while left.
-    pub fn new(peer: Arc<dyn Peer>, limits: &Limits, drain: CancellationToken) -> Arc<Self> {
+    /// `here` is where callers without a session have to come back to with what they were asked for.
+    pub fn new(peer: Arc<dyn Peer>, limits: &Limits, drain: CancellationToken, here: Whence) -> Arc<Self> {
         let settings = Settings {
             comment_every: *limits.keep_alive_comment_every,
             unread_max: limits.stream_queue_max,
             calls_per_session_max: limits.calls_per_session_max,
+            input_timeout: *limits.input_timeout,
             bounds: mcp::Bounds { depth_max: limits.depth_max, batch_max: limits.batch_max },
         };
         let background = CancellationToken::new();
@@ -115,6 +123,7 @@ impl Front {
             modern_calls: calls::Calls::default(),
             discovered: discover::Discovered::default(),
             watched: watch::Watched::default(),
+            parked: parked::Parked::new(here, limits, drain.clone()),
             settings,
             drain: drain.clone(),
             stop: stop.clone(),
@@ -151,6 +160,11 @@ impl Front {
         }
     }
 
+    /// Whether a request goes on with a call that waits here for this caller.
+    pub fn waits(&self, caller: &str, call: &Call<'_>) -> bool {
+        call.era == Era::Modern && call.request().is_some_and(|request| self.parked.waits(caller, request))
+    }
+
     /// Sessions that are open.
     pub fn sessions(&self) -> usize {
         self.sessions.count()
@@ -173,6 +187,7 @@ impl Front {
             _admitted: admitted,
             cancelled,
             stop: self.stop.clone(),
+            input_timeout: self.settings.input_timeout,
             bounds: self.settings.bounds,
         };
         conversation::Conversation::begin(&self.peer, question, rules)

@@ -10,14 +10,15 @@ use weft_proto::mcp::{self, Message, Request, edit, method};
 use weft_proto::resource::kinds::Era;
 
 use crate::body::{Body, Verdict};
-use crate::bridge::Caller;
+use crate::bridge::{Abilities, Caller};
 use crate::classify::Kind;
 use crate::exchange::Asker;
 use crate::refusal::Refusal;
 
 use super::calls::UnderWay;
 use super::conversation::{Asked, Conversation, Heard, Question};
-use super::translate::Fate;
+use super::parked::{Outcome, Parked};
+use super::translate::{Fate, Way};
 use super::{Front, Incoming, answer, events};
 
 impl Front {
@@ -26,7 +27,13 @@ impl Front {
         incoming: Incoming<'_>,
         kind: &Kind<'_>,
     ) -> Result<Response<Body>, Refusal> {
-        let asker = Asker { caller: Arc::clone(incoming.caller), session: None };
+        let abilities = match kind {
+            Kind::Message(Message::Request(request)) => {
+                Abilities::of(request.params.meta.client_capabilities)
+            }
+            _ => Abilities::default(),
+        };
+        let asker = Asker { caller: Arc::clone(incoming.caller), session: None, abilities };
         match kind {
             Kind::Message(Message::Request(request)) => match &*request.method {
                 method::SERVER_DISCOVER => self.discover(&asker, request, &incoming).await,
@@ -57,23 +64,39 @@ impl Front {
         request: &Request<'_>,
         incoming: &Incoming<'_>,
     ) -> Result<Response<Body>, Refusal> {
-        let question = self.modern_question(asker, request, incoming.body.clone()).await?;
-        let mut conversation = self.conversation(question, incoming.patience, incoming.admitted.clone());
+        let resumed = self.parked.resume(&asker.caller, request, incoming.patience).await?;
+        let mut conversation = match resumed {
+            Some(conversation) => conversation,
+            None => {
+                let question = self.modern_question(asker, request, incoming.body.clone()).await?;
+                self.conversation(question, incoming.patience, incoming.admitted.clone())
+            }
+        };
         let comment_every = self.settings.comment_every;
-        let first = match timeout(comment_every, conversation.next()).await {
-            Ok(Some(Heard::Response(response))) => return Ok(self.at_once(response)),
-            Ok(Some(Heard::Refused(refusal))) => return Err(refusal),
-            Ok(Some(Heard::Cancelled) | None) => return Ok(events::response(Body::empty())),
-            Ok(Some(Heard::Note(message) | Heard::Request(message))) => Some(message),
-            // It takes long enough that somebody between might lose patience.
-            Err(_) => None,
+        let first = loop {
+            break match timeout(comment_every, conversation.next()).await {
+                Ok(Some(Heard::Response(response))) => return Ok(self.at_once(response)),
+                Ok(Some(Heard::Refused(refusal))) => return Err(refusal),
+                Ok(Some(Heard::Cancelled) | None) => return Ok(events::response(Body::empty())),
+                Ok(Some(Heard::Note(message) | Heard::Request(message))) => Some(message),
+                Ok(Some(Heard::Asked(question))) => match self.parked.park(conversation, vec![question]) {
+                    Outcome::Waits(asking) => return Ok(self.at_once(asking)),
+                    Outcome::GoesOn(goes_on) => {
+                        conversation = *goes_on;
+                        continue;
+                    }
+                },
+                // It takes long enough that somebody between might lose patience.
+                Err(_) => None,
+            };
         };
         let (sender, body) = Body::channel(events::CHUNKS_MAX);
         let verdict = Verdict::default();
         let body = body.judged_by(verdict.clone());
+        let parked = self.parked.clone();
         tokio::spawn(async move {
             let gone = sender.clone();
-            let told = tell(conversation, first, sender, comment_every, &verdict);
+            let told = tell(conversation, first, sender, comment_every, &verdict, &parked);
             tokio::select! {
                 () = told => {}
                 // What is not finished is dropped with it, and so taken back.
@@ -98,7 +121,8 @@ impl Front {
         message: Bytes,
     ) -> Result<Question, Refusal> {
         let (under_way, other_id) = self.modern_id(&asker.caller, request)?;
-        let way = self.server().await?.way(Era::Modern, request)?;
+        let way = self.server().await?.way(Era::Modern, asker.abilities, request)?;
+        let whole = message.clone();
         let asked = match way.request(Caller::default(), message, request)? {
             Fate::Ask(message) => match &other_id {
                 Some(id) => Asked::Server(self.with_id(&message, id)?),
@@ -108,7 +132,11 @@ impl Front {
         };
         let renamed = other_id.is_some() && matches!(asked, Asked::Server(_));
         let id = request.id.raw().to_owned();
-        Ok(Question { asker, asked, id, renamed, way, under_way: Some(under_way) })
+        let first = match (&asked, &way) {
+            (Asked::Server(_), Way::ToLegacy(..)) if asker.abilities.any() => Some(whole),
+            _ => None,
+        };
+        Ok(Question { asker, asked, id, renamed, way, questions: None, first, under_way: Some(under_way) })
     }
 
     fn with_id(&self, message: &[u8], id: &str) -> Result<Bytes, Refusal> {
@@ -142,6 +170,7 @@ async fn tell(
     sender: mpsc::Sender<Bytes>,
     comment_every: std::time::Duration,
     verdict: &Verdict,
+    parked: &Parked,
 ) {
     let mut next = first;
     loop {
@@ -156,6 +185,14 @@ async fn tell(
                 Some(Heard::Note(message) | Heard::Request(message) | Heard::Response(message)) => {
                     next = Some(message);
                 }
+                Some(Heard::Asked(question)) => match parked.park(conversation, vec![question]) {
+                    Outcome::Waits(asking) => {
+                        // This is the end of this answer, though not of the call.
+                        _ = sender.send(events::event(None, &asking)).await;
+                        return;
+                    }
+                    Outcome::GoesOn(goes_on) => conversation = *goes_on,
+                },
                 Some(Heard::Refused(refusal)) => {
                     verdict.refused(&refusal);
                     next = Some(answer::refused(conversation.id(), &refusal));

@@ -61,7 +61,8 @@ impl Pump {
                         verdict.refused(&refusal);
                         responses.push(answer::refused(&id, &refusal));
                     }
-                    Heard::Cancelled => {}
+                    // Callers with a session are asked by requests.
+                    Heard::Cancelled | Heard::Asked(_) => {}
                     Heard::Note(message) | Heard::Request(message) => {
                         other = Some(message);
                         return None;
@@ -114,7 +115,7 @@ async fn go_on(log: &Log, mut lines: SelectAll<Line>, verdict: &Verdict) -> bool
                 verdict.refused(&refusal);
                 answer::refused(&id, &refusal)
             }
-            Heard::Cancelled => continue,
+            Heard::Cancelled | Heard::Asked(_) => continue,
         };
         log.say(&message).await;
     }

@@ -22,7 +22,6 @@ use crate::refusal::Refusal;
 
 use super::conversation::{Asked, Conversation, Heard, Question};
 use super::interest::{self, Interest};
-use super::translate::Way;
 use super::watch::Watching;
 use super::{Front, Incoming, Patience, events};
 
@@ -97,7 +96,7 @@ impl Front {
             (mcp::span(message, old.get()), new),
         ];
         let asked = Asked::Server(mcp::splice(message, edits).into());
-        let question = Question { asker, asked, id, renamed: false, way: Way::Same, under_way: None };
+        let question = Question::as_it_is(asker, asked, id, None);
         // What only listens may hear nothing for as long as nothing changes.
         let patience = Patience { idle: None, ..incoming.patience };
         let mut upstream = self.conversation(question, patience, incoming.admitted.clone());
@@ -125,7 +124,7 @@ impl Source {
         loop {
             match upstream.next().await {
                 Some(Heard::Note(note)) => return Some(note),
-                Some(Heard::Request(_)) => {}
+                Some(Heard::Request(_) | Heard::Asked(_)) => {}
                 Some(Heard::Response(_) | Heard::Refused(_) | Heard::Cancelled) | None => return None,
             }
         }
@@ -144,7 +143,7 @@ pub(super) async fn acknowledged(upstream: &mut Conversation, bounds: mcp::Bound
                     return Interest::parse(&it.params).ok().map(|interest| interest.items());
                 }
             }
-            Heard::Request(_) => {}
+            Heard::Request(_) | Heard::Asked(_) => {}
             Heard::Response(_) | Heard::Refused(_) | Heard::Cancelled => return None,
         }
     }

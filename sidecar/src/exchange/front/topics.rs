@@ -19,7 +19,6 @@ use crate::exchange::sessions::Session;
 
 use super::conversation::{Asked, Conversation, Heard, Question};
 use super::interest::{ITEMS_MAX, Interest};
-use super::translate::Way;
 use super::{Front, Patience};
 
 /// Time for the server to agree.
@@ -107,14 +106,7 @@ impl Front {
         let params = serde_json::value::to_raw_value(&params).ok();
         let id = format!("\"weft-{:032x}\"", rand::random::<u128>());
         let message = edit::request(&id, method::SUBSCRIPTIONS_LISTEN, params.as_deref());
-        let question = Question {
-            asker: session.asker.clone(),
-            asked: Asked::Server(message.into()),
-            id,
-            renamed: false,
-            way: Way::Same,
-            under_way: None,
-        };
+        let question = Question::as_it_is(session.asker.clone(), Asked::Server(message.into()), id, None);
         let patience = Patience { call: AGREE_TIMEOUT, idle: None, result_bytes_max: None };
         let mut upstream = self.conversation(question, patience, Places::exempt());
         super::subscribe::acknowledged(&mut upstream, self.settings.bounds).await.map(|_| upstream)
@@ -127,7 +119,7 @@ async fn told(upstream: &mut Option<Conversation>) -> Option<Bytes> {
     loop {
         match stream.next().await {
             Some(Heard::Note(note)) => return Some(note),
-            Some(Heard::Request(_)) => {}
+            Some(Heard::Request(_) | Heard::Asked(_)) => {}
             Some(Heard::Response(_) | Heard::Refused(_) | Heard::Cancelled) | None => {
                 return None;
             }

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use weft_proto::mcp::{self, Bounds, Notification, Request, Revision};
 use weft_proto::resource::kinds::Era;
 
-use crate::bridge::{self, Asked, Change, Outgoing, ToLegacy, ToModern};
+use crate::bridge::{self, Abilities, Answered, Asked, Change, Outgoing, ToLegacy, ToModern, Turn, input};
 use crate::exchange::{Introduction, Peer};
 use crate::refusal::Refusal;
 
@@ -64,11 +64,16 @@ impl Server {
     }
 
     /// The way of one request and what comes in answer to it.
-    pub(super) fn way(&self, caller: Era, request: &Request<'_>) -> Result<Way, Refusal> {
+    pub(super) fn way(
+        &self,
+        caller: Era,
+        abilities: Abilities,
+        request: &Request<'_>,
+    ) -> Result<Way, Refusal> {
         if caller == self.introduction.era {
             return Ok(Way::Same);
         }
-        let asked = Asked::of(request);
+        let asked = Asked::of(request, abilities);
         Ok(match self.translator.clone()? {
             Translator::ToLegacy(bridge) => Way::ToLegacy(bridge, asked),
             Translator::ToModern(bridge) => Way::ToModern(bridge, asked),
@@ -132,17 +137,6 @@ pub(super) enum Way {
     ToModern(Arc<ToModern>, Asked),
 }
 
-/// What becomes of a request that a server makes of the caller.
-#[derive(Debug)]
-pub(super) enum Turn {
-    /// The caller is told.
-    Tell(Bytes),
-    /// The server is answered, because this caller cannot be asked.
-    Answer(Bytes),
-    /// It was no request.
-    Nothing,
-}
-
 impl Way {
     pub(super) fn request(
         &self,
@@ -172,20 +166,29 @@ impl Way {
         }
     }
 
-    pub(super) fn request_of_server(&self, request: Bytes) -> Turn {
+    /// None where it is told as it is.
+    pub(super) fn request_of_server(&self, request: &[u8]) -> Option<Turn> {
         match self {
-            Self::Same => Turn::Tell(request),
-            Self::ToLegacy(bridge, _) => bridge.decline(&request).map_or(Turn::Nothing, Turn::Answer),
+            Self::Same => None,
+            Self::ToLegacy(bridge, asked) => Some(bridge.request_of_server(*asked, request)),
             // The modern era has none.
-            Self::ToModern(..) => Turn::Nothing,
+            Self::ToModern(..) => Some(Turn::Nothing),
         }
     }
 
-    pub(super) fn response(&self, response: Bytes) -> Result<Bytes, Refusal> {
+    pub(super) fn response(&self, response: Bytes) -> Result<Answered, Refusal> {
         match self {
-            Self::Same => Ok(response),
-            Self::ToLegacy(bridge, asked) => bridge.response(*asked, &response),
+            Self::Same => Ok(Answered::Response(response)),
+            Self::ToLegacy(bridge, asked) => bridge.response(*asked, &response).map(Answered::Response),
             Self::ToModern(bridge, asked) => bridge.response(*asked, &response),
+        }
+    }
+
+    /// The response that asks a caller of the modern era for something; none where no other era is spoken.
+    pub(super) fn asking(&self, id: &str, wishes: &[input::Wish], state: &str) -> Option<Bytes> {
+        match self {
+            Self::ToLegacy(bridge, _) => Some(bridge.asking(id, wishes, Some(state))),
+            Self::Same | Self::ToModern(..) => None,
         }
     }
 }

@@ -147,7 +147,7 @@ pub(crate) fn settings() -> Settings {
 }
 
 pub(crate) fn asker(caller: &str) -> Asker {
-    Asker { caller: caller.into(), session: None }
+    Asker { caller: caller.into(), ..Asker::nobody() }
 }
 
 pub(crate) fn ask(caller: &str, message: &str) -> Ask {

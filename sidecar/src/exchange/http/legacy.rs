@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use weft_proto::mcp::{self, Id, Message, Outcome, Revision, edit, header, method};
 use weft_proto::resource::kinds::Era;
 
+use crate::bridge::Abilities;
 use crate::exchange::{Aside, Ask, Asker, BoxFuture, Introduction, Peer, Reply, Said};
 use crate::refusal::Refusal;
 
@@ -35,6 +36,9 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// Time for what nobody waits for: cancelling, ending a session.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time for the stream on which a server asks something outside of an answer.
+const HEARS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often sessions are looked through for those that were idle for too long.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
@@ -114,7 +118,16 @@ impl Peer for LegacyHttp {
             let id = request_id(&ask.message, &self.server.settings)?;
             let (sender, receiver) = mpsc::channel(self.server.settings.queue_max);
             let server = Arc::clone(&self.server);
-            self.in_background(async move { server.serve(&session, ask.message, &id, sender).await });
+            // Whoever has a session listens by itself, and is asked there.
+            let asked = (ask.asker.session.is_none() && ask.asker.abilities.any())
+                .then(|| (session.wait(&sender), self.asides(&ask.asker)));
+            self.in_background(async move {
+                if asked.is_some() {
+                    hears(&session).await;
+                }
+                server.serve(&session, ask.message, &id, sender).await;
+                drop(asked);
+            });
             Ok(Reply(receiver))
         })
     }
@@ -144,6 +157,13 @@ impl Peer for LegacyHttp {
     fn end(&self, asker: &Asker) {
         self.server.farewell(self.server.sessions.close(asker));
     }
+}
+
+/// Waits until the server can ask something outside of the answer, or cannot, as long as that takes no time: some servers
+/// ask nowhere else, and what they ask while nobody hears it is lost.
+async fn hears(session: &Session) {
+    let mut hears = session.hears.subscribe();
+    _ = timeout(HEARS_TIMEOUT, hears.wait_for(|hears| *hears)).await;
 }
 
 /// The id of a request, as JSON text.
@@ -189,7 +209,7 @@ impl Server {
         let introducing = async {
             let _alone = self.introducing.lock().await;
             if self.known().is_none() {
-                let established = self.handshake(None).await?;
+                let established = self.handshake(None, Abilities::default()).await?;
                 self.delete(&established).await;
             }
             self.known().ok_or(Refusal::NotReady)
@@ -214,13 +234,17 @@ impl Server {
             return Ok(Arc::clone(present));
         }
         *held = None;
-        let established = Arc::new(self.handshake(session.caller.clone()).await?);
+        let established = Arc::new(self.handshake(session.caller.clone(), session.abilities).await?);
         *held = Some(Arc::clone(&established));
         Ok(established)
     }
 
-    async fn handshake(&self, caller: Option<HeaderValue>) -> Result<Established, Refusal> {
-        let message = initialize(HANDSHAKE_ID, Revision::LATEST_LEGACY);
+    async fn handshake(
+        &self,
+        caller: Option<HeaderValue>,
+        abilities: Abilities,
+    ) -> Result<Established, Refusal> {
+        let message = initialize(HANDSHAKE_ID, Revision::LATEST_LEGACY, abilities);
         let response = self.send(Method::POST, signed(posting(), caller.as_ref()), message).await?;
         let (status, id) = (response.status(), response.headers().get(header::SESSION_ID).cloned());
         let response = only_response(response, HANDSHAKE_ID, &self.settings).await?;

@@ -13,6 +13,7 @@ use http_body_util::Full;
 use http_body_util::combinators::UnsyncBoxBody;
 use weft_proto::mcp::{Bounds, Revision, header, method};
 
+use crate::bridge::Abilities;
 use crate::limits::Limits;
 use crate::refusal::Refusal;
 use crate::sse;
@@ -136,12 +137,12 @@ pub(super) fn listening() -> HeaderMap {
     HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(sse::MEDIA_TYPE))])
 }
 
-/// The parameters of our own `initialize`. Servers get to ask nothing of us.
-pub(super) fn initialize(id: &str, revision: Revision) -> Bytes {
-    let version = env!("CARGO_PKG_VERSION");
+/// Our own `initialize`, with what can be asked of those for whom it is made.
+pub(super) fn initialize(id: &str, revision: Revision, abilities: Abilities) -> Bytes {
+    let (version, abilities) = (env!("CARGO_PKG_VERSION"), abilities.declared());
     format!(
         "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"initialize\",\"params\":{{\"protocolVersion\":\"{revision}\",\
-         \"capabilities\":{{}},\"clientInfo\":{{\"name\":\"weft\",\"version\":\"{version}\"}}}}}}"
+         \"capabilities\":{abilities},\"clientInfo\":{{\"name\":\"weft\",\"version\":\"{version}\"}}}}}}"
     )
     .into()
 }

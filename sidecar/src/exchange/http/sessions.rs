@@ -6,12 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::HeaderValue;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::exchange::{Aside, Asker};
+use crate::bridge::Abilities;
+use crate::exchange::{Aside, Asker, Said};
 use crate::refusal::Refusal;
+
+/// Who waits for an answer, by a number.
+type Waiter = (u64, mpsc::Sender<Result<Said, Refusal>>);
 
 /// One asker's session.
 #[derive(Debug)]
@@ -26,6 +30,13 @@ pub(crate) struct Session<E = Established> {
     pub(crate) over: CancellationToken,
     /// Who has it, as the server is told; none for a session of the sidecar's own.
     pub(crate) caller: Option<HeaderValue>,
+    /// What the server may ask of whoever has it.
+    pub(crate) abilities: Abilities,
+    /// Whoever waits for answers to requests, the latest last, where nobody else could be told what the server asks
+    /// outside of them.
+    pub(crate) waiting: Mutex<Vec<Waiter>>,
+    /// Whether the server can say something outside of requests by now, or never will.
+    pub(crate) hears: watch::Sender<bool>,
     used: Mutex<Instant>,
 }
 
@@ -46,8 +57,28 @@ impl<E> Session<E> {
             is_listening: AtomicBool::new(false),
             over: CancellationToken::new(),
             caller: HeaderValue::from_str(&asker.caller).ok().filter(|caller| !caller.is_empty()),
+            abilities: asker.abilities,
+            waiting: Mutex::default(),
+            hears: watch::Sender::new(false),
             used: Mutex::new(Instant::now()),
         }
+    }
+
+    /// Notes who waits for an answer, until what is returned is dropped.
+    pub(crate) fn wait(self: &Arc<Self>, sender: &mpsc::Sender<Result<Said, Refusal>>) -> Waits<E> {
+        let mut waiting = self.waiting();
+        let number = waiting.last().map_or(0, |(number, _)| number + 1);
+        waiting.push((number, sender.clone()));
+        Waits { session: Arc::clone(self), number }
+    }
+
+    /// The only one who waits for an answer, or the latest.
+    pub(crate) fn meant(&self) -> Option<mpsc::Sender<Result<Said, Refusal>>> {
+        self.waiting().last().map(|(_, sender)| sender.clone())
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waiter>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn touch(&self) {
@@ -56,6 +87,19 @@ impl<E> Session<E> {
 
     fn quiet_for(&self) -> Duration {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
+/// Somebody who waits for an answer.
+#[derive(Debug)]
+pub(crate) struct Waits<E> {
+    session: Arc<Session<E>>,
+    number: u64,
+}
+
+impl<E> Drop for Waits<E> {
+    fn drop(&mut self) {
+        self.session.waiting().retain(|(number, _)| *number != self.number);
     }
 }
 
@@ -147,7 +191,7 @@ mod tests {
     use super::*;
 
     fn asker(name: &str) -> Asker {
-        Asker { caller: name.into(), session: None }
+        Asker { caller: name.into(), ..Asker::nobody() }
     }
 
     const IDLE: Duration = Duration::from_secs(60);

@@ -10,7 +10,7 @@ const BOUNDS: Bounds = Bounds { depth_max: 16, batch_max: 8 };
 
 fn asker(name: &str) -> Asker {
     let (caller, session) = name.split_once('/').map_or((name, None), |(caller, it)| (caller, Some(it)));
-    Asker { caller: caller.into(), session: session.map(Into::into) }
+    Asker { caller: caller.into(), session: session.map(Into::into), ..Asker::nobody() }
 }
 
 fn parsed(message: &[u8]) -> Message<'_> {

@@ -4,7 +4,7 @@ use tokio::time::Instant;
 use super::*;
 
 fn asker(session: &str) -> Asker {
-    Asker { caller: "caller".into(), session: Some(session.into()) }
+    Asker { caller: "caller".into(), session: Some(session.into()), ..Asker::nobody() }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,5 @@
 mod bridged;
+mod input;
 mod legacy;
 mod listening;
 mod modern;
@@ -77,6 +78,10 @@ impl Peer for Fake {
     }
 }
 
+fn here() -> Whence {
+    Whence::of(&weft_proto::name::NodeId::parse("research/files").unwrap())
+}
+
 impl Fake {
     fn tell(&self, told: Told) -> BoxFuture<'_, Result<(), Refusal>> {
         _ = self.told.send(told);
@@ -134,7 +139,7 @@ impl Stage {
             asides: broadcast::channel(64).0,
         });
         let drain = CancellationToken::new();
-        let front = Front::new(Arc::<Fake>::clone(&peer), limits, drain.clone());
+        let front = Front::new(Arc::<Fake>::clone(&peer), limits, drain.clone(), here());
         Self { front, peer, calls: called, told: telling, drain, admitted: Places::exempt() }
     }
 

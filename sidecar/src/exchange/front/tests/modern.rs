@@ -10,7 +10,7 @@ async fn a_response_alone_is_json_and_every_byte_passes() {
     let answer = stage.modern(request);
     let called = stage.called().await;
     assert_eq!(called.message, request);
-    assert_eq!(called.asker, Asker { caller: "caller".into(), session: None });
+    assert_eq!(called.asker, Asker { caller: "caller".into(), ..Asker::nobody() });
     let response = r#"{"id":"\u0061",  "jsonrpc":"2.0","result":{"n":1.0e0}}"#;
     called.respond(response).await;
     let answer = answered(answer).await;
@@ -157,7 +157,7 @@ async fn what_is_no_call_is_accepted_or_refused() {
     let mut stage = modern();
     let progress = note(1);
     assert_eq!(answered(stage.modern(&progress)).await.status(), StatusCode::ACCEPTED);
-    let asker = Asker { caller: "caller".into(), session: None };
+    let asker = Asker { caller: "caller".into(), ..Asker::nobody() };
     assert_eq!(stage.told.recv().await.unwrap(), Told::Notified(asker, progress));
     let cancelled = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#;
     assert_eq!(answered(stage.modern(cancelled)).await.status(), StatusCode::ACCEPTED);

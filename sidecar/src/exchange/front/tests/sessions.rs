@@ -105,7 +105,7 @@ async fn a_session_is_ended_once_and_all_of_it_ends() {
     assert_eq!(next(&mut listening).await, None);
     called.reply.closed().await;
     assert_eq!(refused(answer).await, Refusal::SessionUnknown);
-    let asker = Asker { caller: "caller".into(), session: Some(id.as_str().into()) };
+    let asker = Asker { caller: "caller".into(), session: Some(id.as_str().into()), ..Asker::nobody() };
     assert_eq!(stage.told.recv().await.unwrap(), Told::Ended(asker));
     let ended = stage.send("caller", Era::Legacy, "DELETE", &headers, "");
     assert_eq!(refused(ended).await, Refusal::SessionUnknown);
@@ -120,7 +120,7 @@ async fn a_session_that_nobody_uses_is_forgotten() {
     let listening = stream(answered(stage.get(&used, None)).await);
     pass(Duration::from_secs(3700)).await;
     assert_eq!(stage.front.sessions(), 1);
-    let asker = Asker { caller: "caller".into(), session: Some(idle.as_str().into()) };
+    let asker = Asker { caller: "caller".into(), session: Some(idle.as_str().into()), ..Asker::nobody() };
     assert_eq!(stage.told.recv().await.unwrap(), Told::Ended(asker));
     assert_eq!(refused(stage.legacy(&idle, &call("1"))).await, Refusal::SessionUnknown);
     drop(listening);
@@ -141,7 +141,7 @@ async fn there_are_only_so_many_sessions() {
     let listening = stream(answered(stage.get(&first, None)).await);
     tokio::time::advance(Duration::from_secs(61)).await;
     let third = stage.open("2025-06-18").await;
-    let ended = Asker { caller: "caller".into(), session: Some(second.into()) };
+    let ended = Asker { caller: "caller".into(), session: Some(second.into()), ..Asker::nobody() };
     assert_eq!(stage.told.recv().await.unwrap(), Told::Ended(ended), "the quiet one makes room");
     answered(open(&stage, "other")).await;
     tokio::time::advance(Duration::from_secs(61)).await;

@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use http::StatusCode;
 use tokio::time::{Instant, sleep};
 
-use crate::exchange::Aside;
 use crate::exchange::http::answer::Events;
 use crate::exchange::http::sessions::{Established, Session};
 use crate::exchange::http::sort::{Sorted, sort};
+use crate::exchange::{Aside, Said};
 use crate::refusal::Refusal;
 
 use super::{RETRY, RETRY_MAX, Server};
@@ -50,6 +50,7 @@ impl Server {
                     (gone, last_id) = (Some(established), None);
                 }
                 Ok((established, response)) if response.status().is_success() => {
+                    session.hears.send_replace(true);
                     let mut events = Events::new(response, &self.settings);
                     let began = Instant::now();
                     let heard = self.hear_asides(session, &established, &mut events).await;
@@ -65,6 +66,7 @@ impl Server {
                 }
                 // The server has no such stream.
                 Ok((_, response)) if response.status().is_client_error() => {
+                    session.hears.send_replace(true);
                     return session.asides.closed().await;
                 }
                 Ok((_, response)) => tracing::debug!(status = %response.status(), "no stream"),
@@ -95,7 +97,11 @@ impl Server {
             // Nobody may be left to hear it.
             match sort(&message, None, self.settings.bounds) {
                 Ok(Sorted::Aside(note) | Sorted::Note(note)) => drop(session.asides.send(Aside::Note(note))),
-                Ok(Sorted::Request(request)) => drop(session.asides.send(Aside::Request(request))),
+                // Without a session of the caller's own, what is asked can only be about a call that is under way.
+                Ok(Sorted::Request(request)) => match session.meant() {
+                    Some(meant) => drop(meant.send(Ok(Said::Request(request))).await),
+                    None => drop(session.asides.send(Aside::Request(request))),
+                },
                 Ok(Sorted::Ping(pong)) => drop(self.post(established, pong).await),
                 Ok(Sorted::Response(_) | Sorted::Stray) => {}
                 Err(refusal) => tracing::debug!(detail = refusal.detail(), "message passed over"),
