@@ -176,9 +176,15 @@ impl Caller {
     async fn told(&mut self) -> Vec<u8> {
         let next = tokio::time::timeout(Duration::from_secs(20), self.0.next()).await;
         let response: DeltaDiscoveryResponse = next.expect("the caller is told").unwrap();
-        let bytes = &response.resources[0].resource.as_ref().unwrap().value;
-        let text = String::from_utf8_lossy(bytes);
+        // A server without instances has no endpoints to tell of.
+        let Some(resource) = response.resources.first() else { return Vec::new() };
+        let text = String::from_utf8_lossy(&resource.resource.as_ref().unwrap().value);
         (1..=9).filter(|n| text.contains(&format!("10.0.0.{n}:7443"))).collect()
+    }
+
+    /// The first that it is told of may have come before the others did.
+    async fn comes_to_know(&mut self, all: &[u8]) {
+        while self.told().await != all {}
     }
 }
 
@@ -189,7 +195,7 @@ async fn callers_are_told_of_no_instance_that_does_not_serve_unless_none_does() 
     let (one, _one) = instance(&mesh, 1).await;
     let (two, two_stream) = instance(&mesh, 2).await;
     let mut caller = Caller::join(&mesh).await;
-    assert_eq!(caller.told().await, [1, 2]);
+    caller.comes_to_know(&[1, 2]).await;
     let serving = |number: u16| report(&format!("research/files-{number}"), Health::Serving);
     let mut one = Reports::open(one, serving(1)).await.unwrap();
     let mut two = Reports::open(two, serving(2)).await.unwrap();
@@ -220,7 +226,7 @@ async fn an_instance_that_changes_its_mind_all_the_time_is_told_of_now_and_then(
     let (one, _one) = instance(&mesh, 1).await;
     let (_two, _two_stream) = instance(&mesh, 2).await;
     let mut caller = Caller::join(&mesh).await;
-    assert_eq!(caller.told().await, [1, 2]);
+    caller.comes_to_know(&[1, 2]).await;
     let mut one = Reports::open(one, report("research/files-1", Health::Degraded)).await.unwrap();
     assert_eq!(one.receipt().await.unwrap(), 1);
     let began = std::time::Instant::now();
