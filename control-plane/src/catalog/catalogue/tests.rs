@@ -129,7 +129,7 @@ async fn what_is_being_written_when_the_stop_comes_is_written_to_its_end() {
     let catalogue = Catalogue::open(Some(&path)).unwrap();
     let servers: Vec<_> = (0..20).map(|n| server(&format!("files-{n:02}"))).collect();
     for name in &servers {
-        let from = (place(&name.name.to_string()), 1);
+        let from = (place(name.name.as_ref()), 1);
         catalogue.take((&from.0, from.1), name, tools(&[tool("read", "")]), at(0)).unwrap();
     }
     let (sender, mut handed) = tokio::sync::mpsc::unbounded_channel();
