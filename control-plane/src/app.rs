@@ -271,6 +271,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let path = config.data_dir.join(audit::FILE);
     let trails = Trails::open(Some(&path), config.audit, trust.bundles.clone(), Arc::clone(&metrics))?;
     let catalogue = Catalogue::open(Some(&config.data_dir.join(catalog::FILE)))?;
+    // Before the store is read, which lets sidecars in: none is told that what it shows is offered no more.
+    hub.remembered(catalogue.offers()).await;
     let data_dir = config.data_dir;
     let log = config.log;
     let parts =

@@ -34,6 +34,9 @@ async fn a_control_plane_that_dies_and_comes_back_costs_no_call_and_says_nothing
     let load = Load::start(agent.sidecar.outbound.unwrap(), 3);
     let Pair { mut mesh, inbound, upstream: _upstream } = pair;
     let (address, sidecars) = (mesh.sidecars(), [&agent.sidecar, &inbound]);
+    // What the server offers is read and told in the background, and belongs to what is not told twice.
+    let shown = || offered(&agent.sidecar.live.load());
+    eventually("the agent knows what is offered", shown).await;
     for round in 0..3 {
         more_calls(&load, 50).await;
         let folder = mesh.stop().await;
@@ -47,6 +50,7 @@ async fn a_control_plane_that_dies_and_comes_back_costs_no_call_and_says_nothing
         for ty in ResourceType::ALL {
             assert_eq!(sent_bytes(&mesh, ty), 0, "{ty} in round {round}");
         }
+        assert!(shown(), "what is offered was taken away in round {round}");
     }
     load.end_without_failure().await;
     agent.sidecar.stop().await;
@@ -111,6 +115,12 @@ async fn a_control_plane_that_flaps_crawls_and_talks_nonsense_costs_no_call_and_
     agent.stop().await;
     inbound.stop().await;
     mesh.stop().await;
+}
+
+/// Whether it is known what the server offers.
+fn offered(current: &weft_sidecar::state::Current) -> bool {
+    let entry = current.snapshot.server(&"research/files".parse().unwrap());
+    entry.is_some_and(|entry| entry.offer.is_some())
 }
 
 /// Access policies of the server that are in force.

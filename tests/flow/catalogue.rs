@@ -150,3 +150,24 @@ async fn reports_that_are_not_the_sidecars_or_not_in_order_end_their_stream_with
     assert!(entry(&mesh).is_none_or(|it| it.known.is_none()));
     mesh.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_servers_offered_is_published_again_before_sidecars_are_let_in() {
+    let mesh = Mesh::start().await;
+    mesh.apply(SERVER).await;
+    let mut sidecar = Sidecar::start(&mesh, 1).await;
+    sidecar.tell("old").await;
+    let published = |mesh: &Mesh| {
+        let counts = mesh.running.hub.counts();
+        counts.into_iter().find_map(|(ty, count)| (ty == ResourceType::Offer).then_some(count))
+    };
+    eventually("it is published", || published(&mesh) == Some(1)).await;
+    drop(sidecar);
+    // Each start is another race between the two files that are read.
+    let mut folder = mesh.stop().await;
+    for _ in 0..5 {
+        let again = Mesh::again(folder, |_| {}).await;
+        assert_eq!(published(&again), Some(1));
+        folder = again.stop().await;
+    }
+}

@@ -119,7 +119,6 @@ impl Catalogue {
         let mut state = State::default();
         for (name, remembered) in database::load(&connection)? {
             state.show(&name, None, &remembered.known);
-            state.unhanded.insert(name.clone());
             state.servers.insert(name, Server::remembered(remembered.known, remembered.heard));
         }
         Ok(Arc::new(Self {
@@ -129,6 +128,15 @@ impl Catalogue {
             writing: Notify::new(),
             streams: AtomicU64::new(1),
         }))
+    }
+
+    /// What every server offers, as far as it is known. Whoever it is handed over to takes this first.
+    pub fn offers(&self) -> Vec<(ServerName, Arc<Offer>)> {
+        let state = self.lock();
+        let offer = |(name, server): (&ServerName, &Server)| {
+            Some((name.clone(), Arc::clone(&server.known.as_ref()?.offer)))
+        };
+        state.servers.iter().filter_map(offer).collect()
     }
 
     /// A number for a stream of reports, so that the end of one takes nothing from another.
@@ -258,20 +266,18 @@ impl Catalogue {
                 self.handing.notified().await;
             }
         };
+        // Whatever is being written when the stop comes is written to its end, and then what came meanwhile.
         let keeping = async {
             let mut clear = tokio::time::interval(CLEAR_EVERY);
             loop {
                 tokio::select! {
+                    () = shutdown.cancelled() => return self.write().await,
                     () = self.writing.notified() => self.write().await,
                     _ = clear.tick() => self.clear(&exists).await,
                 }
             }
         };
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            ((), ()) = async { tokio::join!(handing, keeping) } => {}
-        }
-        self.write().await;
+        tokio::join!(shutdown.run_until_cancelled(handing), keeping);
     }
 
     async fn hand_over(&self, to: &HandOver) {

@@ -47,6 +47,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 const STABLE: Duration = Duration::from_secs(60);
 /// Failures in a row after which callers do not wait for the next attempt.
 const HOPELESS: u32 = 3;
+/// Ends in a row over the first question, after which it is left out once. One alone may be an accident, after which a server
+/// of both eras would be taken for one of the legacy era.
+const UNANSWERED_MAX: u32 = 2;
 /// Time for a child that ended its output to end itself.
 const END_GRACE: Duration = Duration::from_secs(2);
 /// Time for the launcher to end everyone, once told to.
@@ -194,17 +197,18 @@ impl Child {
     }
 
     async fn supervise(self: Arc<Self>, recipe: &Recipe) {
-        let mut failures = 0;
+        let (mut failures, mut unanswered) = (0, 0);
         let mut probe = true;
         loop {
             self.phase.send_replace(Phase::Starting);
             let (ended, era) = self.once(recipe, probe).await;
             let lasted = ended.ready_since.map(|since| since.elapsed());
-            // What was learned holds for the next process; what failed is learned anew. Whoever ended over the first
-            // question may be one of those that cannot bear it.
+            // What was learned holds for the next process; what failed is learned anew. Whoever ends over the first
+            // question again and again may be one of those that cannot bear it.
+            unanswered = if probe && ended.unanswered { unanswered + 1 } else { 0 };
             probe = match era {
                 Some(era) => era == Era::Modern,
-                None => !(probe && ended.unanswered),
+                None => unanswered < UNANSWERED_MAX,
             };
             failures = if lasted.is_some_and(|lasted| lasted >= STABLE) { 1 } else { failures + 1 };
             if self.stop.borrow().is_some() {
@@ -285,7 +289,7 @@ impl Child {
         let (server, revision) = (&recipe.name, &introduction.revision);
         tracing::info!(%server, revision, pid = self.pid(), "a stdio server is ready");
         *self.introduction.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&introduction));
-        self.wire.open();
+        self.wire.open(introduction.era);
         self.phase.send_replace(Phase::Ready(Arc::clone(&introduction)));
         let listening = self.listen(&introduction);
         served.introduction = Some(introduction);

@@ -16,7 +16,8 @@ use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, broadcast, mpsc};
 use tokio::time::timeout;
-use weft_proto::mcp::{self, Body, Bounds, Message};
+use weft_proto::mcp::{self, Body, Bounds, Message, Request};
+use weft_proto::resource::kinds::Era;
 
 use super::lines::{Line, Splitter};
 use super::mux::{self, Asked, Audience, Counts, Effect, Mux};
@@ -61,16 +62,13 @@ struct Inner {
     unwatched: Vec<Abandoned>,
     asides: HashMap<Asker, broadcast::Sender<Aside>>,
     effects: Vec<Effect>,
-    /// A process that was shaken hands with is at the other end.
-    is_open: bool,
+    /// What the process at the other end speaks that was shaken hands with; none while there is none.
+    open: Option<Era>,
 }
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inner")
-            .field("mux", &self.mux)
-            .field("is_open", &self.is_open)
-            .finish_non_exhaustive()
+        f.debug_struct("Inner").field("mux", &self.mux).field("open", &self.open).finish_non_exhaustive()
     }
 }
 
@@ -106,7 +104,7 @@ impl Wire {
             unwatched: Vec::new(),
             asides: HashMap::new(),
             effects: Vec::new(),
-            is_open: false,
+            open: None,
         };
         Self {
             inner: Mutex::new(inner),
@@ -148,7 +146,7 @@ impl Wire {
         let room = self.room(message.len()).await?;
         let (answers, reply) = mpsc::channel(self.said_max + 1);
         let mut inner = self.lock();
-        inner.check_open()?;
+        inner.check_speaks(&request)?;
         match inner.mux.ask(asker, message, &request)? {
             Asked::Answered(response) => {
                 let _ = answers.try_send(Ok(Said::Response(response)));
@@ -237,9 +235,9 @@ impl Wire {
     }
 
     /// Hands were shaken: calls may come.
-    pub(super) fn open(&self) {
+    pub(super) fn open(&self, era: Era) {
         let mut inner = self.lock();
-        inner.is_open = true;
+        inner.open = Some(era);
         for line in inner.mux.resume() {
             inner.queue_anyway(line);
         }
@@ -248,7 +246,7 @@ impl Wire {
 
     /// No more calls; those under way go on.
     pub(super) fn close(&self) {
-        self.lock().is_open = false;
+        self.lock().open = None;
     }
 
     /// Returns once nothing is under way.
@@ -261,7 +259,7 @@ impl Wire {
     /// The process is gone. Everyone who waits is told why.
     pub(super) fn lost(&self, refusal: &Refusal) {
         let mut inner = self.lock();
-        inner.is_open = false;
+        inner.open = None;
         inner.unwatched.clear();
         for call in inner.mux.lost() {
             inner.finish(call, Err(refusal.clone()));
@@ -379,7 +377,7 @@ impl Wire {
     }
 
     fn tell_quiet(&self, inner: &Inner) {
-        if !inner.is_open && inner.calls.is_empty() {
+        if inner.open.is_none() && inner.calls.is_empty() {
             self.quiet.notify_one();
         }
     }
@@ -407,10 +405,19 @@ impl Wire {
 }
 
 impl Inner {
-    fn check_open(&self) -> Result<(), Refusal> {
-        match self.is_open {
-            true => Ok(()),
-            false => Err(Refusal::ChildBusy("it is about to restart".to_owned())),
+    fn check_open(&self) -> Result<Era, Refusal> {
+        self.open.ok_or_else(|| Refusal::ChildBusy("it is about to restart".to_owned()))
+    }
+
+    /// A request is in the era of the process that introduced itself last. The next one may speak the other: it might have
+    /// been replaced, or ended over the first question.
+    fn check_speaks(&self, request: &Request<'_>) -> Result<(), Refusal> {
+        let is_modern = request.params.meta.protocol_version.is_some();
+        match (self.check_open()?, is_modern) {
+            (Era::Modern, true) | (Era::Legacy, false) => Ok(()),
+            _ => {
+                Err(Refusal::ChildBusy("it was started again, and speaks another era than before".to_owned()))
+            }
         }
     }
 

@@ -61,6 +61,12 @@ fn calling(id: impl Into<Value>, tool: &str, arguments: Value) -> Value {
     json!({"jsonrpc": "2.0", "id": id.into(), "method": "tools/call", "params": params})
 }
 
+/// The same, as in the modern era.
+fn enveloped(mut message: Value) -> Value {
+    message["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"] = "2026-07-28".into();
+    message
+}
+
 /// Everything that is said, up to the end.
 async fn all(reply: &mut Reply) -> Vec<Result<Said, Refusal>> {
     let mut said = Vec::new();
@@ -82,7 +88,11 @@ async fn end(peer: &StdioPeer, who: &str, message: &Value) -> Result<Value, Refu
 
 /// What a tool gave.
 async fn call(peer: &StdioPeer, tool: &str, arguments: Value) -> Value {
-    let response = end(peer, "a", &calling(1, tool, arguments)).await.unwrap();
+    let message = match peer.introduction().await.unwrap().era {
+        Era::Legacy => calling(1, tool, arguments),
+        Era::Modern => enveloped(calling(1, tool, arguments)),
+    };
+    let response = end(peer, "a", &message).await.unwrap();
     let text = response["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{response}"));
     serde_json::from_str(text).unwrap()
 }

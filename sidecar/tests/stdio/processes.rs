@@ -71,6 +71,23 @@ async fn a_killed_launcher_takes_the_command_with_it() {
     assert_eq!(call(&peer, "echo", json!({"n": 1})).await["arguments"]["n"], 1);
 }
 
+#[tokio::test]
+async fn a_server_that_comes_back_in_another_era_is_not_sent_what_was_meant_for_the_one_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let era = folder.path().join("era");
+    std::fs::write(&era, "modern").unwrap();
+    let peer = start(&[era.to_str().unwrap()], json!({}), &Limits::default());
+    let introduction = timeout(PATIENCE, peer.introduction()).await.unwrap().unwrap();
+    assert_eq!(introduction.era, Era::Modern);
+    std::fs::write(&era, "legacy").unwrap();
+    kill(peer.state().pids[0]);
+    until("the end is noticed", || !matches!(*peer.phase().borrow(), Phase::Ready(_))).await;
+    // It waits for the next process, which turns out to be another.
+    let refusal = ask(&peer, "a", &enveloped(calling(1, "echo", json!({})))).await.unwrap_err();
+    assert!(matches!(&refusal, Refusal::ChildBusy(why) if why.contains("another era")), "{refusal:?}");
+    assert_eq!(call(&peer, "echo", json!({"n": 1})).await["arguments"]["n"], 1);
+}
+
 const MIDDLE: &str = "WEFT_TEST_MIDDLE";
 
 /// No test, unless it is the process that the next one kills.

@@ -1,7 +1,7 @@
 """A server over stdin and stdout that does what it is asked to, and misbehaves where it is asked to.
 
 The first argument says which era it speaks (legacy, modern, or fragile: legacy, and ends over anything before the
-handshake); others are switches. The tool that is called says what to do.
+handshake); others are switches. A file in the place of an era has the era in it. The tool that is called says what to do.
 """
 
 import json
@@ -11,6 +11,8 @@ import signal
 import sys
 
 ERA, SWITCHES = sys.argv[1], sys.argv[2:]
+if os.path.isfile(ERA):
+    ERA = open(ERA).read()
 cancelled = []
 waiting = {}
 notes = []

@@ -3,7 +3,7 @@
 //
 //     NODE_PATH=<node_modules> node fixture.cjs [--stdio] [--legacy | --modern]
 //
-// Over HTTP it listens on a port of the system's choice and prints it. `--legacy` and `--modern` leave it one era.
+// Over HTTP it listens on `PORT`, or a port of the system's choice, and prints it. `--legacy` and `--modern` leave it one era.
 'use strict';
 
 const { randomUUID } = require('node:crypto');
@@ -344,7 +344,7 @@ function serveHttp() {
     const http = createServer((request, response) => {
         if (isOurHost(request, response) && isOurOrigin(request, response)) void handle(request, response);
     });
-    http.listen(0, '127.0.0.1', () => process.stdout.write(`${JSON.stringify({ port: http.address().port })}\n`));
+    http.listen(Number(process.env.PORT ?? 0), '127.0.0.1', () => process.stdout.write(`${JSON.stringify({ port: http.address().port })}\n`));
 }
 
 function serveOverStdio() {

@@ -3,7 +3,7 @@ of our own. What it says is in `fixture.json`, which the other fixtures say too.
 
     fixture.py [--stdio]
 
-Over HTTP it listens on a port of the system's choice and prints it.
+Over HTTP it listens on `PORT`, or a port of the system's choice, and prints it.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import functools
 import hashlib
 import hmac
 import json
+import os
 import secrets
 import socket
 import sys
@@ -382,7 +383,7 @@ async def serve_stdio():
 
 def serve_http():
     app = server().streamable_http_app(event_store=Events(), retry_interval=100)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", int(os.environ.get("PORT", 0))))
     print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
 

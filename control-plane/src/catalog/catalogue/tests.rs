@@ -123,6 +123,32 @@ async fn what_changed_is_handed_over_once_and_what_is_deleted_too() {
 }
 
 #[tokio::test]
+async fn what_is_being_written_when_the_stop_comes_is_written_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(FILE);
+    let catalogue = Catalogue::open(Some(&path)).unwrap();
+    let servers: Vec<_> = (0..20).map(|n| server(&format!("files-{n:02}"))).collect();
+    for name in &servers {
+        let from = (place(name.name.as_ref()), 1);
+        catalogue.take((&from.0, from.1), name, tools(&[tool("read", "")]), at(0)).unwrap();
+    }
+    let (sender, mut handed) = tokio::sync::mpsc::unbounded_channel();
+    let hand_over: HandOver = Box::new(move |name, _| {
+        sender.send(name).unwrap();
+        Box::pin(async {})
+    });
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(Arc::clone(&catalogue).run(hand_over, |_| None, stop.clone()));
+    // By then it is writing, too: both begin in one go.
+    handed.recv().await.unwrap();
+    stop.cancel();
+    running.await.unwrap();
+    drop(catalogue);
+    let remembered = Catalogue::open(Some(&path)).unwrap().offers();
+    assert_eq!(remembered.into_iter().map(|(name, _)| name).collect::<Vec<_>>(), servers);
+}
+
+#[tokio::test]
 async fn a_sidecar_that_differs_is_told_with_what_it_differs_in() {
     let catalogue = Catalogue::open(None).unwrap();
     let files = server("files");

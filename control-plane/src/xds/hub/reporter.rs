@@ -85,7 +85,17 @@ impl Hub {
     /// Takes over what a server offers, by the word of all sidecars beside it. Those of one server must come one after
     /// the other.
     pub async fn offered(&self, server: ServerName, offer: Option<Arc<Offer>>) {
-        let update = Update { revision: 0, changes: vec![Change::Offered { server, offer }] };
+        self.take_offers(vec![Change::Offered { server, offer }]).await;
+    }
+
+    /// Takes over what servers offered before a start.
+    pub async fn remembered(&self, offers: Vec<(ServerName, Arc<Offer>)>) {
+        let change = |(server, offer)| Change::Offered { server, offer: Some(offer) };
+        self.take_offers(offers.into_iter().map(change).collect()).await;
+    }
+
+    async fn take_offers(&self, changes: Vec<Change>) {
+        let update = Update { revision: 0, changes };
         if self.intake.send(update).await.is_err() {
             tracing::debug!("an offer came while the control plane stops");
         }
