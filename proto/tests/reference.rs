@@ -95,6 +95,7 @@ fn defaults() -> BTreeMap<&'static str, String> {
     }
     BTreeMap::from([
         ("Balancer", default::<kinds::Balancer>()),
+        ("MirroredCalls", default::<kinds::MirroredCalls>()),
         ("CacheScope", default::<kinds::CacheScope>()),
         ("DefaultAction", default::<kinds::DefaultAction>()),
         ("LimitScope", default::<kinds::LimitScope>()),

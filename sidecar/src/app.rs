@@ -272,6 +272,8 @@ impl Core {
             trust: trust.clone(),
             key: sessions.clone(),
             locality: bootstrap.node.locality.as_ref().map(ToString::to_string),
+            copies_max: limits.copies_max,
+            copies: metrics.copies.clone(),
         };
         let to = Arc::new(Outbound::new(config, &live.load().snapshot));
         let assemblies = Assemblies::new(assembly::Parts {

@@ -43,6 +43,7 @@ pub mod record;
 pub mod refusal;
 pub mod relay;
 pub mod room;
+pub mod route;
 pub mod servers;
 pub mod session_id;
 mod shown;

@@ -97,6 +97,8 @@ limits! {
     /// Streams that only listen, at once at each server. Never more than a third of the files that the process may have
     /// open.
     listening_max: usize = 10_000;
+    /// Copies of calls for servers that mirror others, under way at once. Beyond that calls are not copied.
+    copies_max: usize = 64;
     /// Sessions open at once at one server, where the sidecar keeps them.
     sessions_max: usize = 10_000;
     /// Sessions of one caller open at once, where the sidecar keeps them.

@@ -162,6 +162,7 @@ metrics! {
     tool_checks: Family<ToolCheckLabels, Counter> = Family::default(), "Calls of tools that were not as policies want them, by what was checked and what became of them";
     tool_readings: Family<ServerOutcomeLabels, Counter> = Family::default(), "Readings of the tools that a server advertises: ok, or failed";
     kept_answers: Family<ServerOutcomeLabels, Counter> = Family::default(), "Calls of tools whose answers are kept: hit, or miss";
+    copies: Family<ServerOutcomeLabels, Counter> = Family::default(), "Copies of calls by the server that was to have them, by what became of them: answered, failed, or no_room";
     certificate_expiry_timestamp_seconds: Gauge = Gauge::default(), "When this sidecar's certificate expires";
     snapshot_age_seconds: Gauge = Gauge::default(), "Since when nothing was heard of the configuration in force";
     snapshot_info: Family<VersionLabel, Gauge> = Family::default(), "1, with the version of the configuration in force";

@@ -39,7 +39,6 @@ use crate::tools::Treated;
 use crate::trace::{Part, Trace};
 use crate::{accept, authorize, clock, logged, session_id, tools, trace};
 
-pub(crate) use outbound::Manner;
 pub use outbound::{Outbound, Parts as OutboundParts};
 
 /// Times that a call is judged anew, because what it is judged by changes all the while.

@@ -116,7 +116,7 @@ impl Caller {
     }
 
     /// A claim is a text, or a list of which any text counts. Others match no pattern.
-    fn claims_any(&self, claim: &str, wanted: &Patterns) -> bool {
+    pub(super) fn claims_any(&self, claim: &str, wanted: &Patterns) -> bool {
         let exactly = |(key, value): (Raw<'_>, _)| (key.text()? == claim).then_some(value);
         let Some(value) = self.claims().and_then(|claims| claims.parts().find_map(exactly)) else {
             return false;
@@ -134,7 +134,7 @@ impl Caller {
     }
 }
 
-fn any(patterns: &Patterns, text: &str) -> bool {
+pub(super) fn any(patterns: &Patterns, text: &str) -> bool {
     patterns.iter().any(|pattern| pattern.matches(text))
 }
 

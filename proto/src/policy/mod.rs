@@ -9,7 +9,9 @@ pub mod expr;
 pub mod placement;
 pub mod quota;
 mod reach;
+pub mod route;
 pub mod tools;
 
 pub use caller::Caller;
+use caller::any;
 pub use reach::{is_for, may_reach, may_use};

@@ -30,7 +30,12 @@ pub(super) fn route() -> BoxedStrategy<Route> {
     let matches = (claims(), claims(), some_patterns(), some_patterns())
         .prop_map(|(headers, claims, methods, tools)| RouteMatch { headers, claims, methods, tools });
     let weighted = (server_name(), count()).prop_map(|(server, weight)| WeightedServer { server, weight });
-    let mirror = (server_name(), count()).prop_map(|(server, percent)| Mirror { server, percent });
+    let calls = prop_oneof![Just(MirroredCalls::ReadOnly), Just(MirroredCalls::All)];
+    let mirror = (server_name(), count(), calls).prop_map(|(server, percent, calls)| Mirror {
+        server,
+        percent,
+        calls,
+    });
     let rule = (option::of(matches), list(weighted), option::of(mirror), some_list(server_name()))
         .prop_map(|(matches, to, mirror, fallback)| RouteRule { matches, to, mirror, fallback });
     (server_name(), list(rule)).prop_map(|(server, rules)| Route { server, rules }).boxed()

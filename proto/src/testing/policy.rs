@@ -140,12 +140,12 @@ pub(super) fn tool_policy() -> BoxedStrategy<ToolPolicy> {
     let retry =
         prop_oneof![Just(RetryClass::Never), Just(RetryClass::ReadOnly), Just(RetryClass::Idempotent)];
     let checks = (strictness(), strictness(), map(tool_name(), digest()));
-    let answers = (option::of(size.prop_map(ByteSize::new)), option::of(cache), retry);
+    let answers = (option::of(size.prop_map(ByteSize::new)), option::of(cache), retry, some_span());
     let flags = (any::<bool>(), list(text()), any::<bool>());
     (selector(), some_patterns(), some_span(), checks, answers, flags)
         .prop_map(|(servers, tools, timeout, checks, answers, flags)| {
             let (validate_arguments, pin, approved) = checks;
-            let (result_max, cache, retry) = answers;
+            let (result_max, cache, retry, hedge_after) = answers;
             let (trust_hints, redact, shadow) = flags;
             ToolPolicy {
                 servers,
@@ -157,6 +157,7 @@ pub(super) fn tool_policy() -> BoxedStrategy<ToolPolicy> {
                 result_max,
                 cache,
                 retry,
+                hedge_after,
                 trust_hints,
                 redact,
                 shadow,

@@ -52,12 +52,13 @@ pub(super) fn location() -> BoxedStrategy<Location> {
 }
 
 pub(super) fn health_check() -> BoxedStrategy<HealthCheck> {
-    (some_span(), some_span(), count(), count())
-        .prop_map(|(interval, timeout, healthy_threshold, unhealthy_threshold)| HealthCheck {
+    (some_span(), some_span(), count(), count(), any::<bool>())
+        .prop_map(|(interval, timeout, healthy_threshold, unhealthy_threshold, by_callers)| HealthCheck {
             interval,
             timeout,
             healthy_threshold,
             unhealthy_threshold,
+            by_callers,
         })
         .boxed()
 }
@@ -84,14 +85,21 @@ pub(super) fn server() -> BoxedStrategy<McpServer> {
     let in_flight = (count(), count()).prop_map(|(max, queue_max)| InFlight { max, queue_max });
     let balancer = prop_oneof![
         Just(Balancer::LeastRequest),
+        Just(Balancer::PeakEwma),
         Just(Balancer::RoundRobin),
         Just(Balancer::Random),
         Just(Balancer::ConsistentHash)
     ];
-    let load_balancing =
-        (balancer, any::<bool>()).prop_map(|(policy, prefer_local)| LoadBalancing { policy, prefer_local });
-    let circuit_breaker = (count(), count())
-        .prop_map(|(connections_max, pending_max)| CircuitBreaker { connections_max, pending_max });
+    let load_balancing = (balancer, any::<bool>(), some_span())
+        .prop_map(|(policy, prefer_local, slow_start)| LoadBalancing { policy, prefer_local, slow_start });
+    let circuit_breaker = (count(), count(), count(), some_span()).prop_map(
+        |(connections_max, pending_max, tool_failures, tool_pause)| CircuitBreaker {
+            connections_max,
+            pending_max,
+            tool_failures,
+            tool_pause,
+        },
+    );
     let retries = (count(), some_span(), count()).prop_map(|(attempts, per_try_timeout, budget_percent)| {
         Retries { attempts, per_try_timeout, budget_percent }
     });

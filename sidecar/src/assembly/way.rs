@@ -8,15 +8,15 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use weft_proto::mcp::header;
+use weft_proto::mcp::{header, method};
 use weft_proto::name::ServerName;
 
 use crate::exchange::BoxFuture;
 use crate::exchange::http::{AnswerBody, Http, Target};
 use crate::headers::CALLER;
 use crate::outbound::{Affinity, Call, Outbound};
-use crate::pipeline::Manner;
 use crate::refusal::Refusal;
+use crate::route::{self, Asked};
 use crate::session_id::Whence;
 use crate::state::Live;
 
@@ -70,13 +70,16 @@ impl Http for ToMember {
             let entry = current.snapshot.server(&self.server);
             let entry = entry.ok_or_else(|| Refusal::UnknownServer(self.server.to_string()))?;
             let said = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-            let method = said(header::METHOD).unwrap_or_default();
-            let tool = said(header::NAME).and_then(|name| header::decode(name).ok());
-            let Manner { repeatable, timeout } =
-                Manner::of_method(&current.snapshot, entry, method, tool.as_deref());
+            let name = said(header::METHOD).unwrap_or_default();
+            let tool = said(header::NAME).filter(|_| name == method::TOOLS_CALL);
+            let tool = tool.and_then(|name| header::decode(name).ok());
+            let is_single = name != method::SUBSCRIPTIONS_LISTEN && !name.starts_with("notifications/");
+            let headers = request.headers();
+            let asked = Asked { method: name, tool: tool.as_deref(), is_single, headers, caller: None };
+            let course = route::course(&current.snapshot, entry, &asked, &self.to, rand::random);
             let affinity = waits(&body).map_or(Affinity::Any, Affinity::Waits);
-            let call = Call { repeatable, timeout, ..Call::new(request, affinity) };
-            let answer = self.to.forward(&self.server, call).await?;
+            let addressed = entry.server.meta.full_name();
+            let answer = self.to.forward(&addressed, &course, Call::new(request, affinity)).await?;
             let broke = |error: hyper::Error| Refusal::UpstreamBroke(error.to_string());
             Ok(answer.response.map(|body| body.map_err(broke).boxed_unsync()))
         })

@@ -23,6 +23,15 @@ const MUCH_SLOWER: f64 = 2.0;
 /// One in so many of those choices does not look at the latency, so that a slow instance can show that it is better.
 const LATENCY_IGNORED_ONE_IN: u32 = 8;
 
+/// What an instance that has not answered yet is taken to need, in seconds.
+const LATENCY_UNKNOWN: f64 = 0.03;
+
+/// Where instances are judged by how long they take, one that fails is as bad as one that takes this long.
+const FAILED_AS: Duration = Duration::from_secs(1);
+
+/// What a new instance gets of its share at least.
+const WARMTH_MIN: f64 = 0.1;
+
 /// When an instance is left out, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ejection {
@@ -84,6 +93,8 @@ pub struct Balancer {
     members: Vec<Member>,
     everyone: Group,
     local: Option<Group>,
+    /// For how long a new instance gets less than its share.
+    slow_start: Option<Duration>,
     turn: AtomicU64,
     /// Held while it is decided whether one more may be ejected.
     judging: Mutex<()>,
@@ -149,12 +160,20 @@ impl Balancer {
             ejection,
             everyone: everyone.unwrap_or_else(nobody),
             local,
+            slow_start: None,
             members,
             turn: AtomicU64::new(0),
             judging: Mutex::new(()),
         };
         balancer.readmit_surplus(now);
         balancer
+    }
+
+    /// Lets new instances come to their share by and by.
+    #[must_use]
+    pub fn starting_slowly(mut self, within: Option<Duration>) -> Self {
+        self.slow_start = within.filter(|within| !within.is_zero());
+        self
     }
 
     /// Chooses an instance that was not `tried` for this request; its position. Ejected ones are chosen only when all
@@ -188,18 +207,24 @@ impl Balancer {
         if let Some(key) = key {
             return self.by_key(group, key, fit);
         }
+        let mut drawn = |fit: &dyn Fn(usize) -> bool| self.draw(group, fit, now, || random.random());
         match self.policy {
             kinds::Balancer::LeastRequest => {
-                let one = draw(group, fit, || random.random())?;
-                let other = draw(group, &|at| at != one && fit(at), || random.random());
+                let one = drawn(fit)?;
+                let other = drawn(&|at| at != one && fit(at));
                 Some(other.map_or(one, |other| self.better(one, other, now, random)))
+            }
+            kinds::Balancer::PeakEwma => {
+                let one = drawn(fit)?;
+                let other = drawn(&|at| at != one && fit(at));
+                Some(other.map_or(one, |other| self.sooner(one, other, now)))
             }
             kinds::Balancer::RoundRobin => {
                 let next = || self.turn.fetch_add(1, Ordering::Relaxed).wrapping_mul(group.stride);
-                draw(group, fit, next)
+                self.draw(group, fit, now, next)
             }
             // Without a key, there is nothing that should lead to the same instance again.
-            kinds::Balancer::Random | kinds::Balancer::ConsistentHash => draw(group, fit, || random.random()),
+            kinds::Balancer::Random | kinds::Balancer::ConsistentHash => drawn(fit),
         }
     }
 
@@ -208,11 +233,58 @@ impl Balancer {
     fn by_key(&self, group: &Group, key: u64, fit: &impl Fn(usize) -> bool) -> Option<usize> {
         let mark = |at: usize| {
             let member = &self.members[at];
-            let uniform = ((mix(member.hash ^ mix(key)) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
-            -f64::from(member.weight.max(1)) / uniform.ln()
+            -f64::from(member.weight.max(1)) / uniform(member.hash ^ mix(key)).ln()
         };
         let marked = group.members.iter().filter(|at| fit(**at)).map(|at| (mark(*at), *at));
         marked.max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, at)| at)
+    }
+
+    /// Draws until one fits; in the end looks for one, from where the last draw was. One that is new is passed over more
+    /// often the newer it is.
+    fn draw(
+        &self,
+        group: &Group,
+        fit: &dyn Fn(usize) -> bool,
+        now: Instant,
+        mut next: impl FnMut() -> u64,
+    ) -> Option<usize> {
+        let mut passed_over = None;
+        for _ in 0..DRAWS_MAX {
+            let place = next();
+            let at = group.at(place);
+            if fit(at) {
+                if self.is_warm(at, place, now) {
+                    return Some(at);
+                }
+                passed_over.get_or_insert(at);
+            }
+        }
+        if passed_over.is_some() {
+            // All that were drawn are new: the first was drawn by weight.
+            return passed_over;
+        }
+        let start = (next() % group.members.len() as u64) as usize;
+        let (before, after) = group.members.split_at(start);
+        after.iter().chain(before).copied().find(|at| fit(*at))
+    }
+
+    /// Whether an instance that was drawn is to have the request. What was drawn says nothing of the number that is made
+    /// of it.
+    fn is_warm(&self, at: usize, drawn: u64, now: Instant) -> bool {
+        let Some(within) = self.slow_start else { return true };
+        let warmth = self.members[at].load.age(now).as_secs_f64() / within.as_secs_f64();
+        warmth >= 1.0 || uniform(drawn) < warmth.max(WARMTH_MIN)
+    }
+
+    /// The one that promises the earlier answer.
+    fn sooner(&self, one: usize, other: usize, now: Instant) -> usize {
+        let cost = |at: usize| {
+            let Member { load, weight, .. } = &self.members[at];
+            let latency = if load.is_known() { load.latency(now) } else { LATENCY_UNKNOWN };
+            // Weights were respected by whoever drew; here they say how much load is how much.
+            latency * (1.0 + f64::from(load.in_flight()) / f64::from((*weight).max(1)))
+        };
+        if cost(other) < cost(one) { other } else { one }
     }
 
     /// The less loaded by its weight. Between equals the one that was drawn first, which respects the weights, unless
@@ -237,6 +309,9 @@ impl Balancer {
 
     /// A request to this instance came to nothing. Says whether the instance is ejected for that.
     pub fn failed(&self, load: &Arc<Load>, now: Instant) -> bool {
+        if self.policy == kinds::Balancer::PeakEwma {
+            load.took(FAILED_AS, now);
+        }
         if load.one_more_failure() < self.ejection.failures {
             return false;
         }
@@ -248,6 +323,11 @@ impl Balancer {
             load.eject(now, self.ejection.time, self.ejection.interval);
         }
         eject
+    }
+
+    /// Whether there is an instance that is not left out.
+    pub fn is_available(&self, now: Instant) -> bool {
+        self.members.iter().any(|member| !member.load.is_ejected(now))
     }
 
     /// Instances that are left out.
@@ -269,17 +349,9 @@ impl Balancer {
     }
 }
 
-/// Draws until one fits; in the end looks for one, from where the last draw was.
-fn draw(group: &Group, fit: &impl Fn(usize) -> bool, mut next: impl FnMut() -> u64) -> Option<usize> {
-    for _ in 0..DRAWS_MAX {
-        let at = group.at(next());
-        if fit(at) {
-            return Some(at);
-        }
-    }
-    let start = (next() % group.members.len() as u64) as usize;
-    let (before, after) = group.members.split_at(start);
-    after.iter().chain(before).copied().find(|at| fit(*at))
+/// A number from zero to one.
+fn uniform(bits: u64) -> f64 {
+    ((mix(bits) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
 }
 
 /// A hash that is the same in every process.

@@ -8,6 +8,7 @@
 mod affinity;
 pub mod balance;
 mod budget;
+mod copies;
 mod servers;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,18 +17,22 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::uri::PathAndQuery;
 use http::{Response, StatusCode, Uri};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use tokio::time::{Instant, timeout_at};
 use weft_certs::bundle::TrustStore;
 use weft_certs::tls::LiveIdentity;
 use weft_proto::compile::Snapshot;
 use weft_proto::name::{HostPort, ServerName};
 
+use crate::metrics::ServerOutcomeLabels;
 use crate::refusal::Refusal;
 use crate::session_id::{Key, Tag};
 use crate::state::Live;
 use crate::upstream::{Outgoing, SendError, Stats, Unsent, UpstreamBody};
 
 pub use affinity::Affinity;
+use copies::Copies;
 use servers::{Instance, Reach, Servers};
 
 /// How often a request starts anew because the instances were exchanged under it.
@@ -43,6 +48,10 @@ pub struct Config {
     pub key: Key,
     /// Where this sidecar stands, as `region/zone`.
     pub locality: Option<String>,
+    /// Copies of calls that may be under way at once.
+    pub copies_max: usize,
+    /// What became of copies.
+    pub copies: Family<ServerOutcomeLabels, Counter>,
 }
 
 /// One request, and what is known of it.
@@ -52,15 +61,42 @@ pub struct Call<'a> {
     pub request: Outgoing,
     pub path: Option<PathAndQuery>,
     pub affinity: Affinity<'a>,
-    /// Until the head of the answer, over all attempts; what the server's configuration says if not given.
-    pub timeout: Option<Duration>,
-    /// Whether the server may be asked twice.
-    pub repeatable: bool,
 }
 
 impl<'a> Call<'a> {
     pub fn new(request: Outgoing, affinity: Affinity<'a>) -> Self {
-        Self { request, path: None, affinity, timeout: None, repeatable: false }
+        Self { request, path: None, affinity }
+    }
+}
+
+/// How a request is sent to a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Whether the server may be asked twice, should the connection break before there is an answer.
+    pub repeatable: bool,
+    /// Until the head of the answer, over all attempts; what the server's configuration says if not given.
+    pub timeout: Option<Duration>,
+}
+
+/// A server that may take a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stop {
+    pub server: ServerName,
+    pub manner: Manner,
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Course {
+    /// Tried one after the other, as long as nothing left for any of them.
+    pub stops: Vec<Stop>,
+    /// Who gets a copy.
+    pub copy: Option<Stop>,
+}
+
+impl From<Stop> for Course {
+    fn from(stop: Stop) -> Self {
+        Self { stops: vec![stop], copy: None }
     }
 }
 
@@ -69,6 +105,8 @@ impl<'a> Call<'a> {
 pub struct Answer {
     /// The instance counts as busy until the body is read or dropped.
     pub response: Response<UpstreamBody>,
+    /// Which server it was.
+    pub server: ServerName,
     /// Which instance it was, for [`Outbound::stick`].
     pub instance: Tag,
     /// Where it is.
@@ -80,7 +118,38 @@ pub struct Answer {
 pub struct Outbound {
     config: Config,
     servers: ArcSwap<Servers>,
+    copies: Copies,
     updating: Mutex<()>,
+}
+
+/// A request that a server did not answer.
+struct Unserved {
+    refusal: Refusal,
+    /// The request, if nothing of it ever left.
+    request: Option<Outgoing>,
+}
+
+impl Unserved {
+    const fn of(refusal: Refusal) -> Self {
+        Self { refusal, request: None }
+    }
+}
+
+/// How long there may be no answer.
+#[derive(Clone, Copy)]
+struct Time {
+    until: Instant,
+    after: Duration,
+}
+
+impl Time {
+    fn beginning(after: Duration) -> Self {
+        Self { until: Instant::now() + after, after }
+    }
+
+    fn is_over(self) -> bool {
+        Instant::now() >= self.until
+    }
 }
 
 /// A failed attempt.
@@ -96,7 +165,8 @@ struct Failure {
 
 impl Outbound {
     pub fn new(config: Config, snapshot: &Snapshot) -> Self {
-        let outbound = Self { config, servers: ArcSwap::default(), updating: Mutex::new(()) };
+        let copies = Copies::new(config.copies_max, config.copies.clone());
+        let outbound = Self { config, servers: ArcSwap::default(), copies, updating: Mutex::new(()) };
         outbound.update(snapshot);
         outbound
     }
@@ -123,30 +193,76 @@ impl Outbound {
         }
     }
 
+    /// Sends a request that is addressed to a server to an instance of the first server on its course, to another
+    /// instance if it never left, and to the next server if it left for none.
+    pub async fn forward(
+        self: &Arc<Self>,
+        addressed: &ServerName,
+        course: &Course,
+        call: Call<'_>,
+    ) -> Result<Answer, Refusal> {
+        if let Some(copy) = &course.copy {
+            self.copy(copy, &call.request);
+        }
+        let Call { mut request, path, affinity } = call;
+        let (mut time, mut last) = (None, Refusal::NoInstance);
+        for Stop { server, manner } in &course.stops {
+            let reach = match self.reach(server) {
+                Ok(reach) => reach,
+                // Whether it exists for others is not told.
+                Err(_) if server != addressed => continue,
+                Err(refusal) => return Err(refusal),
+            };
+            let time =
+                time.get_or_insert_with(|| Time::beginning(manner.timeout.unwrap_or(reach.call_timeout)));
+            let call = Call { request, path: path.clone(), affinity };
+            match self.to_one(reach, manner.repeatable, call, *time).await {
+                Ok((at, reach, response)) => {
+                    let instance = &reach.instances[at];
+                    let is_addressed = server == addressed;
+                    let tag = if is_addressed { instance.tag } else { instance.routed_tag };
+                    let (server, address) = (server.clone(), instance.address.clone());
+                    return Ok(Answer { response, server, instance: tag, address });
+                }
+                Err(Unserved { refusal, request: Some(unsent) }) if !time.is_over() => {
+                    (request, last) = (unsent, refusal);
+                }
+                Err(unserved) => return Err(unserved.refusal),
+            }
+        }
+        Err(last)
+    }
+
     /// Sends a request to an instance of a server, and to another if it never left.
-    pub async fn forward(&self, server: &ServerName, call: Call<'_>) -> Result<Answer, Refusal> {
-        let mut reach = self.reach(server)?;
-        let after = call.timeout.unwrap_or(reach.call_timeout);
-        let until = Instant::now() + after;
+    async fn to_one(
+        &self,
+        mut reach: Arc<Reach>,
+        repeatable: bool,
+        call: Call<'_>,
+        time: Time,
+    ) -> Result<(usize, Arc<Reach>, Response<UpstreamBody>), Unserved> {
         reach.budget.call(reach.budget_percent);
         let mut request = reach.addressed(call.request, call.path);
         let (mut tried, mut retries, mut renewals) = (Vec::new(), reach.retries, RENEWALS_MAX);
-        let mut last = Refusal::NoInstance;
+        let (mut last, mut left) = (Refusal::NoInstance, false);
         loop {
-            let Some(at) = reach.choose(call.affinity, &tried)? else { return Err(last) };
-            let spare = (call.repeatable && retries > 0).then(|| request.clone());
-            let failure = match self.attempt(&reach, at, request, until, after).await {
-                Ok(answer) => return Ok(answer),
+            let Some(at) = reach.choose(call.affinity, &tried).map_err(Unserved::of)? else {
+                return Err(Unserved { refusal: last, request: (!left).then_some(request) });
+            };
+            let spare = (repeatable && retries > 0).then(|| request.clone());
+            let failure = match self.attempt(&reach, at, request, time).await {
+                Ok(response) => return Ok((at, reach, response)),
                 Err(failure) => failure,
             };
-            let Some(again) = failure.request.or(spare) else { return Err(failure.refusal) };
+            left |= failure.request.is_none();
+            let Some(again) = failure.request.or(spare) else { return Err(Unserved::of(failure.refusal)) };
             if failure.retired && renewals > 0 {
                 renewals -= 1;
-                (reach, tried) = (self.reach(server)?, Vec::new());
+                (reach, tried) = (self.reach(&reach.server).map_err(Unserved::of)?, Vec::new());
             } else {
-                let in_vain = call.affinity.is_bound() || Instant::now() >= until;
+                let in_vain = call.affinity.is_bound() || time.is_over();
                 if in_vain || retries == 0 || !reach.budget.retry() {
-                    return Err(failure.refusal);
+                    return Err(Unserved { refusal: failure.refusal, request: (!left).then_some(again) });
                 }
                 retries -= 1;
                 tried.push(at);
@@ -165,9 +281,8 @@ impl Outbound {
         reach: &Reach,
         at: usize,
         request: Outgoing,
-        until: Instant,
-        after: Duration,
-    ) -> Result<Answer, Failure> {
+        Time { until, after }: Time,
+    ) -> Result<Response<UpstreamBody>, Failure> {
         let instance = &reach.instances[at];
         let in_flight = instance.load.begin();
         let began = Instant::now();
@@ -181,8 +296,7 @@ impl Outbound {
         match sent {
             Ok(Ok(response)) => {
                 judge(is_failure(response.status()));
-                let response = response.map(|body| body.hold(in_flight));
-                Ok(Answer { response, instance: instance.tag, address: instance.address.clone() })
+                Ok(response.map(|body| body.hold(in_flight)))
             }
             Ok(Err(error)) => {
                 let failure = Failure::from(error);
@@ -206,6 +320,17 @@ impl Outbound {
         if current.balancer.failed(&instance.load, now.into_std()) {
             tracing::warn!(server = %reach.server, address = %instance.address, "instance left out for a while");
         }
+    }
+
+    /// Whether a server is known here and has an instance that is not left out.
+    pub fn is_available(&self, server: &ServerName) -> bool {
+        let now = Instant::now().into_std();
+        self.servers.load().reach(server).is_some_and(|reach| reach.balancer.is_available(now))
+    }
+
+    /// The server of the instance that a request addressed to a server belongs to.
+    pub fn home(&self, addressed: &ServerName, instance: Tag) -> Result<ServerName, Refusal> {
+        self.servers.load().home(addressed, instance).cloned().ok_or(Refusal::SessionUnknown)
     }
 
     /// Connections of all instances of a server.

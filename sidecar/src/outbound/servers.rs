@@ -43,6 +43,8 @@ pub(super) struct Reach {
     by_tag: HashMap<Tag, usize>,
     /// Where calls say that they wait, of the instances of which it is known what they are called.
     by_whence: HashMap<Whence, usize>,
+    /// The same, for what was addressed to other servers.
+    by_routed_tag: HashMap<Tag, usize>,
     pub(super) balancer: Balancer,
     pub(super) call_timeout: Duration,
     pub(super) try_timeout: Option<Duration>,
@@ -59,6 +61,9 @@ pub(super) struct Instance {
     limits: Limits,
     tls: Arc<rustls::ClientConfig>,
     pub(super) tag: Tag,
+    /// What it is known by where the server itself is not addressed. It names the server, for a sidecar may stand beside
+    /// several.
+    pub(super) routed_tag: Tag,
     pub(super) pool: Pool,
     pub(super) load: Arc<Load>,
 }
@@ -93,6 +98,15 @@ impl Servers {
         self.0.get(server)
     }
 
+    /// The server of an instance that opened something for a request addressed to a server. What a route led elsewhere
+    /// goes on where it began, whatever the route says by now.
+    pub(super) fn home<'a>(&'a self, addressed: &'a ServerName, instance: Tag) -> Option<&'a ServerName> {
+        if self.reach(addressed)?.by_tag.contains_key(&instance) {
+            return Some(addressed);
+        }
+        self.0.iter().find(|(_, reach)| reach.by_routed_tag.contains_key(&instance)).map(|(name, _)| name)
+    }
+
     /// The servers of a configuration, with all that these have in common with it.
     pub(super) fn next(&self, snapshot: &Snapshot, config: &Config, now: Instant) -> Self {
         let reach = |(name, entry): (&ServerName, &Arc<ServerEntry>)| {
@@ -125,7 +139,7 @@ impl Reach {
         now: Instant,
     ) -> Self {
         let server = &entry.server.spec;
-        let mut making = Making::new(former, Limits::of(server), config, now);
+        let mut making = Making::new(name, former, Limits::of(server), config, now);
         let mut members = Vec::new();
         let (mut instances, mut by_whence) = (Vec::new(), HashMap::new());
         for endpoint in entry.endpoints.iter() {
@@ -142,9 +156,11 @@ impl Reach {
         let ejection = Ejection::from(server.outlier_ejection.as_ref());
         Self {
             path: path(name),
-            by_tag: instances.iter().enumerate().map(|(at, instance)| (instance.tag, at)).collect(),
+            by_tag: instances.iter().enumerate().map(|(at, it)| (it.tag, at)).collect(),
             by_whence,
-            balancer: Balancer::new(server.load_balancing.policy, ejection, members, now),
+            by_routed_tag: instances.iter().enumerate().map(|(at, it)| (it.routed_tag, at)).collect(),
+            balancer: Balancer::new(server.load_balancing.policy, ejection, members, now)
+                .starting_slowly(server.load_balancing.slow_start.map(|span| span.duration())),
             instances,
             call_timeout: server.timeouts.call.map_or(CALL_TIMEOUT, |span| span.duration()),
             try_timeout: retries.per_try_timeout.map(|span| span.duration()),
@@ -168,8 +184,8 @@ impl Reach {
     pub(super) fn choose(&self, affinity: Affinity<'_>, tried: &[usize]) -> Result<Option<usize>, Refusal> {
         let key = match affinity {
             Affinity::Instance(tag) => {
-                let at = self.by_tag.get(&tag).copied();
-                return at.map(Some).ok_or(Refusal::SessionUnknown);
+                let at = self.by_tag.get(&tag).or_else(|| self.by_routed_tag.get(&tag));
+                return at.copied().map(Some).ok_or(Refusal::SessionUnknown);
             }
             Affinity::Key(key) => Some(stable_hash(key)),
             Affinity::Waits(whence) => {
@@ -209,6 +225,7 @@ fn path(server: &ServerName) -> PathAndQuery {
 
 /// The making of a server's instances, out of the former ones where they stay.
 struct Making<'a> {
+    server: &'a ServerName,
     former: HashMap<(&'a HostPort, &'a SpiffeId), &'a Arc<Instance>>,
     tls: HashMap<SpiffeId, Arc<rustls::ClientConfig>>,
     limits: Limits,
@@ -217,9 +234,16 @@ struct Making<'a> {
 }
 
 impl<'a> Making<'a> {
-    fn new(former: Option<&'a Reach>, limits: Limits, config: &'a Config, now: Instant) -> Self {
+    fn new(
+        server: &'a ServerName,
+        former: Option<&'a Reach>,
+        limits: Limits,
+        config: &'a Config,
+        now: Instant,
+    ) -> Self {
         let instances = || former.into_iter().flat_map(|former| &former.instances);
         Self {
+            server,
             former: instances().map(|it| ((&it.address, &it.identity), it)).collect(),
             tls: instances().map(|it| (it.identity.clone(), Arc::clone(&it.tls))).collect(),
             limits,
@@ -242,6 +266,7 @@ impl<'a> Making<'a> {
             limits: self.limits,
             tls,
             tag: self.config.key.tag(&format!("{} {identity}", endpoint.address)),
+            routed_tag: self.config.key.tag(&format!("{} {} {identity}", self.server, endpoint.address)),
             pool: Pool::new(destination, self.limits.settings()),
             load: former.map_or_else(|| Load::new(self.now), |former| Arc::clone(&former.load)),
         })

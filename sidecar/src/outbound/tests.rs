@@ -17,6 +17,8 @@ use super::*;
 use crate::body::Body;
 use crate::upstream::testing::{Authority, Server, echo, id, post, serve, soon, text, until};
 
+mod routed;
+
 fn server_name() -> ServerName {
     ServerName::parse("research/files").unwrap()
 }
@@ -57,18 +59,24 @@ impl Mesh {
         compile(&parts)
     }
 
-    fn outbound(&self, endpoints: impl IntoIterator<Item = Endpoint>) -> Outbound {
+    fn outbound(&self, endpoints: impl IntoIterator<Item = Endpoint>) -> Arc<Outbound> {
         self.outbound_at(None, endpoints)
     }
 
-    fn outbound_at(&self, zone: Option<&str>, endpoints: impl IntoIterator<Item = Endpoint>) -> Outbound {
+    fn outbound_at(
+        &self,
+        zone: Option<&str>,
+        endpoints: impl IntoIterator<Item = Endpoint>,
+    ) -> Arc<Outbound> {
         let config = Config {
             identity: self.authority.identity(&id("caller")),
             trust: self.authority.trust(),
             key: Key::random(),
             locality: zone.map(str::to_owned),
+            copies_max: 2,
+            copies: Family::default(),
         };
-        Outbound::new(config, &self.snapshot(endpoints))
+        Arc::new(Outbound::new(config, &self.snapshot(endpoints)))
     }
 }
 
@@ -99,9 +107,26 @@ fn call(body: &'static str) -> Call<'static> {
     Call::new(post("/", body), Affinity::Any)
 }
 
-async fn ask(outbound: &Outbound, call: Call<'_>) -> Result<String, Refusal> {
-    let answer = soon(outbound.forward(&server_name(), call)).await?;
+fn to(server: &ServerName, manner: Manner) -> Course {
+    Course::from(Stop { server: server.clone(), manner })
+}
+
+async fn forward(outbound: &Arc<Outbound>, call: Call<'_>) -> Result<Answer, Refusal> {
+    let server = server_name();
+    soon(outbound.forward(&server, &to(&server, Manner::default()), call)).await
+}
+
+async fn ask(outbound: &Arc<Outbound>, call: Call<'_>) -> Result<String, Refusal> {
+    Ok(text(forward(outbound, call).await?.response).await)
+}
+
+async fn ask_so(outbound: &Arc<Outbound>, manner: Manner, call: Call<'_>) -> Result<String, Refusal> {
+    let answer = soon(outbound.forward(&server_name(), &to(&server_name(), manner), call)).await?;
     Ok(text(answer.response).await)
+}
+
+fn repeatable() -> Manner {
+    Manner { repeatable: true, ..Manner::default() }
 }
 
 fn named(name: &'static str) -> impl Fn(Request<Incoming>) -> std::future::Ready<Response<Body>> + Clone {
@@ -130,7 +155,8 @@ async fn what_is_not_there_is_refused_for_what_it_is() {
     let outbound = mesh.outbound([]);
     assert_eq!(ask(&outbound, call("{}")).await, Err(Refusal::NoInstance));
     let unknown = ServerName::parse("research/mail").unwrap();
-    let refused = outbound.forward(&unknown, call("{}")).await.unwrap_err();
+    let course = to(&unknown, Manner::default());
+    let refused = outbound.forward(&unknown, &course, call("{}")).await.unwrap_err();
     assert_eq!(refused, Refusal::UnknownServer("research/mail".to_owned()));
 }
 
@@ -196,8 +222,7 @@ async fn what_may_have_been_done_is_done_once_unless_repeating_does_no_harm() {
     let whole = mesh.instance(echo).await;
     outbound.update(&mesh.snapshot([Endpoint::from(&broken), Endpoint::from(&whole)]));
     for _ in 0..6 {
-        let repeatable = Call { repeatable: true, ..call("again") };
-        assert_eq!(ask(&outbound, repeatable).await.unwrap(), "again");
+        assert_eq!(ask_so(&outbound, repeatable(), call("again")).await.unwrap(), "again");
     }
 }
 
@@ -209,7 +234,7 @@ async fn a_server_that_does_not_answer_is_given_up_in_time() {
     let after = Duration::from_millis(40);
     assert_eq!(ask(&outbound, call("{}")).await, Err(Refusal::TimedOut { after }));
     let timeout = Some(Duration::from_millis(20));
-    let refused = ask(&outbound, Call { timeout, ..call("{}") }).await;
+    let refused = ask_so(&outbound, Manner { timeout, ..Manner::default() }, call("{}")).await;
     assert_eq!(refused, Err(Refusal::TimedOut { after: Duration::from_millis(20) }));
 }
 
@@ -220,10 +245,10 @@ async fn a_try_has_its_own_time_where_the_server_may_be_asked_twice() {
     let answers = mesh.instance(echo).await;
     let outbound = mesh.outbound([Endpoint::from(&answers)]);
     // A connection is there, so that the time is not spent on that.
-    assert_eq!(ask(&outbound, Call { repeatable: true, ..call("x") }).await.unwrap(), "x");
+    assert_eq!(ask_so(&outbound, repeatable(), call("x")).await.unwrap(), "x");
     outbound.update(&mesh.snapshot([Endpoint::from(&hangs), Endpoint::from(&answers)]));
     for _ in 0..2 {
-        assert_eq!(ask(&outbound, Call { repeatable: true, ..call("x") }).await.unwrap(), "x");
+        assert_eq!(ask_so(&outbound, repeatable(), call("x")).await.unwrap(), "x");
     }
     assert!(hangs.accepted() > 0);
 }
@@ -240,7 +265,7 @@ async fn an_instance_that_fails_again_and_again_is_left_out() {
     let outbound = mesh.outbound([Endpoint::from(&failing), Endpoint::from(&working)]);
     let mut failed = 0;
     for _ in 0..20 {
-        let answer = soon(outbound.forward(&server_name(), call("{}"))).await.unwrap();
+        let answer = forward(&outbound, call("{}")).await.unwrap();
         failed += usize::from(answer.response.status() == StatusCode::BAD_GATEWAY);
         drop(text(answer.response).await);
     }
@@ -253,7 +278,7 @@ async fn a_session_stays_with_the_instance_that_opened_it_until_that_is_gone() {
     let (one, other) = (mesh.instance(named("one")).await, mesh.instance(named("other")).await);
     let both = [Endpoint::from(&one), Endpoint::from(&other)];
     let outbound = mesh.outbound(both.clone());
-    let first = soon(outbound.forward(&server_name(), call("{}"))).await.unwrap();
+    let first = forward(&outbound, call("{}")).await.unwrap();
     let session = outbound.stick(&server_name(), first.instance, "its-own-id").unwrap();
     let name = text(first.response).await;
     let ask_in_session = || async {
@@ -325,7 +350,7 @@ async fn a_change_of_the_instances_breaks_no_stream_and_keeps_connections() {
     });
     let (streaming, other) = (streaming.await, mesh.instance(named("other")).await);
     let outbound = mesh.outbound([Endpoint::from(&streaming)]);
-    let answer = soon(outbound.forward(&server_name(), call("{}"))).await.unwrap();
+    let answer = forward(&outbound, call("{}")).await.unwrap();
     let (mut body, stream) = (answer.response.into_body(), streams.recv().await.unwrap());
     let mut alive = async |outbound: &Outbound, endpoints: Vec<Endpoint>| {
         outbound.update(&mesh.snapshot(endpoints));
@@ -337,7 +362,7 @@ async fn a_change_of_the_instances_breaks_no_stream_and_keeps_connections() {
     let changed = Endpoint { weight, ..Endpoint::from(&streaming) };
     alive(&outbound, vec![changed, Endpoint::from(&other)]).await;
     assert_eq!(streaming.accepted(), 1);
-    drop(soon(outbound.forward(&server_name(), call("{}"))).await.unwrap());
+    drop(forward(&outbound, call("{}")).await.unwrap());
     assert!(streaming.accepted() == 1, "a connection that was there is used");
     // This one goes.
     alive(&outbound, vec![Endpoint::from(&other)]).await;
@@ -367,7 +392,7 @@ async fn a_request_that_waits_while_the_instances_are_exchanged_goes_to_the_new_
         }
     });
     let (old, new) = (old.await, mesh.instance(named("new")).await);
-    let outbound = Arc::new(mesh.outbound([Endpoint::from(&old)]));
+    let outbound = mesh.outbound([Endpoint::from(&old)]);
     let asking = |outbound: &Arc<Outbound>| {
         let outbound = Arc::clone(outbound);
         tokio::spawn(async move { ask(&outbound, call("{}")).await })
@@ -393,7 +418,7 @@ async fn configurations_are_followed() {
         since: std::time::SystemTime::UNIX_EPOCH,
     };
     let live = Live::new(current(mesh.snapshot([Endpoint::from(&one)])));
-    let outbound = Arc::new(mesh.outbound([]));
+    let outbound = mesh.outbound([]);
     let following = tokio::spawn({
         let (outbound, live) = (Arc::clone(&outbound), live.clone());
         async move { outbound.follow(&live).await }
@@ -416,8 +441,8 @@ async fn an_instance_counts_as_busy_until_its_answer_was_read() {
     let server = mesh.instance(echo).await;
     let outbound = mesh.outbound([Endpoint::from(&server)]);
     let in_flight = || outbound.servers.load().reach(&server_name()).unwrap().instances[0].load.in_flight();
-    let read = soon(outbound.forward(&server_name(), call("a"))).await.unwrap();
-    let dropped = soon(outbound.forward(&server_name(), call("b"))).await.unwrap();
+    let read = forward(&outbound, call("a")).await.unwrap();
+    let dropped = forward(&outbound, call("b")).await.unwrap();
     assert_eq!(in_flight(), 2);
     text(read.response).await;
     assert_eq!(in_flight(), 1);

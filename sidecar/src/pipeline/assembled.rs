@@ -21,12 +21,13 @@ use crate::metrics::Counted;
 use crate::receive::{Place, Received};
 use crate::record::Open;
 use crate::refusal::Refusal;
+use crate::route::{self, PEER_FIRST};
 use crate::state::{Current, Origin};
 use crate::trace;
 use crate::trace::Part;
 
 use super::note;
-use super::outbound::{Manner, Outbound, PEER_FIRST};
+use super::outbound::Outbound;
 
 impl Outbound {
     pub(super) async fn assembled(
@@ -131,7 +132,7 @@ fn patience(current: &Current, found: &[(&str, Found)]) -> Patience {
         let entry = current.snapshot.server(&found.server)?;
         let timeouts = &entry.server.spec.timeouts;
         let of_server = timeouts.call.map_or(CALL_TIMEOUT, |span| span.duration()) + PEER_FIRST;
-        let of_tool = Manner::of_method(&current.snapshot, entry, method, Some(&found.own)).timeout;
+        let of_tool = route::manner(&current.snapshot, entry, method, Some(&found.own)).timeout;
         let idle = timeouts.idle.map_or(IDLE_TIMEOUT, |span| span.duration()) + PEER_FIRST;
         Some((of_tool.unwrap_or(of_server), idle))
     };

@@ -2,7 +2,6 @@
 //! in this sidecar's own name. Whether it may call is decided there.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::HeaderValue;
 use http::uri::PathAndQuery;
@@ -13,8 +12,7 @@ use tokio_util::sync::CancellationToken;
 use weft_proto::compile::{ServerEntry, Snapshot};
 use weft_proto::mcp::{Target, method};
 use weft_proto::name::ServerName;
-use weft_proto::policy::tools::Speaking;
-use weft_proto::resource::kinds::{Era, RetryClass};
+use weft_proto::resource::kinds::Era;
 
 use crate::access_log::AccessLog;
 use crate::answer::Answer;
@@ -26,22 +24,19 @@ use crate::identify::Identified;
 use crate::limits::Limits;
 use crate::metrics::{Counted, Dimensions, SeriesByServer, ServerSeries};
 use crate::oldest::{self, Exchange};
-use crate::outbound::{self as to, Affinity};
+use crate::outbound::{self as to, Affinity, Course, Stop};
 use crate::receive::{self, Place, Received};
 use crate::record::Open;
 use crate::refusal::Refusal;
 use crate::relay::{Relay, WhenLeft};
 use crate::room::Room;
+use crate::route;
 use crate::session_id::{Tag, Whence};
 use crate::state::{Current, Live, Origin};
 use crate::trace::{Onward, Part, Trace, Tracer};
 use crate::{accept, authorize, logged, trace};
 
 use super::{finish, note, opened};
-
-/// Longer than a policy says, the answer is waited for here, so that the server's own sidecar is first to say that it
-/// does not come.
-pub(super) const PEER_FIRST: Duration = Duration::from_secs(2);
 
 /// Everything that requests of the outbound listener need.
 #[derive(Clone, Debug)]
@@ -113,9 +108,11 @@ impl Outbound {
         // Only names that exist get series of their own: whoever calls chooses the others.
         let server =
             current.snapshot.server(named).ok_or_else(|| Refusal::UnknownServer(named.to_string()))?;
-        let manner = Manner::of(&current.snapshot, server, call);
+        let caller = connection.caller.proved();
+        let asked = route::Asked::of(call, &received.head.headers, caller);
+        let way = Way { snapshot: &current.snapshot, entry: server, asked };
         let server = &server.server.meta.full_name();
-        let series = self.about(server, record);
+        self.about(server, record);
         let lists = |it: &str| matches!(it, method::TOOLS_LIST | method::PROMPTS_LIST);
         if call.request().is_some_and(|request| lists(&request.method)) {
             record.lists();
@@ -123,9 +120,11 @@ impl Outbound {
         let _permit = authorize::local();
         let onward = trace::onward(record.trace.as_ref(), received, call, &parts.limits, &parts.room);
         let began = record.mark();
-        let answer = self.send(server, received, call, manner, onward).await;
+        let answer = self.send(server, received, call, way, onward).await;
         record.took(Part::Upstream, began);
         let answer = answer?;
+        // Whose call it is, is known now.
+        let series = self.about(&answer.server, record);
         if let Some(trace) = &mut record.trace {
             trace.to(&answer.address);
         }
@@ -162,7 +161,7 @@ impl Outbound {
         server: &ServerName,
         received: &Received,
         call: &Call<'_>,
-        manner: Manner,
+        way: Way<'_>,
         onward: Onward,
     ) -> Result<to::Answer, Refusal> {
         // The pool names whoever it connects to.
@@ -181,7 +180,10 @@ impl Outbound {
             Target::Task(id) => Some(id.to_owned()),
             Target::Tool(_) | Target::Prompt(_) | Target::Resource(_) => None,
         });
-        let Manner { repeatable, timeout } = manner;
+        let course = match bound {
+            Some(instance) => Course::from(way.home(self.0.to.home(server, instance)?)?),
+            None => way.course(&self.0.to),
+        };
         let (to, server) = (Arc::clone(&self.0.to), server.clone());
         let waits = call.request().and_then(|request| Whence::read_json(request.params.request_state?.get()));
         let sending = async move {
@@ -191,8 +193,7 @@ impl Outbound {
                 (None, None, Some(whence)) => Affinity::Waits(whence),
                 (None, None, None) => Affinity::Any,
             };
-            to.forward(&server, to::Call { repeatable, timeout, path, ..to::Call::new(request, affinity) })
-                .await
+            to.forward(&server, &course, to::Call { path, ..to::Call::new(request, affinity) }).await
         };
         match when_left(call) {
             WhenLeft::Cut => sending.await,
@@ -285,53 +286,23 @@ impl Outbound {
     }
 }
 
-/// How a request is sent, as its method and the policies for its tool say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Manner {
-    /// Whether the server may be asked twice, should the connection break before there is an answer.
-    pub(crate) repeatable: bool,
-    pub(crate) timeout: Option<Duration>,
+/// What decides where a call goes.
+struct Way<'a> {
+    snapshot: &'a Snapshot,
+    entry: &'a ServerEntry,
+    asked: route::Asked<'a>,
 }
 
-impl Manner {
-    pub(super) fn of(snapshot: &Snapshot, server: &ServerEntry, call: &Call<'_>) -> Self {
-        let Some(request) = call.request() else { return Self::default() };
-        let name = request.target().and_then(|target| match target {
-            Target::Tool(tool) => Some(tool),
-            Target::Prompt(_) | Target::Resource(_) | Target::Task(_) => None,
-        });
-        Self::of_method(snapshot, server, &request.method, name)
+impl Way<'_> {
+    fn course(&self, to: &to::Outbound) -> Course {
+        route::course(self.snapshot, self.entry, &self.asked, to, rand::random)
     }
 
-    /// The same for a request that is known by its method, and by the tool that it calls.
-    pub(crate) fn of_method(
-        snapshot: &Snapshot,
-        server: &ServerEntry,
-        method: &str,
-        tool: Option<&str>,
-    ) -> Self {
-        let Some(tool) = tool.filter(|_| method == method::TOOLS_CALL) else {
-            return Self { repeatable: is_harmless(method), ..Self::default() };
-        };
-        let said = Speaking::of(server, &snapshot.root_namespace(), tool).treatments(tool).enforced;
-        Self {
-            repeatable: said.retry != RetryClass::Never,
-            timeout: said.timeout.map(|timeout| timeout + PEER_FIRST),
-        }
+    /// Where a session is.
+    fn home(&self, server: ServerName) -> Result<Stop, Refusal> {
+        let entry = self.snapshot.server(&server).ok_or(Refusal::SessionUnknown)?;
+        Ok(route::stop(self.snapshot, entry, &self.asked))
     }
-}
-
-/// Methods that may be asked of two instances without harm.
-fn is_harmless(method: &str) -> bool {
-    matches!(
-        method,
-        "server/discover"
-            | "ping"
-            | "tools/list"
-            | "prompts/list"
-            | "resources/list"
-            | "resources/templates/list"
-    )
 }
 
 impl accept::Service for Outbound {

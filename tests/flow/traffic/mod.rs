@@ -27,6 +27,7 @@ mod limits;
 mod lists;
 mod outbound;
 mod quotas;
+mod routes;
 mod shared;
 mod streams;
 mod tools;

@@ -33,6 +33,8 @@ pub struct Treatment<'p> {
     pub result_bytes_max: Option<u64>,
     pub cache: Option<ResponseCache>,
     pub retry: RetryClass,
+    /// When another instance is asked as well; only where that does no harm.
+    pub hedge_after: Option<Duration>,
     pub trust_hints: bool,
     pub redaction: Redaction,
 }
@@ -110,13 +112,16 @@ impl<'p> Speaking<'p> {
         });
         // What is in shadow hides nothing from callers, but from logs it may.
         let redacted = self.policies.iter().flat_map(|policy| policy.spec.redact.iter());
+        let retry = specs().map(|spec| spec.retry).find(|it| *it != RetryClass::Never).unwrap_or_default();
+        let hedge_after = specs().find_map(|spec| spec.hedge_after).map(|it| it.duration());
         Treatment {
             timeout: specs().find_map(|spec| spec.timeout).map(|it| it.duration()),
             validate: validate.unwrap_or_default(),
             pin: Pin { strictness: pinned.unwrap_or_default(), approved: approved.collect() },
             result_bytes_max: specs().find_map(|spec| spec.result_max).map(|it| it.bytes()),
             cache: specs().find_map(|spec| spec.cache),
-            retry: specs().map(|spec| spec.retry).find(|it| *it != RetryClass::Never).unwrap_or_default(),
+            retry,
+            hedge_after: hedge_after.filter(|_| retry != RetryClass::Never),
             trust_hints: specs().any(|spec| spec.trust_hints),
             redaction: Redaction::new(redacted.map(|path| path.as_str())),
         }

@@ -16,7 +16,7 @@ mod virtual_server;
 pub use access::{AccessPolicy, AccessRule, Action, CallerMatch, TargetMatch};
 pub use authentication::{ApiKey, Authentication, Jwks, JwtIssuer, ProtectedResource};
 pub use quota::{Amount, Dimension, Limit, LimitScope, QuotaPolicy, WhenUnavailable};
-pub use route::{Mirror, Route, RouteMatch, RouteRule, WeightedServer};
+pub use route::{Mirror, MirroredCalls, Route, RouteMatch, RouteRule, WeightedServer};
 pub use selector::ServerSelector;
 pub use server::{
     Balancer, CircuitBreaker, Era, External, HealthCheck, InFlight, LoadBalancing, Location, McpServer,

@@ -65,4 +65,18 @@ pub struct Mirror {
     /// Share of the calls, in percent; 100 if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<Count<0, 100>>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub calls: MirroredCalls,
+}
+
+/// Which calls a mirror may get a copy of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum MirroredCalls {
+    /// What changes nothing: lists, prompts, resources, completions, and tools that a ToolPolicy of the mirror marks
+    /// with `retry: read-only`.
+    #[default]
+    ReadOnly,
+    /// Every call, for a mirror whose doings matter to nobody.
+    All,
 }

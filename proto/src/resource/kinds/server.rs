@@ -271,6 +271,10 @@ pub struct LoadBalancing {
     /// Prefer instances in the caller's own zone while they are healthy.
     #[serde(default, skip_serializing_if = "is_default")]
     pub prefer_local: bool,
+    /// For this long an instance that is new to a caller's sidecar gets less than its share, and more and more of it;
+    /// its share at once if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<Span>,
 }
 
 /// A way to choose an instance.
@@ -280,6 +284,9 @@ pub enum Balancer {
     /// The less loaded of two drawn at random.
     #[default]
     LeastRequest,
+    /// The one of two drawn at random that promises the earlier answer: by how long it took lately, where a peak counts
+    /// at once and fades slowly, and by what is under way there.
+    PeakEwma,
     RoundRobin,
     Random,
     /// The same instance for the same session, task or name.
@@ -312,6 +319,14 @@ pub struct CircuitBreaker {
     pub connections_max: Option<Count<1, 65536>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending_max: Option<Count<0, 65536>>,
+    /// Failures in a row of one tool, at whatever instances, after which calls of it are refused for a while without
+    /// being sent; never if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_failures: Option<Count<1, 1000>>,
+    /// How long calls of such a tool are refused before one is let through to see whether it works again; 30s if not
+    /// given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_pause: Option<Span>,
 }
 
 /// Retries of calls that never left, or that are safe to repeat.
@@ -345,4 +360,7 @@ pub struct HealthCheck {
     /// Failures in a row that make it unhealthy; 3 if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unhealthy_threshold: Option<Count<1, 100>>,
+    /// Whether the sidecars of callers check the way to each instance that they use as well.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub by_callers: bool,
 }

@@ -39,6 +39,10 @@ pub struct ToolPolicy {
     /// Which calls the caller's sidecar may repeat if the connection breaks before there is an answer.
     #[serde(default, skip_serializing_if = "is_default")]
     pub retry: RetryClass,
+    /// After this long without an answer the caller's sidecar asks another instance as well, and takes the answer that
+    /// comes first; never if not given. Only for tools whose `retry` is `read-only` or `idempotent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedge_after: Option<Span>,
     /// Believe the server's own hints about its tools. Nothing follows from them yet.
     #[serde(default, skip_serializing_if = "is_default")]
     pub trust_hints: bool,
@@ -51,9 +55,11 @@ pub struct ToolPolicy {
 }
 
 impl ToolPolicy {
-    /// Whether it says something that whoever calls has to know: what may be repeated, and how long to wait.
+    /// Whether it says something that whoever calls has to know: what may be repeated or asked twice, and how long to
+    /// wait.
     pub fn is_for_callers(&self) -> bool {
-        !self.shadow && (self.retry != RetryClass::Never || self.timeout.is_some())
+        !self.shadow
+            && (self.retry != RetryClass::Never || self.timeout.is_some() || self.hedge_after.is_some())
     }
 }
 

@@ -5,7 +5,9 @@ use super::choice;
 use super::read::{Read, at, list, map, optional_count, optional_list, optional_text, optional_texts, text};
 use super::write::{number, optional_strings, string, string_map};
 use super::{decode_meta, pb};
-use crate::resource::kinds::{Member, Mirror, Route, RouteMatch, RouteRule, VirtualServer, WeightedServer};
+use crate::resource::kinds::{
+    Member, Mirror, MirroredCalls, Route, RouteMatch, RouteRule, VirtualServer, WeightedServer,
+};
 use crate::wire::Object;
 
 pub(super) fn encode_virtual_server(meta: Option<pb::Meta>, it: &VirtualServer) -> pb::VirtualServer {
@@ -75,9 +77,10 @@ fn encode_rule(rule: &RouteRule) -> pb::RouteRule {
         server: server.to_string(),
         weight: number(*weight),
     });
-    let mirror = mirror.as_ref().map(|Mirror { server, percent }| pb::Mirror {
+    let mirror = mirror.as_ref().map(|Mirror { server, percent, calls }| pb::Mirror {
         server: server.to_string(),
         percent: number(*percent),
+        all_calls: *calls == MirroredCalls::All,
     });
     pb::RouteRule {
         r#match: matches.as_ref().map(encode_match),
@@ -97,8 +100,12 @@ fn decode_rule(message: pb::RouteRule) -> Read<RouteRule> {
         })
     };
     let copy = |message| {
-        let pb::Mirror { server, percent } = message;
-        Ok(Mirror { server: at("server", text(&server))?, percent: at("percent", optional_count(percent))? })
+        let pb::Mirror { server, percent, all_calls } = message;
+        Ok(Mirror {
+            server: at("server", text(&server))?,
+            percent: at("percent", optional_count(percent))?,
+            calls: if all_calls { MirroredCalls::All } else { MirroredCalls::ReadOnly },
+        })
     };
     Ok(RouteRule {
         matches: at("match", matches.map(decode_match).transpose())?,

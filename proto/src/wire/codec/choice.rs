@@ -34,7 +34,8 @@ choices! {
     protocol: kinds::Protocol = pb::Protocol { Auto = Auto, StreamableHttp = StreamableHttp, HttpSse = HttpSse }
     era: kinds::Era = pb::Era { Legacy = Legacy, Modern = Modern }
     balancer: kinds::Balancer = pb::Balancer {
-        LeastRequest = LeastRequest, RoundRobin = RoundRobin, Random = Random, ConsistentHash = ConsistentHash
+        LeastRequest = LeastRequest, RoundRobin = RoundRobin, Random = Random, ConsistentHash = ConsistentHash,
+        PeakEwma = PeakEwma
     }
     sharing: kinds::Sharing = pb::Sharing { Shared = Shared, PerSession = PerSession }
     action: kinds::Action = pb::AccessAction { Allow = Allow, Deny = Deny, Audit = Audit }

@@ -175,15 +175,20 @@ fn decode_in_flight(message: pb::InFlight) -> Read<InFlight> {
 }
 
 fn encode_load_balancing(load_balancing: &LoadBalancing) -> pb::LoadBalancing {
-    let LoadBalancing { policy, prefer_local } = *load_balancing;
-    pb::LoadBalancing { policy: choice::balancer::encode(policy), prefer_local }
+    let LoadBalancing { policy, prefer_local, slow_start } = *load_balancing;
+    let slow_start = optional_duration(slow_start);
+    pb::LoadBalancing { policy: choice::balancer::encode(policy), prefer_local, slow_start }
 }
 
 fn decode_load_balancing(message: Option<pb::LoadBalancing>) -> Read<LoadBalancing> {
-    let Some(pb::LoadBalancing { policy, prefer_local }) = message else {
+    let Some(pb::LoadBalancing { policy, prefer_local, slow_start }) = message else {
         return Ok(LoadBalancing::default());
     };
-    Ok(LoadBalancing { policy: at("policy", choice::balancer::decode(policy))?, prefer_local })
+    Ok(LoadBalancing {
+        policy: at("policy", choice::balancer::decode(policy))?,
+        prefer_local,
+        slow_start: at("slow_start", optional_span(slow_start))?,
+    })
 }
 
 fn encode_outlier_ejection(it: &OutlierEjection) -> pb::OutlierEjection {
@@ -207,18 +212,22 @@ fn decode_outlier_ejection(message: pb::OutlierEjection) -> Read<OutlierEjection
 }
 
 fn encode_circuit_breaker(it: &CircuitBreaker) -> pb::CircuitBreaker {
-    let CircuitBreaker { connections_max, pending_max } = *it;
+    let CircuitBreaker { connections_max, pending_max, tool_failures, tool_pause } = *it;
     pb::CircuitBreaker {
         connections_max: write::nonzero(connections_max),
         pending_max: write::number(pending_max),
+        tool_failures: write::nonzero(tool_failures),
+        tool_pause: optional_duration(tool_pause),
     }
 }
 
 fn decode_circuit_breaker(message: pb::CircuitBreaker) -> Read<CircuitBreaker> {
-    let pb::CircuitBreaker { connections_max, pending_max } = message;
+    let pb::CircuitBreaker { connections_max, pending_max, tool_failures, tool_pause } = message;
     Ok(CircuitBreaker {
         connections_max: at("connections_max", nonzero(connections_max))?,
         pending_max: at("pending_max", optional_count(pending_max))?,
+        tool_failures: at("tool_failures", nonzero(tool_failures))?,
+        tool_pause: at("tool_pause", optional_span(tool_pause))?,
     })
 }
 
@@ -241,22 +250,24 @@ fn decode_retries(message: pb::Retries) -> Read<Retries> {
 }
 
 fn encode_health_check(it: &HealthCheck) -> pb::HealthCheck {
-    let HealthCheck { interval, timeout, healthy_threshold, unhealthy_threshold } = *it;
+    let HealthCheck { interval, timeout, healthy_threshold, unhealthy_threshold, by_callers } = *it;
     pb::HealthCheck {
         interval: optional_duration(interval),
         timeout: optional_duration(timeout),
         healthy_threshold: write::nonzero(healthy_threshold),
         unhealthy_threshold: write::nonzero(unhealthy_threshold),
+        by_callers,
     }
 }
 
 fn decode_health_check(message: pb::HealthCheck) -> Read<HealthCheck> {
-    let pb::HealthCheck { interval, timeout, healthy_threshold, unhealthy_threshold } = message;
+    let pb::HealthCheck { interval, timeout, healthy_threshold, unhealthy_threshold, by_callers } = message;
     Ok(HealthCheck {
         interval: at("interval", optional_span(interval))?,
         timeout: at("timeout", optional_span(timeout))?,
         healthy_threshold: at("healthy_threshold", nonzero(healthy_threshold))?,
         unhealthy_threshold: at("unhealthy_threshold", nonzero(unhealthy_threshold))?,
+        by_callers,
     })
 }
 

@@ -52,6 +52,11 @@ impl Load {
         if self.failures.load(Ordering::Relaxed) > 0 {
             self.failures.store(0, Ordering::Relaxed);
         }
+        self.took(after, now);
+    }
+
+    /// Whatever came of a request took this long.
+    pub(super) fn took(&self, after: Duration, now: Instant) {
         let (known, after) = (self.latency(now), after.as_secs_f64());
         let next = match after > known {
             true => after,
@@ -74,6 +79,11 @@ impl Load {
     fn fading(&self, now: Instant) -> f64 {
         let silence = self.nanos(now).saturating_sub(self.latency_at.load(Ordering::Relaxed));
         (-(silence as f64) / LATENCY_FADES_WITHIN.as_nanos() as f64).exp()
+    }
+
+    /// For how long it has been known.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since)
     }
 
     pub fn is_ejected(&self, now: Instant) -> bool {

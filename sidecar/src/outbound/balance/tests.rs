@@ -7,8 +7,8 @@ use weft_proto::resource::kinds::Balancer as Policy;
 
 use super::*;
 
-const POLICIES: [Policy; 4] =
-    [Policy::LeastRequest, Policy::RoundRobin, Policy::Random, Policy::ConsistentHash];
+const POLICIES: [Policy; 5] =
+    [Policy::LeastRequest, Policy::PeakEwma, Policy::RoundRobin, Policy::Random, Policy::ConsistentHash];
 const SECOND: Duration = Duration::from_secs(1);
 
 fn members(weights: &[u32], now: Instant) -> Vec<Member> {
@@ -126,6 +126,57 @@ fn a_slow_instance_is_avoided_and_not_starved() {
     let later = now + 60 * SECOND;
     balancer.members[1].load.answered(SECOND / 100, later);
     assert!(picks(&balancer, 1000, later)[0] > 300);
+}
+
+#[test]
+fn the_one_that_answers_sooner_is_picked_until_it_has_more_to_do() {
+    let now = Instant::now();
+    let balancer = balancer(Policy::PeakEwma, &[1, 1], now);
+    balancer.members[0].load.answered(SECOND / 10, now);
+    balancer.members[1].load.answered(SECOND / 100, now);
+    assert_eq!(picks(&balancer, 100, now), [0, 100]);
+    let busy: Vec<_> = (0..12).map(|_| balancer.members[1].load.begin()).collect();
+    assert_eq!(picks(&balancer, 100, now), [100, 0]);
+    drop(busy);
+    // One peak counts at once, and is forgotten when nothing is heard for a while.
+    balancer.members[1].load.answered(SECOND, now);
+    assert_eq!(picks(&balancer, 100, now), [100, 0]);
+    balancer.members[0].load.answered(SECOND / 10, now + 60 * SECOND);
+    assert_eq!(picks(&balancer, 100, now + 60 * SECOND), [0, 100]);
+}
+
+#[test]
+fn one_that_fails_at_once_does_not_look_fast() {
+    let now = Instant::now();
+    let balancer = balancer(Policy::PeakEwma, &[1, 1], now);
+    balancer.members[0].load.answered(SECOND / 10, now);
+    balancer.members[1].load.answered(SECOND / 1000, now);
+    balancer.failed(&balancer.members[1].load, now);
+    assert_eq!(picks(&balancer, 100, now), [100, 0]);
+}
+
+#[test]
+fn a_new_instance_comes_to_its_share_by_and_by() {
+    let now = Instant::now();
+    for policy in [Policy::Random, Policy::RoundRobin, Policy::LeastRequest] {
+        let mut members = members(&[1; 4], now);
+        members[3].load = Load::new(now + 100 * SECOND);
+        let balancer = Balancer::new(policy, Ejection::default(), members, now);
+        let balancer = balancer.starting_slowly(Some(40 * SECOND));
+        let share = |secs: u32| picks(&balancer, 4000, now + secs * SECOND)[3];
+        for (secs, expected) in [(100, 100..180), (104, 100..180), (120, 480..680), (140, 900..1100)] {
+            let picked = share(secs);
+            assert!(expected.contains(&picked), "{policy:?}, {secs}: {picked}");
+        }
+    }
+}
+
+#[test]
+fn where_all_are_new_all_get_their_share() {
+    let now = Instant::now();
+    let balancer = balancer(Policy::Random, &[1, 3], now).starting_slowly(Some(40 * SECOND));
+    let counts = picks(&balancer, 4000, now);
+    assert!((850..1150).contains(&counts[0]), "{counts:?}");
 }
 
 #[test]
@@ -360,6 +411,8 @@ proptest! {
         count in 1..12_usize,
         latencies in prop::collection::vec(1..10_000_u64, 12),
     ) {
+        // What its latency starves, time feeds again.
+        prop_assume!(policy != Policy::PeakEwma);
         let now = Instant::now();
         let balancer = balancer(policy, &vec![1; count], now);
         for (member, millis) in balancer.members.iter().zip(latencies) {

@@ -1,0 +1,154 @@
+//! Which server takes a call that is addressed to another, and how it is sent there: by the `Route` of the server, by what
+//! is known of instances, and by the policies for the tool at the server that takes it.
+//!
+//! A route is followed once: that of the server that takes the call says nothing about it. Not here: sessions, which go on
+//! where they were opened.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use weft_proto::compile::{ServerEntry, Snapshot};
+use weft_proto::mcp::{Message, Target, method};
+use weft_proto::name::ServerName;
+use weft_proto::policy;
+use weft_proto::policy::route::{self, Facts};
+use weft_proto::policy::tools::{Speaking, Treatment};
+use weft_proto::resource::kinds::{Mirror, MirroredCalls, RetryClass, RouteRule};
+
+use crate::classify::Call;
+use crate::headers::SESSION;
+use crate::outbound::{Course, Manner, Outbound, Stop};
+
+/// Longer than a policy says, the answer is waited for here, so that the server's own sidecar is first to say that it
+/// does not come.
+pub const PEER_FIRST: Duration = Duration::from_secs(2);
+
+/// What decides where a call goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    pub method: &'a str,
+    /// The tool that is called.
+    pub tool: Option<&'a str>,
+    /// Whether it is one request that stands for itself: nothing that listens, no notification, and not of a session.
+    pub is_single: bool,
+    pub headers: &'a HeaderMap,
+    /// Whoever proved who they are.
+    pub caller: Option<&'a policy::Caller>,
+}
+
+impl<'a> Asked<'a> {
+    /// What a call asks. A batch goes where its first message goes, and what has no message of its own where a session
+    /// would be opened.
+    pub fn of(call: &'a Call<'_>, headers: &'a HeaderMap, caller: Option<&'a policy::Caller>) -> Self {
+        let method = call.messages().iter().find_map(Message::method).unwrap_or(method::INITIALIZE);
+        let tool = call.request().and_then(|request| match request.target() {
+            Some(Target::Tool(tool)) => Some(tool),
+            _ => None,
+        });
+        let is_single = call.request().is_some() && !call.listens() && !headers.contains_key(SESSION);
+        Self { method, tool, is_single, headers, caller }
+    }
+
+    fn has(&self, name: &str, test: &dyn Fn(&str) -> bool) -> bool {
+        let mut values = self.headers.get_all(name).iter();
+        values.any(|value| value.to_str().is_ok_and(test))
+    }
+}
+
+/// Where a call to a server goes.
+pub fn course(
+    snapshot: &Snapshot,
+    entry: &ServerEntry,
+    asked: &Asked<'_>,
+    to: &Outbound,
+    mut random: impl FnMut() -> u64,
+) -> Course {
+    let facts = Facts {
+        method: asked.method,
+        tool: asked.tool,
+        header: &|name, test| asked.has(name, test),
+        caller: asked.caller,
+    };
+    let rule = entry.route.as_ref().and_then(|it| route::decide(&it.spec, &facts));
+    let Some((_, rule)) = rule else { return Course::from(stop(snapshot, entry, asked)) };
+    let is_available = |server: &ServerName| {
+        let known = snapshot.server(server);
+        known.is_some_and(|it| to.is_available(&it.server.meta.full_name()))
+    };
+    let order = route::order(rule, random(), is_available).into_iter();
+    let stops = order.filter_map(|server| snapshot.server(server)).map(|it| stop(snapshot, it, asked));
+    Course { stops: stops.collect(), copy: copy(snapshot, rule, asked, &mut random) }
+}
+
+/// A call as a server takes it.
+pub fn stop(snapshot: &Snapshot, entry: &ServerEntry, asked: &Asked<'_>) -> Stop {
+    let manner = manner(snapshot, entry, asked.method, asked.tool);
+    Stop { server: entry.server.meta.full_name(), manner }
+}
+
+/// Who gets a copy of a call, if somebody does: only of one that would do no harm there, unless the rule says that none
+/// does.
+fn copy(
+    snapshot: &Snapshot,
+    rule: &RouteRule,
+    asked: &Asked<'_>,
+    random: &mut impl FnMut() -> u64,
+) -> Option<Stop> {
+    let mirror =
+        rule.mirror.as_ref().filter(|_| asked.is_single && !means_nothing_elsewhere(asked.method))?;
+    let entry = snapshot.server(&mirror.server)?;
+    let may = may_be_copied(snapshot, entry, mirror, asked);
+    (may && route::is_copied(mirror, random())).then(|| stop(snapshot, entry, asked))
+}
+
+/// Methods that open something, or speak of what was opened, so that they mean nothing anywhere else.
+fn means_nothing_elsewhere(name: &str) -> bool {
+    name == method::INITIALIZE || name.starts_with("tasks/")
+}
+
+fn may_be_copied(snapshot: &Snapshot, entry: &ServerEntry, mirror: &Mirror, asked: &Asked<'_>) -> bool {
+    let reads = || match (asked.method, asked.tool) {
+        (method::TOOLS_CALL, tool) => {
+            tool.is_some_and(|tool| treated(snapshot, entry, tool, |it| it.retry == RetryClass::ReadOnly))
+        }
+        (method::PROMPTS_GET | method::RESOURCES_READ | method::COMPLETION_COMPLETE, _) => true,
+        (other, _) => is_harmless(other),
+    };
+    mirror.calls == MirroredCalls::All || reads()
+}
+
+/// How a request is sent, as its method and the policies for its tool say.
+pub fn manner(snapshot: &Snapshot, entry: &ServerEntry, name: &str, tool: Option<&str>) -> Manner {
+    let Some(tool) = tool.filter(|_| name == method::TOOLS_CALL) else {
+        return Manner { repeatable: is_harmless(name), ..Manner::default() };
+    };
+    treated(snapshot, entry, tool, |it| Manner {
+        repeatable: it.retry != RetryClass::Never,
+        timeout: it.timeout.map(|timeout| timeout + PEER_FIRST),
+    })
+}
+
+fn treated<T>(
+    snapshot: &Snapshot,
+    entry: &ServerEntry,
+    tool: &str,
+    look: impl FnOnce(&Treatment<'_>) -> T,
+) -> T {
+    look(&Speaking::of(entry, &snapshot.root_namespace(), tool).treatments(tool).enforced)
+}
+
+/// Methods that may be asked of two instances without harm.
+fn is_harmless(method: &str) -> bool {
+    matches!(
+        method,
+        "server/discover"
+            | "ping"
+            | "tools/list"
+            | "prompts/list"
+            | "resources/list"
+            | "resources/templates/list"
+    )
+}
+
+#[cfg(test)]
+mod tests;
