@@ -18,6 +18,7 @@ use weft_proto::resource::kinds::{Mirror, MirroredCalls, RetryClass, RouteRule};
 use crate::classify::Call;
 use crate::headers::SESSION;
 use crate::outbound::{Course, Manner, Outbound, Stop};
+use crate::session_id::Whence;
 
 /// Longer than a policy says, the answer is waited for here, so that the server's own sidecar is first to say that it
 /// does not come.
@@ -34,6 +35,8 @@ pub struct Asked<'a> {
     pub headers: &'a HeaderMap,
     /// Whoever proved who they are.
     pub caller: Option<&'a policy::Caller>,
+    /// Where the call waits that this goes on with.
+    pub waits: Option<Whence>,
 }
 
 impl<'a> Asked<'a> {
@@ -46,7 +49,8 @@ impl<'a> Asked<'a> {
             _ => None,
         });
         let is_single = call.request().is_some() && !call.listens() && !headers.contains_key(SESSION);
-        Self { method, tool, is_single, headers, caller }
+        let waits = call.request().and_then(|request| Whence::read_json(request.params.request_state?.get()));
+        Self { method, tool, is_single, headers, caller, waits }
     }
 
     fn has(&self, name: &str, test: &dyn Fn(&str) -> bool) -> bool {
@@ -71,6 +75,14 @@ pub fn course(
     };
     let rule = entry.route.as_ref().and_then(|it| route::decide(&it.spec, &facts));
     let Some((_, rule)) = rule else { return Course::from(stop(snapshot, entry, asked)) };
+    // What goes on is no new call: it is neither drawn nor copied.
+    let known = || rule.to.iter().map(|it| &it.server).chain(rule.fallback.iter().flatten());
+    let known = known().filter_map(|server| snapshot.server(server)).map(|entry| &**entry).chain([entry]);
+    let keeps =
+        |it: &&ServerEntry| asked.waits.is_some_and(|whence| to.keeps(&it.server.meta.full_name(), whence));
+    if let Some(keeper) = known.into_iter().find(keeps) {
+        return Course::from(stop(snapshot, keeper, asked));
+    }
     let is_available = |server: &ServerName| {
         let known = snapshot.server(server);
         known.is_some_and(|it| to.is_available(&it.server.meta.full_name()))

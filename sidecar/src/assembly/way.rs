@@ -70,14 +70,16 @@ impl Http for ToMember {
             let entry = current.snapshot.server(&self.server);
             let entry = entry.ok_or_else(|| Refusal::UnknownServer(self.server.to_string()))?;
             let said = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+            let waits = waits(&body);
             let name = said(header::METHOD).unwrap_or_default();
             let tool = said(header::NAME).filter(|_| name == method::TOOLS_CALL);
             let tool = tool.and_then(|name| header::decode(name).ok());
             let is_single = name != method::SUBSCRIPTIONS_LISTEN && !name.starts_with("notifications/");
             let headers = request.headers();
-            let asked = Asked { method: name, tool: tool.as_deref(), is_single, headers, caller: None };
+            let asked =
+                Asked { method: name, tool: tool.as_deref(), is_single, headers, caller: None, waits };
             let course = route::course(&current.snapshot, entry, &asked, &self.to, rand::random);
-            let affinity = waits(&body).map_or(Affinity::Any, Affinity::Waits);
+            let affinity = waits.map_or(Affinity::Any, Affinity::Waits);
             let addressed = entry.server.meta.full_name();
             let answer = self.to.forward(&addressed, &course, Call::new(request, affinity)).await?;
             let broke = |error: hyper::Error| Refusal::UpstreamBroke(error.to_string());

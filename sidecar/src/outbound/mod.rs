@@ -27,7 +27,7 @@ use weft_proto::name::{HostPort, ServerName};
 
 use crate::metrics::ServerOutcomeLabels;
 use crate::refusal::Refusal;
-use crate::session_id::{Key, Tag};
+use crate::session_id::{Key, Tag, Whence};
 use crate::state::Live;
 use crate::upstream::{Outgoing, SendError, Stats, Unsent, UpstreamBody};
 
@@ -326,6 +326,11 @@ impl Outbound {
     pub fn is_available(&self, server: &ServerName) -> bool {
         let now = Instant::now().into_std();
         self.servers.load().reach(server).is_some_and(|reach| reach.balancer.is_available(now))
+    }
+
+    /// Whether calls can wait at an instance of a server that says that it is this one.
+    pub fn keeps(&self, server: &ServerName, whence: Whence) -> bool {
+        self.servers.load().reach(server).is_some_and(|reach| reach.keeps(whence))
     }
 
     /// The server of the instance that a request addressed to a server belongs to.

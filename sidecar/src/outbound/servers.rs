@@ -180,6 +180,10 @@ impl Reach {
             && (same_endpoints || self.entry.endpoints == entry.endpoints)
     }
 
+    pub(super) fn keeps(&self, whence: Whence) -> bool {
+        self.by_whence.contains_key(&whence)
+    }
+
     /// The instance that a request goes to; none if none is left to try.
     pub(super) fn choose(&self, affinity: Affinity<'_>, tried: &[usize]) -> Result<Option<usize>, Refusal> {
         let key = match affinity {

@@ -31,7 +31,7 @@ use crate::refusal::Refusal;
 use crate::relay::{Relay, WhenLeft};
 use crate::room::Room;
 use crate::route;
-use crate::session_id::{Tag, Whence};
+use crate::session_id::Tag;
 use crate::state::{Current, Live, Origin};
 use crate::trace::{Onward, Part, Trace, Tracer};
 use crate::{accept, authorize, logged, trace};
@@ -185,7 +185,7 @@ impl Outbound {
             None => way.course(&self.0.to),
         };
         let (to, server) = (Arc::clone(&self.0.to), server.clone());
-        let waits = call.request().and_then(|request| Whence::read_json(request.params.request_state?.get()));
+        let waits = way.asked.waits;
         let sending = async move {
             let affinity = match (bound, &task, waits) {
                 (Some(instance), ..) => Affinity::Instance(instance),

@@ -139,8 +139,14 @@ fn how_it_is_sent_is_said_by_the_policies_of_the_server_that_takes_it() {
     let snapshot = snapshot("[{to: [{server: n/t}], fallback: [n/s]}]", &policies);
     let entry = snapshot.server(&"n/s".parse().unwrap()).unwrap();
     let headers = HeaderMap::new();
-    let asked =
-        Asked { method: "tools/call", tool: Some("x"), is_single: true, headers: &headers, caller: None };
+    let asked = Asked {
+        method: "tools/call",
+        tool: Some("x"),
+        is_single: true,
+        headers: &headers,
+        caller: None,
+        waits: None,
+    };
     let course = course(&snapshot, entry, &asked, &outbound(&snapshot), || 0);
     let timeout = Some(Duration::from_secs(3) + PEER_FIRST);
     let manners: Vec<_> = course.stops.iter().map(|it| it.manner).collect();

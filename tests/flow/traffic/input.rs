@@ -23,7 +23,7 @@ const ABLE: &str = r#"{"elicitation":{},"sampling":{},"roots":{}}"#;
 type Open = Arc<Mutex<(u32, HashMap<String, oneshot::Sender<Value>>)>>;
 
 /// A server of the legacy era that asks who it is for before it answers a call, and says so, and which server it was.
-async fn curious(name: &'static str) -> Upstream {
+pub(super) async fn curious(name: &'static str) -> Upstream {
     let open = Open::default();
     Upstream::with(move |seen| {
         let open = Arc::clone(&open);
@@ -75,7 +75,7 @@ fn ask(name: &'static str, seen: &Seen, open: &Open) -> http::Response<Body> {
 }
 
 /// A call in the modern way, of a caller who can be asked everything.
-fn call(path: &str, tool: &str, arguments: &Value, more: &Value) -> Request<Full<Bytes>> {
+pub(super) fn call(path: &str, tool: &str, arguments: &Value, more: &Value) -> Request<Full<Bytes>> {
     let mut params = json!({ "name": tool, "arguments": arguments });
     for (key, value) in more.as_object().into_iter().flatten() {
         params[key] = value.clone();
@@ -96,7 +96,7 @@ fn call(path: &str, tool: &str, arguments: &Value, more: &Value) -> Request<Full
         .unwrap()
 }
 
-fn given(asked: &Answer, who: &str) -> Value {
+pub(super) fn given(asked: &Answer, who: &str) -> Value {
     let result = &asked.json()["result"];
     assert_eq!(result["resultType"], "input_required", "{asked:?}");
     assert_eq!(result["inputRequests"]["1"]["params"]["message"], "Who?");
@@ -106,7 +106,7 @@ fn given(asked: &Answer, who: &str) -> Value {
     })
 }
 
-fn text(answer: &Answer) -> String {
+pub(super) fn text(answer: &Answer) -> String {
     answer.json()["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{answer:?}")).to_owned()
 }
 

@@ -10,6 +10,7 @@ use weft_sidecar::app::Running;
 
 use super::agent::Agent;
 use super::doors;
+use super::input;
 use super::pair::{self, legacy, modern};
 use super::upstream::{self, Upstream};
 use crate::mesh::{Mesh, eventually};
@@ -255,5 +256,25 @@ async fn calls_through_an_endpoint_of_many_servers_are_routed_too_in_either_era(
     assert!(String::from_utf8_lossy(&answer.body).contains("\"text\":\"next\""), "{answer:?}");
     assert_eq!((two.calls_of_files(), two.calls_of_next()), (0, 2));
 
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_waits_goes_on_at_the_server_where_it_waits() {
+    let two = Two::start(input::curious("files").await, input::curious("next").await).await;
+    two.route("[{ to: [{ server: research/files }, { server: research/next }] }]").await;
+    let mut waiting = Vec::new();
+    for n in 0..12 {
+        let asked = two.agent.answer(input::call(pair::PATH, "echo", &json!({ "n": n }), &json!({}))).await;
+        waiting.push((n, input::given(&asked, "x")));
+    }
+    let mut servers = std::collections::BTreeSet::new();
+    for (n, more) in waiting.iter().rev() {
+        let answer = two.agent.answer(input::call(pair::PATH, "echo", &json!({ "n": n }), more)).await;
+        let text = input::text(&answer);
+        servers.insert(text.split(' ').next().unwrap().to_owned());
+        assert!(text.ends_with(&format!("{{\"n\":{n}}} \"x\"")), "{text}");
+    }
+    assert_eq!(servers.len(), 2, "{servers:?}");
     two.stop().await;
 }
