@@ -21,7 +21,7 @@ use crate::audit::{self, Own, Trails};
 use crate::catalog::{self, Catalogue};
 use crate::feed::{self, Feed};
 use crate::identity::attest::Attestor;
-use crate::identity::{self, IdentityService};
+use crate::identity::{self, IdentityService, SessionSecret};
 use crate::listen::{Door, Limits};
 use crate::metrics::Metrics;
 use crate::plan::World;
@@ -115,6 +115,8 @@ pub enum Error {
         #[source]
         source: store::Error,
     },
+    #[error(transparent)]
+    Sessions(#[from] identity::SessionsError),
     #[error("the store in {path} cannot be opened")]
     OpenStore {
         path: PathBuf,
@@ -277,7 +279,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let log = config.log;
     let parts =
         Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, data_dir, log, shutdown };
-    let identity = identity_service(&parts, config.identity)?;
+    let sessions = SessionSecret::open(&*parts.store).await?;
+    let identity = identity_service(&parts, sessions, config.identity)?;
     let limits = (config.sidecar_limits, config.operator_limits, config.api_limits);
     for door in doors(&parts, identity, listeners.map(|(listener, _)| listener), limits) {
         tasks.spawn(door.serve(parts.shutdown.clone()));
@@ -339,7 +342,11 @@ fn keep(
     fed
 }
 
-fn identity_service(parts: &Parts, settings: identity::Settings) -> Result<Arc<IdentityService>, Error> {
+fn identity_service(
+    parts: &Parts,
+    sessions: SessionSecret,
+    settings: identity::Settings,
+) -> Result<Arc<IdentityService>, Error> {
     let trust_domain = parts.trust.trust_domain().clone();
     let attestor = Attestor {
         audience: format!("weft.{trust_domain}"),
@@ -349,7 +356,8 @@ fn identity_service(parts: &Parts, settings: identity::Settings) -> Result<Arc<I
     };
     let (trust, hub, metrics) =
         (Arc::clone(&parts.trust), Arc::clone(&parts.hub), Arc::clone(&parts.metrics));
-    IdentityService::start(attestor, trust, hub, metrics, settings).map(Arc::new).map_err(Error::Threads)
+    let deps = identity::Deps { attestor, trust, hub, metrics, sessions };
+    IdentityService::start(deps, settings).map(Arc::new).map_err(Error::Threads)
 }
 
 /// The three doors. Only the sidecars' asks for client certificates, and only health is without TLS.

@@ -165,6 +165,7 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
         audit: Some(core.audit.clone()),
         about: Some(about.clone()),
         cancel: core.tokens.stop.clone(),
+        ring: core.ring.clone(),
     };
     let control = Box::pin(control::start_with(&core.bootstrap, deps, control::Settings::default())).await?;
     let traffic = TaskTracker::new();
@@ -222,6 +223,7 @@ struct Core {
     log: AccessLog,
     audit: Audit,
     sessions: session_id::Key,
+    ring: session_id::Ring,
     live: Live,
     identity: LiveIdentity,
     trust: TrustStore,
@@ -244,6 +246,7 @@ impl Core {
         kept::make_state_dir(&bootstrap)?;
         let quotas = kept::quotas(&bootstrap, &limits, &metrics)?;
         let sessions = kept::session_key(&bootstrap)?;
+        let ring = session_id::Ring::own(&sessions);
         let tokens = Tokens::default();
         let (live, identity) = (Live::empty(), LiveIdentity::empty());
         let audit = kept::audit(&bootstrap, &limits, &metrics, &identity)?;
@@ -264,6 +267,7 @@ impl Core {
             metrics: Arc::clone(&metrics),
             launcher,
             drain: tokens.drain.clone(),
+            ring: ring.clone(),
             tracer: tracer.clone(),
             told: matches!(bootstrap.source, Source::ControlPlane(_)),
         });
@@ -283,6 +287,7 @@ impl Core {
             limits: Arc::clone(&limits),
             drain: tokens.leave.clone(),
             here: session_id::Whence::of(&bootstrap.node.id),
+            ring: ring.clone(),
         });
         Ok(Self {
             bootstrap,
@@ -293,6 +298,7 @@ impl Core {
             log,
             audit,
             sessions,
+            ring,
             live,
             identity,
             trust,

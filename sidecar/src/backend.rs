@@ -12,7 +12,7 @@ use weft_proto::name::ServerName;
 use weft_proto::resource::kinds::{HealthCheck, Location, McpServer};
 
 use crate::bootstrap::Upstream;
-use crate::exchange::front::Front;
+use crate::exchange::front::{Front, Place};
 use crate::health::Health;
 use crate::health::check::Checked;
 use crate::servers::Parts;
@@ -92,12 +92,17 @@ pub struct Child {
     pub front: Arc<Front>,
 }
 
+fn place(name: &ServerName, parts: &Parts) -> Place {
+    let scope = format!("server {name}").into();
+    Place { here: Whence::of(&parts.node.id), ring: parts.ring.clone(), scope }
+}
+
 impl Backend {
     pub fn new(name: &ServerName, spec: &McpServer, parts: &Parts) -> Result<Self, Error> {
         if let Location::Stdio(stdio) = &spec.location {
             let peer = StdioPeer::start(stdio, name.clone(), &parts.limits, parts.launcher.clone());
             let (shared, drain) = (Arc::<StdioPeer>::clone(&peer), parts.drain.clone());
-            let front = Front::new(shared, &parts.limits, drain, Whence::of(&parts.node.id));
+            let front = Front::new(shared, &parts.limits, drain, place(name, parts));
             return Ok(Self::Child(Child { peer, front }));
         }
         let path = spec.path.as_ref().map_or("/mcp", |path| path.as_str());
@@ -123,8 +128,8 @@ impl Backend {
         let pool = Pool::new(destination, Settings { connections_max, ..settings });
         let server = HeaderValue::from_str(&name.to_string()).map_err(|_| Error::Path)?;
         let target = way::target(path.as_str(), &host, &server);
-        let here = Whence::of(&parts.node.id);
-        let ways = Ways::new(&pool, target, spec.protocol, &parts.limits, (&parts.drain, here));
+        let at = (&parts.drain, place(name, parts));
+        let ways = Ways::new(&pool, target, spec.protocol, &parts.limits, at);
         Ok(Self::Http(Http { pool, host, path, ways }))
     }
 

@@ -7,3 +7,8 @@ use std::time::SystemTime;
 pub fn now() -> SystemTime {
     SystemTime::now()
 }
+
+/// The seconds of the epoch, for what is valid until then wherever it is read.
+pub fn seconds() -> u64 {
+    now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -105,6 +105,8 @@ limits! {
     sessions_per_caller_max: usize = 256;
     /// Time without a message or an open stream after which a session is forgotten.
     session_idle_timeout: Limited = secs(3600);
+    /// Age of a session whose id carries it, after which the id opens nothing any more.
+    session_age_max: Limited = secs(86_400);
     /// Messages waiting for one slow stream before it is ended.
     stream_queue_max: usize = 256;
     /// Bytes of one line of a stdio server.

@@ -26,6 +26,7 @@ use crate::metrics::{Metrics, ServerLabel, ServerSeries};
 use crate::quota::Plans;
 use crate::receive::Place;
 use crate::refusal::Refusal;
+use crate::session_id::Ring;
 use crate::state::{Current, Origin};
 use crate::stdio::Phase;
 use crate::stdio::launch::Launcher;
@@ -77,6 +78,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     pub launcher: Launcher,
     pub drain: CancellationToken,
+    /// What ids of sessions are sealed with.
+    pub ring: Ring,
     pub tracer: Tracer,
     /// Whether somebody is told of all that the servers offer.
     pub told: bool,

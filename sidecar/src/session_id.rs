@@ -13,10 +13,12 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 mod file;
+mod ring;
 mod whence;
 
 pub use file::Error as FileError;
 pub(crate) use file::is_about_the_disk;
+pub use ring::Ring;
 pub use whence::Whence;
 
 /// Longest id of a server's own, in bytes.
@@ -159,6 +161,7 @@ enum Purpose {
     Session = 2,
     Query = 3,
     Caller = 4,
+    Ring = 5,
 }
 
 /// Visible ASCII, as the protocol wants it.

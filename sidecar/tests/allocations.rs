@@ -29,6 +29,7 @@ use weft_sidecar::onlook::{Onlookers, Tap};
 use weft_sidecar::quota::Quotas;
 use weft_sidecar::record::{Event, Open};
 use weft_sidecar::servers::{self, Local, Servers};
+use weft_sidecar::session_id::{Key, Ring};
 use weft_sidecar::state::{Current, Origin};
 use weft_sidecar::stdio::launch::Launcher;
 use weft_sidecar::trace::{Asked, Trace, Tracer};
@@ -58,6 +59,7 @@ fn server(limits: &Arc<Limits>, metrics: &Arc<Metrics>, quota: &str) -> (Arc<Loc
         metrics: Arc::clone(metrics),
         launcher: Launcher::default(),
         drain: CancellationToken::new(),
+        ring: Ring::own(&Key::random()),
     });
     let (origin, version, since) = (Origin::File, "".into(), SystemTime::UNIX_EPOCH);
     servers.follow(&Current { snapshot, origin, version, since }, None);

@@ -13,6 +13,7 @@ use weft_sidecar::control::{self as source, Deps, Handle, Settings, State};
 use weft_sidecar::state::Live;
 
 use crate::mesh::{Mesh, eventually};
+use weft_sidecar::session_id::{Key, Ring};
 
 pub(crate) struct Sidecar {
     pub(crate) live: Live,
@@ -60,6 +61,7 @@ impl Sidecar {
             quotas: None,
             audit: None,
             about: None,
+            ring: Ring::own(&Key::random()),
             cancel: cancel.clone(),
         };
         let handle = Box::pin(source::start_with(&bootstrap, deps, settings)).await.unwrap();

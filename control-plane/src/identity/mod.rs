@@ -8,8 +8,10 @@ pub mod kubernetes;
 mod limits;
 mod queue;
 mod service;
+mod sessions;
 
 pub(crate) use limits::Bucket;
 pub use limits::Rate;
 pub use queue::Priority;
-pub use service::{IdentityService, Settings};
+pub use service::{Deps, IdentityService, Settings};
+pub use sessions::{Error as SessionsError, SessionSecret};

@@ -19,6 +19,7 @@ use super::attest::{self, Attested, Attestor};
 use super::kubernetes;
 use super::limits::{Buckets, Rate};
 use super::queue::Queue;
+use super::sessions::SessionSecret;
 use crate::clock;
 use crate::metrics::{Metrics, ReasonLabel};
 use crate::peer::Peer;
@@ -61,6 +62,16 @@ impl Default for Settings {
 /// The metadata key that says when to come back.
 const RETRY_AFTER: &str = "weft-retry-after-ms";
 
+/// What the service works with.
+#[derive(Debug)]
+pub struct Deps {
+    pub attestor: Attestor,
+    pub trust: Arc<Trust>,
+    pub hub: Arc<Hub>,
+    pub metrics: Arc<Metrics>,
+    pub sessions: SessionSecret,
+}
+
 /// Issues certificates to whoever proves who they are.
 #[derive(Debug)]
 pub struct IdentityService {
@@ -68,6 +79,7 @@ pub struct IdentityService {
     trust: Arc<Trust>,
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
+    sessions: SessionSecret,
     settings: Settings,
     addresses: Buckets<IpAddr>,
     identities: Buckets<(SpiffeId, IpAddr)>,
@@ -75,13 +87,8 @@ pub struct IdentityService {
 }
 
 impl IdentityService {
-    pub fn start(
-        attestor: Attestor,
-        trust: Arc<Trust>,
-        hub: Arc<Hub>,
-        metrics: Arc<Metrics>,
-        settings: Settings,
-    ) -> std::io::Result<Self> {
+    pub fn start(deps: Deps, settings: Settings) -> std::io::Result<Self> {
+        let Deps { attestor, trust, hub, metrics, sessions } = deps;
         Ok(Self {
             addresses: Buckets::new(settings.per_address, settings.peers_max),
             identities: Buckets::new(settings.per_identity, settings.peers_max),
@@ -90,6 +97,7 @@ impl IdentityService {
             trust,
             hub,
             metrics,
+            sessions,
             settings,
         })
     }
@@ -166,6 +174,7 @@ impl IdentityService {
             not_after: Some(issued.leaf.not_after.into()),
             renew_at: Some(renew_at.into()),
             bundles: self.trust.bundles_to_wire(),
+            session_keys: Some(self.sessions.of_identity(&issued.leaf.spiffe_id, now)),
         }
     }
 

@@ -25,11 +25,11 @@ use weft_proto::roster::own_uri;
 
 use crate::authorize::{self, Decided};
 use crate::classify::{Call, Kind};
-use crate::exchange::front::Front;
+use crate::exchange::front::{Front, Place};
 use crate::limits::Limits;
 use crate::outbound::Outbound;
 use crate::refusal::Refusal;
-use crate::session_id::Whence;
+use crate::session_id::{Ring, Whence};
 use crate::state::Live;
 
 use drawn::Drawn;
@@ -45,6 +45,8 @@ pub struct Parts {
     /// Ends what merely listens.
     pub drain: CancellationToken,
     pub here: Whence,
+    /// What ids of sessions are sealed with.
+    pub ring: Ring,
 }
 
 /// The assemblies that somebody has asked for.
@@ -97,7 +99,9 @@ impl Assemblies {
         let drawn = Drawn::new(&current.snapshot, name, &workload, None).ok_or_else(unknown)?;
         let drain = parts.drain.child_token();
         let members = Members::new(Arc::new(drawn), &parts.to, &parts.live, &parts.limits);
-        let front = Front::new(Arc::<Members>::clone(&members), &parts.limits, drain.clone(), parts.here);
+        let scope = name.map_or_else(|| "all".to_owned(), |name| format!("virtual server {name}"));
+        let place = Place { here: parts.here, ring: parts.ring.clone(), scope: scope.into() };
+        let front = Front::new(Arc::<Members>::clone(&members), &parts.limits, drain.clone(), place);
         let name_of_all = || ServerName { namespace: workload.namespace.clone(), name: everything() };
         let counted = name.cloned().unwrap_or_else(name_of_all);
         let assembly = Arc::new(Assembly { name: counted, front, members, _drain: drain.drop_guard() });

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use weft_proto::resource::kinds::{Era, Protocol};
 
-use crate::exchange::front::Front;
+use crate::exchange::front::{Front, Place};
 use crate::exchange::http::{AnswerBody, Http, LegacyHttp, ModernHttp, Settings, Target};
 use crate::exchange::probe::{self, Spoken, Transports, probe};
 use crate::exchange::sse_server::HttpSse;
@@ -25,7 +25,6 @@ use crate::exchange::{BoxFuture, Peer};
 use crate::forward::refusal;
 use crate::limits::Limits;
 use crate::refusal::Refusal;
-use crate::session_id::Whence;
 use crate::upstream::Pool;
 
 /// For how long what was learned is believed without asking again.
@@ -89,7 +88,7 @@ pub struct Ways {
     protocol: Protocol,
     limits: Arc<Limits>,
     drain: CancellationToken,
-    here: Whence,
+    place: Place,
     learned: ArcSwapOption<Learned>,
     /// One question at a time, and how the last one failed, if it did: whoever waited for it need not wait for another.
     asking: Mutex<Option<Failed>>,
@@ -108,7 +107,7 @@ impl Ways {
         target: Target,
         protocol: Protocol,
         limits: &Arc<Limits>,
-        (drain, here): (&CancellationToken, Whence),
+        (drain, place): (&CancellationToken, Place),
     ) -> Arc<Self> {
         Arc::new(Self {
             http: Arc::new(Pooled(pool.clone())),
@@ -117,7 +116,7 @@ impl Ways {
             protocol,
             limits: Arc::clone(limits),
             drain: drain.clone(),
-            here,
+            place,
             learned: ArcSwapOption::empty(),
             asking: Mutex::new(None),
         })
@@ -324,7 +323,7 @@ impl Ways {
             Spoke { legacy: Some(Legacy::HttpSse), .. } => Arc::new(HttpSse::new(http, target, settings)),
             Spoke { .. } => Arc::new(LegacyHttp::new(http, target, settings)),
         };
-        Some(Front::new(peer, &self.limits, self.drain.clone(), self.here))
+        Some(Front::new(peer, &self.limits, self.drain.clone(), self.place.clone()))
     }
 }
 

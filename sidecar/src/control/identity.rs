@@ -20,11 +20,12 @@ use weft_certs::verifier::Expect;
 use weft_proto::name::{NodeId, SpiffeId};
 use weft_proto::pb::weft::identity::v1::certify_request;
 use weft_proto::pb::weft::identity::v1::identity_client::IdentityClient;
-use weft_proto::pb::weft::identity::v1::{CertifyRequest, CertifyResponse};
+use weft_proto::pb::weft::identity::v1::{CertifyRequest, CertifyResponse, SessionKeys};
 use zeroize::Zeroizing;
 
 use super::connect::{self, Connection, connect};
 use crate::bootstrap::{ControlPlane, Proof};
+use crate::session_id::{KEY_LEN, Ring};
 
 /// Time for the answer to one request, once there is a connection.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
@@ -103,6 +104,7 @@ pub struct ControlPlaneIssuer {
     control_plane: ControlPlane,
     live: LiveIdentity,
     trust: TrustStore,
+    ring: Ring,
 }
 
 impl ControlPlaneIssuer {
@@ -110,8 +112,8 @@ impl ControlPlaneIssuer {
     pub fn new(
         node: NodeId,
         control_plane: ControlPlane,
-        live: LiveIdentity,
-        trust: TrustStore,
+        (live, trust): (LiveIdentity, TrustStore),
+        ring: Ring,
     ) -> Result<Self, Error> {
         match &control_plane.proof {
             Proof::TokenFile(_) if control_plane.ca_file.is_none() => return Err(Error::NoRoots),
@@ -119,7 +121,7 @@ impl ControlPlaneIssuer {
             Proof::JoinToken(text) => _ = JoinToken::parse(text.trim())?,
             Proof::TokenFile(_) | Proof::JoinTokenFile(_) => {}
         }
-        Ok(Self { node, control_plane, live, trust })
+        Ok(Self { node, control_plane, live, trust, ring })
     }
 
     async fn certify(&self, csr: Vec<u8>) -> Result<Grant, Error> {
@@ -197,12 +199,26 @@ impl ControlPlaneIssuer {
             let found = answer.spiffe_id.chars().take(200).collect();
             return Err(Error::OtherNamespace { found, node: self.node.clone() });
         }
+        if let Some(keys) = answer.session_keys {
+            self.take(keys);
+        }
         let bundles = answer.bundles.into_iter().map(Bundle::try_from).collect::<Result<_, _>>()?;
         Ok(Grant {
             chain: answer.chain.into_iter().map(CertificateDer::from).collect(),
             bundles,
             renew_at: answer.renew_at.and_then(|at| SystemTime::try_from(at).ok()),
         })
+    }
+}
+
+impl ControlPlaneIssuer {
+    /// A control plane that gives none, or none that can be used, leaves the keys as they are.
+    fn take(&self, SessionKeys { current, keys }: SessionKeys) {
+        let keys =
+            keys.into_iter().filter_map(|it| Some((it.epoch, <[u8; KEY_LEN]>::try_from(it.key).ok()?)));
+        if !self.ring.take(current, keys) {
+            tracing::warn!("the control plane gave no keys of sessions that can be used");
+        }
     }
 }
 
@@ -247,7 +263,9 @@ mod tests {
     fn issuer(proof: Proof, node: &str) -> Result<ControlPlaneIssuer, Error> {
         let control_plane = ControlPlane { address: "127.0.0.1:1".parse().unwrap(), proof, ca_file: None };
         let trust = TrustStore::new(Bundles::default());
-        ControlPlaneIssuer::new(NodeId::parse(node).unwrap(), control_plane, LiveIdentity::empty(), trust)
+        let ring = Ring::own(&crate::session_id::Key::random());
+        let node = NodeId::parse(node).unwrap();
+        ControlPlaneIssuer::new(node, control_plane, (LiveIdentity::empty(), trust), ring)
     }
 
     #[test]

@@ -43,6 +43,7 @@ use crate::bootstrap::{Bootstrap, ControlPlane, Source};
 use crate::clock;
 use crate::quota::Quotas;
 use crate::servers::Servers;
+use crate::session_id::Ring;
 use crate::state::{Current, Live, Origin};
 use link::Link;
 pub use losses::Losses;
@@ -214,6 +215,8 @@ pub struct Deps {
     pub audit: Option<Audit>,
     /// What the control plane may ask about; it is answered nothing, if this is none.
     pub about: Option<ask::About>,
+    /// Takes the keys that come with certificates.
+    pub ring: Ring,
     pub cancel: CancellationToken,
 }
 
@@ -237,7 +240,12 @@ async fn from_control_plane(
     let states = Arc::new(states);
     let node = bootstrap.node.clone();
     let (live, trust) = (deps.identity.clone(), deps.trust.clone());
-    let issuer = identity::ControlPlaneIssuer::new(node.id.clone(), control_plane.clone(), live, trust)?;
+    let issuer = identity::ControlPlaneIssuer::new(
+        node.id.clone(),
+        control_plane.clone(),
+        (live, trust),
+        deps.ring.clone(),
+    )?;
     let (session, owner) = restore(bootstrap, &deps, &states).await;
     let mut config = rotation::Config::new(None, weft_certs::clock::wall());
     config.forced_spread = settings.forced_spread;

@@ -1,24 +1,46 @@
 //! The sessions that the sidecar keeps for callers of the legacy era, so that no server has to be found again by one.
 //!
 //! A session belongs to the caller who opened it. Its id is no secret that opens anything: to anyone else the session
-//! does not exist. Not here: what is done with a session; that is the front's business.
+//! does not exist. Where nothing needs to be kept of a session but what was said when it was opened, the id carries that,
+//! sealed: a sidecar that does not know such a session, because it was restarted or another sidecar of the same identity
+//! opened it, makes it anew. Streams that were under way do not come along, nor do subscriptions and a log level.
+//!
+//! Not here: what is done with a session; that is the front's business.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use weft_proto::audit::Digest;
 use weft_proto::mcp::revision::Revision;
 
+use crate::bridge::Abilities;
+use crate::clock;
 use crate::limits::Limits;
 use crate::refusal::Refusal;
+use crate::session_id::Ring;
 
 use super::front::{
-    calls::Calls, client::Client, questions::Questions, replay, streams::Streams, topics::Topics,
+    calls::Calls,
+    client::Client,
+    questions::Questions,
+    replay,
+    streams::{LISTENING, Streams},
+    topics::Topics,
 };
 use super::{Asker, Peer};
+
+/// Longest that a client says of itself that its session's id carries, in bytes.
+const CARRIED_INFO_BYTES_MAX: usize = 512;
+
+/// Ends of sessions that are remembered.
+const ENDED_MAX: usize = 4096;
 
 /// Quiet time after which a session may have to make room for another of the same caller.
 const QUIET_MIN: Duration = Duration::from_secs(60);
@@ -30,7 +52,42 @@ pub(crate) struct Sessions {
     bounds: Bounds,
     /// Bytes that all sessions together keep for resumption.
     kept_bytes: Arc<AtomicUsize>,
+    ring: Ring,
+    scope: Arc<str>,
     table: Mutex<Table>,
+    /// Sessions that were ended and whose ids would still open them.
+    ended: Mutex<Ended>,
+}
+
+/// The ends that are remembered, the oldest first. They are forgotten with the ids' age, or for newer ones.
+#[derive(Debug, Default)]
+struct Ended(VecDeque<(Digest, u64)>);
+
+impl Ended {
+    fn add(&mut self, id: &str, until: u64, now: u64) {
+        self.0.retain(|(_, until)| *until > now);
+        if self.0.len() == ENDED_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((Digest::of(id.as_bytes()), until));
+    }
+
+    fn has(&self, id: &str) -> bool {
+        !self.0.is_empty() && self.0.iter().any(|(it, _)| *it == Digest::of(id.as_bytes()))
+    }
+}
+
+/// What an id carries.
+#[derive(Debug, Serialize, Deserialize)]
+struct Carried<'a> {
+    /// Seconds of the epoch after which it opens nothing.
+    until: u64,
+    revision: Cow<'a, str>,
+    /// As the client declares them.
+    #[serde(borrow)]
+    abilities: &'a RawValue,
+    #[serde(borrow)]
+    info: Option<&'a RawValue>,
 }
 
 #[derive(Debug)]
@@ -38,6 +95,7 @@ struct Bounds {
     sessions_max: usize,
     per_caller_max: usize,
     idle_timeout: Duration,
+    age_max: Duration,
     kept: replay::Bounds,
     kept_for: Duration,
 }
@@ -83,11 +141,12 @@ impl Table {
 }
 
 impl Sessions {
-    pub(crate) fn new(peer: Arc<dyn Peer>, limits: &Limits) -> Self {
+    pub(crate) fn new(peer: Arc<dyn Peer>, limits: &Limits, (ring, scope): (Ring, Arc<str>)) -> Self {
         let bounds = Bounds {
             sessions_max: limits.sessions_max,
             per_caller_max: limits.sessions_per_caller_max,
             idle_timeout: *limits.session_idle_timeout,
+            age_max: *limits.session_age_max,
             kept: replay::Bounds {
                 events_max: limits.replay_events_max,
                 bytes_max: limits.replay_bytes_max,
@@ -95,23 +154,71 @@ impl Sessions {
             },
             kept_for: *limits.replay_timeout,
         };
-        Self { peer, bounds, kept_bytes: Arc::default(), table: Mutex::default() }
+        Self {
+            peer,
+            bounds,
+            kept_bytes: Arc::default(),
+            ring,
+            scope,
+            table: Mutex::default(),
+            ended: Mutex::default(),
+        }
     }
 
-    /// Opens a session. A caller who has as many as allowed loses the one that was quiet the longest; others' are
-    /// never ended for its sake.
+    /// Opens a session, whose id carries it or does not. A caller who has as many as allowed loses the one that was quiet
+    /// the longest; others' are never ended for its sake.
     pub(crate) fn open(
         &self,
         caller: &Arc<str>,
         revision: Revision,
         client: Client,
+        is_carried: bool,
     ) -> Result<Arc<Session>, Refusal> {
-        let id: Arc<str> = format!("{:032x}", rand::random::<u128>()).into();
+        let random = || format!("{:032x}", rand::random::<u128>());
+        let sealed = is_carried.then(|| self.sealed(caller, revision, &client)).flatten();
+        self.begin(sealed.unwrap_or_else(random).into(), caller, revision, client, LISTENING)
+    }
+
+    /// An id that carries the session.
+    fn sealed(&self, caller: &str, revision: Revision, client: &Client) -> Option<String> {
+        let declared = client.abilities.declared();
+        let info = client.info().filter(|info| info.len() <= CARRIED_INFO_BYTES_MAX);
+        let carried = Carried {
+            until: clock::seconds() + self.bounds.age_max.as_secs(),
+            revision: revision.as_str().into(),
+            abilities: serde_json::from_str(&declared).ok()?,
+            info: info.and_then(|info| serde_json::from_str(info).ok()),
+        };
+        self.ring.seal(&serde_json::to_vec(&carried).ok()?, &[caller, &self.scope])
+    }
+
+    /// The session that an id carries, which nobody here knows.
+    fn anew(&self, caller: &Arc<str>, id: &str) -> Result<Arc<Session>, Refusal> {
+        let text = self.ring.open(id, &[caller, &self.scope]).ok_or(Refusal::SessionUnknown)?;
+        let carried: Carried<'_> = serde_json::from_slice(&text).map_err(|_| Refusal::SessionUnknown)?;
+        let revision = Revision::parse(&carried.revision).filter(|_| carried.until > clock::seconds());
+        let revision = revision.filter(|_| !self.ended().has(id)).ok_or(Refusal::SessionUnknown)?;
+        let client =
+            Client::new(carried.info.map(RawValue::get), Abilities::of(Some(carried.abilities.into())));
+        tracing::debug!(scope = &*self.scope, "session taken over");
+        // Nobody takes the rest of a stream of before for one of the streams from now on.
+        let newest = u64::from(rand::random::<u32>()) << 20;
+        self.begin(id.into(), caller, revision, client, newest)
+    }
+
+    fn begin(
+        &self,
+        id: Arc<str>,
+        caller: &Arc<str>,
+        revision: Revision,
+        client: Client,
+        newest: u64,
+    ) -> Result<Arc<Session>, Refusal> {
         let abilities = client.abilities;
         let asker = Asker { caller: Arc::clone(caller), session: Some(Arc::clone(&id)), abilities };
         let kept = Arc::new(replay::Kept::new(self.bounds.kept, Arc::clone(&self.kept_bytes)));
         let session = Arc::new(Session {
-            streams: Streams::new(kept, self.peer.asides(&asker)),
+            streams: Streams::new(kept, self.peer.asides(&asker), newest),
             asker,
             revision,
             client,
@@ -123,6 +230,10 @@ impl Sessions {
             used: Mutex::new(Instant::now()),
         });
         let mut table = self.table();
+        // Two may come at once with an id that nobody knew.
+        if let Some(known) = table.by_id.get(&id) {
+            return Ok(Arc::clone(known));
+        }
         let has_room = |table: &Table| {
             table.by_id.len() < self.bounds.sessions_max
                 && table.callers.get(caller).is_none_or(|count| *count < self.bounds.per_caller_max)
@@ -148,23 +259,30 @@ impl Sessions {
     }
 
     /// The caller's own session with this id.
-    pub(crate) fn find(&self, caller: &str, id: &str) -> Result<Arc<Session>, Refusal> {
+    pub(crate) fn find(&self, caller: &Arc<str>, id: &str) -> Result<Arc<Session>, Refusal> {
         let mut table = self.table();
-        let found = table.by_id.get(id).filter(|session| &*session.asker.caller == caller);
-        let session = Arc::clone(found.ok_or(Refusal::SessionUnknown)?);
+        let Some(session) = table.by_id.get(id).map(Arc::clone) else {
+            drop(table);
+            return self.anew(caller, id);
+        };
+        if session.asker.caller != *caller {
+            return Err(Refusal::SessionUnknown);
+        }
         if session.is_expired(self.bounds.idle_timeout) {
             table.remove(id);
             drop(table);
             self.end_all([session]);
-            return Err(Refusal::SessionUnknown);
+            return self.anew(caller, id);
         }
         session.touch();
         Ok(session)
     }
 
     /// Ends the caller's own session with this id.
-    pub(crate) fn close(&self, caller: &str, id: &str) -> Result<(), Refusal> {
+    pub(crate) fn close(&self, caller: &Arc<str>, id: &str) -> Result<(), Refusal> {
         let session = self.find(caller, id)?;
+        let now = clock::seconds();
+        self.ended().add(id, now + self.bounds.age_max.as_secs(), now);
         // Two may close it at once; one of them finds it gone.
         self.table().remove(id).ok_or(Refusal::SessionUnknown)?;
         self.end_all([session]);
@@ -192,6 +310,10 @@ impl Sessions {
             session.over.cancel();
             self.peer.end(&session.asker);
         }
+    }
+
+    fn ended(&self) -> MutexGuard<'_, Ended> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

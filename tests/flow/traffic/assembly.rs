@@ -484,3 +484,37 @@ async fn a_server_that_is_away_takes_nothing_along_but_its_own_calls() {
     assert!(["no_instance", "upstream_unreachable"].contains(&failed.reason()), "{failed:?}");
     many.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_goes_on_at_any_sidecar_of_its_callers_identity_and_at_no_other() {
+    let many = Many::start(&[("files", tools(&["read"])), ("search", tools(&["find"]))]).await;
+    let listen = json!({ "inbound": null, "outbound": "127.0.0.1:0" });
+    let mut file = pair::joining(&many.mesh, "agents", "reviewer", listen, json!({})).await;
+    file["node"]["id"] = json!("agents/reviewer-2");
+    let second = Agent { sidecar: pair::start(file).await };
+    let stranger = Agent::join_mesh(&many.mesh, "stranger").await;
+    let initialize = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+        "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "x", "version": "1" } } });
+    let opened = many.ask("/mcp", legacy(&initialize, None)).await;
+    let session = opened.headers["mcp-session-id"].to_str().unwrap().to_owned();
+    many.agent.sidecar.stop().await;
+
+    let call = json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/call",
+        "params": { "name": "files_read", "arguments": { "x": 1 } } });
+    let knows_offers = async |agent: &Agent| {
+        let list = || at("/mcp", modern("tools/list", "", json!({})));
+        while agent.answer(list()).await.json()["result"]["tools"].as_array().is_none_or(|it| it.len() != 2) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), knows_offers(&second)).await.unwrap();
+    let answer = second.answer(at("/mcp", legacy(&call, Some(&session)))).await;
+    assert_eq!(answer.json()["result"]["content"][0]["text"], r#"files "read" {"x":1}"#, "{answer:?}");
+    let stolen = stranger.answer(at("/mcp", legacy(&call, Some(&session)))).await;
+    assert_eq!((stolen.status, stolen.reason()), (404, "session_unknown"));
+
+    for sidecar in many.inbound.into_iter().chain([second.sidecar, stranger.sidecar]) {
+        sidecar.stop().await;
+    }
+    many.mesh.stop().await;
+}

@@ -130,9 +130,10 @@ mod tests {
 
     use super::*;
     use crate::backend::way::target;
+    use crate::exchange::front::Place;
     use crate::exchange::http::fake::{Fake, json, result, status};
     use crate::limits::Limits;
-    use crate::session_id::Whence;
+    use crate::session_id::{Ring, Whence};
     use crate::upstream::{Destination, Pool, Settings};
 
     /// A server of the legacy era without sessions that answers with a status instead, if that is not 0.
@@ -158,7 +159,9 @@ mod tests {
         let address: std::net::SocketAddr = fake.host().parse().unwrap();
         let pool = Pool::new(Destination::Tcp(address.into()), Settings::local());
         let limits = Arc::new(Limits::default());
-        let here = Whence::of(&weft_proto::name::NodeId::parse("research/files").unwrap());
+        let node = weft_proto::name::NodeId::parse("research/files").unwrap();
+        let ring = Ring::own(&crate::session_id::Key::random());
+        let here = Place { here: Whence::of(&node), ring, scope: "research/files".into() };
         let ways = Ways::new(&pool, target, Protocol::Auto, &limits, (&CancellationToken::new(), here));
         (fake, instead, ways)
     }

@@ -11,6 +11,7 @@ use weft_proto::resource::kinds::DefaultAction;
 use weft_proto::wire::ResourceType;
 
 use super::*;
+use crate::session_id::{Key, Ring};
 use crate::state::Live;
 
 const SERVER: &str = "apiVersion: weft.dev/v1alpha1\nkind: McpServer\nmetadata: { namespace: agents, name: files }\n\
@@ -35,6 +36,7 @@ impl Story {
             quotas: None,
             audit: None,
             about: None,
+            ring: Ring::own(&Key::random()),
             cancel: CancellationToken::new(),
         };
         Self { folder: tempfile::tempdir().unwrap(), deps }

@@ -24,6 +24,15 @@ impl Client {
         }
     }
 
+    pub(crate) fn new(info: Option<&str>, abilities: Abilities) -> Self {
+        Self { info: info.map(str::to_owned), abilities, log_level: Mutex::default() }
+    }
+
+    /// What it said of itself, as JSON.
+    pub(crate) fn info(&self) -> Option<&str> {
+        self.info.as_deref()
+    }
+
     pub(super) fn as_caller(&self) -> Caller<'_> {
         let log_level = *self.log_level.lock().unwrap_or_else(PoisonError::into_inner);
         Caller { client_info: self.info.as_deref(), log_level, abilities: self.abilities }

@@ -34,7 +34,7 @@ const PROTOCOL_VERSION: &str = "mcp-protocol-version";
 const LAST_EVENT_ID: &str = "last-event-id";
 
 /// Longest session id that is looked for; ours are shorter.
-const SESSION_ID_BYTES_MAX: usize = 128;
+const SESSION_ID_BYTES_MAX: usize = 2048;
 
 impl Front {
     pub(super) async fn legacy(
@@ -75,7 +75,10 @@ impl Front {
         super::calls::check_length(&request.id)?;
         let asked = request.params.protocol_version.as_deref();
         let (revision, result) = self.server().await?.initialized(asked)?;
-        let session = self.sessions.open(incoming.caller, revision, Client::of(&request.params))?;
+        // What a server of the modern era needs to know of a session is in each request.
+        let is_carried = self.server().await?.introduction.era == Era::Modern;
+        let client = Client::of(&request.params);
+        let session = self.sessions.open(incoming.caller, revision, client, is_carried)?;
         let mut response = answer::json(answer::result(request.id.raw(), &result)?);
         let id = HeaderValue::from_str(session.id()).expect("session ids are visible ASCII");
         response.headers_mut().insert(SESSION_ID, id);

@@ -20,7 +20,7 @@ use crate::body::Body;
 use crate::classify::Call;
 use crate::limits::Limits;
 use crate::refusal::Refusal;
-use crate::session_id::Whence;
+use crate::session_id::{Ring, Whence};
 
 use super::Peer;
 use super::sessions::Sessions;
@@ -75,6 +75,17 @@ pub struct Patience {
     pub result_bytes_max: Option<u64>,
 }
 
+/// Where a front stands.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Where callers without a session have to come back to with what they were asked for.
+    pub here: Whence,
+    /// What the ids of sessions are sealed with, where a session needs nothing but what its id carries.
+    pub ring: Ring,
+    /// What sessions are for; those of another scope do not exist here.
+    pub scope: Arc<str>,
+}
+
 /// One server, as callers see it.
 #[derive(Debug)]
 pub struct Front {
@@ -105,8 +116,8 @@ struct Settings {
 
 impl Front {
     /// When `drain` is cancelled, streams that have no end of their own end, and calls under way have a while left.
-    /// `here` is where callers without a session have to come back to with what they were asked for.
-    pub fn new(peer: Arc<dyn Peer>, limits: &Limits, drain: CancellationToken, here: Whence) -> Arc<Self> {
+    pub fn new(peer: Arc<dyn Peer>, limits: &Limits, drain: CancellationToken, place: Place) -> Arc<Self> {
+        let Place { here, ring, scope } = place;
         let settings = Settings {
             comment_every: *limits.keep_alive_comment_every,
             unread_max: limits.stream_queue_max,
@@ -117,7 +128,7 @@ impl Front {
         let background = CancellationToken::new();
         let stop = CancellationToken::new();
         let front = Arc::new(Self {
-            sessions: Sessions::new(Arc::clone(&peer), limits),
+            sessions: Sessions::new(Arc::clone(&peer), limits, (ring, scope)),
             peer,
             known: translate::Known::default(),
             modern_calls: calls::Calls::default(),

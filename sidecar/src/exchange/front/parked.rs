@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -76,7 +76,7 @@ impl Parked {
         let shared = &self.0;
         let (id, after) = (rand::random::<u128>(), conversation.input_timeout());
         let wishes: Vec<Wish> = questions.iter().map(|question| question.wish.clone()).collect();
-        let until = since_epoch() + after.as_secs();
+        let until = clock::seconds() + after.as_secs();
         let caller = Arc::clone(conversation.caller());
         let bound = shared.key.bind(&format!("{id:032x}-{until:x}"), &caller);
         let state = bound.map(|bound| shared.here.state(&bound));
@@ -142,7 +142,7 @@ impl Parked {
             let text = self.0.key.unbind(bound, caller).filter(|_| whence == self.0.here)?;
             let (id, until) = text.split_once('-')?;
             let until = u64::from_str_radix(until, 16).ok()?;
-            u128::from_str_radix(id, 16).ok().filter(|_| since_epoch() <= until)
+            u128::from_str_radix(id, 16).ok().filter(|_| clock::seconds() <= until)
         };
         Some(read().ok_or(Refusal::InputUnknown))
     }
@@ -254,8 +254,4 @@ fn matter_in(message: &[u8], bounds: mcp::Bounds) -> Option<Digest> {
         Ok(mcp::Body::One(Message::Request(request))) => Some(matter(&request)),
         Ok(_) | Err(_) => None,
     }
-}
-
-fn since_epoch() -> u64 {
-    clock::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |it| it.as_secs())
 }

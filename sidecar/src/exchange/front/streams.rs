@@ -11,7 +11,7 @@ use crate::exchange::Aside;
 use super::replay::{Kept, Log};
 
 /// The stream on which the server speaks of its own accord; those of calls have other numbers.
-pub(super) const LISTENING: u64 = 0;
+pub(crate) const LISTENING: u64 = 0;
 
 /// Streams that are over and kept for whoever lost the connection.
 const ENDED_MAX: usize = 32;
@@ -34,9 +34,10 @@ struct State {
 }
 
 impl Streams {
-    pub(crate) fn new(kept: Arc<Kept>, asides: broadcast::Receiver<Aside>) -> Self {
+    /// The numbers of calls' streams follow that of the newest.
+    pub(crate) fn new(kept: Arc<Kept>, asides: broadcast::Receiver<Aside>, newest: u64) -> Self {
         let listening = Log::new(LISTENING, Arc::clone(&kept));
-        let state = State { newest: LISTENING, calls: VecDeque::new(), listening, asides: Some(asides) };
+        let state = State { newest, calls: VecDeque::new(), listening, asides: Some(asides) };
         Self { kept, state: Mutex::new(state) }
     }
 

@@ -78,8 +78,10 @@ impl Peer for Fake {
     }
 }
 
-fn here() -> Whence {
-    Whence::of(&weft_proto::name::NodeId::parse("research/files").unwrap())
+fn here() -> Place {
+    let node = weft_proto::name::NodeId::parse("research/files").unwrap();
+    let ring = Ring::own(&crate::session_id::Key::new(&[7; crate::session_id::KEY_LEN]));
+    Place { here: Whence::of(&node), ring, scope: "research/files".into() }
 }
 
 impl Fake {

@@ -148,3 +148,70 @@ async fn there_are_only_so_many_sessions() {
     assert_eq!(refused(open(&stage, "newcomer")).await, Refusal::TooManySessions, "others' sessions do not");
     drop((listening, third));
 }
+
+/// Another sidecar in front of the same kind of server; with the same keys if it has the same identity.
+fn another(front: &Front, scope: &str, ring: Option<Ring>) -> Stage {
+    let mut stage = modern();
+    let ring = ring.unwrap_or_else(|| here().ring);
+    let place = Place { scope: scope.into(), ring, ..here() };
+    stage.front = Front::new(Arc::clone(&front.peer), &Limits::default(), CancellationToken::new(), place);
+    stage
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_goes_on_at_another_sidecar_of_the_same_identity() {
+    let mut stage = modern();
+    let id = stage.open("2025-06-18").await;
+    let other = another(&stage.front, "research/files", None);
+    let answer = other.legacy(&id, &call("2"));
+    let called = stage.called().await;
+    assert!(called.message.contains(r#""io.modelcontextprotocol/clientInfo":{"name":"c","version":"1"}"#));
+    called.respond(r#"{"jsonrpc":"2.0","id":2,"result":{"content":[],"resultType":"complete"}}"#).await;
+    assert!(json(answered(answer).await).await.contains(r#""content":[]"#));
+    assert_eq!((stage.front.sessions(), other.front.sessions()), (1, 1));
+    assert!(id.len() < 400, "{}", id.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_an_id_carries_is_nobody_elses_and_nothing_elses() {
+    let stage = modern();
+    let id = stage.open("2025-06-18").await;
+    let unknown = async |stage: &Stage, caller: &str| {
+        let headers = [("mcp-session-id", id.as_str())];
+        refused(stage.send(caller, Era::Legacy, "POST", &headers, &call("2"))).await
+    };
+    let other = another(&stage.front, "research/files", None);
+    assert_eq!(unknown(&other, "thief").await, Refusal::SessionUnknown);
+    let elsewhere = another(&stage.front, "virtual server a/b", None);
+    assert_eq!(unknown(&elsewhere, "caller").await, Refusal::SessionUnknown);
+    let stranger = Ring::own(&crate::session_id::Key::random());
+    let stranger = another(&stage.front, "research/files", Some(stranger));
+    assert_eq!(unknown(&stranger, "caller").await, Refusal::SessionUnknown);
+    assert_eq!(other.front.sessions() + elsewhere.front.sessions() + stranger.front.sessions(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_was_ended_does_not_come_back_where_that_is_known() {
+    let stage = modern();
+    let id = stage.open("2025-06-18").await;
+    answered(stage.send("caller", Era::Legacy, "DELETE", &[("mcp-session-id", &id)], "")).await;
+    assert_eq!(refused(stage.legacy(&id, &call("2"))).await, Refusal::SessionUnknown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_at_a_legacy_server_is_not_carried() {
+    let stage = legacy();
+    let id = stage.open("2025-06-18").await;
+    assert_eq!(id.len(), 32);
+    let other = another(&stage.front, "research/files", None);
+    assert_eq!(refused(other.legacy(&id, &call("2"))).await, Refusal::SessionUnknown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_is_too_old_opens_nothing() {
+    let limits = Limits { session_age_max: crate::limits::Limited(Duration::ZERO), ..Limits::default() };
+    let stage = Stage::new(Era::Modern, &limits);
+    let id = stage.open("2025-06-18").await;
+    let other = another(&stage.front, "research/files", None);
+    assert_eq!(refused(other.legacy(&id, &call("2"))).await, Refusal::SessionUnknown);
+}
