@@ -8,9 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use weft_certs::bundle::TrustStore;
 use weft_certs::ca::{self, Ca, Kek, Signer};
-use weft_certs::pem;
 use weft_certs::tls::{self, ClientAuth};
 use weft_certs::verifier::Expect as ExpectPeer;
 use weft_proto::name::TrustDomain;
@@ -259,7 +257,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let trust = trust.await?;
     let tokens = Arc::new(Tokens::new(Arc::clone(&store), trust_domain));
     let roots_file = config.data_dir.join(ROOTS_FILE);
-    write_roots(&trust.bundles, &roots_file)
+    trust::roots_file::write(&trust.bundles, &roots_file)
         .map_err(|source| Error::Roots { path: roots_file.clone(), source })?;
     let listeners = [
         listen("sidecars", config.sidecars).await?,
@@ -337,7 +335,7 @@ fn keep(
     tasks.spawn(feed.run(shutdown.clone()));
     tasks.spawn(open_when_fed(Arc::clone(&hub), lender, fed.clone(), shutdown.clone()));
     tasks.spawn(Arc::clone(&trust).run(shutdown.clone()));
-    tasks.spawn(follow_roots(trust.bundles.clone(), roots_file, shutdown.clone()));
+    tasks.spawn(trust::roots_file::follow(trust.bundles.clone(), roots_file, shutdown.clone()));
     tasks.spawn(sweep(store, hub, tokens, retention, shutdown));
     fed
 }
@@ -488,30 +486,6 @@ async fn listen(door: &'static str, address: SocketAddr) -> Result<(TcpListener,
     let listener = TcpListener::bind(address).await.map_err(wrong)?;
     let bound = listener.local_addr().map_err(wrong)?;
     Ok((listener, bound))
-}
-
-/// Written beside and renamed, so that whoever reads it finds the old roots or the new ones.
-fn write_roots(bundles: &TrustStore, path: &Path) -> std::io::Result<()> {
-    let text: String = bundles.load().iter().map(|bundle| pem::encode(bundle.roots())).collect();
-    let beside = path.with_extension("pem.new");
-    std::fs::write(&beside, text)?;
-    std::fs::rename(beside, path)
-}
-
-async fn follow_roots(bundles: TrustStore, path: PathBuf, shutdown: CancellationToken) {
-    let mut changes = bundles.watch();
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            changed = changes.changed() => if changed.is_err() { return },
-        }
-        changes.mark_unchanged();
-        let (bundles, to) = (bundles.clone(), path.clone());
-        let written = tokio::task::spawn_blocking(move || write_roots(&bundles, &to)).await;
-        if !matches!(written, Ok(Ok(()))) {
-            tracing::error!(path = %path.display(), "the roots could not be written");
-        }
-    }
 }
 
 /// Sidecars are let in once all that is stored is published; before, they would be told that there is nothing.

@@ -36,7 +36,7 @@ use crate::servers::{self, Servers};
 use crate::state::Live;
 use crate::stdio::launch::Launcher;
 use crate::trace::{self, Tracer};
-use crate::{control, descriptors, pipeline, push, session_id};
+use crate::{control, pipeline, push, session_id};
 use shown::Shown;
 use sockets::Sockets;
 
@@ -236,10 +236,7 @@ struct Core {
 
 impl Core {
     fn new(bootstrap: Bootstrap, launcher: Launcher, access_log: &Sink) -> Result<Self, Error> {
-        let mut limits = bootstrap.limits.clone();
-        limits.connections_max = descriptors::at_most(limits.connections_max, "connections");
-        limits.listening_max = descriptors::at_most(limits.listening_max, "streams that listen");
-        let limits = Arc::new(limits);
+        let limits = Arc::new(kept::within_descriptors(&bootstrap.limits));
         let metrics = Arc::new(Metrics::new());
         let room = Room::new(metrics.bodies_held_bytes.clone(), limits.bodies_bytes_max);
         let log = AccessLog::start(access_log, &metrics).map_err(Error::AccessLog)?;

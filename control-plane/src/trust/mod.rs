@@ -5,6 +5,7 @@
 
 mod control;
 mod report;
+pub(crate) mod roots_file;
 pub mod rotation;
 mod wishes;
 

@@ -11,7 +11,7 @@ use crate::bootstrap::Bootstrap;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::quota::Quotas;
-use crate::session_id;
+use crate::{descriptors, session_id};
 
 /// What is kept there is nobody else's to read.
 pub(super) fn make_state_dir(bootstrap: &Bootstrap) -> Result<(), Error> {
@@ -64,6 +64,14 @@ pub(super) fn audit(
         }
         audit => audit.map_err(Error::Audit),
     }
+}
+
+/// The limits, none beyond what the process may have open.
+pub(super) fn within_descriptors(limits: &Limits) -> Limits {
+    let mut limits = limits.clone();
+    limits.connections_max = descriptors::at_most(limits.connections_max, "connections");
+    limits.listening_max = descriptors::at_most(limits.listening_max, "streams that listen");
+    limits
 }
 
 /// Sessions outlive a restart of the sidecar where its key does.

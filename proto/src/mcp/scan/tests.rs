@@ -134,7 +134,7 @@ fn a_key_with_nul_is_refused() {
 #[test]
 fn a_key_that_a_reader_takes_for_an_instruction_is_refused() {
     let reserved = Err((6, "the key is one that readers take for an instruction"));
-    check(r#"{"a":{"$serde_json::private::RawValue":"{}"}}"#, reserved.clone());
+    check(r#"{"a":{"$serde_json::private::RawValue":"{}"}}"#, reserved);
     check(r#"{"a":{"\u0024serde_json::private::Number":"1"}}"#, reserved);
     check(r#"{"a":{"$serde_json":"$serde_json::private::RawValue"}}"#, Ok(()));
 }
