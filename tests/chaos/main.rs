@@ -8,6 +8,7 @@ mod plane;
 mod process;
 mod way;
 
+mod assembly;
 mod clock;
 mod completed;
 mod control_plane;

@@ -36,7 +36,8 @@ impl Sidecar {
         let types = [ResourceType::Server];
         let mut discovery =
             Stream::instance(channel.clone(), &node, "research/files", &address, &types).await;
-        discovery.next().await.unwrap();
+        // The server may have been applied a moment ago.
+        while discovery.next().await.unwrap().resources.is_empty() {}
         let (reports, outgoing) = mpsc::channel(4);
         let answers = CatalogClient::new(channel).report(ReceiverStream::new(outgoing)).await.unwrap();
         Self { reports, answers: answers.into_inner(), node, sequence: 0, _discovery: discovery }

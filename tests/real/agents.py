@@ -51,6 +51,8 @@ class Talk:
     logs: list = field(default_factory=list)
     updates: list[str] = field(default_factory=list)
     changes: int = 0
+    # What becomes of a form.
+    action: str = "accept"
 
     @property
     def is_modern(self) -> bool:
@@ -89,7 +91,8 @@ async def talk_python(mode: str, url: str, *steps: tuple) -> Talk:
 async def connected(it: Talk, mode: str, url: str):
     async def elicit(_, params):
         it.asked.append("elicitation/create")
-        return types.ElicitResult(action="accept", content=filled_in(params.requested_schema))
+        content = filled_in(params) if it.action == "accept" else None
+        return types.ElicitResult(action=it.action, content=content)
 
     async def sample(_, params):
         it.asked.append("sampling/createMessage")
@@ -126,8 +129,10 @@ async def connected(it: Talk, mode: str, url: str):
             yield client
 
 
-def filled_in(schema: dict) -> dict:
-    value = {"string": "ada@mesh.test", "boolean": True, "integer": 1, "number": 1}
+def filled_in(params) -> dict:
+    """Texts say what was asked, so that it shows which question was answered."""
+    schema = params.requested_schema
+    value = {"string": f"ada@mesh.test: {params.message}", "boolean": True, "integer": 1, "number": 1}
     return {name: value[schema["properties"][name]["type"]] for name in schema.get("required", [])}
 
 
@@ -238,6 +243,17 @@ class Steps:
         texts = [f"{id(self)}-{at}" for at in range(many)]
         answers = await asyncio.gather(*(self.call("echo", {"text": it}) for it in texts))
         return sum(answer["content"] == [it] for answer, it in zip(answers, texts))
+
+    async def act(self, action: str):
+        self._talk.action = action
+        return {}
+
+    async def asked_crowd(self, many: int):
+        """How many of so many calls at once, each of which asks something of its own, are answered with what was answered
+        to that."""
+        messages = [f"Who is {id(self)}-{at}?" for at in range(many)]
+        answers = await asyncio.gather(*(self.call("test_elicitation", {"message": it}) for it in messages))
+        return sum(it in answer["content"][0] for answer, it in zip(answers, messages))
 
     async def _cancelled(self) -> int:
         return int((await self.call("cancelled"))["content"][0])

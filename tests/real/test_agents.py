@@ -13,12 +13,6 @@ INVALID_PARAMS = -32602
 # Servers that speak the agent's own era, and servers that do not: then the sidecar translates.
 BOTH_ERAS = ("python", "typescript", "python-stdio", "typescript-stdio")
 ONE_ERA = ("typescript-legacy", "typescript-modern", "typescript-legacy-stdio", "typescript-modern-stdio")
-# A command serves all callers in one era, and what a server asks of them is not translated.
-ASKED = [
-    *((agent, server) for agent in AGENTS for server in ("python", "typescript")),
-    *((agent, f"typescript-{ERA_OF[agent]}{end}") for agent in AGENTS for end in ("", "-stdio")),
-]
-
 # What an agent does with one of our servers, in one conversation.
 SCRIPT = {
     "tools": ("tools",),
@@ -131,10 +125,19 @@ def test_a_server_learns_that_a_call_was_cancelled(spoken):
     assert came_of["after"] == spoke("still there")
 
 
-@pytest.mark.parametrize(("agent", "server"), ASKED)
+def is_spoken_to_in_the_modern_era(agent: str, server: str) -> bool:
+    """A command has one era for all who call, and that is the modern one where it has both."""
+    if server in ONE_ERA:
+        return "-modern" in server
+    return server.endswith("-stdio") or ERA_OF[agent] == "modern"
+
+
+@agents
+@our_servers
 def test_a_server_asks_the_agent_while_a_call_is_under_way(parts, agent, server):
+    """Whatever the era of either: a request of its own, or an answer that wants input, is what the other end knows."""
     rounds = []
-    if ERA_OF[agent] == "modern":
+    if is_spoken_to_in_the_modern_era(agent, server):
         rounds = ["test_input_required_result_multiple_inputs", "test_input_required_result_multi_round"]
     elicited, sampled, *several = (
         it := through(
@@ -153,6 +156,15 @@ def test_a_server_asks_the_agent_while_a_call_is_under_way(parts, agent, server)
         assert all("state-ok" in answer["content"][0] for answer in several)
         assert sorted(it.asked[2:5]) == ["elicitation/create", "roots/list", "sampling/createMessage"]
         assert it.asked[5:] == ["elicitation/create"] * 2
+
+
+@agents
+@our_servers
+def test_each_question_of_many_at_once_gets_its_own_answer_and_a_form_may_be_declined(parts, agent, server):
+    steps = [("asked_crowd", 8), ("act", "decline"), ("call", "test_elicitation", {"message": "Who?"})]
+    crowd, _, declined = through(parts, agent, server, *steps).answers
+    assert crowd == 8
+    assert "decline" in declined["content"][0] and "ada@mesh.test" not in declined["content"][0]
 
 
 @pytest.mark.parametrize("server", BOTH_ERAS + ONE_ERA)

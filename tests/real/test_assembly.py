@@ -19,6 +19,9 @@ SCRIPT = {
     "completions": ("complete", "test_prompt_with_arguments", "arg1", "par"),
     "progress": ("call", "test_tool_with_progress"),
     "logs": ("call", "test_tool_with_logging"),
+    "elicited": ("call", "test_elicitation", {"message": "Who?"}),
+    "sampled": ("call", "test_sampling", {"prompt": "Hello?"}),
+    "asked crowd": ("asked_crowd", 8),
     "watch": ("watch",),
     "cancel": ("cancel",),
     "crowd": ("crowd", 20),
@@ -61,6 +64,10 @@ def test_one_address_is_as_good_as_the_servers_own(up, agent, server):
     assert came_of["progress"]["progress"] == [0, 50, 100]
     assert came_of["logs"]["content"] == ["Logged three times."]
     assert it.logs == ["Tool execution started", "Tool processing data", "Tool execution completed"]
+    assert "ada@mesh.test" in came_of["elicited"]["content"][0]
+    assert "so you say: Hello?" in came_of["sampled"]["content"][0]
+    assert it.asked == ["elicitation/create", "sampling/createMessage", *["elicitation/create"] * 8]
+    assert came_of["asked crowd"] == 8
     assert came_of["watch"] == watched
     assert came_of["cancel"] == "abandoned"
     assert came_of["crowd"] == 20

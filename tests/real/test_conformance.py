@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 import suite
+from agents import talk
 from conftest import HERE
+from mesh import document
+from processes import eventually
+from up import NAMESPACE, SECS_MAX, Up
 
 # Checks that end differently through the sidecars, by set, server, scenario and check, and why that is right.
 _CUSTOM = ("2026-07-28", "typescript", "http-custom-header-server-validation")
@@ -23,6 +27,29 @@ DIFFERENCES: dict[tuple[str, str, str, str], str] = {
     ("2025-11-25", "everything", "dns-rebinding-protection", "localhost-host-rebinding-rejected"): (
         "the server takes any host; the sidecar beside the agent does not"
     ),
+}
+
+# Further ones at a virtual server, by set, scenario and check, with the servers where it is so.
+_OURS, _ALL = ("python", "typescript"), ("python", "typescript", "everything")
+_MODERN = "a virtual server speaks to its members in the modern era, where answers need no stream and none is resumed"
+_CHANGED = "that a list changed is told when it did; the server says so and lists the same"
+_KNOWN = "the server takes what it has never heard of; what is not listed is refused"
+VIRTUAL: dict[tuple[str, str, str], tuple[tuple[str, ...], str]] = {
+    ("2025-11-25", "server-sse-multiple-streams", "server-sse-streams-functional"): (_ALL, _MODERN),
+    ("2025-11-25", "server-sse-polling", "server-sse-priming-event"): (_ALL, _MODERN),
+    ("2025-11-25", "server-sse-polling", "server-sse-retry-field"): (_ALL, _MODERN),
+    ("2025-11-25", "server-sse-polling", "server-sse-disconnect-resume"): (_OURS, _MODERN),
+    ("2025-11-25", "server-sse-polling", "incoming-sse-event"): (("everything",), _MODERN),
+    ("2025-11-25", "resources-subscribe", "resources-subscribe"): (("everything",), _KNOWN),
+    ("2025-11-25", "resources-unsubscribe", "resources-unsubscribe"): (("everything",), _KNOWN),
+    ("2025-11-25", "tools-call-simple-text", "tools-call-simple-text"): (("everything",), _KNOWN),
+    ("2025-11-25", "tools-call-error", "tools-call-error"): (("everything",), _KNOWN),
+    ("2025-11-25", "server-session-lifecycle", "server-session-terminated-returns-404"): (
+        ("everything",),
+        "the server forgets no session that was ended; the sidecar does",
+    ),
+    ("2026-07-28", "server-stateless", "sep-2575-server-sends-prompts-list-changed-on-subscription"): (_OURS, _CHANGED),
+    ("2026-07-28", "server-stateless", "sep-2575-server-sends-tools-list-changed-on-subscription"): (_OURS, _CHANGED),
 }
 
 # What each server passes when it is asked directly: fewer, and the comparison compares less.
@@ -57,6 +84,32 @@ def test_the_suite_finds_the_same_at_a_server_through_the_sidecars(parts, tmp_pa
     assert sum(status == "SUCCESS" for status in direct.values()) >= PASSED_MIN[server, requirements]
     through = suite.run(parts.through(server), requirements, tmp_path / "through")
     compare(direct, through, excused(requirements, server), tmp_path / "through")
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory, request):
+    """Each server alone at the address of a virtual server, under its own names."""
+    if request.config.getoption("--direct"):
+        pytest.skip("without sidecars there are no virtual servers")
+    servers = {server: server for server, _ in PASSED_MIN}
+    virtual = lambda name: {"members": [{"server": f"{NAMESPACE}/{name}"}], "prefix": "never"}  # noqa: E731
+    more = [document("VirtualServer", NAMESPACE, name, virtual(name)) for name in servers]
+    it = Up(tmp_path_factory.mktemp("virtual"), servers, *more)
+    try:
+        it.known()
+        eventually(lambda: all(talk("python-auto", it.virtual(name), ("tools",)).answers[0] for name in servers), SECS_MAX)
+        yield it
+    finally:
+        it.close()
+
+
+@pytest.mark.parametrize(("server", "requirements"), PASSED_MIN)
+def test_the_suite_finds_the_same_at_a_virtual_server(up, tmp_path, server, requirements):
+    direct = suite.run(f"http://127.0.0.1:{up.port(server)}/mcp", requirements, tmp_path / "direct")
+    assert sum(status == "SUCCESS" for status in direct.values()) >= PASSED_MIN[server, requirements]
+    virtual = suite.run(up.virtual(server), requirements, tmp_path / "virtual")
+    meant = {(scenario, check) for (of, scenario, check), (at, _) in VIRTUAL.items() if of == requirements and server in at}
+    compare(direct, virtual, excused(requirements, server) | meant, tmp_path / "virtual")
 
 
 @pytest.mark.parametrize(("version", "scenario"), CLIENT_SCENARIOS)

@@ -220,6 +220,10 @@ impl Found {
 
 fn locate(drawn: &Drawn, request: &Request<'_>) -> Result<Option<Found>, Refusal> {
     let Some(target) = request.target() else { return Ok(None) };
+    // Whose task it is, its id does not say, so there are none here.
+    if matches!(target, Target::Task(_)) {
+        return Err(Refusal::MethodNotFound(request.method.clone().into_owned()));
+    }
     if drawn.search.is_none() || request.method != method::TOOLS_CALL {
         return find(drawn, target).map(Some);
     }
@@ -246,7 +250,6 @@ fn find(drawn: &Drawn, target: Target<'_>) -> Result<Found, Refusal> {
             let found = drawn.roster.resource(uri);
             found.map(|(server, own)| Found { server: server.clone(), own: own.to_owned(), arguments: None })
         }
-        // Whose task it is, its id does not say.
         Target::Task(_) => None,
     };
     found.ok_or_else(|| authorize::not_shown(target))

@@ -471,6 +471,16 @@ async fn in_search_mode_a_tool_is_found_described_and_called_and_policy_holds_as
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn there_are_no_tasks_and_no_methods_for_them() {
+    let many = Many::start(&[("files", tools(&["read"]))]).await;
+    for method in ["tasks/get", "tasks/result", "tasks/cancel"] {
+        let asked = many.ask("/mcp", modern(method, "x", json!({ "taskId": "x" }))).await;
+        assert_eq!(asked.code(), -32601, "{method}: {asked:?}");
+    }
+    many.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_away_takes_nothing_along_but_its_own_calls() {
     let mut many = Many::start(&[("files", tools(&["read"])), ("search", tools(&["find"]))]).await;
     many.inbound.remove(0).stop().await;

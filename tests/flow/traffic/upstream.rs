@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -224,10 +225,13 @@ pub(crate) fn events() -> (mpsc::Sender<Bytes>, Response<Body>) {
 }
 
 async fn serve(listener: TcpListener, seen: Arc<Mutex<Vec<Seen>>>, answering: Arc<Answering>) {
+    // Its connections end with it.
+    let mut connections = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { return };
+        while connections.try_join_next().is_some() {}
         let (seen, answering) = (Arc::clone(&seen), Arc::clone(&answering));
-        tokio::spawn(async move {
+        connections.spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 let (seen, answering) = (Arc::clone(&seen), Arc::clone(&answering));
                 async move {

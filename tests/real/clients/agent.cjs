@@ -15,6 +15,8 @@ const STEP_MS_MAX = 30_000;
 // The names of the server that is meant begin with this, where it is one among many.
 let prefix = '';
 let watched = WATCHED;
+// What becomes of a form.
+let action = 'accept';
 
 const heard = { asked: [], logs: [], updates: [], changes: 0 };
 
@@ -28,7 +30,8 @@ function newClient(mode) {
     );
     client.setRequestHandler('elicitation/create', async ({ params }) => {
         heard.asked.push('elicitation/create');
-        return { action: 'accept', content: filledIn(params.requestedSchema) };
+        if (action !== 'accept') return { action };
+        return { action, content: filledIn(params) };
     });
     client.setRequestHandler('sampling/createMessage', async ({ params }) => {
         heard.asked.push('sampling/createMessage');
@@ -45,8 +48,9 @@ function newClient(mode) {
     return client;
 }
 
-function filledIn({ properties, required = [] }) {
-    const value = { string: 'ada@mesh.test', boolean: true, integer: 1, number: 1 };
+// Texts say what was asked, so that it shows which question was answered.
+function filledIn({ message, requestedSchema: { properties, required = [] } }) {
+    const value = { string: `ada@mesh.test: ${message}`, boolean: true, integer: 1, number: 1 };
     return Object.fromEntries(required.map((name) => [name, value[properties[name].type]]));
 }
 
@@ -65,6 +69,16 @@ const STEPS = {
         const onprogress = ({ progress: done }) => void progress.push(done);
         const { content, isError = false } = await client.callTool({ name: prefix + name, arguments: values, _meta }, { onprogress });
         return { content: content.map(spoken), isError, progress };
+    },
+    async act(_, its) {
+        action = its;
+        return {};
+    },
+    // How many of so many calls at once, each of which asks something of its own, are answered with what was answered to that.
+    async asked_crowd(client, many) {
+        const messages = Array.from({ length: many }, (_, at) => `Who is ${process.pid}-${at}?`);
+        const answers = await Promise.all(messages.map((message) => STEPS.call(client, 'test_elicitation', { message })));
+        return answers.filter(({ content }, at) => content[0].includes(messages[at])).length;
     },
     async prompts(client) {
         const { prompts } = await client.listPrompts();
