@@ -11,7 +11,7 @@ pub use watch::Busy;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +38,8 @@ use weft_proto::policy;
 
 use crate::answer::Answer;
 use crate::clock;
-use crate::identify::{Caller, Identified, Protocol, Proved, Views};
+use crate::gateway::{Share, Shares};
+use crate::identify::{Caller, Guests, Identified, Protocol, Proved, Views};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::quota::Mark;
@@ -56,6 +57,10 @@ pub struct Listener {
     /// How records and metrics call it.
     pub name: &'static str,
     pub tls: Option<Tls>,
+    /// Whether whoever connects need not say who they are: each request does.
+    pub is_public: bool,
+    /// Connections of each client address.
+    pub addresses: Shares<IpAddr>,
     pub limits: Arc<Limits>,
     pub metrics: Arc<Metrics>,
     /// No new connections, and the open ones are asked to end.
@@ -105,11 +110,15 @@ impl Listener {
                         listener.metrics.connection_refused(listener.name, "connections");
                         continue;
                     };
+                    let Some(share) = listener.share(address) else {
+                        listener.metrics.connection_refused(listener.name, "address");
+                        continue;
+                    };
                     let (listener, service) = (Arc::clone(&listener), service.clone());
                     let handshakes = Arc::clone(&handshakes);
                     tasks.spawn(async move {
                         listener.connection(stream, address, &handshakes, service).await;
-                        drop(place);
+                        drop((place, share));
                     });
                 }
                 Err(error) => {
@@ -123,6 +132,12 @@ impl Listener {
         drop(socket);
         tasks.close();
         tasks.wait().await;
+    }
+
+    /// A part of what one client address may have open; where clients are of this mesh there is no such limit.
+    fn share(&self, address: SocketAddr) -> Option<Share<IpAddr>> {
+        let max = if self.is_public { self.limits.connections_per_address_max } else { usize::MAX };
+        self.addresses.take(&network(address.ip()), max)
     }
 
     async fn connection(
@@ -156,6 +171,11 @@ impl Listener {
                     // In a box, so that the room for the handshake is free again; and the stream in one of its own, as
                     // it would stand in what serves it twice.
                     Box::pin(self.http(Box::new(stream), identified, Some(ends), service)).await;
+                }
+                None if self.is_public => {
+                    let protocol = protocol(&stream);
+                    let identified = Identified { address, caller: Caller::Anonymous, protocol };
+                    Box::pin(self.http(Box::new(stream), identified, None, service)).await;
                 }
                 None => self.metrics.connection_refused(self.name, "identity"),
             },
@@ -285,11 +305,9 @@ fn identify(
     let connection = stream.get_ref().1;
     let leaf = tls::peer(connection)?;
     let workload = leaf.spiffe_id.workload()?;
-    let protocol = match connection.alpn_protocol() {
-        Some(b"h2") => Protocol::Http2,
-        _ => Protocol::Http1,
-    };
+    let protocol = protocol(stream);
     let proved = Proved {
+        tenant: workload.namespace.as_str().into(),
         caller: policy::Caller::new(workload),
         id: leaf.spiffe_id.as_str().into(),
         // A SPIFFE ID has none of the letters that a header could not hold.
@@ -297,8 +315,25 @@ fn identify(
         serial: leaf.serial,
         views: Views::default(),
         mark: Mark::default(),
+        by_gateway: false,
+        guests: Guests::default(),
     };
-    Some((Identified { address, caller: Caller::Workload(proved), protocol }, leaf.not_after))
+    Some((Identified { address, caller: Caller::Workload(Box::new(proved)), protocol }, leaf.not_after))
+}
+
+fn protocol(stream: &TlsStream<TcpStream>) -> Protocol {
+    match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => Protocol::Http2,
+        _ => Protocol::Http1,
+    }
+}
+
+/// Whose an address is: of IPv6, everybody has a whole network.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) >> 64 << 64).into(),
+        v4 @ IpAddr::V4(_) => v4,
+    }
 }
 
 /// Ends once the certificate is revoked that opened the connection, or nobody vouches for its trust domain any more.
@@ -310,7 +345,7 @@ fn revoked(identified: &Arc<Identified>, ends: Option<&Ends>) -> impl Future<Out
             Caller::Workload(proved) => bundles
                 .get(&proved.caller.workload().trust_domain)
                 .is_none_or(|bundle| bundle.roots().is_empty() || bundle.revoked().contains(&proved.serial)),
-            Caller::Local | Caller::Anonymous => false,
+            Caller::Local | Caller::Anonymous | Caller::Guest(_) => false,
         };
         if let Some(mut watched) = watched
             && watched.wait_for(gone).await.is_ok()

@@ -5,12 +5,16 @@
 //! caller), `weft-server` (the server's name in the mesh).
 
 use http::HeaderMap;
-use http::header::{CONNECTION, HOST, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, CONNECTION, COOKIE, HOST, HeaderName, HeaderValue, ORIGIN};
 
 /// The identity of the caller, as its certificate proved it.
 pub const CALLER: HeaderName = HeaderName::from_static("weft-caller");
 /// The server's name in the mesh.
 pub const SERVER: HeaderName = HeaderName::from_static("weft-server");
+/// For whom a gateway calls, as it says to the sidecars beside servers. Nobody else is believed.
+pub const ON_BEHALF_OF: HeaderName = HeaderName::from_static("weft-on-behalf-of");
+/// A key by which a gateway knows a caller.
+pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Why a request was refused: the word of the table of refusals.
 pub const REASON: HeaderName = HeaderName::from_static("weft-reason");
 /// Whether the answer is one that was kept: `hit`, or absent.
@@ -34,6 +38,13 @@ pub fn toward_server(headers: &HeaderMap, host: Option<&HeaderValue>) -> HeaderM
         }
     }
     onward
+}
+
+/// Takes away what a gateway knew a caller by: it ends there.
+pub fn without_credentials(headers: &mut HeaderMap) {
+    for name in [AUTHORIZATION, API_KEY, COOKIE, ORIGIN] {
+        headers.remove(name);
+    }
 }
 
 /// Makes the headers of another sidecar's answer those of ours.

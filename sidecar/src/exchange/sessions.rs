@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_proto::mcp::revision::Revision;
@@ -103,12 +104,13 @@ impl Sessions {
     pub(crate) fn open(
         &self,
         caller: &Arc<str>,
+        said: Option<HeaderValue>,
         revision: Revision,
         client: Client,
     ) -> Result<Arc<Session>, Refusal> {
         let id: Arc<str> = format!("{:032x}", rand::random::<u128>()).into();
         let abilities = client.abilities;
-        let asker = Asker { caller: Arc::clone(caller), session: Some(Arc::clone(&id)), abilities };
+        let asker = Asker { caller: Arc::clone(caller), session: Some(Arc::clone(&id)), abilities, said };
         let kept = Arc::new(replay::Kept::new(self.bounds.kept, Arc::clone(&self.kept_bytes)));
         let session = Arc::new(Session {
             streams: Streams::new(kept, self.peer.asides(&asker)),

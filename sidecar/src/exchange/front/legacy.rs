@@ -75,7 +75,12 @@ impl Front {
         super::calls::check_length(&request.id)?;
         let asked = request.params.protocol_version.as_deref();
         let (revision, result) = self.server().await?.initialized(asked)?;
-        let session = self.sessions.open(incoming.caller, revision, Client::of(&request.params))?;
+        let session = self.sessions.open(
+            incoming.caller,
+            incoming.said.cloned(),
+            revision,
+            Client::of(&request.params),
+        )?;
         let mut response = answer::json(answer::result(request.id.raw(), &result)?);
         let id = HeaderValue::from_str(session.id()).expect("session ids are visible ASCII");
         response.headers_mut().insert(SESSION_ID, id);
@@ -116,13 +121,15 @@ impl Front {
         for (message, bytes) in messages {
             match message {
                 Message::Request(request) => {
-                    let question = match self.question(&session, request, bytes.clone()).await {
+                    let mut question = match self.question(&session, request, bytes.clone()).await {
                         // The status of the second would say that the session is gone.
                         Err(refusal) if is_batch || matches!(refusal, Refusal::MethodNotFound(_)) => {
                             Question::refused(&session.asker, request, &refusal)
                         }
                         question => question?,
                     };
+                    // The token of this request, which need not be the one that the session was opened with.
+                    question.asker.said = incoming.said.cloned();
                     conversations.push(self.conversation(
                         question,
                         incoming.patience,
