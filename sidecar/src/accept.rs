@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use http::{HeaderValue, Request, Response, Version};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -34,15 +34,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weft_certs::bundle::{Bundles, TrustStore};
 use weft_certs::{tls, verifier};
-use weft_proto::policy;
 
 use crate::answer::Answer;
 use crate::clock;
 use crate::gateway::{Share, Shares};
-use crate::identify::{Caller, Guests, Identified, Protocol, Proved, Views};
+use crate::identify::{Caller, Identified, Protocol, Proved};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::quota::Mark;
 use watch::{Activity, Watched};
 
 /// How long streams may go on after the certificate of their caller was revoked.
@@ -306,18 +304,7 @@ fn identify(
     let leaf = tls::peer(connection)?;
     let workload = leaf.spiffe_id.workload()?;
     let protocol = protocol(stream);
-    let proved = Proved {
-        tenant: workload.namespace.as_str().into(),
-        caller: policy::Caller::new(workload),
-        id: leaf.spiffe_id.as_str().into(),
-        // A SPIFFE ID has none of the letters that a header could not hold.
-        header: HeaderValue::from_str(leaf.spiffe_id.as_str()).ok()?,
-        serial: leaf.serial,
-        views: Views::default(),
-        mark: Mark::default(),
-        by_gateway: false,
-        guests: Guests::default(),
-    };
+    let proved = Proved::new(workload, leaf.serial);
     Some((Identified { address, caller: Caller::Workload(Box::new(proved)), protocol }, leaf.not_after))
 }
 

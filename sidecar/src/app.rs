@@ -240,10 +240,9 @@ impl Core {
         kept::make_state_dir(&bootstrap)?;
         let quotas = kept::quotas(&bootstrap, &limits, &metrics)?;
         let sessions = kept::session_key(&bootstrap)?;
-        let tokens = Tokens::default();
-        let (live, identity) = (Live::empty(), LiveIdentity::empty());
+        let (live, tokens) = (Live::empty(), Tokens::default());
+        let (identity, trust) = (LiveIdentity::empty(), TrustStore::new(Bundles::default()));
         let audit = kept::audit(&bootstrap, &limits, &metrics, &identity)?;
-        let trust = TrustStore::new(Bundles::default());
         let tracer = Tracer::new(trace::Parts {
             runtime: Handle::current(),
             live: live.clone(),

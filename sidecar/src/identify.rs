@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::HeaderValue;
 use weft_certs::svid::Serial;
 use weft_proto::compile::{ServerEntry, Snapshot};
+use weft_proto::name::Workload;
 use weft_proto::policy;
 use weft_proto::policy::access::View;
 
@@ -112,6 +113,16 @@ impl Identified {
 pub struct Views(Mutex<Vec<Arc<View>>>);
 
 impl Proved {
+    /// A workload by its certificate.
+    pub fn new(workload: Workload, serial: Serial) -> Self {
+        let tenant = workload.namespace.as_str().into();
+        let caller = policy::Caller::new(workload);
+        let id: Arc<str> = caller.id().as_str().into();
+        let header = HeaderValue::from_str(&id).expect("a SPIFFE ID has only letters that a header can hold");
+        let (views, mark, guests) = (Views::default(), Mark::default(), Guests::default());
+        Self { caller, id, header, serial, views, tenant, mark, by_gateway: false, guests }
+    }
+
     /// What the caller may do at a server by a snapshot: found once for a connection, and again when a policy changed.
     pub fn view(&self, snapshot: &Snapshot, entry: &ServerEntry) -> Arc<View> {
         let (policies, default_action) = (&entry.access, snapshot.default_action());

@@ -213,7 +213,7 @@ async fn collect(
 
 /// Reads on in a body that was refused, for a while: a connection that is closed with bytes unread is reset, and a reset
 /// may take the refusal away from a caller that is still sending.
-async fn discard(mut body: Incoming) {
+pub(crate) async fn discard(mut body: Incoming) {
     let mut left = DISCARD_BYTES_MAX;
     let all = async {
         while let Some(Ok(frame)) = body.frame().await {

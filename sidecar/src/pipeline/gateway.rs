@@ -17,6 +17,7 @@ use crate::headers::{self, API_KEY};
 use crate::identify::{Caller, Identified};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, ReasonLabel};
+use crate::receive;
 use crate::record::Open;
 use crate::refusal::Refusal;
 use crate::standing::{GuestStanding, Standing};
@@ -80,14 +81,21 @@ impl Gateway {
         let known = parts.authenticator.authenticate(request.headers(), &endpoint).await;
         let reason = known.as_ref().map_or_else(|refusal| refusal.told().reason, |_| "ok");
         parts.metrics.gateway_callers.get_or_create(&ReasonLabel { reason }).inc();
-        let verified = known?;
+        let verified = match known {
+            Ok(verified) => verified,
+            Err(refusal) => {
+                tokio::spawn(receive::discard(request.into_body()));
+                return Err(refusal);
+            }
+        };
         record.event.caller = Arc::clone(&verified.guest.name);
         let share = parts.requests.take(&verified.guest.name, parts.limits.requests_per_caller_max);
         let share = share.ok_or(Refusal::CallerBusy)?;
         let brought = taken(request.headers_mut());
         let caller = Caller::Guest(Arc::clone(&verified.guest));
         let known = Identified { address: connection.address, caller, protocol: connection.protocol };
-        let response = Box::pin(parts.to.run(&known, request, record)).await?;
+        let mut response = Box::pin(parts.to.run(&known, request, record)).await?;
+        headers::toward_public(response.headers_mut());
         let share = self.share(share, &verified, record.event.listens)?;
         let standing = is_event_stream(response.headers()).then(|| {
             let by = parts.authenticator.clone();
@@ -138,7 +146,10 @@ impl accept::Service for Gateway {
         let checked = parts.pages.check(&head);
         let origin = checked.as_ref().ok().cloned().flatten();
         let outcome = match (checked, self.open(&request, &head)) {
-            (Err(refusal), _) => Err(refusal),
+            (Err(refusal), _) => {
+                tokio::spawn(receive::discard(request.into_body()));
+                Err(refusal)
+            }
             (Ok(_), Some(answered)) => answered,
             (Ok(_), None) => self.run(&connection, request, &mut record).await,
         };

@@ -50,7 +50,7 @@ impl Signer {
 
 /// Seconds since 1970.
 pub(crate) fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+    weft_sidecar::clock::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// Where keys are fetched: what is there now, or an error where there is nothing.

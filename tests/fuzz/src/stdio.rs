@@ -45,7 +45,7 @@ fn by_hand(said: &[u8], line_bytes_max: usize) -> Vec<Option<Vec<u8>>> {
 /// Two askers wait; whatever is said, each call ends at most once, and what goes out is what it should be.
 fn hear<'a>(lines: impl Iterator<Item = &'a [u8]>) {
     let mut mux = Mux::new(64);
-    let askers = ["a", "b"].map(|caller| Asker { caller: caller.into(), session: None });
+    let askers = ["a", "b"].map(|caller| Asker { caller: caller.into(), ..Asker::nobody() });
     let request: &[u8] =
         br#"{"jsonrpc":"2.0","id":"x","method":"tools/call","params":{"name":"t","_meta":{"progressToken":7}}}"#;
     let Ok(Body::One(Message::Request(read))) = mcp::parse(request, BOUNDS) else {
