@@ -73,11 +73,17 @@ impl std::fmt::Debug for Listener {
     }
 }
 
-/// mTLS: the configuration, and whom certificates are checked against while a connection lives.
-#[derive(Clone, Debug)]
+/// TLS: the configuration of each handshake, and whom certificates are checked against while a connection lives.
+#[derive(Clone)]
 pub struct Tls {
-    pub config: Arc<rustls::ServerConfig>,
+    pub config: Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>,
     pub trust: TrustStore,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls").field("trust", &self.trust).finish_non_exhaustive()
+    }
 }
 
 /// What serves a request.
@@ -154,7 +160,7 @@ impl Listener {
         let Ok(handshaking) = handshakes.try_acquire() else {
             return self.metrics.connection_refused(self.name, "handshakes");
         };
-        let acceptor = TlsAcceptor::from(Arc::clone(&tls.config));
+        let acceptor = TlsAcceptor::from((tls.config)());
         let accepting = timeout(*self.limits.handshake_timeout, acceptor.accept(stream));
         let accepted = tokio::select! {
             accepted = accepting => accepted,

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
-use weft_proto::name::ServerName;
+use weft_proto::name::{ServerName, Workload};
 use weft_proto::resource::kinds::Era;
 
 use crate::answer::Answer;
@@ -65,7 +65,15 @@ pub(crate) struct GuestStanding {
     pub(crate) verified: Arc<Verified>,
     /// What was brought, and nothing else of the request.
     pub(crate) headers: HeaderMap,
+    /// Whose certificate the connection was opened with.
+    pub(crate) peer: Option<Workload>,
     pub(crate) endpoint: String,
+}
+
+impl GuestStanding {
+    async fn still(&self) -> bool {
+        self.by.still(&self.verified, &self.headers, self.peer.as_ref(), &self.endpoint).await
+    }
 }
 
 impl fmt::Debug for Standing {
@@ -119,7 +127,7 @@ impl Standing {
                             // There will be no other configuration.
                             std::future::pending::<()>().await;
                         }
-                        if !guest.by.still(&guest.verified, &guest.headers, &guest.endpoint).await {
+                        if !guest.still().await {
                             break;
                         }
                     }

@@ -61,6 +61,7 @@ impl Core {
             limits: Arc::clone(&self.limits),
             metrics: Arc::clone(&self.metrics),
         });
+        let by = authenticator.clone();
         let service = pipeline::Gateway::new(pipeline::GatewayParts {
             to,
             pages: Pages::new(&gateway),
@@ -70,9 +71,11 @@ impl Core {
             requests: Shares::default(),
             streams: Shares::default(),
         });
-        let tls = certificate.map(|certificate| Tls {
-            config: Arc::new(certificate.config(&ALPN)),
-            trust: self.trust.clone(),
+        let tls = certificate.map(|certificate| {
+            let open = Arc::new(certificate.config(None, &ALPN));
+            let asking = Arc::new(certificate.config(Some(&self.trust), &ALPN));
+            let asks = move || if by.asks_for_certificates() { &asking } else { &open }.clone();
+            Tls { config: Arc::new(asks), trust: self.trust.clone() }
         });
         let listener = self.listener("gateway", tls, &self.tokens.drain);
         let serving = Listener { is_public: true, ..listener }.serve(socket, service);
@@ -144,6 +147,6 @@ impl Core {
         }
         let auth = ClientAuth::Required(Expect::AnyInMesh);
         let config = Arc::new(tls::server_config(&self.identity, &self.trust, auth, &ALPN));
-        Some(Tls { config, trust: self.trust.clone() })
+        Some(Tls { config: Arc::new(move || Arc::clone(&config)), trust: self.trust.clone() })
     }
 }

@@ -107,15 +107,20 @@ impl Authenticator {
         Self(Arc::new(Shared { parts, keys, trusted: ArcSwapOption::empty(), known }))
     }
 
-    /// Who calls, by what a request for an endpoint brings.
-    pub async fn authenticate(&self, headers: &HeaderMap, endpoint: &str) -> Result<Arc<Verified>, Refusal> {
+    /// Who calls, by what a request for an endpoint brings; by the certificate of the connection where it brings nothing.
+    pub async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<&Workload>,
+        endpoint: &str,
+    ) -> Result<Arc<Verified>, Refusal> {
         let brought = brought(headers, self.0.parts.limits.token_bytes_max)?;
-        if brought == Brought::Nothing {
+        if brought == Brought::Nothing && peer.is_none() {
             return Err(Refusal::Unauthenticated { brought: false, why: "nothing was brought".to_owned() });
         }
         let trusted = self.trusted().ok_or_else(|| unknown("no Authentication is for this gateway"))?;
         let verified = match brought {
-            Brought::Nothing => return Err(unknown("nothing was brought")),
+            Brought::Nothing => self.by_certificate(&trusted, peer)?,
             Brought::Key(text) => {
                 self.by_key(&trusted, text)?.ok_or_else(|| unknown("no key is like this"))?
             }
@@ -165,6 +170,32 @@ impl Authenticator {
         let guest = self.guest(&said)?;
         let verified = Verified { guest, until: None, trusted: Arc::clone(trusted), token: None };
         Ok(Some(self.keep(digest, verified)))
+    }
+
+    /// Whoever comes with a certificate of a trust domain that is named. Those of the mesh itself have a nearer way.
+    fn by_certificate(
+        &self,
+        trusted: &Arc<Trusted>,
+        peer: Option<&Workload>,
+    ) -> Result<Arc<Verified>, Refusal> {
+        let peer = peer.ok_or_else(|| unknown("nothing was brought"))?;
+        if !trusted.object.spec.federated_domains.contains(&peer.trust_domain) {
+            return Err(unknown("its certificate is of a trust domain that is not named"));
+        }
+        let id = peer.id();
+        let said = Said {
+            iss: format!("spiffe://{}", peer.trust_domain),
+            sub: id.path().to_owned(),
+            tenant: None,
+            claims: serde_json::Map::new(),
+        };
+        let guest = self.guest(&said)?;
+        Ok(Arc::new(Verified { guest, until: None, trusted: Arc::clone(trusted), token: None }))
+    }
+
+    /// Whether there is anybody who could be known by a certificate.
+    pub fn asks_for_certificates(&self) -> bool {
+        self.trusted().is_some_and(|trusted| !trusted.object.spec.federated_domains.is_empty())
     }
 
     async fn by_token(&self, trusted: &Arc<Trusted>, text: &str) -> Result<Arc<Verified>, Refusal> {
@@ -244,9 +275,15 @@ impl Authenticator {
     }
 
     /// Whether what a request brought is still good for its endpoint, by the configuration in force.
-    pub(crate) async fn still(&self, verified: &Verified, headers: &HeaderMap, endpoint: &str) -> bool {
+    pub(crate) async fn still(
+        &self,
+        verified: &Verified,
+        headers: &HeaderMap,
+        peer: Option<&Workload>,
+        endpoint: &str,
+    ) -> bool {
         let is_same = self.trusted().is_some_and(|trusted| Arc::ptr_eq(&trusted, &verified.trusted));
-        match self.authenticate(headers, endpoint).await {
+        match self.authenticate(headers, peer, endpoint).await {
             Ok(again) => again.guest.name == verified.guest.name,
             // Nothing was taken back; what was good stays so for as long as it said.
             Err(Refusal::IssuerAway(_) | Refusal::NotReady) => is_same,

@@ -15,6 +15,8 @@ use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject as _;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use weft_certs::bundle::TrustStore;
+use weft_certs::verifier::{ClientVerifier, Expect};
 use weft_certs::{pem, tls};
 use zeroize::Zeroizing;
 
@@ -77,13 +79,21 @@ impl Certificate {
         Ok(Self(Arc::new(ArcSwap::from_pointee(certified(&Files::read(files)?, files)?))))
     }
 
-    /// A configuration of TLS 1.3 that asks nobody for a certificate.
-    pub fn config(&self, alpn: &[&[u8]]) -> ServerConfig {
-        let mut config = ServerConfig::builder_with_provider(tls::provider())
+    /// A configuration of TLS 1.3. Clients are asked for a certificate where there is somebody to believe one by, and may
+    /// come without.
+    pub fn config(&self, clients: Option<&TrustStore>, alpn: &[&[u8]]) -> ServerConfig {
+        let builder = ServerConfig::builder_with_provider(tls::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("the provider has cipher suites and groups for TLS 1.3")
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(self.clone()));
+            .expect("the provider has cipher suites and groups for TLS 1.3");
+        let builder = match clients {
+            Some(trust) => {
+                let verifier = ClientVerifier::new(trust.clone(), Expect::AnyInMesh, false);
+                builder.with_client_cert_verifier(Arc::new(verifier))
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(self.clone()));
+        // A resumed session would skip the client's certificate.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.max_early_data_size = 0;

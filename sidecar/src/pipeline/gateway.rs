@@ -78,7 +78,8 @@ impl Gateway {
             return Err(Refusal::Invalid("a token must not be in the address".to_owned()));
         }
         let endpoint = request.uri().path().to_owned();
-        let known = parts.authenticator.authenticate(request.headers(), &endpoint).await;
+        let peer = connection.caller.proved().map(|caller| caller.workload().clone());
+        let known = parts.authenticator.authenticate(request.headers(), peer.as_ref(), &endpoint).await;
         let reason = known.as_ref().map_or_else(|refusal| refusal.told().reason, |_| "ok");
         parts.metrics.gateway_callers.get_or_create(&ReasonLabel { reason }).inc();
         let verified = match known {
@@ -99,7 +100,8 @@ impl Gateway {
         let share = self.share(share, &verified, record.event.listens)?;
         let standing = is_event_stream(response.headers()).then(|| {
             let by = parts.authenticator.clone();
-            Standing::of_guest(GuestStanding { by, verified, headers: brought, endpoint }, parts.to.live())
+            let guest = GuestStanding { by, verified, headers: brought, peer, endpoint };
+            Standing::of_guest(guest, parts.to.live())
         });
         Ok(response.map(|answer| match standing {
             Some(standing) => answer.watched(None, Some(standing)).sharing(share),

@@ -18,13 +18,13 @@ use super::upstream::{self, Upstream};
 use crate::mesh::eventually;
 
 const BASE: &str = "https://mcp.test";
-const TRUST: &str = "apiVersion: weft.dev/v1alpha1\nkind: Trust\nmetadata: { namespace: weft-system, name: mesh }\n\
+pub(super) const TRUST: &str = "apiVersion: weft.dev/v1alpha1\nkind: Trust\nmetadata: { namespace: weft-system, name: mesh }\n\
                      spec: { trustDomain: flow.test, gateways: ['spiffe://flow.test/ns/edge/sa/gateway'] }\n";
 
 /// A pair with a gateway before it.
-struct Story {
-    pair: Pair,
-    gateway: Running,
+pub(super) struct Story {
+    pub(super) pair: Pair,
+    pub(super) gateway: Running,
     signer: Signer,
 }
 
@@ -33,7 +33,7 @@ impl Story {
         Self::with(Upstream::echo().await, json!({}), json!({})).await
     }
 
-    async fn with(upstream: Upstream, more: Value, limits: Value) -> Self {
+    pub(super) async fn with(upstream: Upstream, more: Value, limits: Value) -> Self {
         let pair = Pair::start(upstream).await;
         let signer = Signer::new("key-1");
         let told = Self::told(&format!("jwks: '{}'", signer.set()), "");
@@ -51,7 +51,7 @@ impl Story {
     }
 
     /// How callers are known, by keys from somewhere.
-    fn told(keys: &str, more: &str) -> String {
+    pub(super) fn told(keys: &str, more: &str) -> String {
         format!(
             "apiVersion: weft.dev/v1alpha1\nkind: Authentication\nmetadata: {{ namespace: edge, name: public }}\n\
              spec:\n  jwt: [{{ issuer: '{}', {keys}, audiences: [api], tenantClaim: org }}]\n  oauth: {{ resource: \
@@ -81,7 +81,7 @@ impl Story {
         format!("Bearer {}", self.signer.token(&claims))
     }
 
-    fn ann(&self) -> String {
+    pub(super) fn ann(&self) -> String {
         self.token(json!({ "sub": "ann", "groups": ["dev"] }))
     }
 
@@ -101,7 +101,7 @@ impl Story {
         self.answer(by(call("echo"), authorization)).await
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.gateway.stop().await;
         self.pair.stop().await;
     }
@@ -116,16 +116,16 @@ async fn gateway(pair: &Pair, more: Value, limits: Value) -> Running {
     pair::sidecar(&pair.mesh, "edge", "gateway", listen, limits).await
 }
 
-fn at_gateway(mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
+pub(super) fn at_gateway(mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
     request.headers_mut().insert("host", "mcp.test".parse().unwrap());
     request
 }
 
-fn call(tool: &str) -> Request<Full<Bytes>> {
+pub(super) fn call(tool: &str) -> Request<Full<Bytes>> {
     modern("tools/call", tool, json!({ "name": tool, "arguments": { "x": 1 } }))
 }
 
-fn by(mut request: Request<Full<Bytes>>, authorization: &str) -> Request<Full<Bytes>> {
+pub(super) fn by(mut request: Request<Full<Bytes>>, authorization: &str) -> Request<Full<Bytes>> {
     request.headers_mut().insert("authorization", authorization.parse().unwrap());
     request
 }

@@ -28,6 +28,7 @@ mod leaving;
 mod limits;
 mod lists;
 mod outbound;
+mod public;
 mod quotas;
 mod routes;
 mod shared;

@@ -73,7 +73,7 @@ impl Door {
         let headers = headers.iter().map(|(name, value)| {
             (name.parse::<http::HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap())
         });
-        self.authenticator.authenticate(&headers.collect(), endpoint).await
+        self.authenticator.authenticate(&headers.collect(), None, endpoint).await
     }
 
     async fn bearer(&self, token: &str) -> Result<Arc<Verified>, Refusal> {
@@ -316,9 +316,31 @@ async fn what_was_brought_is_good_until_it_is_taken_back() {
         [(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {token}")).unwrap())].into_iter().collect();
     let known = door.bearer(&token).await.unwrap();
     assert!(known.until.unwrap() > clock::now() + Duration::from_secs(500));
-    assert!(door.authenticator.still(&known, &headers, "/mcp").await);
+    assert!(door.authenticator.still(&known, &headers, None, "/mcp").await);
     door.trusts("edge", &door.jwt("gateways: { app: gateway }"));
-    assert!(door.authenticator.still(&known, &headers, "/mcp").await);
+    assert!(door.authenticator.still(&known, &headers, None, "/mcp").await);
     door.trusts("edge", &door.jwt("").replace("'api'", "'other'"));
-    assert!(!door.authenticator.still(&known, &headers, "/mcp").await);
+    assert!(!door.authenticator.still(&known, &headers, None, "/mcp").await);
+}
+
+#[tokio::test]
+async fn a_certificate_of_a_named_trust_domain_is_as_good_as_a_token() {
+    let door = Door::new("federatedDomains: [partner.example]");
+    let comes = async |id: &str, headers: HeaderMap| {
+        let peer = SpiffeId::parse(id).unwrap().workload().unwrap();
+        door.authenticator.authenticate(&headers, Some(&peer), "/mcp").await
+    };
+    let partner = "spiffe://partner.example/ns/a/sa/b";
+    let known = comes(partner, HeaderMap::new()).await.unwrap();
+    assert_eq!(&*known.guest.name, "spiffe://partner.example#/ns/a/sa/b");
+    let claims: Value = serde_json::from_str(known.guest.caller.claims().unwrap().get()).unwrap();
+    assert_eq!(claims, json!({ "iss": "spiffe://partner.example", "sub": "/ns/a/sa/b" }));
+    refused(comes("spiffe://other.example/ns/a/sa/b", HeaderMap::new()).await, "not named");
+    refused(comes("spiffe://mesh.example/ns/edge/sa/gateway", HeaderMap::new()).await, "not named");
+    // Whoever brings a token besides is who the token says, or nobody.
+    let bad: HeaderMap = [(AUTHORIZATION, HeaderValue::from_static("Bearer x"))].into_iter().collect();
+    refused(comes(partner, bad).await, "neither");
+    assert!(door.authenticator.asks_for_certificates());
+    door.trusts("edge", &door.jwt(""));
+    assert!(!door.authenticator.asks_for_certificates());
 }
