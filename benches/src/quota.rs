@@ -6,7 +6,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
-use http::HeaderValue;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -22,10 +21,10 @@ use weft_proto::wire::{Meta, Object};
 use weft_sidecar::authorize::Decided;
 use weft_sidecar::bootstrap::Node;
 use weft_sidecar::classify;
-use weft_sidecar::identify::{Caller, Proved, Views};
+use weft_sidecar::identify::{Caller, Proved};
 use weft_sidecar::limits::Limits;
 use weft_sidecar::metrics::Metrics;
-use weft_sidecar::quota::{Mark, Quotas};
+use weft_sidecar::quota::Quotas;
 use weft_sidecar::record::Event;
 use weft_sidecar::servers::{self, Local, Servers};
 use weft_sidecar::state::{Current, Origin};
@@ -146,14 +145,7 @@ fn event() -> Event {
 fn caller(n: usize) -> anyhow::Result<Caller> {
     let id = format!("spiffe://bench.test/ns/agents/sa/caller-{n}");
     let workload = SpiffeId::parse(&id)?.workload().context("a workload")?;
-    Ok(Caller::Workload(Proved {
-        caller: weft_proto::policy::Caller::new(workload),
-        header: HeaderValue::from_str(&id)?,
-        id: id.into(),
-        serial: Serial::parse("1f")?,
-        views: Views::default(),
-        mark: Mark::default(),
-    }))
+    Ok(Caller::Workload(Box::new(Proved::new(workload, Serial::parse("1f")?))))
 }
 
 pub(crate) fn checking(table: &mut Table) -> anyhow::Result<()> {

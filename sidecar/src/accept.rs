@@ -11,14 +11,14 @@ pub use watch::Busy;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use http::{HeaderValue, Request, Response, Version};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -34,14 +34,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weft_certs::bundle::{Bundles, TrustStore};
 use weft_certs::{tls, verifier};
-use weft_proto::policy;
 
 use crate::answer::Answer;
 use crate::clock;
-use crate::identify::{Caller, Identified, Protocol, Proved, Views};
+use crate::gateway::{Share, Shares};
+use crate::identify::{Caller, Identified, Protocol, Proved};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::quota::Mark;
 use watch::{Activity, Watched};
 
 /// How long streams may go on after the certificate of their caller was revoked.
@@ -56,6 +55,10 @@ pub struct Listener {
     /// How records and metrics call it.
     pub name: &'static str,
     pub tls: Option<Tls>,
+    /// Whether whoever connects need not say who they are: each request does.
+    pub is_public: bool,
+    /// Connections of each client address.
+    pub addresses: Shares<IpAddr>,
     pub limits: Arc<Limits>,
     pub metrics: Arc<Metrics>,
     /// No new connections, and the open ones are asked to end.
@@ -70,11 +73,17 @@ impl std::fmt::Debug for Listener {
     }
 }
 
-/// mTLS: the configuration, and whom certificates are checked against while a connection lives.
-#[derive(Clone, Debug)]
+/// TLS: the configuration of each handshake, and whom certificates are checked against while a connection lives.
+#[derive(Clone)]
 pub struct Tls {
-    pub config: Arc<rustls::ServerConfig>,
+    pub config: Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>,
     pub trust: TrustStore,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls").field("trust", &self.trust).finish_non_exhaustive()
+    }
 }
 
 /// What serves a request.
@@ -105,11 +114,15 @@ impl Listener {
                         listener.metrics.connection_refused(listener.name, "connections");
                         continue;
                     };
+                    let Some(share) = listener.share(address) else {
+                        listener.metrics.connection_refused(listener.name, "address");
+                        continue;
+                    };
                     let (listener, service) = (Arc::clone(&listener), service.clone());
                     let handshakes = Arc::clone(&handshakes);
                     tasks.spawn(async move {
                         listener.connection(stream, address, &handshakes, service).await;
-                        drop(place);
+                        drop((place, share));
                     });
                 }
                 Err(error) => {
@@ -123,6 +136,12 @@ impl Listener {
         drop(socket);
         tasks.close();
         tasks.wait().await;
+    }
+
+    /// A part of what one client address may have open; where clients are of this mesh there is no such limit.
+    fn share(&self, address: SocketAddr) -> Option<Share<IpAddr>> {
+        let max = if self.is_public { self.limits.connections_per_address_max } else { usize::MAX };
+        self.addresses.take(&network(address.ip()), max)
     }
 
     async fn connection(
@@ -141,7 +160,7 @@ impl Listener {
         let Ok(handshaking) = handshakes.try_acquire() else {
             return self.metrics.connection_refused(self.name, "handshakes");
         };
-        let acceptor = TlsAcceptor::from(Arc::clone(&tls.config));
+        let acceptor = TlsAcceptor::from((tls.config)());
         let accepting = timeout(*self.limits.handshake_timeout, acceptor.accept(stream));
         let accepted = tokio::select! {
             accepted = accepting => accepted,
@@ -156,6 +175,11 @@ impl Listener {
                     // In a box, so that the room for the handshake is free again; and the stream in one of its own, as
                     // it would stand in what serves it twice.
                     Box::pin(self.http(Box::new(stream), identified, Some(ends), service)).await;
+                }
+                None if self.is_public => {
+                    let protocol = protocol(&stream);
+                    let identified = Identified { address, caller: Caller::Anonymous, protocol };
+                    Box::pin(self.http(Box::new(stream), identified, None, service)).await;
                 }
                 None => self.metrics.connection_refused(self.name, "identity"),
             },
@@ -285,20 +309,24 @@ fn identify(
     let connection = stream.get_ref().1;
     let leaf = tls::peer(connection)?;
     let workload = leaf.spiffe_id.workload()?;
-    let protocol = match connection.alpn_protocol() {
+    let protocol = protocol(stream);
+    let proved = Proved::new(workload, leaf.serial);
+    Some((Identified { address, caller: Caller::Workload(Box::new(proved)), protocol }, leaf.not_after))
+}
+
+fn protocol(stream: &TlsStream<TcpStream>) -> Protocol {
+    match stream.get_ref().1.alpn_protocol() {
         Some(b"h2") => Protocol::Http2,
         _ => Protocol::Http1,
-    };
-    let proved = Proved {
-        caller: policy::Caller::new(workload),
-        id: leaf.spiffe_id.as_str().into(),
-        // A SPIFFE ID has none of the letters that a header could not hold.
-        header: HeaderValue::from_str(leaf.spiffe_id.as_str()).ok()?,
-        serial: leaf.serial,
-        views: Views::default(),
-        mark: Mark::default(),
-    };
-    Some((Identified { address, caller: Caller::Workload(proved), protocol }, leaf.not_after))
+    }
+}
+
+/// Whose an address is: of IPv6, everybody has a whole network.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) >> 64 << 64).into(),
+        v4 @ IpAddr::V4(_) => v4,
+    }
 }
 
 /// Ends once the certificate is revoked that opened the connection, or nobody vouches for its trust domain any more.
@@ -310,7 +338,7 @@ fn revoked(identified: &Arc<Identified>, ends: Option<&Ends>) -> impl Future<Out
             Caller::Workload(proved) => bundles
                 .get(&proved.caller.workload().trust_domain)
                 .is_none_or(|bundle| bundle.roots().is_empty() || bundle.revoked().contains(&proved.serial)),
-            Caller::Local | Caller::Anonymous => false,
+            Caller::Local | Caller::Anonymous | Caller::Guest(_) => false,
         };
         if let Some(mut watched) = watched
             && watched.wait_for(gone).await.is_ok()

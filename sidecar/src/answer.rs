@@ -2,6 +2,7 @@
 //! the request, its place among the calls under way, and the connection's knowledge that it is busy.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use http_body::{Body as _, Frame, SizeHint};
 
 use crate::accept::Busy;
 use crate::body::Body;
+use crate::gateway::Share;
 use crate::metrics::Counted;
 use crate::record::Open;
 use crate::refusal::Refusal;
@@ -25,6 +27,8 @@ pub struct Answer {
     busy: Option<Busy>,
     record: Option<Box<Open>>,
     stream: Option<Counted>,
+    /// What its caller has under way at a gateway.
+    share: Option<Share<Arc<str>>>,
     /// What was read of the body already, and comes first.
     before: Option<Bytes>,
 }
@@ -38,13 +42,20 @@ pub(crate) enum Inner {
 
 impl From<Body> for Answer {
     fn from(body: Body) -> Self {
-        Self { body: Inner::Made(body), busy: None, record: None, stream: None, before: None }
+        Self { body: Inner::Made(body), busy: None, record: None, stream: None, share: None, before: None }
     }
 }
 
 impl From<Relay> for Answer {
     fn from(relay: Relay) -> Self {
-        Self { body: Inner::Relayed(Box::new(relay)), busy: None, record: None, stream: None, before: None }
+        Self {
+            body: Inner::Relayed(Box::new(relay)),
+            busy: None,
+            record: None,
+            stream: None,
+            share: None,
+            before: None,
+        }
     }
 }
 
@@ -61,6 +72,11 @@ impl Answer {
 
     pub(crate) fn streaming(mut self, stream: Counted) -> Self {
         self.stream = Some(stream);
+        self
+    }
+
+    pub(crate) fn sharing(mut self, share: Share<Arc<str>>) -> Self {
+        self.share = Some(share);
         self
     }
 
@@ -89,6 +105,7 @@ impl Answer {
     /// Everything was said, or nothing more will be: what the body held is let go, and the record is written.
     fn end(&mut self, failure: Option<(&'static str, String)>) {
         self.stream = None;
+        self.share = None;
         let Some(mut record) = self.record.take() else { return };
         // What was told on a stream that had begun says more than how the stream ended.
         let told = self.body.refusal().map(|refusal| (refusal.told().reason, refusal.detail()));

@@ -1,5 +1,6 @@
 //! The composition root: every part of a sidecar, started in order and drained together.
 
+mod doors;
 mod kept;
 mod shown;
 mod sockets;
@@ -16,19 +17,17 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weft_certs::bundle::{Bundles, TrustStore};
-use weft_certs::tls::{self, ClientAuth, LiveIdentity};
-use weft_certs::verifier::Expect;
+use weft_certs::tls::LiveIdentity;
 use weft_proto::name::{HostPort, Namespace, Workload};
 
-use crate::accept::{Listener, Tls};
 use crate::access_log::{AccessLog, Sink};
 use crate::admin::{self, Door};
-use crate::assembly::{self, Assemblies};
+use crate::assembly::{self, Assemblies, Audience};
 use crate::audit::{self, Audit};
 use crate::bootstrap::{Bootstrap, Source};
 use crate::limits::Limits;
 use crate::logging::Logging;
-use crate::metrics::{Metrics, SeriesByServer, ServerSeries};
+use crate::metrics::Metrics;
 use crate::outbound::{self, Outbound};
 use crate::quota::{self, Quotas};
 use crate::room::Room;
@@ -36,7 +35,7 @@ use crate::servers::{self, Servers};
 use crate::state::Live;
 use crate::stdio::launch::Launcher;
 use crate::trace::{self, Tracer};
-use crate::{control, pipeline, push, session_id};
+use crate::{control, gateway, push, session_id};
 use shown::Shown;
 use sockets::Sockets;
 
@@ -46,8 +45,6 @@ const LOG_PATIENCE: Duration = Duration::from_secs(1);
 const SPANS_PATIENCE: Duration = Duration::from_secs(2);
 /// The part of the time to drain that is left to streams of the local agent, however long calls to the servers take.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// What the kinds of callers may speak, the better first.
-const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// What a sidecar is given by whoever starts it, besides its file.
 pub struct Surroundings {
@@ -77,6 +74,14 @@ pub enum Error {
     },
     #[error("the {door} listener must be on a loopback address, not {address}")]
     NotLoopback { door: &'static str, address: SocketAddr },
+    #[error(
+        "the gateway on {address} has neither a certificate (tls) nor the word that TLS ends before it (plainHttp)"
+    )]
+    Plain { address: SocketAddr },
+    #[error("the gateway has a certificate (tls), and TLS is said to end before it (plainHttp)")]
+    PlainAndTls,
+    #[error("the gateway's certificate cannot be taken")]
+    Certificate(#[source] gateway::CertificateError),
     #[error("the access log cannot be opened")]
     AccessLog(#[source] std::io::Error),
     #[error("the folder {path} for the state cannot be made")]
@@ -101,6 +106,7 @@ pub enum Error {
 pub struct Running {
     pub inbound: Option<SocketAddr>,
     pub outbound: Option<SocketAddr>,
+    pub gateway: Option<SocketAddr>,
     pub health: Option<SocketAddr>,
     pub admin: Option<SocketAddr>,
     pub live: Live,
@@ -146,27 +152,13 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
     let Surroundings { workers, launcher, access_log, logging } = around;
     let sockets = Sockets::open(&bootstrap, &workers)?;
     let core = Core::new(bootstrap, launcher, &access_log)?;
+    let public = core.public()?;
     let about = control::ask::About {
         shown: Arc::default(),
         logging: logging.clone(),
         onlookers: core.metrics.onlookers.clone(),
     };
-    let deps = control::Deps {
-        live: core.live.clone(),
-        identity: core.identity.clone(),
-        trust: core.trust.clone(),
-        address: reached_at(&core.bootstrap, sockets.inbound.as_ref()),
-        servers: Some(core.servers.clone()),
-        losses: Some(control::Losses {
-            metrics: Arc::clone(&core.metrics),
-            state_dir: core.bootstrap.state_dir.clone(),
-        }),
-        quotas: Some(core.quotas.clone()),
-        audit: Some(core.audit.clone()),
-        about: Some(about.clone()),
-        cancel: core.tokens.stop.clone(),
-        ring: core.ring.clone(),
-    };
+    let deps = core.deps(sockets.inbound.as_ref(), &about);
     let control = Box::pin(control::start_with(&core.bootstrap, deps, control::Settings::default())).await?;
     let traffic = TaskTracker::new();
     let lasting = TaskTracker::new();
@@ -177,6 +169,9 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
     let serving = sockets.inbound.map(|socket| traffic.spawn_on(core.inbound(socket), &workers));
     if let Some(socket) = sockets.outbound {
         traffic.spawn_on(core.outbound(socket), &workers);
+    }
+    if let Some((socket, public)) = sockets.gateway.zip(public) {
+        traffic.spawn_on(core.gateway(socket, public), &workers);
     }
     let shown = Arc::new(core.shown(control.state.clone(), logging));
     let _ = about.shown.set(Arc::<Shown>::clone(&shown));
@@ -189,10 +184,11 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
         let shown: Arc<dyn admin::Shown> = Arc::<Shown>::clone(&shown);
         workers.spawn(admin::serve(door, socket, shown, core.tokens.stop.clone()));
     }
-    let [inbound, outbound, health, admin] = addresses;
+    let [inbound, outbound, gateway, health, admin] = addresses;
     Ok(Running {
         inbound,
         outbound,
+        gateway,
         health,
         admin,
         drain_timeout: *core.limits.drain_timeout,
@@ -230,6 +226,8 @@ struct Core {
     servers: Servers,
     to: Arc<Outbound>,
     assemblies: Assemblies,
+    /// The same for a gateway's callers.
+    for_guests: Assemblies,
     tokens: Tokens,
     tracer: Tracer,
 }
@@ -244,10 +242,9 @@ impl Core {
         let quotas = kept::quotas(&bootstrap, &limits, &metrics)?;
         let sessions = kept::session_key(&bootstrap)?;
         let ring = session_id::Ring::own(&sessions);
-        let tokens = Tokens::default();
-        let (live, identity) = (Live::empty(), LiveIdentity::empty());
+        let (live, tokens) = (Live::empty(), Tokens::default());
+        let (identity, trust) = (LiveIdentity::empty(), TrustStore::new(Bundles::default()));
         let audit = kept::audit(&bootstrap, &limits, &metrics, &identity)?;
-        let trust = TrustStore::new(Bundles::default());
         let tracer = Tracer::new(trace::Parts {
             runtime: Handle::current(),
             live: live.clone(),
@@ -277,15 +274,20 @@ impl Core {
             copies: metrics.copies.clone(),
         };
         let to = Arc::new(Outbound::new(config, &live.load().snapshot));
-        let assemblies = Assemblies::new(assembly::Parts {
-            live: live.clone(),
-            identity: identity.clone(),
-            to: Arc::clone(&to),
-            limits: Arc::clone(&limits),
-            drain: tokens.leave.clone(),
-            here: session_id::Whence::of(&bootstrap.node.id),
-            ring: ring.clone(),
-        });
+        let assemblies = |audience, drain: &CancellationToken| {
+            Assemblies::new(assembly::Parts {
+                live: live.clone(),
+                identity: identity.clone(),
+                to: Arc::clone(&to),
+                limits: Arc::clone(&limits),
+                drain: drain.clone(),
+                here: session_id::Whence::of(&bootstrap.node.id),
+                ring: ring.clone(),
+                audience,
+            })
+        };
+        let for_guests = assemblies(Audience::Guests, &tokens.drain);
+        let assemblies = assemblies(Audience::Own, &tokens.leave);
         Ok(Self {
             bootstrap,
             limits,
@@ -302,16 +304,37 @@ impl Core {
             servers,
             to,
             assemblies,
+            for_guests,
             tokens,
             tracer,
         })
+    }
+
+    /// What configuration and identity are put into, once they come.
+    fn deps(&self, inbound: Option<&TcpListener>, about: &control::ask::About) -> control::Deps {
+        control::Deps {
+            live: self.live.clone(),
+            identity: self.identity.clone(),
+            trust: self.trust.clone(),
+            address: reached_at(&self.bootstrap, inbound),
+            servers: Some(self.servers.clone()),
+            losses: Some(control::Losses {
+                metrics: Arc::clone(&self.metrics),
+                state_dir: self.bootstrap.state_dir.clone(),
+            }),
+            quotas: Some(self.quotas.clone()),
+            audit: Some(self.audit.clone()),
+            about: Some(about.clone()),
+            ring: self.ring.clone(),
+            cancel: self.tokens.stop.clone(),
+        }
     }
 
     /// Keeps what is made from the snapshot that of the one in force.
     fn follow(&self) -> impl Future<Output = ()> + use<> {
         let (live, identity) = (self.live.clone(), self.identity.clone());
         let (servers, to) = (self.servers.clone(), Arc::clone(&self.to));
-        let assemblies = self.assemblies.clone();
+        let (assemblies, for_guests) = (self.assemblies.clone(), self.for_guests.clone());
         let (stop, plain) = (self.tokens.stop.clone(), is_plain(&self.bootstrap));
         async move {
             let (mut snapshots, mut identities) = (live.watch(), identity.watch());
@@ -319,6 +342,7 @@ impl Core {
                 let workload: Option<Workload> = identity.leaf().and_then(|leaf| leaf.spiffe_id.workload());
                 let current = live.load();
                 to.update(&current.snapshot);
+                for_guests.update();
                 assemblies.update();
                 // Before it is proved who this is, nothing is started in anybody's name; and a certificate that ended
                 // meanwhile is no reason to end what runs. Last: with this done, the sidecar is ready.
@@ -332,64 +356,6 @@ impl Core {
                 }
             }
         }
-    }
-
-    fn inbound(&self, socket: TcpListener) -> impl Future<Output = ()> + use<> {
-        let service = pipeline::Inbound::new(pipeline::Parts {
-            live: self.live.clone(),
-            servers: self.servers.clone(),
-            limits: Arc::clone(&self.limits),
-            room: self.room.clone(),
-            quotas: self.quotas.clone(),
-            log: self.log.clone(),
-            audit: self.audit.clone(),
-            sessions: self.sessions.clone(),
-            drain: self.tokens.drain.clone(),
-            nowhere: self.nowhere("inbound"),
-        });
-        self.listener("inbound", self.tls(), &self.tokens.drain).serve(socket, service)
-    }
-
-    fn outbound(&self, socket: TcpListener) -> impl Future<Output = ()> + use<> {
-        let service = pipeline::Outbound::new(pipeline::OutboundParts {
-            live: self.live.clone(),
-            to: Arc::clone(&self.to),
-            assemblies: self.assemblies.clone(),
-            series: SeriesByServer::new(&self.metrics, "outbound"),
-            limits: Arc::clone(&self.limits),
-            room: self.room.clone(),
-            log: self.log.clone(),
-            drain: self.tokens.leave.clone(),
-            nowhere: self.nowhere("outbound"),
-            traced: self.tracer.calling(),
-            tracer: self.tracer.clone(),
-        });
-        self.listener("outbound", None, &self.tokens.leave).serve(socket, service)
-    }
-
-    fn listener(&self, name: &'static str, tls: Option<Tls>, drain: &CancellationToken) -> Listener {
-        Listener {
-            name,
-            tls,
-            limits: Arc::clone(&self.limits),
-            metrics: Arc::clone(&self.metrics),
-            drain: drain.clone(),
-            stop: self.tokens.stop.clone(),
-        }
-    }
-
-    fn nowhere(&self, listener: &'static str) -> Arc<ServerSeries> {
-        Arc::new(ServerSeries::new(&self.metrics, listener, "".into()))
-    }
-
-    /// A sidecar that knows no certificates listens without TLS; its address was checked to be on loopback.
-    fn tls(&self) -> Option<Tls> {
-        if is_plain(&self.bootstrap) {
-            return None;
-        }
-        let auth = ClientAuth::Required(Expect::AnyInMesh);
-        let config = Arc::new(tls::server_config(&self.identity, &self.trust, auth, &ALPN));
-        Some(Tls { config, trust: self.trust.clone() })
     }
 
     /// Sends metrics, if the file says where to.

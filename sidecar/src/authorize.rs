@@ -2,7 +2,7 @@
 
 use weft_proto::compile::{ServerEntry, Snapshot};
 use weft_proto::mcp::{Message, Target, method};
-use weft_proto::name::Workload;
+use weft_proto::name::{SpiffeId, Workload};
 use weft_proto::policy::access::{Call as Asked, Decision, Foretold, Marked, Reason, Rule, View};
 use weft_proto::resource::kinds::DefaultAction;
 
@@ -55,8 +55,16 @@ pub fn authorize(
         Caller::Workload(proved) => proved,
         // A listener without TLS proves nothing, so only what is open to everyone is open here.
         Caller::Anonymous => return anonymous(snapshot, entry),
-        Caller::Local => return Ok(local()),
+        // It asks in its gateway's name.
+        Caller::Local | Caller::Guest(_) => return Ok(local()),
     };
+    if proved.by_gateway && !is_gateway(snapshot, proved.caller.id()) {
+        return Err(Refusal::Denied {
+            target: "a caller for whom a workload speaks that is no gateway".to_owned(),
+            rule: "the gateways of the mesh's trust".to_owned(),
+            explain: false,
+        });
+    }
     if !is_of_mesh(snapshot, proved.caller.workload()) {
         return Err(Refusal::Denied {
             target: "a caller of another trust domain".to_owned(),
@@ -114,6 +122,11 @@ fn is_of_mesh(snapshot: &Snapshot, caller: &Workload) -> bool {
     snapshot.mesh.as_ref().is_none_or(|mesh| mesh.trust_domain == caller.trust_domain)
 }
 
+/// Whether what a workload says of whom it calls for is believed.
+pub fn is_gateway(snapshot: &Snapshot, id: &SpiffeId) -> bool {
+    snapshot.mesh.as_ref().is_some_and(|mesh| mesh.is_gateway(id))
+}
+
 fn denied(asked: Asked<'_>, reason: Reason<'_>, explain: bool) -> Refusal {
     let target = match asked.target {
         Some(Target::Tool(name)) => format!("tool {name:?}"),
@@ -151,7 +164,7 @@ fn anonymous(snapshot: &Snapshot, entry: &ServerEntry) -> Result<Permit, Refusal
 #[cfg(test)]
 mod tests {
     use weft_proto::compile::compile;
-    use weft_proto::name::SpiffeId;
+    use weft_proto::resource::bounded::List;
     use weft_proto::resource::units::Span;
     use weft_proto::wire::{Mesh, Part};
 
@@ -164,6 +177,7 @@ mod tests {
             default_action: DefaultAction::Allow,
             svid_lifetime: Span::from_secs(3600),
             root_namespace: "weft-system".parse().unwrap(),
+            gateways: List::default(),
         };
         let snapshot = compile(&[Part::Mesh(mesh.into())].into_iter().collect());
         let caller = |domain: &str| {

@@ -9,6 +9,7 @@ use weft_proto::name::{HostPort, NodeId, ServerName};
 use weft_proto::resource::bounded::Text;
 
 use crate::audit;
+use crate::gateway::Gateway;
 use crate::limits::Limits;
 use crate::push;
 
@@ -157,6 +158,8 @@ pub struct Listen {
     pub inbound: Option<SocketAddr>,
     /// For the local agent. Loopback only.
     pub outbound: Option<SocketAddr>,
+    /// For callers from outside the mesh.
+    pub gateway: Option<Gateway>,
     /// Health and metrics.
     pub health: Option<SocketAddr>,
     /// Administration. Loopback only.
@@ -168,6 +171,7 @@ impl Default for Listen {
         Self {
             inbound: Some(SocketAddr::from(([0, 0, 0, 0], 7443))),
             outbound: Some(SocketAddr::from(([127, 0, 0, 1], 7400))),
+            gateway: None,
             health: Some(SocketAddr::from(([0, 0, 0, 0], 7401))),
             admin: Some(SocketAddr::from(([127, 0, 0, 1], 7402))),
         }

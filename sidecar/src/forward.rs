@@ -121,7 +121,7 @@ impl Inbound<'_> {
         let patience = Patience { call: self.call_timeout(), idle: Some(self.idle_max()), result_bytes_max };
         let caller = self.caller.shared_name();
         let (head, body) = (&received.head, &self.onward.body);
-        let incoming = Incoming { caller: &caller, head, body, patience, admitted: &admitted };
+        let incoming = Incoming { caller: &caller, said: None, head, body, patience, admitted: &admitted };
         // What was read is a part of the bytes that came, which are not those that go on.
         let again =
             self.onward.is_changed.then(|| classify::again(body, call.era, self.limits)).transpose()?;

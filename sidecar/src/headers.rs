@@ -5,12 +5,18 @@
 //! caller), `weft-server` (the server's name in the mesh).
 
 use http::HeaderMap;
-use http::header::{CONNECTION, HOST, HeaderName, HeaderValue};
+use http::header::{
+    AUTHORIZATION, CONNECTION, COOKIE, HOST, HeaderName, HeaderValue, ORIGIN, SET_COOKIE, WWW_AUTHENTICATE,
+};
 
 /// The identity of the caller, as its certificate proved it.
 pub const CALLER: HeaderName = HeaderName::from_static("weft-caller");
 /// The server's name in the mesh.
 pub const SERVER: HeaderName = HeaderName::from_static("weft-server");
+/// For whom a gateway calls, as it says to the sidecars beside servers. Nobody else is believed.
+pub const ON_BEHALF_OF: HeaderName = HeaderName::from_static("weft-on-behalf-of");
+/// A key by which a gateway knows a caller.
+pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Why a request was refused: the word of the table of refusals.
 pub const REASON: HeaderName = HeaderName::from_static("weft-reason");
 /// Whether the answer is one that was kept: `hit`, or absent.
@@ -36,6 +42,13 @@ pub fn toward_server(headers: &HeaderMap, host: Option<&HeaderValue>) -> HeaderM
     onward
 }
 
+/// Takes away what a gateway knew a caller by: it ends there.
+pub fn without_credentials(headers: &mut HeaderMap) {
+    for name in [AUTHORIZATION, API_KEY, COOKIE, ORIGIN] {
+        headers.remove(name);
+    }
+}
+
 /// Makes the headers of another sidecar's answer those of ours.
 pub fn toward_caller(headers: &mut HeaderMap) {
     let mut named = named_by_connection(headers);
@@ -50,6 +63,19 @@ pub fn toward_mesh(headers: &mut HeaderMap) {
     toward_caller(headers);
     let ours: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name.as_str())).cloned().collect();
     for name in ours {
+        headers.remove(name);
+    }
+}
+
+/// Makes the headers of an answer those of a gateway: where to get a token and which pages may call is its own to say,
+/// and what a server would have kept by a client would come back to all of them.
+pub fn toward_public(headers: &mut HeaderMap) {
+    let is_others = |name: &HeaderName| {
+        let of_pages = name.as_str().starts_with("access-control-");
+        of_pages || *name == WWW_AUTHENTICATE || *name == SET_COOKIE
+    };
+    let others: Vec<HeaderName> = headers.keys().filter(|name| is_others(name)).cloned().collect();
+    for name in others {
         headers.remove(name);
     }
 }
@@ -164,5 +190,22 @@ mod tests {
         assert_eq!(found, headers(&[("weft-reason", "denied"), ("set-cookie", "a"), ("set-cookie", "b")]));
         toward_mesh(&mut found);
         assert_eq!(found, headers(&[("set-cookie", "a"), ("set-cookie", "b")]));
+    }
+
+    #[test]
+    fn an_answer_of_a_gateway_says_nothing_that_only_the_gateway_may() {
+        let mut found = headers(&[
+            ("www-authenticate", "Bearer resource_metadata=\"https://evil.example\""),
+            ("set-cookie", "a"),
+            ("access-control-allow-origin", "*"),
+            ("access-control-allow-credentials", "true"),
+            ("mcp-session-id", "s"),
+        ]);
+        toward_public(&mut found);
+        assert_eq!(found, headers(&[("mcp-session-id", "s")]));
+        let mut brought =
+            headers(&[("authorization", "Bearer t"), ("x-api-key", "k"), ("cookie", "c"), ("accept", "a")]);
+        without_credentials(&mut brought);
+        assert_eq!(brought, headers(&[("accept", "a")]));
     }
 }

@@ -24,6 +24,7 @@ pub mod control;
 pub mod descriptors;
 pub mod exchange;
 pub mod forward;
+pub mod gateway;
 pub mod headers;
 pub mod health;
 pub mod heard;

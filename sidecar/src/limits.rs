@@ -62,6 +62,31 @@ impl<'de> Deserialize<'de> for Limited {
 limits! {
     /// Connections open at once, at each listener. Never more than a third of the files that the process may have open.
     connections_max: usize = 20_000;
+    /// Connections of one client address open at once, at a gateway. A network of 64 bits counts as one address of IPv6;
+    /// where a balancer stands before the gateway, the address is the balancer's.
+    connections_per_address_max: usize = 1000;
+    /// Requests of one caller under way at once, at a gateway.
+    requests_per_caller_max: usize = 256;
+    /// Streams of one caller that only listen, at once, at a gateway.
+    streams_per_caller_max: usize = 64;
+    /// Bytes of a token, or of a key, that a gateway looks at.
+    token_bytes_max: usize = 16 << 10;
+    /// How far the clocks of issuers and of a gateway may differ.
+    token_leeway: Limited = secs(30);
+    /// Tokens and keys that a gateway remembers, so that the signature of each is verified once.
+    tokens_known_max: usize = 4096;
+    /// Bytes of what a gateway says of a caller, claims included. One with more is refused.
+    guest_bytes_max: usize = 8 << 10;
+    /// Bytes of an issuer's keys.
+    issuer_keys_bytes_max: usize = 256 << 10;
+    /// Time for fetching an issuer's keys.
+    issuer_keys_timeout: Limited = secs(5);
+    /// Least time between two fetches of an issuer's keys, whatever keys tokens name.
+    issuer_keys_fetch_every: Limited = secs(10);
+    /// Age after which an issuer's keys are fetched again.
+    issuer_keys_age: Limited = secs(600);
+    /// Age after which keys of an issuer that is away are good no longer.
+    issuer_keys_age_max: Limited = secs(86_400);
     /// Handshakes under way at once.
     handshakes_max: usize = 512;
     /// Time for a TLS handshake.

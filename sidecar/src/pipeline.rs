@@ -1,6 +1,7 @@
 //! A request's life, on one screen: each stage takes what the one before it proved, and may refuse.
 
 mod assembled;
+mod gateway;
 mod outbound;
 
 use std::sync::Arc;
@@ -22,10 +23,10 @@ use crate::authorize::{Decided, Permit};
 use crate::body::Body;
 use crate::classify::{self, Call};
 use crate::forward::{self, Inbound as ForwardInbound};
-use crate::headers::REASON;
+use crate::headers::{ON_BEHALF_OF, REASON};
 use crate::identify::Identified;
 use crate::limits::Limits;
-use crate::metrics::{Counted, Dimensions, ServerSeries, method_index};
+use crate::metrics::{Counted, Dimensions, Metrics, ServerSeries, method_index};
 use crate::quota::Quotas;
 use crate::receive::{self, Received};
 use crate::record::{Event, Open};
@@ -39,6 +40,7 @@ use crate::tools::Treated;
 use crate::trace::{Part, Trace};
 use crate::{accept, authorize, clock, logged, session_id, tools, trace};
 
+pub use gateway::{Gateway, Parts as GatewayParts};
 pub use outbound::{Outbound, Parts as OutboundParts};
 
 /// Times that a call is judged anew, because what it is judged by changes all the while.
@@ -63,6 +65,7 @@ pub struct Parts {
     pub drain: CancellationToken,
     /// For requests about no server.
     pub nowhere: Arc<ServerSeries>,
+    pub metrics: Arc<Metrics>,
 }
 
 impl Inbound {
@@ -241,10 +244,42 @@ fn opened(
     Open::new(event, Instant::now(), Arc::clone(nowhere), log.clone())
 }
 
+impl Inbound {
+    /// In whose name a request comes: that of the connection, or of somebody for whom a gateway calls. Whoever is no
+    /// gateway speaks for itself, whatever it says.
+    fn in_whose_name(
+        &self,
+        connection: Arc<Identified>,
+        request: &Request<Incoming>,
+    ) -> (Arc<Identified>, Result<(), Refusal>) {
+        let mut said = request.headers().get_all(ON_BEHALF_OF).iter();
+        let (Some(only), None) = (said.next(), said.next()) else {
+            let is_none = request.headers().get(ON_BEHALF_OF).is_none();
+            let twice = || Refusal::Invalid("it is said twice for whom the call is".to_owned());
+            return (connection, is_none.then_some(()).ok_or_else(twice));
+        };
+        let parts = &*self.0;
+        let proved = connection.caller.proved();
+        if !proved.is_some_and(|proved| authorize::is_gateway(&parts.live.load().snapshot, proved.id())) {
+            parts.metrics.not_believed.inc();
+            tracing::debug!(peer = connection.caller.name(), "it calls for somebody else and is no gateway");
+            return (connection, Ok(()));
+        }
+        match connection.on_behalf(only, parts.limits.guest_bytes_max) {
+            Ok(guest) => (guest, Ok(())),
+            Err(error) => (connection, Err(Refusal::Invalid(error.to_string()))),
+        }
+    }
+}
+
 impl accept::Service for Inbound {
     async fn serve(&self, connection: Arc<Identified>, request: Box<Request<Incoming>>) -> Response<Answer> {
+        let (connection, said) = self.in_whose_name(connection, &request);
         let mut record = opened("inbound", &connection, &request, &self.0.nowhere, &self.0.log);
-        let outcome = self.run(&connection, request, &mut record).await;
+        let outcome = match said {
+            Ok(()) => self.run(&connection, request, &mut record).await,
+            Err(refusal) => Err(refusal),
+        };
         if let Err(refusal) = &outcome {
             record.refused(refusal).await;
         }
@@ -367,6 +402,12 @@ impl Refusal {
                 | Self::NoSuchPath
                 | Self::ForeignHost
                 | Self::ForeignOrigin
+                | Self::Unauthenticated { .. }
+                | Self::InsufficientScope
+                | Self::ClaimsTooLarge { .. }
+                | Self::IssuerAway(_)
+                | Self::CallerBusy
+                | Self::CallerStreams
                 | Self::UnknownServer(_)
                 | Self::SessionMissing
                 | Self::SessionUnknown

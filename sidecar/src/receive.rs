@@ -75,9 +75,17 @@ fn place(head: &Parts) -> Result<Place, Refusal> {
     if target > TARGET_BYTES_MAX {
         return Err(Refusal::HeadTooLarge { max: TARGET_BYTES_MAX });
     }
-    let path = head.uri.path();
+    place_at(head.uri.path()).ok_or(Refusal::NoSuchPath)
+}
+
+/// Whether a path is that of an endpoint.
+pub(crate) fn is_endpoint(path: &str) -> bool {
+    path.len() <= TARGET_BYTES_MAX && place_at(path).is_some()
+}
+
+fn place_at(path: &str) -> Option<Place> {
     if path == "/mcp" {
-        return Ok(Place::Only);
+        return Some(Place::Only);
     }
     let named = |folder: &str| {
         let named = path.strip_prefix(folder)?.strip_suffix("/mcp")?;
@@ -86,12 +94,32 @@ fn place(head: &Parts) -> Result<Place, Refusal> {
         Some(ServerName { namespace, name })
     };
     let server = named("/servers/").map(Place::Server);
-    server.or_else(|| named("/virtual/").map(Place::Virtual)).ok_or(Refusal::NoSuchPath)
+    server.or_else(|| named("/virtual/").map(Place::Virtual))
 }
 
 /// A page in a browser must not reach a listener on loopback through a name that resolves there, and no page at all has
 /// business with the others.
 fn check_hosts(head: &Parts, caller: &Caller) -> Result<(), Refusal> {
+    let named = named_host(head)?;
+    // What a guest may name was looked at before it was known.
+    if matches!(caller, Caller::Guest(_)) {
+        return Ok(());
+    }
+    let on_loopback = !matches!(caller, Caller::Workload(_));
+    if on_loopback && named.is_some_and(|host| !is_loopback(host)) {
+        return Err(Refusal::ForeignHost);
+    }
+    for origin in head.headers.get_all(ORIGIN) {
+        let origin = origin.to_str().ok().and_then(|it| it.split_once("://")).map(|(_, host)| host);
+        if !origin.is_some_and(is_loopback) {
+            return Err(Refusal::ForeignOrigin);
+        }
+    }
+    Ok(())
+}
+
+/// The host that a request names, by its header or its target, where these do not contradict each other.
+pub(crate) fn named_host(head: &Parts) -> Result<Option<&str>, Refusal> {
     let mut hosts = head.headers.get_all(HOST).iter();
     let host = hosts.next().map(|value| value.to_str().map_err(|_| Refusal::ForeignHost)).transpose()?;
     if hosts.next().is_some() {
@@ -107,17 +135,7 @@ fn check_hosts(head: &Parts, caller: &Caller) -> Result<(), Refusal> {
     if named.is_none() && head.version >= Version::HTTP_11 {
         return Err(Refusal::Invalid("the Host header is missing".to_owned()));
     }
-    let on_loopback = !matches!(caller, Caller::Workload(_));
-    if on_loopback && named.is_some_and(|host| !is_loopback(host)) {
-        return Err(Refusal::ForeignHost);
-    }
-    for origin in head.headers.get_all(ORIGIN) {
-        let origin = origin.to_str().ok().and_then(|it| it.split_once("://")).map(|(_, host)| host);
-        if !origin.is_some_and(is_loopback) {
-            return Err(Refusal::ForeignOrigin);
-        }
-    }
-    Ok(())
+    Ok(named)
 }
 
 /// Whether `host`, with or without a port, is this machine to itself.
@@ -195,7 +213,7 @@ async fn collect(
 
 /// Reads on in a body that was refused, for a while: a connection that is closed with bytes unread is reset, and a reset
 /// may take the refusal away from a caller that is still sending.
-async fn discard(mut body: Incoming) {
+pub(crate) async fn discard(mut body: Incoming) {
     let mut left = DISCARD_BYTES_MAX;
     let all = async {
         while let Some(Ok(frame)) = body.frame().await {

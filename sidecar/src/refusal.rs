@@ -46,6 +46,24 @@ pub enum Refusal {
     NoSuchPath,
     ForeignHost,
     ForeignOrigin,
+    /// Nobody says who calls, or not so that it can be believed. The text says why, for the log.
+    Unauthenticated {
+        /// Whether there was anything to believe.
+        brought: bool,
+        why: String,
+    },
+    /// The token lacks a scope that every token needs.
+    InsufficientScope,
+    /// What there is to say of the caller is more than is passed on.
+    ClaimsTooLarge {
+        max: usize,
+    },
+    /// The keys of the token's issuer are not known. The text is for the log.
+    IssuerAway(String),
+    /// As many requests of the caller are under way as a gateway takes.
+    CallerBusy,
+    /// As many streams of the caller listen as a gateway takes.
+    CallerStreams,
     /// No server by this name, or none that this caller may know of.
     UnknownServer(String),
     SessionMissing,
@@ -176,6 +194,12 @@ impl Refusal {
             Self::NoSuchPath => told(404, 4040, "no_such_path", false),
             Self::ForeignHost => told(403, 4031, "foreign_host", false),
             Self::ForeignOrigin => told(403, 4032, "foreign_origin", false),
+            Self::Unauthenticated { .. } => told(401, 4010, "unauthenticated", false),
+            Self::InsufficientScope => told(403, 4033, "insufficient_scope", false),
+            Self::ClaimsTooLarge { .. } => told(403, 4034, "claims_too_large", false),
+            Self::IssuerAway(_) => told(502, 5025, "issuer_away", true),
+            Self::CallerBusy => told(429, 4293, "caller_busy", true),
+            Self::CallerStreams => told(429, 4294, "caller_streams", true),
             Self::UnknownServer(_) => told(404, 4041, "unknown_server", false),
             Self::SessionMissing => told(400, 4001, "session_missing", false),
             Self::SessionUnknown => told(404, 4042, "session_unknown", false),
@@ -231,6 +255,12 @@ impl Refusal {
             Self::NoSuchPath,
             Self::ForeignHost,
             Self::ForeignOrigin,
+            Self::Unauthenticated { brought: true, why: text() },
+            Self::InsufficientScope,
+            Self::ClaimsTooLarge { max: 8 << 10 },
+            Self::IssuerAway(text()),
+            Self::CallerBusy,
+            Self::CallerStreams,
             Self::UnknownServer(text()),
             Self::SessionMissing,
             Self::SessionUnknown,
@@ -283,6 +313,15 @@ impl Refusal {
             Self::NoSuchPath => "there is nothing at this path".to_owned(),
             Self::ForeignHost => "this host is not served here".to_owned(),
             Self::ForeignOrigin => "this origin may not call".to_owned(),
+            Self::Unauthenticated { brought: false, .. } => "a token is needed".to_owned(),
+            Self::Unauthenticated { brought: true, .. } => "the token is not accepted".to_owned(),
+            Self::InsufficientScope => "the token lacks a scope that is needed".to_owned(),
+            Self::ClaimsTooLarge { max } => {
+                format!("what the token says of its bearer takes more than {max} bytes")
+            }
+            Self::IssuerAway(_) => "the token cannot be verified at the moment".to_owned(),
+            Self::CallerBusy => "too many requests of this caller are under way".to_owned(),
+            Self::CallerStreams => "too many streams of this caller are open".to_owned(),
             Self::UnknownServer(name) => format!("there is no server {name:?}, or not for you"),
             Self::SessionMissing => "the session id is missing".to_owned(),
             Self::SessionUnknown => "the session is unknown or has ended".to_owned(),
@@ -332,6 +371,8 @@ impl Refusal {
             | Self::UpstreamUnreachable(detail)
             | Self::ChildExited(detail)
             | Self::ToolsUnknown(detail)
+            | Self::IssuerAway(detail)
+            | Self::Unauthenticated { why: detail, .. }
             | Self::ChildBusy(detail) => format!("{}: {detail}", self.message()),
             Self::NotRecorded(why) => format!("{}: {why}", self.message()),
             Self::Denied { target, rule, .. } => format!("{target} is refused by {rule}"),

@@ -67,7 +67,7 @@ impl Cutter {
             Caller::Workload(proved) => {
                 Some(proved.view(snapshot, entry)).filter(|it| it.tells_callers_apart())
             }
-            Caller::Local | Caller::Anonymous => None,
+            Caller::Local | Caller::Anonymous | Caller::Guest(_) => None,
         };
         if view.is_none() && entry.tools.is_empty() {
             return Ok(None);

@@ -7,14 +7,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::Response;
-use weft_proto::name::ServerName;
+use http::{HeaderMap, Response};
+use weft_proto::name::{ServerName, Workload};
 use weft_proto::resource::kinds::Era;
 
 use crate::answer::Answer;
 use crate::authorize::{self, Decided};
 use crate::classify::{self, Call};
+use crate::clock;
 use crate::forward::is_event_stream;
+use crate::gateway::{Authenticator, Verified};
 use crate::identify::Identified;
 use crate::limits::Limits;
 use crate::refusal::Refusal;
@@ -57,6 +59,23 @@ pub(crate) struct Over {
     pub(crate) last: Option<Bytes>,
 }
 
+/// What somebody was known by when a stream began.
+pub(crate) struct GuestStanding {
+    pub(crate) by: Authenticator,
+    pub(crate) verified: Arc<Verified>,
+    /// What was brought, and nothing else of the request.
+    pub(crate) headers: HeaderMap,
+    /// Whose certificate the connection was opened with.
+    pub(crate) peer: Option<Workload>,
+    pub(crate) endpoint: String,
+}
+
+impl GuestStanding {
+    async fn still(&self) -> bool {
+        self.by.still(&self.verified, &self.headers, self.peer.as_ref(), &self.endpoint).await
+    }
+}
+
 impl fmt::Debug for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Standing")
@@ -84,6 +103,38 @@ impl Standing {
                     std::future::pending::<()>().await;
                 }
             }
+        }))
+    }
+
+    /// Watches whether whom a gateway knows is still known: until what it brought has expired, and whenever the
+    /// configuration changes.
+    pub(crate) fn of_guest(guest: GuestStanding, live: &Live) -> Self {
+        let mut changes = live.watch();
+        changes.borrow_and_update();
+        Self(Box::pin(async move {
+            loop {
+                let left = guest.verified.until.map(|at| at.duration_since(clock::now()).unwrap_or_default());
+                let expired = async {
+                    match left {
+                        Some(left) => tokio::time::sleep(left).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = expired => break,
+                    changed = changes.changed() => {
+                        if changed.is_err() {
+                            // There will be no other configuration.
+                            std::future::pending::<()>().await;
+                        }
+                        if !guest.still().await {
+                            break;
+                        }
+                    }
+                }
+            }
+            let why = "what the caller brought is good no longer".to_owned();
+            Over { refusal: Refusal::Unauthenticated { brought: true, why }, last: None }
         }))
     }
 

@@ -96,12 +96,13 @@ class Reach:
 
 
 class Mesh:
-    """Sidecars, and the identities that they have. `metrics` says where each sends its own, `environment` is what
-    they find in theirs. `close` ends them."""
+    """Sidecars, and the identities that they have. `metrics` says where each sends its own, `gateways` whose word on whom
+    they call for is believed, `environment` is what they find in theirs. `close` ends them."""
 
-    def __init__(self, directory: Path, metrics: dict | None = None, **environment: str):
+    def __init__(self, directory: Path, metrics: dict | None = None, gateways=(), **environment: str):
         self._directory = directory
         self._metrics = metrics
+        self._trust = {"trustDomain": TRUST_DOMAIN, "gateways": list(gateways)}
         self._environment = environment
         self.authority = Authority(directory / "authority")
         self._processes = []
@@ -136,10 +137,19 @@ class Mesh:
         node = {"id": f"{AGENT[0]}/{name}-agent"}
         return self._sidecar(f"{name}-outbound", node, AGENT, listen, server, *others)
 
+    def gateway(self, identity: tuple[str, str], gateway: dict, servers: dict[str, str], *others: dict) -> Process:
+        """A gateway before servers, each with the address of its sidecar. `gateway` is its section of the file."""
+        found = (
+            document("McpServer", NAMESPACE, name, {"endpoints": [{"address": address}], "serviceAccount": name})
+            for name, address in servers.items()
+        )
+        listen = {"inbound": None, "outbound": None, "health": "127.0.0.1:0", "admin": "127.0.0.1:0", "gateway": gateway}
+        return self._sidecar("gateway", {"id": f"{identity[0]}/gateway"}, identity, listen, *found, *others)
+
     def _sidecar(self, name: str, node: dict, identity, listen: dict, *documents: dict) -> Process:
         directory = self._directory / name
         directory.mkdir(parents=True)
-        trust = document("Trust", "weft-system", "mesh", {"trustDomain": TRUST_DOMAIN})
+        trust = document("Trust", "weft-system", "mesh", self._trust)
         resources = directory / "resources.yaml"
         resources.write_text("\n---\n".join(json.dumps(it) for it in (trust, *documents)))
         files = self.authority.identity(*identity).as_files()

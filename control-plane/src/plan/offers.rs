@@ -105,7 +105,6 @@ impl World {
     /// A resource as a viewer is sent it who may see it.
     pub(super) fn as_sent(&self, viewer: &Viewer, published: &Arc<Published>) -> Arc<Published> {
         match published.ty {
-            // Of those that call themselves gateways, too: nobody has proved to be one.
             ResourceType::Offer => self.part_of_offer(viewer, published),
             _ => Arc::clone(published),
         }
@@ -120,7 +119,13 @@ impl World {
         let mut judged = lock(&whole.judged);
         let judged = judged.get_or_insert_with(|| self.judged(object, &whole.offer));
         let caller = Caller::new(viewer.identity.clone());
-        let view = View::new(&judged.entry.access, self.default_action, caller, name.clone());
+        let (access, server) = (&judged.entry.access, name.clone());
+        // What its callers may depends on their claims. Whoever merely calls itself a gateway has no callers that
+        // anybody believes.
+        let view = match self.is_named_gateway(viewer) {
+            true => View::of_any_guest(access, self.default_action, caller, server),
+            false => View::new(access, self.default_action, caller, server),
+        };
         let items = whole.offer.items();
         let mut bits = vec![0_u64; items.len().div_ceil(64)].into_boxed_slice();
         for ((at, item), approved) in items.iter().enumerate().zip(&judged.approved) {

@@ -65,7 +65,7 @@ impl World {
                 }
             }
             ResourceType::VirtualServer | ResourceType::Offer if !viewer.stances.calls() => Vec::new(),
-            ResourceType::Authentication if !viewer.stances.gateway => Vec::new(),
+            ResourceType::Authentication if !self.is_gateway(viewer) => Vec::new(),
             _ => table.by_name.values().collect(),
         };
         let mut found: Vec<_> = candidates
@@ -91,7 +91,7 @@ impl World {
             | ResourceType::Route
             | ResourceType::Offer
             | ResourceType::VirtualServer => calls,
-            ResourceType::Authentication => viewer.stances.gateway,
+            ResourceType::Authentication => self.is_gateway(viewer),
         };
         in_scope && self.may_see(viewer, served, object)
     }
@@ -132,7 +132,7 @@ impl World {
                 _ => false,
             },
             ResourceType::Authentication => {
-                viewer.stances.gateway
+                self.is_gateway(viewer)
                     && object.object.as_ref().is_some_and(|it| match &it.spec {
                         Spec::Authentication(spec) => {
                             it.metadata.namespace == viewer.identity.namespace
@@ -144,6 +144,17 @@ impl World {
                     })
             }
         }
+    }
+
+    /// Whether a client is a gateway. Where the mesh says which workloads are, it is no client's own word.
+    fn is_gateway(&self, viewer: &Viewer) -> bool {
+        viewer.stances.gateway && (self.gateways.is_empty() || self.is_named_gateway(viewer))
+    }
+
+    /// Whether a client is a gateway that the mesh names.
+    pub(super) fn is_named_gateway(&self, viewer: &Viewer) -> bool {
+        let id = viewer.identity.id();
+        viewer.stances.gateway && self.gateways.iter().any(|pattern| pattern.matches(&id))
     }
 
     /// Endpoints and routes are seen by whoever may reach the server they belong to.

@@ -421,3 +421,21 @@ fn a_given_address_of_an_instance_that_does_not_serve_is_left_out_as_long_as_ano
     put(&mut instances.world, &object("McpServer", "research/files", &given(&[1])));
     instances.are(&[1]);
 }
+
+#[test]
+fn how_callers_are_known_is_told_to_the_gateways_that_the_mesh_names() {
+    let key = format!("sha256:{}", "0a".repeat(32));
+    let told =
+        object("Authentication", "edge/public", &format!("{{ apiKeys: [{{ name: a, digest: '{key}' }}] }}"));
+    let mut world = world(&told);
+    let gateway = Stances { inbound: false, outbound: false, gateway: true };
+    let knows = |world: &World, app: &str, stances| {
+        !world.concerning(&viewer("edge", app, stances), &[], ResourceType::Authentication).is_empty()
+    };
+    assert!(knows(&world, "gate", gateway) && !knows(&world, "gate", OUTBOUND), "by its own word");
+    let trust = "{ trustDomain: mesh.test, gateways: ['spiffe://mesh.test/ns/edge/sa/gate'] }";
+    let touched = put(&mut world, &object("Trust", "weft-system/mesh", trust));
+    assert!(touched.iter().any(|it| it.ty == ResourceType::Authentication));
+    assert!(knows(&world, "gate", gateway) && !knows(&world, "other", gateway));
+    assert!(!knows(&world, "gate", OUTBOUND));
+}

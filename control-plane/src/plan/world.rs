@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use weft_proto::compile;
-use weft_proto::name::{Namespace, ObjectName, ServerName, TrustDomain};
+use weft_proto::name::{IdentityPattern, Namespace, ObjectName, ServerName, TrustDomain};
 use weft_proto::offer::Offer;
+use weft_proto::resource::bounded::List;
 use weft_proto::resource::kinds::{DefaultAction, Location, ServerSelector, Trust};
 use weft_proto::resource::{Key, Kind, ROOT_NAMESPACE, Resource, Spec};
 use weft_proto::wire::{self, Encoded, MESH_NAME, ResourceType};
@@ -74,6 +75,8 @@ pub struct World {
     pub(super) trust_domain: TrustDomain,
     pub(super) root: Namespace,
     pub(super) default_action: DefaultAction,
+    /// The workloads that are gateways, by the mesh's trust.
+    pub(super) gateways: List<IdentityPattern, 64>,
     pub(super) tables: [Table; ResourceType::ALL.len()],
     pub(super) servers: ByNamespace<BTreeMap<ObjectName, Arc<Published>>>,
     pub(super) selecting: [ByNamespace<Selecting>; ResourceType::ALL.len()],
@@ -95,6 +98,7 @@ impl World {
             revision: 0,
             root: Namespace::parse(ROOT_NAMESPACE).expect("the root namespace is a namespace"),
             default_action: DefaultAction::default(),
+            gateways: List::default(),
             tables: Default::default(),
             servers: ByNamespace::default(),
             selecting: Default::default(),
@@ -178,6 +182,7 @@ impl World {
     fn put(&mut self, resource: Resource, created_revision: u64, touched: &mut Vec<Touched>) {
         if let Spec::Trust(trust) = &resource.spec {
             self.default_action_changed(trust.default_action, touched);
+            self.gateways_changed(&trust.gateways, touched);
             self.publish_mesh(Some(trust));
             touched.push(everyone(ResourceType::Mesh, MESH_NAME));
             return;
@@ -202,6 +207,7 @@ impl World {
     fn delete(&mut self, key: &Key, touched: &mut Vec<Touched>) {
         if key.kind == Kind::Trust {
             self.default_action_changed(DefaultAction::default(), touched);
+            self.gateways_changed(&List::default(), touched);
             self.publish_mesh(None);
             touched.push(everyone(ResourceType::Mesh, MESH_NAME));
             return;
@@ -372,6 +378,19 @@ impl World {
         self.default_action = action;
         for server in self.tables[ResourceType::Server.index()].by_name.keys() {
             self.reach_changed(server, touched);
+        }
+    }
+
+    /// Other workloads may see what they are to know callers by, and what those could be allowed.
+    fn gateways_changed(&mut self, gateways: &List<IdentityPattern, 64>, touched: &mut Vec<Touched>) {
+        if self.gateways == *gateways {
+            return;
+        }
+        self.gateways = gateways.clone();
+        let ty = ResourceType::Authentication;
+        touched.extend(self.tables[ty.index()].by_name.keys().map(|name| everyone(ty, name)));
+        for server in self.tables[ResourceType::Server.index()].by_name.keys() {
+            self.offer_changed(server, touched);
         }
     }
 

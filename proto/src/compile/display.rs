@@ -48,11 +48,12 @@ impl fmt::Display for Snapshot {
 }
 
 fn write_mesh(f: &mut fmt::Formatter<'_>, mesh: &Mesh) -> fmt::Result {
-    let Mesh { trust_domain, default_action, svid_lifetime, root_namespace } = mesh;
+    let Mesh { trust_domain, default_action, svid_lifetime, root_namespace, gateways } = mesh;
     writeln!(f, "mesh {trust_domain}")?;
     writeln!(f, "  defaultAction: {}", flow(&to_value(default_action)))?;
     writeln!(f, "  svidLifetime: {svid_lifetime}")?;
-    writeln!(f, "  rootNamespace: {root_namespace}")
+    writeln!(f, "  rootNamespace: {root_namespace}")?;
+    gateways.iter().try_for_each(|gateway| writeln!(f, "  gateway: {gateway}"))
 }
 
 fn write_bundle(f: &mut fmt::Formatter<'_>, bundle: &TrustBundle) -> fmt::Result {

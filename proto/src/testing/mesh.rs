@@ -43,17 +43,25 @@ pub(super) fn route() -> BoxedStrategy<Route> {
 
 pub(super) fn authentication() -> BoxedStrategy<Authentication> {
     let keys = prop_oneof![url().prop_map(Jwks::Url), text().prop_map(Jwks::Inline)];
-    let jwt = (url(), keys, list(text()), option::of(text())).prop_map(
-        |(issuer, keys, audiences, tenant_claim)| JwtIssuer { issuer, keys, audiences, tenant_claim },
+    let jwt = (url(), keys, list(text()), option::of(text()), option::of(list(text()))).prop_map(
+        |(issuer, keys, audiences, tenant_claim, claims)| JwtIssuer {
+            issuer,
+            keys,
+            audiences,
+            tenant_claim,
+            claims,
+        },
     );
-    let oauth = (url(), list(url()), list(text())).prop_map(|(resource, authorization_servers, scopes)| {
-        ProtectedResource { resource, authorization_servers, scopes }
-    });
-    let api_key = (object_name(), digest(), option::of(text())).prop_map(|(name, digest, tenant)| ApiKey {
-        name,
-        digest,
-        tenant,
-    });
+    let oauth = (url(), list(url()), list(text()), list(text())).prop_map(
+        |(resource, authorization_servers, scopes, required_scopes)| ProtectedResource {
+            resource,
+            authorization_servers,
+            scopes,
+            required_scopes,
+        },
+    );
+    let api_key = (object_name(), digest(), option::of(text()), option::of(object_name()))
+        .prop_map(|(name, digest, tenant, caller)| ApiKey { name, digest, tenant, caller });
     (labels(), list(jwt), option::of(oauth), list(api_key), list(trust_domain()))
         .prop_map(|(gateways, jwt, oauth, api_keys, federated_domains)| Authentication {
             gateways,
@@ -110,12 +118,14 @@ pub(super) fn trust() -> BoxedStrategy<Trust> {
         prop_oneof![Just(DefaultAction::Allow), Just(DefaultAction::Audit), Just(DefaultAction::Deny)];
     let federated =
         (trust_domain(), text()).prop_map(|(trust_domain, roots)| FederatedDomain { trust_domain, roots });
-    (trust_domain(), option::of(lifetimes.prop_map(Span::from_millis)), action, list(federated))
-        .prop_map(|(trust_domain, svid_lifetime, default_action, federated)| Trust {
+    let gateways = list(parsed("spiffe://[a-d]/ns/[a-d*]/sa/([a-d]\\*?|\\*)"));
+    (trust_domain(), option::of(lifetimes.prop_map(Span::from_millis)), action, list(federated), gateways)
+        .prop_map(|(trust_domain, svid_lifetime, default_action, federated, gateways)| Trust {
             trust_domain,
             svid_lifetime,
             default_action,
             federated,
+            gateways,
         })
         .boxed()
 }

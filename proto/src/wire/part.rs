@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::name::{HostPort, Namespace, NodeId, ObjectName, ServerName, SpiffeId, TrustDomain};
+use crate::name::{
+    HostPort, IdentityPattern, Namespace, NodeId, ObjectName, ServerName, SpiffeId, TrustDomain,
+};
 use crate::offer::Offer;
 use crate::resource::Metadata;
-use crate::resource::bounded::{Count, Text};
+use crate::resource::bounded::{Count, List, Text};
 use crate::resource::kinds::{
     AccessPolicy, Authentication, DefaultAction, Labels, McpServer, QuotaPolicy, Route, Telemetry,
     ToolPolicy, VirtualServer,
@@ -53,6 +55,15 @@ pub struct Mesh {
     pub default_action: DefaultAction,
     pub svid_lifetime: Span,
     pub root_namespace: Namespace,
+    /// Workloads whose word on whom they call for is believed.
+    pub gateways: List<IdentityPattern, 64>,
+}
+
+impl Mesh {
+    /// Whether what a workload says of whom it calls for is believed.
+    pub fn is_gateway(&self, id: &SpiffeId) -> bool {
+        self.gateways.iter().any(|pattern| pattern.matches(id))
+    }
 }
 
 /// The roots of one trust domain.

@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 
 use super::{Error, is_plain};
 use crate::bootstrap::{Bootstrap, Listen};
+use crate::gateway::Gateway;
 
 /// Connections that wait to be taken.
 const BACKLOG: u32 = 1024;
@@ -15,6 +16,7 @@ const BACKLOG: u32 = 1024;
 pub(super) struct Sockets {
     pub(super) inbound: Option<TcpListener>,
     pub(super) outbound: Option<TcpListener>,
+    pub(super) gateway: Option<TcpListener>,
     pub(super) health: Option<TcpListener>,
     pub(super) admin: Option<TcpListener>,
 }
@@ -23,20 +25,32 @@ impl Sockets {
     /// Opens everything before anything is served, so that a port that is taken is told at once.
     pub(super) fn open(bootstrap: &Bootstrap, workers: &Handle) -> Result<Self, Error> {
         let _in_workers = workers.enter();
-        let Listen { inbound, outbound, health, admin } = bootstrap.listen;
+        let Listen { inbound, outbound, gateway, health, admin } = &bootstrap.listen;
+        let (inbound, outbound, health, admin) = (*inbound, *outbound, *health, *admin);
         let inbound =
             if is_plain(bootstrap) { loopback("inbound", inbound)? } else { open("inbound", inbound)? };
         Ok(Self {
             inbound,
             outbound: loopback("outbound", outbound)?,
+            gateway: gateway.as_ref().map(public).transpose()?.flatten(),
             health: open("health", health)?,
             admin: loopback("admin", admin)?,
         })
     }
 
-    pub(super) fn addresses(&self) -> [Option<SocketAddr>; 4] {
-        [&self.inbound, &self.outbound, &self.health, &self.admin]
+    pub(super) fn addresses(&self) -> [Option<SocketAddr>; 5] {
+        [&self.inbound, &self.outbound, &self.gateway, &self.health, &self.admin]
             .map(|socket| socket.as_ref().and_then(|socket| socket.local_addr().ok()))
+    }
+}
+
+/// Tokens are shown to whoever listens on the way, so that plain HTTP has to be meant.
+fn public(gateway: &Gateway) -> Result<Option<TcpListener>, Error> {
+    let address = gateway.address;
+    match (&gateway.tls, gateway.plain_http) {
+        (Some(_), true) => Err(Error::PlainAndTls),
+        (None, false) if !address.ip().is_loopback() => Err(Error::Plain { address }),
+        _ => open("gateway", Some(address)),
     }
 }
 

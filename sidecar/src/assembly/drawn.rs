@@ -16,6 +16,7 @@ use weft_proto::wire::Object;
 
 use crate::exchange::Introduction;
 
+use super::Audience;
 use super::search::Searchable;
 use super::written;
 
@@ -35,6 +36,7 @@ pub(super) struct Drawn {
 #[derive(Debug)]
 struct Source {
     workload: Workload,
+    audience: Audience,
     virtual_server: Option<Arc<Object<VirtualServer>>>,
     access: Policies,
     /// Of the members that offer anything, in their order.
@@ -46,10 +48,10 @@ impl Drawn {
     pub(super) fn new(
         snapshot: &Snapshot,
         name: Option<&ServerName>,
-        workload: &Workload,
+        asks: (&Workload, Audience),
         before: Option<&Self>,
     ) -> Option<Self> {
-        let source = Source::new(snapshot, name, workload)?;
+        let source = Source::new(snapshot, name, asks)?;
         let view = source.view();
         let roster = match &source.virtual_server {
             Some(virtual_server) => source.roster_of(snapshot, virtual_server, view.as_ref()),
@@ -69,28 +71,52 @@ impl Drawn {
     }
 
     /// Whether it would be drawn the same.
-    pub(super) fn is_of(&self, snapshot: &Snapshot, name: Option<&ServerName>, workload: &Workload) -> bool {
-        Source::new(snapshot, name, workload).is_some_and(|source| source.is_same(&self.source))
+    pub(super) fn is_of(
+        &self,
+        snapshot: &Snapshot,
+        name: Option<&ServerName>,
+        asks: (&Workload, Audience),
+    ) -> bool {
+        Source::new(snapshot, name, asks).is_some_and(|source| source.is_same(&self.source))
+    }
+
+    /// Whether it is for one of those whom a gateway calls for.
+    pub(super) fn is_for(&self, guest: &Caller) -> bool {
+        self.source.virtual_server.as_ref().is_none_or(|it| policy::is_for(guest, &it.spec))
+    }
+
+    /// What the virtual server's own policies say of one of them.
+    pub(super) fn view_of(&self, guest: &Caller) -> Option<View> {
+        self.source.view_of(guest.clone())
     }
 }
 
 impl Source {
-    fn new(snapshot: &Snapshot, name: Option<&ServerName>, workload: &Workload) -> Option<Self> {
+    fn new(
+        snapshot: &Snapshot,
+        name: Option<&ServerName>,
+        (workload, audience): (&Workload, Audience),
+    ) -> Option<Self> {
         let workload = workload.clone();
         let offers = |entries: &mut dyn Iterator<Item = &Arc<ServerEntry>>| {
             entries.filter_map(|entry| entry.offer.clone()).collect()
         };
         let Some(name) = name else {
             let offers = offers(&mut snapshot.servers.values());
-            return Some(Self { workload, virtual_server: None, access: Policies::default(), offers });
+            let access = Policies::default();
+            return Some(Self { workload, audience, virtual_server: None, access, offers });
         };
         let VirtualEntry { virtual_server, members, access } = &**snapshot.virtual_servers.get(name)?;
-        if !policy::is_for(&Caller::new(workload.clone()), &virtual_server.spec) {
+        let is_for = match audience {
+            Audience::Own => policy::is_for(&Caller::new(workload.clone()), &virtual_server.spec),
+            Audience::Guests => policy::may_use(&workload, &virtual_server.spec),
+        };
+        if !is_for {
             return None;
         }
         let offers = offers(&mut members.iter().filter_map(|it| snapshot.servers.get(&it.server)));
         let (virtual_server, access) = (Some(Arc::clone(virtual_server)), access.clone());
-        Some(Self { workload, virtual_server, access, offers })
+        Some(Self { workload, audience, virtual_server, access, offers })
     }
 
     fn is_same(&self, other: &Self) -> bool {
@@ -98,16 +124,24 @@ impl Source {
             one.len() == other.len() && one.iter().zip(other).all(|(one, other)| Arc::ptr_eq(one, other))
         }
         self.workload == other.workload
+            && self.audience == other.audience
             && same(self.virtual_server.as_slice(), other.virtual_server.as_slice())
             && same(&self.access, &other.access)
             && same(&self.offers, &other.offers)
     }
 
+    /// None for guests, of whom each is judged for itself.
     fn view(&self) -> Option<View> {
+        match self.audience {
+            Audience::Own => self.view_of(Caller::new(self.workload.clone())),
+            Audience::Guests => None,
+        }
+    }
+
+    fn view_of(&self, caller: Caller) -> Option<View> {
         let name = self.virtual_server.as_ref()?.meta.full_name();
-        let caller = || Caller::new(self.workload.clone());
         let is_said = !self.access.is_empty();
-        is_said.then(|| View::new(&self.access, DefaultAction::Allow, caller(), name))
+        is_said.then(|| View::new(&self.access, DefaultAction::Allow, caller, name))
     }
 
     /// The members of a virtual server, as it wants them shown. Its own policies speak of the names that are shown; those

@@ -20,6 +20,7 @@ use weft_certs::tls::LiveIdentity;
 use weft_proto::mcp::lists::Listed;
 use weft_proto::mcp::{Message, Raw, Request, Target, edit, method};
 use weft_proto::name::{ObjectName, ServerName, Workload};
+use weft_proto::policy;
 use weft_proto::policy::access::Call as Asked;
 use weft_proto::roster::own_uri;
 
@@ -47,6 +48,17 @@ pub struct Parts {
     pub here: Whence,
     /// What ids of sessions are sealed with.
     pub ring: Ring,
+    pub audience: Audience,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// This workload.
+    Own,
+    /// Those for whom it calls. What they may depends on their claims, so that they are shown what any of them could
+    /// be allowed, and judged one by one.
+    Guests,
 }
 
 /// The assemblies that somebody has asked for.
@@ -96,10 +108,15 @@ impl Assemblies {
         let current = parts.live.load();
         let workload = self.workload().ok_or(Refusal::NotReady)?;
         let unknown = || Refusal::UnknownServer(name.map_or_else(String::new, ToString::to_string));
-        let drawn = Drawn::new(&current.snapshot, name, &workload, None).ok_or_else(unknown)?;
+        let drawn = Drawn::new(&current.snapshot, name, self.asks(&workload), None).ok_or_else(unknown)?;
         let drain = parts.drain.child_token();
         let members = Members::new(Arc::new(drawn), &parts.to, &parts.live, &parts.limits);
-        let scope = name.map_or_else(|| "all".to_owned(), |name| format!("virtual server {name}"));
+        // What is for this workload is not for those for whom it calls.
+        let whose = match parts.audience {
+            Audience::Own => "own",
+            Audience::Guests => "guests",
+        };
+        let scope = format!("{whose} {}", name.map_or_else(|| "all".to_owned(), ToString::to_string));
         let place = Place { here: parts.here, ring: parts.ring.clone(), scope: scope.into() };
         let front = Front::new(Arc::<Members>::clone(&members), &parts.limits, drain.clone(), place);
         let name_of_all = || ServerName { namespace: workload.namespace.clone(), name: everything() };
@@ -120,14 +137,18 @@ impl Assemblies {
         let known: Vec<_> = self.lock().iter().map(|(name, it)| (name.clone(), Arc::clone(it))).collect();
         for (name, assembly) in known {
             let before = assembly.members.drawn();
-            if before.is_of(&current.snapshot, name.as_ref(), &workload) {
+            if before.is_of(&current.snapshot, name.as_ref(), self.asks(&workload)) {
                 continue;
             }
-            match Drawn::new(&current.snapshot, name.as_ref(), &workload, Some(&before)) {
+            match Drawn::new(&current.snapshot, name.as_ref(), self.asks(&workload), Some(&before)) {
                 Some(drawn) => assembly.members.draw(Arc::new(drawn)),
                 None => _ = self.lock().remove(&name),
             }
         }
+    }
+
+    fn asks<'w>(&self, workload: &'w Workload) -> (&'w Workload, Audience) {
+        (workload, self.0.parts.audience)
     }
 
     /// Who this sidecar calls as.
@@ -149,9 +170,18 @@ impl Assembly {
     /// Judges by the policies of the virtual server, each message of a batch for itself. They speak of tools and prompts
     /// by the names that are shown, and of resources by those that their servers have for them. What its members' policies
     /// say is for their sidecars.
-    pub fn permit(&self, call: &Call<'_>, decided: &mut Decided) -> Result<(), Refusal> {
+    pub fn permit(
+        &self,
+        call: &Call<'_>,
+        guest: Option<&policy::Caller>,
+        decided: &mut Decided,
+    ) -> Result<(), Refusal> {
         let drawn = self.members.drawn();
-        let Some(view) = &drawn.view else { return Ok(()) };
+        if guest.is_some_and(|guest| !drawn.is_for(guest)) {
+            return Err(Refusal::UnknownServer(self.name.to_string()));
+        }
+        let of_guest = guest.and_then(|guest| drawn.view_of(guest));
+        let Some(view) = of_guest.as_ref().or(drawn.view.as_ref()) else { return Ok(()) };
         let mut judge = |asked: Asked<'_>| authorize::judge_one(view, asked, decided).map(drop);
         for message in call.messages() {
             match message {

@@ -97,7 +97,7 @@ impl Audit {
         let recording = Recording {
             audit: self.clone(),
             id: rand::random(),
-            tenant: tenant(about.caller),
+            tenant: about.caller.tenant().map(ToOwned::to_owned),
             asked,
             place,
             result: digests.then(Digesting::default),
@@ -193,13 +193,6 @@ fn outcome(event: &Event) -> Outcome {
         "ok" => Outcome::Done,
         reason if DECIDED.contains(&reason) => Outcome::Refused,
         _ => Outcome::Failed,
-    }
-}
-
-fn tenant(caller: &Caller) -> Option<String> {
-    match caller {
-        Caller::Workload(proved) => Some(proved.caller.workload().namespace.to_string()),
-        Caller::Local | Caller::Anonymous => None,
     }
 }
 

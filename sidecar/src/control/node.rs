@@ -53,7 +53,11 @@ pub(super) fn reached_at(
 }
 
 fn stances(listen: &Listen) -> Vec<String> {
-    let stances = [("inbound", listen.inbound.is_some()), ("outbound", listen.outbound.is_some())];
+    let stances = [
+        ("inbound", listen.inbound.is_some()),
+        ("outbound", listen.outbound.is_some()),
+        ("gateway", listen.gateway.is_some()),
+    ];
     stances.into_iter().filter(|(_, taken)| *taken).map(|(stance, _)| stance.to_owned()).collect()
 }
 

@@ -16,6 +16,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use ::http::HeaderValue;
 use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc};
 use weft_proto::resource::kinds::Era;
@@ -27,7 +28,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Who asks: one session of one caller, or all of a caller's requests that have none and declare the same abilities. Two
 /// with the same key are the same.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub struct Asker {
     /// The caller's identity, as text.
     pub caller: Arc<str>,
@@ -35,12 +36,32 @@ pub struct Asker {
     pub session: Option<Arc<str>>,
     /// What a server may ask of the caller in turn.
     pub abilities: Abilities,
+    /// What a gateway says of the caller, which each request may say anew: it is no part of who asks.
+    pub said: Option<HeaderValue>,
 }
 
 impl Asker {
     /// This sidecar itself.
     pub fn nobody() -> Self {
-        Self { caller: "".into(), session: None, abilities: Abilities::default() }
+        Self { caller: "".into(), session: None, abilities: Abilities::default(), said: None }
+    }
+
+    fn key(&self) -> (&Arc<str>, &Option<Arc<str>>, &Abilities) {
+        (&self.caller, &self.session, &self.abilities)
+    }
+}
+
+impl PartialEq for Asker {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Asker {}
+
+impl std::hash::Hash for Asker {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
     }
 }
 

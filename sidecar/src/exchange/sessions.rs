@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -170,13 +171,14 @@ impl Sessions {
     pub(crate) fn open(
         &self,
         caller: &Arc<str>,
+        said: Option<HeaderValue>,
         revision: Revision,
         client: Client,
         is_carried: bool,
     ) -> Result<Arc<Session>, Refusal> {
         let random = || format!("{:032x}", rand::random::<u128>());
         let sealed = is_carried.then(|| self.sealed(caller, revision, &client)).flatten();
-        self.begin(sealed.unwrap_or_else(random).into(), caller, revision, client, LISTENING)
+        self.begin(sealed.unwrap_or_else(random).into(), (caller, said), revision, client, LISTENING)
     }
 
     /// An id that carries the session.
@@ -193,7 +195,7 @@ impl Sessions {
     }
 
     /// The session that an id carries, which nobody here knows.
-    fn anew(&self, caller: &Arc<str>, id: &str) -> Result<Arc<Session>, Refusal> {
+    fn anew(&self, caller: &Arc<str>, said: Option<&HeaderValue>, id: &str) -> Result<Arc<Session>, Refusal> {
         let text = self.ring.open(id, &[caller, &self.scope]).ok_or(Refusal::SessionUnknown)?;
         let carried: Carried<'_> = serde_json::from_slice(&text).map_err(|_| Refusal::SessionUnknown)?;
         let revision = Revision::parse(&carried.revision).filter(|_| carried.until > clock::seconds());
@@ -203,19 +205,19 @@ impl Sessions {
         tracing::debug!(scope = &*self.scope, "session taken over");
         // Nobody takes the rest of a stream of before for one of the streams from now on.
         let newest = u64::from(rand::random::<u32>()) << 20;
-        self.begin(id.into(), caller, revision, client, newest)
+        self.begin(id.into(), (caller, said.cloned()), revision, client, newest)
     }
 
     fn begin(
         &self,
         id: Arc<str>,
-        caller: &Arc<str>,
+        (caller, said): (&Arc<str>, Option<HeaderValue>),
         revision: Revision,
         client: Client,
         newest: u64,
     ) -> Result<Arc<Session>, Refusal> {
         let abilities = client.abilities;
-        let asker = Asker { caller: Arc::clone(caller), session: Some(Arc::clone(&id)), abilities };
+        let asker = Asker { caller: Arc::clone(caller), session: Some(Arc::clone(&id)), abilities, said };
         let kept = Arc::new(replay::Kept::new(self.bounds.kept, Arc::clone(&self.kept_bytes)));
         let session = Arc::new(Session {
             streams: Streams::new(kept, self.peer.asides(&asker), newest),
@@ -259,11 +261,16 @@ impl Sessions {
     }
 
     /// The caller's own session with this id.
-    pub(crate) fn find(&self, caller: &Arc<str>, id: &str) -> Result<Arc<Session>, Refusal> {
+    pub(crate) fn find(
+        &self,
+        caller: &Arc<str>,
+        said: Option<&HeaderValue>,
+        id: &str,
+    ) -> Result<Arc<Session>, Refusal> {
         let mut table = self.table();
         let Some(session) = table.by_id.get(id).map(Arc::clone) else {
             drop(table);
-            return self.anew(caller, id);
+            return self.anew(caller, said, id);
         };
         if session.asker.caller != *caller {
             return Err(Refusal::SessionUnknown);
@@ -272,7 +279,7 @@ impl Sessions {
             table.remove(id);
             drop(table);
             self.end_all([session]);
-            return self.anew(caller, id);
+            return self.anew(caller, said, id);
         }
         session.touch();
         Ok(session)
@@ -280,7 +287,7 @@ impl Sessions {
 
     /// Ends the caller's own session with this id.
     pub(crate) fn close(&self, caller: &Arc<str>, id: &str) -> Result<(), Refusal> {
-        let session = self.find(caller, id)?;
+        let session = self.find(caller, None, id)?;
         let now = clock::seconds();
         self.ended().add(id, now + self.bounds.age_max.as_secs(), now);
         // Two may close it at once; one of them finds it gone.

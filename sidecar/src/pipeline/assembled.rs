@@ -44,7 +44,7 @@ impl Outbound {
         }
         let assembly = parts.assemblies.find(name)?;
         self.about(&assembly.name, record);
-        assembly.permit(call, &mut record.event.decided)?;
+        assembly.permit(call, connection.caller.proved(), &mut record.event.decided)?;
         let found = call.request().map(|request| assembly.locate(request)).transpose()?.flatten();
         match found {
             // Which of the arguments of a call within a call are told in headers too, its caller does not know.
@@ -107,6 +107,7 @@ impl Outbound {
             onward.is_changed.then(|| classify::again(&onward.body, call.era, &parts.limits)).transpose()?;
         let incoming = Incoming {
             caller: &connection.caller.shared_name(),
+            said: connection.caller.said(),
             head: &received.head,
             body: &onward.body,
             patience: patience(&parts.live.load(), &found),

@@ -19,7 +19,7 @@ use crate::answer::Answer;
 use crate::assembly::Assemblies;
 use crate::classify::{self, Call, Kind};
 use crate::forward::{self, apart, ending, is_event_stream, when_left};
-use crate::headers::{self, SESSION};
+use crate::headers::{self, ON_BEHALF_OF, SESSION};
 use crate::identify::Identified;
 use crate::limits::Limits;
 use crate::metrics::{Counted, Dimensions, SeriesByServer, ServerSeries};
@@ -66,7 +66,19 @@ impl Outbound {
         Self(Arc::new(parts))
     }
 
-    async fn run(
+    pub(super) fn live(&self) -> &Live {
+        &self.0.live
+    }
+
+    pub(super) fn nowhere(&self) -> &Arc<ServerSeries> {
+        &self.0.nowhere
+    }
+
+    pub(super) fn log(&self) -> &AccessLog {
+        &self.0.log
+    }
+
+    pub(super) async fn run(
         &self,
         connection: &Identified,
         request: Box<Request<Incoming>>,
@@ -120,7 +132,7 @@ impl Outbound {
         let _permit = authorize::local();
         let onward = trace::onward(record.trace.as_ref(), received, call, &parts.limits, &parts.room);
         let began = record.mark();
-        let answer = self.send(server, received, call, way, onward).await;
+        let answer = self.send(server, (connection, received), call, way, onward).await;
         record.took(Part::Upstream, began);
         let answer = answer?;
         // Whose call it is, is known now.
@@ -159,7 +171,7 @@ impl Outbound {
     async fn send(
         &self,
         server: &ServerName,
-        received: &Received,
+        (connection, received): (&Identified, &Received),
         call: &Call<'_>,
         way: Way<'_>,
         onward: Onward,
@@ -167,6 +179,9 @@ impl Outbound {
         // The pool names whoever it connects to.
         let mut headers = headers::toward_server(&received.head.headers, None);
         onward.sign(&mut headers);
+        if let Some(said) = connection.caller.said() {
+            headers.insert(ON_BEHALF_OF, said.clone());
+        }
         let session = self.unstick(server, &mut headers, call.era)?;
         let messages = self.unstick_address(server, received, call)?;
         let (bound, path) = match (session, messages) {

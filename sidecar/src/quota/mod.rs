@@ -387,7 +387,7 @@ fn requests<'a>(
         let asked = Asked { method: &request.method, target: request.target(), arguments };
         Some(Facts {
             caller: caller.name(),
-            tenant: tenant(caller),
+            tenant: caller.tenant(),
             server: &server.label,
             call: asked,
             over: over(caller, &server.name, asked),
@@ -404,18 +404,10 @@ fn over<'a>(caller: &'a Caller, server: &'a ServerName, call: Asked<'a>) -> Opti
 
 /// Who calls, as digests.
 fn owner(caller: &Caller) -> Owner {
-    let make = || Owner::new(caller.name(), tenant(caller));
+    let make = || Owner::new(caller.name(), caller.tenant());
     match caller {
         Caller::Workload(proved) => proved.mark.owner(make),
-        Caller::Local | Caller::Anonymous => make(),
-    }
-}
-
-/// The namespace of a caller that proved one.
-fn tenant(caller: &Caller) -> Option<&str> {
-    match caller {
-        Caller::Workload(proved) => Some(proved.caller.workload().namespace.as_str()),
-        Caller::Local | Caller::Anonymous => None,
+        Caller::Local | Caller::Anonymous | Caller::Guest(_) => make(),
     }
 }
 

@@ -293,7 +293,7 @@ async fn tls(is_grpc: bool) -> Result<rustls::ClientConfig, Error> {
 }
 
 /// From the file that `SSL_CERT_FILE` names, or where systems have them.
-fn roots() -> Option<rustls::RootCertStore> {
+pub(crate) fn roots() -> Option<rustls::RootCertStore> {
     let named = std::env::var_os("SSL_CERT_FILE");
     let paths = named.iter().map(Path::new).chain(ROOTS.iter().filter(|_| named.is_none()).map(Path::new));
     let mut roots = rustls::RootCertStore::empty();

@@ -2,6 +2,7 @@
 
 mod agent;
 mod collector;
+mod issuer;
 mod pair;
 mod upstream;
 
@@ -19,6 +20,7 @@ mod counted;
 mod doors;
 mod drain;
 mod families;
+mod gateway;
 mod health;
 mod inbound;
 mod input;
@@ -26,6 +28,7 @@ mod leaving;
 mod limits;
 mod lists;
 mod outbound;
+mod public;
 mod quotas;
 mod routes;
 mod shared;

@@ -100,6 +100,34 @@ fn whoever_calls_itself_a_gateway_is_offered_no_more_than_its_identity_may_use()
 }
 
 #[test]
+fn a_gateway_that_the_mesh_names_is_offered_what_its_callers_could_be_allowed() {
+    let rules = "{ action: allow, from: [{ namespaces: [edge], claims: { groups: [dev] } }], to: [{ tools: [read] }] }, \
+                 { action: allow, from: [{ namespaces: [agents] }], to: [{ tools: [ask] }] }, \
+                 { action: allow, to: [{ tools: [write] }], when: 'claims.level > 3' }, \
+                 { action: allow, to: [{ tools: [delete] }] }, { action: deny, from: [{ namespaces: [edge] }], to: [{ tools: \
+                 [delete] }] }";
+    let mut world = world(&(server("research/files") + &policy(rules)));
+    say(&mut world, Some(offer("x")));
+    let gateway = Stances { inbound: false, outbound: false, gateway: true };
+    let edge = viewer("edge", "gate", gateway);
+    assert_eq!(offered(&world, &edge).as_deref(), Some(""));
+    let trust = |gateways: &str| {
+        object("Trust", "weft-system/mesh", &format!("{{ trustDomain: mesh.test, gateways: [{gateways}] }}"))
+    };
+    let touched = put(&mut world, &trust("'spiffe://mesh.test/ns/edge/sa/*'"));
+    assert!(touched.iter().any(|it| it.ty == ResourceType::Offer && it.audience == Audience::Calling));
+    assert_eq!(offered(&world, &edge).as_deref(), Some("read write"));
+    assert_eq!(
+        offered(&world, &viewer("edge", "gate", OUTBOUND)).as_deref(),
+        Some(""),
+        "it does not act as one"
+    );
+    assert_eq!(offered(&world, &viewer("agents", "gate", gateway)).as_deref(), Some("delete"));
+    put(&mut world, &trust(""));
+    assert_eq!(offered(&world, &edge).as_deref(), Some(""));
+}
+
+#[test]
 fn a_definition_that_is_pinned_is_offered_once_it_is_approved() {
     let approved = tools::digest(&definition("read", "x")).unwrap();
     let pin = |approved: &str| {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::mcp::{Target, method};
 use crate::name::{Namespace, ObjectName, ServerName};
 use crate::policy::Caller;
+use crate::policy::caller::Likeness;
 use crate::policy::expr::{Condition, Facts, Meter};
 use crate::resource::kinds::{AccessRule, Action, DefaultAction};
 
@@ -23,6 +24,8 @@ pub struct View {
     speaks: Box<[u64]>,
     /// The first enforced rule that allows the caller anything.
     first_allow: Option<RuleNumber>,
+    /// Whether it is nobody's in particular: see [`View::of_any_guest`].
+    is_of_any: bool,
 }
 
 /// What became of a rule's condition.
@@ -54,17 +57,50 @@ impl View {
         caller: Caller,
         server: ServerName,
     ) -> Self {
+        let speaks_of = {
+            let caller = caller.clone();
+            move |rule: &AccessRule| caller.is_one_of(rule.from.as_ref())
+        };
+        Self::made(policies, default_action, (caller, server), speaks_of)
+    }
+
+    /// What any of those could be allowed for whom a gateway calls, whatever tenant and claims they have: for what is
+    /// shown to all of them. It errs on the side of "yes" and decides nothing.
+    pub fn of_any_guest(
+        policies: &Policies,
+        default_action: DefaultAction,
+        gateway: Caller,
+        server: ServerName,
+    ) -> Self {
+        let speaks_of = {
+            let gateway = gateway.clone();
+            move |rule: &AccessRule| match (rule.action, gateway.is_like_any(rule.from.as_ref())) {
+                (Action::Allow, likeness) => likeness != Likeness::No,
+                (Action::Deny | Action::Audit, likeness) => likeness == Likeness::Yes,
+            }
+        };
+        let view = Self::made(policies, default_action, (gateway, server), speaks_of);
+        Self { is_of_any: true, ..view }
+    }
+
+    fn made(
+        policies: &Policies,
+        default_action: DefaultAction,
+        (caller, server): (Caller, ServerName),
+        speaks_of: impl Fn(&AccessRule) -> bool,
+    ) -> Self {
         let table = Arc::clone(policies.table());
         let mut speaks = vec![0_u64; table.rules.len().div_ceil(64)].into_boxed_slice();
         for (number, word) in (0..).zip(&mut speaks) {
             for bit in 0..64 {
                 let rule = table.rule(number * 64 + bit);
-                if rule.is_some_and(|rule| caller.is_one_of(rule.from.as_ref())) {
+                if rule.is_some_and(&speaks_of) {
                     *word |= 1 << bit;
                 }
             }
         }
-        let mut view = Self { table, caller, server, default_action, speaks, first_allow: None };
+        let (first_allow, is_of_any) = (None, false);
+        let mut view = Self { table, caller, server, default_action, speaks, first_allow, is_of_any };
         view.first_allow = view.first_allow_of(&view.table.enforced);
         view
     }
@@ -143,7 +179,7 @@ impl View {
     fn allowed_where_arguments(&self, outcome: Outcome, call: Call<'_>) -> bool {
         let meter = Meter::default();
         let mut judge = |rule: &AccessRule| match &rule.when {
-            Some(when) if when.reads_arguments() => outcome,
+            Some(when) if self.is_of_any || when.reads_arguments() => outcome,
             Some(_) | None => self.condition(rule, call, &meter),
         };
         let tally = self.tally(&self.table.enforced, self.first_allow, call, &mut judge);

@@ -67,6 +67,12 @@ pub struct JwtIssuer {
     pub keys: Jwks,
     pub audiences: List<Text<512>, 16, 1>,
     pub tenant_claim: Option<Text<128>>,
+    pub claims: Option<List<Text<128>, 32>>,
+}
+
+impl JwtIssuer {
+    /// The claims that policies see where nothing is said.
+    pub const CLAIMS_USUAL: [&str; 5] = ["sub", "client_id", "scope", "groups", "roles"];
 }
 
 /// Where an issuer's keys come from.
@@ -89,11 +95,16 @@ pub(crate) struct RawJwt {
     /// Its keys as a JWK set in JSON, instead of a URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) jwks: Option<Text<65536>>,
-    /// Values of the `aud` claim of which one must be present.
+    /// Values of the `aud` claim of which one must be present. The resource that is called counts among these where
+    /// `oauth` names it.
     pub(crate) audiences: List<Text<512>, 16, 1>,
     /// The claim that names the caller's tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) tenant_claim: Option<Text<128>>,
+    /// The claims that policies see; `sub`, `client_id`, `scope`, `groups` and `roles` if not given. Of `scope` each
+    /// word is a value of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) claims: Option<List<Text<128>, 32>>,
 }
 
 impl TryFrom<RawJwt> for JwtIssuer {
@@ -105,17 +116,19 @@ impl TryFrom<RawJwt> for JwtIssuer {
             (None, Some(set)) => Jwks::Inline(set),
             _ => return Err("exactly one of jwksUrl and jwks must be given"),
         };
-        Ok(Self { issuer: raw.issuer, keys, audiences: raw.audiences, tenant_claim: raw.tenant_claim })
+        let RawJwt { issuer, audiences, tenant_claim, claims, .. } = raw;
+        Ok(Self { issuer, keys, audiences, tenant_claim, claims })
     }
 }
 
 impl From<JwtIssuer> for RawJwt {
     fn from(it: JwtIssuer) -> Self {
-        let (jwks_url, jwks) = match it.keys {
+        let (jwks_url, jwks) = match it.keys.clone() {
             Jwks::Url(url) => (Some(url), None),
             Jwks::Inline(set) => (None, Some(set)),
         };
-        Self { issuer: it.issuer, jwks_url, jwks, audiences: it.audiences, tenant_claim: it.tenant_claim }
+        let JwtIssuer { issuer, keys: _, audiences, tenant_claim, claims } = it;
+        Self { issuer, jwks_url, jwks, audiences, tenant_claim, claims }
     }
 }
 
@@ -123,11 +136,16 @@ impl From<JwtIssuer> for RawJwt {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProtectedResource {
-    /// The resource identifier that tokens must be issued for.
+    /// The resource identifier that tokens must be issued for. Where it is the public address of the gateway, without a
+    /// path, each endpoint there is a resource of its own: its address.
     pub resource: WebUrl,
     pub authorization_servers: List<WebUrl, 8, 1>,
+    /// Scopes that clients are told of. A token need not have them.
     #[serde(default, skip_serializing_if = "is_default")]
     pub scopes: List<Text<128>, 64>,
+    /// Scopes that every token needs. Whoever lacks one is told which.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub required_scopes: List<Text<128>, 64>,
 }
 
 /// An API key, by its digest: the key itself is never configuration.
@@ -139,4 +157,8 @@ pub struct ApiKey {
     pub digest: Digest,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<Text<128>>,
+    /// Who calls with it; its own name if not given. Keys of one caller can be exchanged without the caller becoming
+    /// another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<ObjectName>,
 }

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::is_default;
-use crate::name::TrustDomain;
+use crate::name::{IdentityPattern, TrustDomain};
 use crate::resource::bounded::{List, Text};
 use crate::resource::units::Span;
 
@@ -24,6 +24,10 @@ pub struct Trust {
     /// Other trust domains whose identities are believed.
     #[serde(default, skip_serializing_if = "is_default")]
     pub federated: List<FederatedDomain, 64>,
+    /// Workloads that are gateways, as SPIFFE IDs; a `*` stays within its segment. What these say of whom they call for
+    /// is believed, and where any are named, only they are sent an `Authentication`. Nobody is believed if not given.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub gateways: List<IdentityPattern, 64>,
 }
 
 impl Trust {

@@ -10,17 +10,20 @@ use crate::wire::Object;
 
 pub(super) fn encode(meta: Option<pb::Meta>, it: &Authentication) -> pb::Authentication {
     let Authentication { gateways, jwt, oauth, api_keys, federated_domains } = it;
-    let oauth = oauth.as_ref().map(|ProtectedResource { resource, authorization_servers, scopes }| {
+    let oauth = oauth.as_ref().map(|oauth| {
+        let ProtectedResource { resource, authorization_servers, scopes, required_scopes } = oauth;
         pb::ProtectedResource {
             resource: resource.to_string(),
             authorization_servers: strings(authorization_servers),
             scopes: strings(scopes),
+            required_scopes: strings(required_scopes),
         }
     });
-    let api_keys = api_keys.iter().map(|ApiKey { name, digest, tenant }| pb::ApiKey {
+    let api_keys = api_keys.iter().map(|ApiKey { name, digest, tenant, caller }| pb::ApiKey {
         name: name.to_string(),
         sha256: digest.hex().to_owned(),
         tenant: string(tenant),
+        caller: string(caller),
     });
     pb::Authentication {
         meta,
@@ -46,7 +49,7 @@ pub(super) fn decode(message: pb::Authentication) -> Read<Object<Authentication>
 }
 
 fn encode_jwt(jwt: &JwtIssuer) -> pb::JwtIssuer {
-    let JwtIssuer { issuer, keys, audiences, tenant_claim } = jwt;
+    let JwtIssuer { issuer, keys, audiences, tenant_claim, claims } = jwt;
     let (jwks_url, jwks) = match keys {
         Jwks::Url(url) => (url.to_string(), String::new()),
         Jwks::Inline(set) => (String::new(), set.to_string()),
@@ -57,35 +60,39 @@ fn encode_jwt(jwt: &JwtIssuer) -> pb::JwtIssuer {
         jwks,
         audiences: strings(audiences),
         tenant_claim: string(tenant_claim),
+        claims: claims.as_ref().map(|claims| pb::Claims { names: strings(claims) }),
     }
 }
 
 fn decode_jwt(message: pb::JwtIssuer) -> Read<JwtIssuer> {
-    let pb::JwtIssuer { issuer, jwks_url, jwks, audiences, tenant_claim } = message;
+    let pb::JwtIssuer { issuer, jwks_url, jwks, audiences, tenant_claim, claims } = message;
     let raw = RawJwt {
         issuer: at("issuer", text(&issuer))?,
         jwks_url: at("jwks_url", optional_text(&jwks_url))?,
         jwks: at("jwks", optional_text(&jwks))?,
         audiences: at("audiences", texts(audiences))?,
         tenant_claim: at("tenant_claim", optional_text(&tenant_claim))?,
+        claims: at("claims", claims.map(|claims| texts(claims.names)).transpose())?,
     };
     rule(JwtIssuer::try_from(raw))
 }
 
 fn decode_oauth(message: pb::ProtectedResource) -> Read<ProtectedResource> {
-    let pb::ProtectedResource { resource, authorization_servers, scopes } = message;
+    let pb::ProtectedResource { resource, authorization_servers, scopes, required_scopes } = message;
     Ok(ProtectedResource {
         resource: at("resource", text(&resource))?,
         authorization_servers: at("authorization_servers", texts(authorization_servers))?,
         scopes: at("scopes", texts(scopes))?,
+        required_scopes: at("required_scopes", texts(required_scopes))?,
     })
 }
 
 fn decode_api_key(message: pb::ApiKey) -> Read<ApiKey> {
-    let pb::ApiKey { name, sha256, tenant } = message;
+    let pb::ApiKey { name, sha256, tenant, caller } = message;
     Ok(ApiKey {
         name: at("name", text(&name))?,
         digest: at("sha256", rule(Digest::parse(&format!("sha256:{sha256}"))))?,
         tenant: at("tenant", optional_text(&tenant))?,
+        caller: at("caller", optional_text(&caller))?,
     })
 }

@@ -2,8 +2,8 @@
 
 use super::choice;
 use super::pb;
-use super::read::{Read, Wrong, at, list, required, rule, span, text};
-use super::write::duration;
+use super::read::{Read, Wrong, at, list, required, rule, span, text, texts};
+use super::write::{duration, strings};
 use crate::name::{Namespace, TrustDomain};
 use crate::resource::kinds::raw::checked_svid_lifetime;
 use crate::resource::kinds::{DefaultAction, Trust};
@@ -17,17 +17,19 @@ pub(super) fn encode_mesh(trust_domain: &TrustDomain, trust: Option<&Trust>, roo
         default_action: choice::default_action::encode(default_action),
         svid_lifetime: Some(duration(lifetime)),
         root_namespace: root.to_string(),
+        gateways: trust.map(|trust| strings(&trust.gateways)).unwrap_or_default(),
     }
 }
 
 pub(super) fn decode_mesh(message: pb::Mesh) -> Read<Mesh> {
-    let pb::Mesh { trust_domain, default_action, svid_lifetime, root_namespace } = message;
+    let pb::Mesh { trust_domain, default_action, svid_lifetime, root_namespace, gateways } = message;
     let lifetime = required(svid_lifetime).and_then(span).and_then(|span| rule(checked_svid_lifetime(span)));
     Ok(Mesh {
         trust_domain: at("trust_domain", text(&trust_domain))?,
         default_action: at("default_action", choice::default_action::decode(default_action))?,
         svid_lifetime: at("svid_lifetime", lifetime)?,
         root_namespace: at("root_namespace", text(&root_namespace))?,
+        gateways: at("gateways", texts(gateways))?,
     })
 }
 

@@ -3,6 +3,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::name::IdentityPattern;
+use crate::resource::bounded::List;
 use crate::resource::kinds::DefaultAction;
 use crate::testing;
 use crate::wire::{Mesh, Object, TrustBundle};
@@ -287,9 +289,18 @@ fn mesh_and_trust_decode_to_what_was_encoded() {
         trust_domain: domain.clone(),
         default_action: DefaultAction::Allow,
         svid_lifetime: Trust::SVID_LIFETIME_DEFAULT,
-        root_namespace: root,
+        root_namespace: root.clone(),
+        gateways: List::default(),
     };
     assert_eq!(*mesh, expected);
+    let gateway = IdentityPattern::parse("spiffe://corp.example/ns/edge/sa/*").unwrap();
+    let trust: Trust =
+        serde_json::from_value(serde_json::json!({ "trustDomain": domain, "gateways": [gateway] })).unwrap();
+    let bytes = encode_mesh(&domain, Some(&trust), &root);
+    let Part::Mesh(mesh) = decode(ResourceType::Mesh, &bytes).unwrap() else { unreachable!() };
+    assert_eq!(mesh.gateways, trust.gateways);
+    let id = |account: &str| format!("spiffe://corp.example/ns/edge/sa/{account}").parse().unwrap();
+    assert!(mesh.is_gateway(&id("gateway")) && !expected.is_gateway(&id("gateway")));
     let (revoked, renew) = (["2".to_owned(), "10".to_owned()], ["0a".repeat(32)]);
     let bytes = encode_trust_bundle(&domain, &[b"one", b"two"], 3, &revoked, &renew);
     let Part::TrustBundle(bundle) = decode(ResourceType::TrustBundle, &bytes).unwrap() else {

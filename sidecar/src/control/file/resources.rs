@@ -161,6 +161,7 @@ fn mesh(trust: Option<&Trust>, own: &TrustDomain) -> Mesh {
         default_action: trust.map(|trust| trust.default_action).unwrap_or_default(),
         svid_lifetime: lifetime.unwrap_or(Trust::SVID_LIFETIME_DEFAULT),
         root_namespace: Namespace::parse(ROOT_NAMESPACE).expect("the root namespace is a namespace"),
+        gateways: trust.map(|trust| trust.gateways.clone()).unwrap_or_default(),
     }
 }
 

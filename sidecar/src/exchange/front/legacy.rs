@@ -78,7 +78,8 @@ impl Front {
         // What a server of the modern era needs to know of a session is in each request.
         let is_carried = self.server().await?.introduction.era == Era::Modern;
         let client = Client::of(&request.params);
-        let session = self.sessions.open(incoming.caller, revision, client, is_carried)?;
+        let session =
+            self.sessions.open(incoming.caller, incoming.said.cloned(), revision, client, is_carried)?;
         let mut response = answer::json(answer::result(request.id.raw(), &result)?);
         let id = HeaderValue::from_str(session.id()).expect("session ids are visible ASCII");
         response.headers_mut().insert(SESSION_ID, id);
@@ -92,7 +93,7 @@ impl Front {
         if id.len() > SESSION_ID_BYTES_MAX {
             return Err(Refusal::SessionUnknown);
         }
-        let session = self.sessions.find(incoming.caller, id)?;
+        let session = self.sessions.find(incoming.caller, incoming.said, id)?;
         match answer::header(headers, PROTOCOL_VERSION).map(|version| (version, Revision::parse(version))) {
             None => Ok(session),
             Some((_, Some(revision))) if revision.era() == Era::Legacy => Ok(session),
@@ -119,13 +120,15 @@ impl Front {
         for (message, bytes) in messages {
             match message {
                 Message::Request(request) => {
-                    let question = match self.question(&session, request, bytes.clone()).await {
+                    let mut question = match self.question(&session, request, bytes.clone()).await {
                         // The status of the second would say that the session is gone.
                         Err(refusal) if is_batch || matches!(refusal, Refusal::MethodNotFound(_)) => {
                             Question::refused(&session.asker, request, &refusal)
                         }
                         question => question?,
                     };
+                    // The token of this request, which need not be the one that the session was opened with.
+                    question.asker.said = incoming.said.cloned();
                     conversations.push(self.conversation(
                         question,
                         incoming.patience,

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
 use http::request::Parts;
+use http::{HeaderValue, Response};
 use tokio::time::interval;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use weft_proto::mcp;
@@ -56,6 +56,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub struct Incoming<'a> {
     /// Whoever has the same name is the same caller.
     pub caller: &'a Arc<str>,
+    /// What a gateway says of the caller.
+    pub said: Option<&'a HeaderValue>,
     pub head: &'a Parts,
     /// Where the message was read from.
     pub body: &'a Bytes,

@@ -33,7 +33,12 @@ impl Front {
             }
             _ => Abilities::default(),
         };
-        let asker = Asker { caller: Arc::clone(incoming.caller), session: None, abilities };
+        let asker = Asker {
+            caller: Arc::clone(incoming.caller),
+            session: None,
+            abilities,
+            said: incoming.said.cloned(),
+        };
         match kind {
             Kind::Message(Message::Request(request)) => match &*request.method {
                 method::SERVER_DISCOVER => self.discover(&asker, request, &incoming).await,

@@ -19,6 +19,7 @@ use weft_proto::resource::kinds::Era;
 
 use crate::bridge::{HeaderParams, modern_headers, without_tools};
 use crate::exchange::{Aside, Ask, Asker, BoxFuture, Introduction, Peer, Reply, Said};
+use crate::headers::ON_BEHALF_OF;
 use crate::refusal::Refusal;
 
 use super::answer::{self, Events, Form};
@@ -218,16 +219,19 @@ impl Server {
 
     /// Posts a request of our own.
     async fn post(&self, message: Bytes) -> Result<Response<AnswerBody>, Refusal> {
-        self.post_for(message, None).await
+        self.post_for(message, (None, None)).await
     }
 
-    /// Posts a request in a caller's name.
+    /// Posts a request in a caller's name, with what a gateway says of it.
     async fn post_for(
         &self,
         message: Bytes,
-        caller: Option<&HeaderValue>,
+        (caller, said): (Option<&HeaderValue>, Option<&HeaderValue>),
     ) -> Result<Response<AnswerBody>, Refusal> {
-        let headers = signed(self.headers(&message)?, caller);
+        let mut headers = signed(self.headers(&message)?, caller);
+        if let Some(said) = said {
+            headers.insert(ON_BEHALF_OF, said.clone());
+        }
         self.http.send(self.target.request(Method::POST, headers, message)?).await
     }
 
@@ -245,10 +249,11 @@ impl Server {
 
     async fn converse(&self, ask: Ask, sender: &mpsc::Sender<Result<Said, Refusal>>) -> Result<(), Refusal> {
         let caller = HeaderValue::from_str(&ask.asker.caller).ok();
+        let by = (caller.as_ref(), ask.asker.said.as_ref());
         let message = ask.message;
         let request = request_in(&message, &self.settings)?;
         let call = Call { server: self, request: &request, sender };
-        let response = self.post_for(message.clone(), caller.as_ref()).await?;
+        let response = self.post_for(message.clone(), by).await?;
         if response.status() != StatusCode::BAD_REQUEST || request.method != method::TOOLS_CALL {
             return call.take(response).await;
         }
@@ -256,7 +261,7 @@ impl Server {
         let body = answer::whole(body, self.settings.answer_bytes_max).await?;
         match self.is_stale(&body).await {
             // The server has refused it for its headers, so it has not looked at the rest.
-            true => call.take(self.post_for(message.clone(), caller.as_ref()).await?).await,
+            true => call.take(self.post_for(message.clone(), by).await?).await,
             false => call.take_json(status, body).await,
         }
     }

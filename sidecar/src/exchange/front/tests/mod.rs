@@ -166,6 +166,7 @@ impl Stage {
             };
             let incoming = Incoming {
                 caller: &caller,
+                said: None,
                 head: &head,
                 body: &body,
                 patience: PATIENCE,

@@ -82,7 +82,7 @@ async fn without_a_reader_only_the_latest_is_kept() {
         called.note(&note(n)).await;
     }
     called.respond(&result("1")).await;
-    while stage.front.sessions.find(&"caller".into(), &id).unwrap().calls.count() > 0 {
+    while stage.front.sessions.find(&"caller".into(), None, &id).unwrap().calls.count() > 0 {
         tokio::task::yield_now().await;
     }
     let mut resumed = stream(answered(stage.get(&id, Some("1-1"))).await);
