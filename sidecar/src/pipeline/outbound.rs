@@ -180,6 +180,7 @@ impl Outbound {
             Target::Task(id) => Some(id.to_owned()),
             Target::Tool(_) | Target::Prompt(_) | Target::Resource(_) => None,
         });
+        let tool = way.asked.tool.filter(|_| way.asked.method == method::TOOLS_CALL).map(str::to_owned);
         let course = match bound {
             Some(instance) => Course::from(way.home(self.0.to.home(server, instance)?)?),
             None => way.course(&self.0.to),
@@ -193,7 +194,12 @@ impl Outbound {
                 (None, None, Some(whence)) => Affinity::Waits(whence),
                 (None, None, None) => Affinity::Any,
             };
-            to.forward(&server, &course, to::Call { path, ..to::Call::new(request, affinity) }).await
+            to.forward(
+                &server,
+                &course,
+                to::Call { path, tool: tool.as_deref(), ..to::Call::new(request, affinity) },
+            )
+            .await
         };
         match when_left(call) {
             WhenLeft::Cut => sending.await,

@@ -278,3 +278,42 @@ async fn a_call_that_waits_goes_on_at_the_server_where_it_waits() {
     assert_eq!(servers.len(), 2, "{servers:?}");
     two.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tool_that_only_reads_is_asked_of_another_instance_too_and_the_slower_call_is_cancelled() {
+    let (silent, mut asked) = Upstream::asking().await;
+    let two = Two::start(silent, Upstream::echo().await).await;
+    let listen = json!({ "inbound": "127.0.0.1:0", "outbound": null });
+    let mut second = pair::joining(&two.mesh, "research", "files", listen, json!({})).await;
+    second["node"]["id"] = json!("research/files-2");
+    let quick = Upstream::echo().await;
+    second["node"]["upstreams"] = json!({ "research/files": quick.address.to_string() });
+    let second = pair::start(second).await;
+    two.mesh
+        .apply(
+            "apiVersion: weft.dev/v1alpha1\nkind: ToolPolicy\nmetadata: { namespace: research, name: p }\n\
+             spec: { tools: ['read'], retry: read-only, hedgeAfter: 50ms }\n",
+        )
+        .await;
+    let files = "research/files".parse().unwrap();
+    eventually("the agent's sidecar knows both instances and the policy", || {
+        let current = two.agent.sidecar.live.load();
+        current.snapshot.server(&files).is_some_and(|it| it.endpoints.len() == 2 && !it.tools.is_empty())
+    })
+    .await;
+    let mut held = None;
+    for _ in 0..60 {
+        let answer = two.agent.answer(call("read")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        if let Ok(first) = asked.try_recv() {
+            held = Some(first);
+            break;
+        }
+    }
+    let mut held = held.expect("one of the calls went to the silent instance first");
+    tokio::time::timeout(Duration::from_secs(20), held.answer.closed())
+        .await
+        .expect("its call is taken back");
+    second.stop().await;
+    two.stop().await;
+}
