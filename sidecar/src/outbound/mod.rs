@@ -8,6 +8,7 @@
 mod affinity;
 mod attempt;
 pub mod balance;
+mod begun;
 mod breaker;
 mod budget;
 mod copies;
@@ -35,6 +36,8 @@ use crate::upstream::{Outgoing, Stats, UpstreamBody};
 
 pub use affinity::Affinity;
 use attempt::{Time, Trying};
+use begun::Begun;
+pub use begun::Learning;
 use copies::Copies;
 use servers::{Reach, Servers};
 
@@ -144,6 +147,8 @@ pub struct Answer {
     pub instance: Tag,
     /// Where it is.
     pub address: HostPort,
+    /// Whether it could have been another.
+    pub was_chosen: bool,
 }
 
 /// Instances of servers and connections to them, as the configuration has it.
@@ -152,6 +157,7 @@ pub struct Outbound {
     config: Config,
     servers: ArcSwap<Servers>,
     copies: Copies,
+    begun: Begun,
     updating: Mutex<()>,
 }
 
@@ -171,7 +177,8 @@ impl Unserved {
 impl Outbound {
     pub fn new(config: Config, snapshot: &Snapshot) -> Self {
         let copies = Copies::new(config.copies_max);
-        let outbound = Self { config, servers: ArcSwap::default(), copies, updating: Mutex::new(()) };
+        let (servers, begun) = (ArcSwap::default(), Begun::default());
+        let outbound = Self { config, servers, copies, begun, updating: Mutex::new(()) };
         outbound.update(snapshot);
         outbound
     }
@@ -231,7 +238,8 @@ impl Outbound {
                     let is_addressed = server == addressed;
                     let tag = if is_addressed { instance.tag } else { instance.routed_tag };
                     let (server, address) = (server.clone(), instance.address.clone());
-                    return Ok(Answer { response, server, instance: tag, address });
+                    let was_chosen = course.stops.len() > 1 || reach.instances.len() > 1;
+                    return Ok(Answer { response, server, instance: tag, address, was_chosen });
                 }
                 Err(Unserved { refusal, request: Some(unsent) }) if !time.is_over() => {
                     (request, last) = (unsent, refusal);

@@ -220,6 +220,13 @@ impl Reach {
                 let at = self.by_tag.get(&tag).or_else(|| self.by_routed_tag.get(&tag));
                 return at.copied().map(Some).ok_or(Refusal::SessionUnknown);
             }
+            Affinity::Rather(tag, key) => {
+                let at = self.by_tag.get(&tag).or_else(|| self.by_routed_tag.get(&tag)).copied();
+                if let Some(at) = at.filter(|at| !tried.contains(at) && self.is_fit(*at)) {
+                    return Ok(Some(at));
+                }
+                key.map(stable_hash)
+            }
             Affinity::Key(key) => Some(stable_hash(key)),
             Affinity::Waits(whence) => {
                 let at = self.by_whence.get(&whence).copied();
