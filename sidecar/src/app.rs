@@ -271,7 +271,7 @@ impl Core {
             key: sessions.clone(),
             locality: bootstrap.node.locality.as_ref().map(ToString::to_string),
             copies_max: limits.copies_max,
-            copies: metrics.copies.clone(),
+            counts: outbound::Counts { copies: metrics.copies.clone(), hedges: metrics.hedges.clone() },
         };
         let to = Arc::new(Outbound::new(config, &live.load().snapshot));
         let assemblies = |audience, drain: &CancellationToken| {

@@ -163,6 +163,7 @@ metrics! {
     tool_readings: Family<ServerOutcomeLabels, Counter> = Family::default(), "Readings of the tools that a server advertises: ok, or failed";
     kept_answers: Family<ServerOutcomeLabels, Counter> = Family::default(), "Calls of tools whose answers are kept: hit, or miss";
     copies: Family<ServerOutcomeLabels, Counter> = Family::default(), "Copies of calls by the server that was to have them, by what became of them: answered, failed, or no_room";
+    hedges: Family<ServerOutcomeLabels, Counter> = Family::default(), "Calls that a second instance was to be asked for as well, by what became of that: won (it answered first), lost, or no_budget (it was not asked)";
     certificate_expiry_timestamp_seconds: Gauge = Gauge::default(), "When this sidecar's certificate expires";
     snapshot_age_seconds: Gauge = Gauge::default(), "Since when nothing was heard of the configuration in force";
     snapshot_info: Family<VersionLabel, Gauge> = Family::default(), "1, with the version of the configuration in force";

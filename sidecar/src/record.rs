@@ -10,6 +10,7 @@ use crate::heard::{self, Heard};
 use crate::logged::Logged;
 use crate::metrics::calls::{Also, Call};
 use crate::metrics::{Dimensions, ServerSeries, Verdict};
+use crate::outbound::Learning;
 use crate::refusal::Refusal;
 use crate::trace::{Part, Trace};
 
@@ -64,6 +65,8 @@ pub struct Open {
     pub logged: Logged,
     /// The answer so far, if it is a list of what the server advertises.
     list: Option<Vec<u8>>,
+    /// Who reads the answer for what begins with it.
+    pub begins: Option<Box<Learning>>,
     /// Of a call that is traced.
     pub trace: Option<Trace>,
     /// Where policy wants the call in the audit trail.
@@ -82,6 +85,7 @@ impl Open {
             dimensions: Dimensions::default(),
             logged: Logged::default(),
             list: None,
+            begins: None,
             trace: None,
             audit: None,
         })
@@ -115,6 +119,9 @@ impl Open {
         self.event.response_bytes += data.len() as u64;
         if !self.event.listens {
             self.heard.hear(data);
+        }
+        if let Some(begins) = &self.begins {
+            begins.hear(data);
         }
         self.list.take_if(|list| list.len() + data.len() > LIST_BYTES_MAX);
         if let Some(list) = &mut self.list {

@@ -118,6 +118,10 @@ pub enum Refusal {
     UpstreamUnreachable(String),
     /// No healthy instance.
     NoInstance,
+    /// The tool failed so often in a row that calls of it are not sent for a while.
+    ToolFailing {
+        after: Duration,
+    },
     TimedOut {
         after: Duration,
     },
@@ -221,6 +225,7 @@ impl Refusal {
             Self::InputRefused(_) => told(409, 4091, "input_refused", false),
             Self::InputOverdue { .. } => told(408, 4081, "input_overdue", false),
             Self::NoInstance => told(503, 5030, "no_instance", true),
+            Self::ToolFailing { .. } => told(502, 5025, "tool_failing", true),
             Self::TimedOut { .. } => told(504, 5040, "timed_out", false),
             // The word that is written down where an answer passes through.
             Self::FellSilent { .. } => told(504, 5041, "idle", false),
@@ -278,6 +283,7 @@ impl Refusal {
             Self::UpstreamBroke(text()),
             Self::UpstreamUnreachable(text()),
             Self::NoInstance,
+            Self::ToolFailing { after },
             Self::TimedOut { after },
             Self::FellSilent { after },
             Self::ChildExited(text()),
@@ -354,6 +360,9 @@ impl Refusal {
             Self::UpstreamBroke(_) => "the server's answer broke off or cannot be read".to_owned(),
             Self::UpstreamUnreachable(_) => "the server cannot be reached".to_owned(),
             Self::NoInstance => "no instance of the server is available".to_owned(),
+            Self::ToolFailing { .. } => {
+                "the tool failed again and again; it is left alone for a while".to_owned()
+            }
             Self::TimedOut { after } => format!("the server did not answer within {} s", after.as_secs_f64()),
             Self::FellSilent { after } => format!("the server said nothing for {} s", after.as_secs_f64()),
             Self::ChildExited(_) => "the server ended while the call was under way".to_owned(),
@@ -383,7 +392,7 @@ impl Refusal {
     /// When it is worth trying again, where that is known.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::InFlight { after } => Some(*after),
+            Self::InFlight { after } | Self::ToolFailing { after } => Some(*after),
             Self::Limited(hit) | Self::BudgetSpent(hit) | Self::NotLent(hit) => hit.after,
             _ if self.told().again => Some(Duration::from_secs(1)),
             _ => None,

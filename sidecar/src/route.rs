@@ -137,6 +137,7 @@ pub fn manner(snapshot: &Snapshot, entry: &ServerEntry, name: &str, tool: Option
     treated(snapshot, entry, tool, |it| Manner {
         repeatable: it.retry != RetryClass::Never,
         timeout: it.timeout.map(|timeout| timeout + PEER_FIRST),
+        hedge_after: it.hedge_after,
     })
 }
 

@@ -54,7 +54,7 @@ impl<'a> Raw<'a> {
     }
 
     /// The text of a string; none for other values.
-    pub(crate) fn text(self) -> Option<Cow<'a, str>> {
+    pub fn text(self) -> Option<Cow<'a, str>> {
         let inner = self.0.strip_prefix('"')?.strip_suffix('"')?;
         match inner.as_bytes().contains(&b'\\') {
             false => Some(Cow::Borrowed(inner)),
@@ -70,6 +70,16 @@ impl<'a> Raw<'a> {
     /// Whether a result says that its tool failed.
     pub fn is_tool_error(self) -> bool {
         self.member("isError").is_some_and(|it| it.get() == "true")
+    }
+
+    /// What names that which a result only begins: the id of a task, or the state that the next request brings along.
+    pub fn goes_on_by(self) -> Option<Cow<'a, str>> {
+        let text = |key| self.member(key).and_then(Self::text);
+        match &*text("resultType")? {
+            "task" => text("taskId"),
+            "input_required" => text("requestState"),
+            _ => None,
+        }
     }
 
     pub(crate) fn is_object(self) -> bool {

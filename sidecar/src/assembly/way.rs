@@ -73,7 +73,7 @@ impl Http for ToMember {
             let waits = waits(&body);
             let name = said(header::METHOD).unwrap_or_default();
             let tool = said(header::NAME).filter(|_| name == method::TOOLS_CALL);
-            let tool = tool.and_then(|name| header::decode(name).ok());
+            let tool = tool.and_then(|name| Some(header::decode(name).ok()?.into_owned()));
             let is_single = name != method::SUBSCRIPTIONS_LISTEN && !name.starts_with("notifications/");
             let headers = request.headers();
             let asked =
@@ -81,7 +81,8 @@ impl Http for ToMember {
             let course = route::course(&current.snapshot, entry, &asked, &self.to, rand::random);
             let affinity = waits.map_or(Affinity::Any, Affinity::Waits);
             let addressed = entry.server.meta.full_name();
-            let answer = self.to.forward(&addressed, &course, Call::new(request, affinity)).await?;
+            let call = Call { tool: tool.as_deref(), ..Call::new(request, affinity) };
+            let answer = self.to.forward(&addressed, &course, call).await?;
             let broke = |error: hyper::Error| Refusal::UpstreamBroke(error.to_string());
             Ok(answer.response.map(|body| body.map_err(broke).boxed_unsync()))
         })

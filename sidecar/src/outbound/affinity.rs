@@ -1,7 +1,7 @@
 //! Requests that belong to an instance: those of a session to the one that opened it, those of a task or a name to the
 //! same one as long as that is there.
 //!
-//! Nothing is remembered. A session's id says where it was opened, and so does the address for messages that a server
+//! Of sessions nothing is remembered. A session's id says where it was opened, and so does the address for messages that a server
 //! of the revision 2024-11-05 names.
 
 use weft_proto::name::ServerName;
@@ -18,6 +18,8 @@ pub enum Affinity<'a> {
     Key(&'a str),
     /// To this one and no other.
     Instance(Tag),
+    /// To this one as long as it is there and well; else as by the text, if there is one.
+    Rather(Tag, Option<&'a str>),
     /// To the one where the call waits that this goes on with, as long as it is there.
     Waits(Whence),
 }

@@ -325,6 +325,11 @@ impl Balancer {
         eject
     }
 
+    /// Whether an instance is not left out.
+    pub fn is_fit(&self, at: usize, now: Instant) -> bool {
+        self.members.get(at).is_some_and(|member| !member.load.is_ejected(now))
+    }
+
     /// Whether there is an instance that is not left out.
     pub fn is_available(&self, now: Instant) -> bool {
         self.members.iter().any(|member| !member.load.is_ejected(now))

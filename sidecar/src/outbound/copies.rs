@@ -4,14 +4,10 @@
 use std::sync::Arc;
 
 use http_body_util::BodyExt as _;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
-use weft_proto::name::ServerName;
 
-use super::{Affinity, Call, Outbound, Stop, Time};
-use crate::metrics::ServerOutcomeLabels;
+use super::{Affinity, Call, Manner, Outbound, Stop, Time};
 use crate::upstream::{Outgoing, UpstreamBody};
 
 /// How much of the answer to a copy is read, so that its server comes to its end. One that has more to say is left.
@@ -20,17 +16,11 @@ const READ_BYTES_MAX: usize = 16 << 20;
 #[derive(Debug)]
 pub(super) struct Copies {
     places: Arc<Semaphore>,
-    count: Family<ServerOutcomeLabels, Counter>,
 }
 
 impl Copies {
-    pub(super) fn new(max: usize, count: Family<ServerOutcomeLabels, Counter>) -> Self {
-        Self { places: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))), count }
-    }
-
-    fn count(&self, server: &ServerName, outcome: &'static str) {
-        let labels = ServerOutcomeLabels { server: server.to_string().into(), outcome };
-        self.count.get_or_create(&labels).inc();
+    pub(super) fn new(max: usize) -> Self {
+        Self { places: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))) }
     }
 }
 
@@ -39,7 +29,7 @@ impl Outbound {
     pub(super) fn copy(self: &Arc<Self>, stop: &Stop, request: &Outgoing) {
         let Ok(reach) = self.reach(&stop.server) else { return };
         let Ok(place) = Arc::clone(&self.copies.places).try_acquire_owned() else {
-            return self.copies.count(&stop.server, "no_room");
+            return self.config.counts.copy(&stop.server, "no_room");
         };
         let (to, request) = (Arc::clone(self), request.clone());
         let after = stop.manner.timeout.unwrap_or(reach.call_timeout);
@@ -47,7 +37,7 @@ impl Outbound {
             let _place = place;
             let (server, time) = (reach.server.clone(), Time::beginning(after));
             // It is never sent twice: what is lost of a mirror is no loss.
-            let sent = to.to_one(reach, false, Call::new(request, Affinity::Any), time).await;
+            let sent = to.to_one(reach, Manner::default(), Call::new(request, Affinity::Any), time).await;
             let outcome = match sent {
                 Err(_) => "failed",
                 Ok((_, _, response)) => {
@@ -60,7 +50,7 @@ impl Outbound {
                     }
                 }
             };
-            to.copies.count(&server, outcome);
+            to.config.counts.copy(&server, outcome);
         });
     }
 }

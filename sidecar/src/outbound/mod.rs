@@ -6,7 +6,10 @@
 //! the relaying of its answer.
 
 mod affinity;
+mod attempt;
 pub mod balance;
+mod begun;
+mod breaker;
 mod budget;
 mod copies;
 mod servers;
@@ -16,10 +19,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::uri::PathAndQuery;
-use http::{Response, StatusCode, Uri};
+use http::{Response, Uri};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use weft_certs::bundle::TrustStore;
 use weft_certs::tls::LiveIdentity;
 use weft_proto::compile::Snapshot;
@@ -29,14 +32,20 @@ use crate::metrics::ServerOutcomeLabels;
 use crate::refusal::Refusal;
 use crate::session_id::{Key, Tag, Whence};
 use crate::state::Live;
-use crate::upstream::{Outgoing, SendError, Stats, Unsent, UpstreamBody};
+use crate::upstream::{Outgoing, Stats, UpstreamBody};
 
 pub use affinity::Affinity;
+use attempt::{Time, Trying};
+use begun::Begun;
+pub use begun::Learning;
 use copies::Copies;
-use servers::{Instance, Reach, Servers};
+use servers::{Reach, Servers};
 
 /// How often a request starts anew because the instances were exchanged under it.
 const RENEWALS_MAX: u32 = 3;
+
+/// Calls that are asked of a second instance, among those that may be, in percent.
+const HEDGES_PERCENT: u32 = 10;
 
 /// What the way to other sidecars is made with.
 #[derive(Clone, Debug)]
@@ -50,8 +59,31 @@ pub struct Config {
     pub locality: Option<String>,
     /// Copies of calls that may be under way at once.
     pub copies_max: usize,
-    /// What became of copies.
+    pub counts: Counts,
+}
+
+/// What is counted here. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// What became of copies of calls.
     pub copies: Family<ServerOutcomeLabels, Counter>,
+    /// What became of second requests.
+    pub hedges: Family<ServerOutcomeLabels, Counter>,
+}
+
+impl Counts {
+    fn copy(&self, server: &ServerName, outcome: &'static str) {
+        count(&self.copies, server, outcome);
+    }
+
+    fn hedge(&self, server: &ServerName, outcome: &'static str) {
+        count(&self.hedges, server, outcome);
+    }
+}
+
+fn count(family: &Family<ServerOutcomeLabels, Counter>, server: &ServerName, outcome: &'static str) {
+    let labels = ServerOutcomeLabels { server: server.to_string().into(), outcome };
+    family.get_or_create(&labels).inc();
 }
 
 /// One request, and what is known of it.
@@ -61,11 +93,13 @@ pub struct Call<'a> {
     pub request: Outgoing,
     pub path: Option<PathAndQuery>,
     pub affinity: Affinity<'a>,
+    /// The tool that is called.
+    pub tool: Option<&'a str>,
 }
 
 impl<'a> Call<'a> {
     pub fn new(request: Outgoing, affinity: Affinity<'a>) -> Self {
-        Self { request, path: None, affinity }
+        Self { request, path: None, affinity, tool: None }
     }
 }
 
@@ -76,6 +110,8 @@ pub struct Manner {
     pub repeatable: bool,
     /// Until the head of the answer, over all attempts; what the server's configuration says if not given.
     pub timeout: Option<Duration>,
+    /// When another instance is asked as well; never if not given.
+    pub hedge_after: Option<Duration>,
 }
 
 /// A server that may take a request.
@@ -111,6 +147,8 @@ pub struct Answer {
     pub instance: Tag,
     /// Where it is.
     pub address: HostPort,
+    /// Whether it could have been another.
+    pub was_chosen: bool,
 }
 
 /// Instances of servers and connections to them, as the configuration has it.
@@ -119,6 +157,7 @@ pub struct Outbound {
     config: Config,
     servers: ArcSwap<Servers>,
     copies: Copies,
+    begun: Begun,
     updating: Mutex<()>,
 }
 
@@ -135,38 +174,11 @@ impl Unserved {
     }
 }
 
-/// How long there may be no answer.
-#[derive(Clone, Copy)]
-struct Time {
-    until: Instant,
-    after: Duration,
-}
-
-impl Time {
-    fn beginning(after: Duration) -> Self {
-        Self { until: Instant::now() + after, after }
-    }
-
-    fn is_over(self) -> bool {
-        Instant::now() >= self.until
-    }
-}
-
-/// A failed attempt.
-struct Failure {
-    refusal: Refusal,
-    /// The request, if it never left.
-    request: Option<Outgoing>,
-    /// The instance was taken out of the configuration.
-    retired: bool,
-    /// The instance had no part in it.
-    ours: bool,
-}
-
 impl Outbound {
     pub fn new(config: Config, snapshot: &Snapshot) -> Self {
-        let copies = Copies::new(config.copies_max, config.copies.clone());
-        let outbound = Self { config, servers: ArcSwap::default(), copies, updating: Mutex::new(()) };
+        let copies = Copies::new(config.copies_max);
+        let (servers, begun) = (ArcSwap::default(), Begun::default());
+        let outbound = Self { config, servers, copies, begun, updating: Mutex::new(()) };
         outbound.update(snapshot);
         outbound
     }
@@ -204,7 +216,7 @@ impl Outbound {
         if let Some(copy) = &course.copy {
             self.copy(copy, &call.request);
         }
-        let Call { mut request, path, affinity } = call;
+        let Call { mut request, path, affinity, tool } = call;
         let (mut time, mut last) = (None, Refusal::NoInstance);
         for Stop { server, manner } in &course.stops {
             let reach = match self.reach(server) {
@@ -215,14 +227,19 @@ impl Outbound {
             };
             let time =
                 time.get_or_insert_with(|| Time::beginning(manner.timeout.unwrap_or(reach.call_timeout)));
-            let call = Call { request, path: path.clone(), affinity };
-            match self.to_one(reach, manner.repeatable, call, *time).await {
+            if let Err(after) = reach.admit(tool) {
+                last = Refusal::ToolFailing { after };
+                continue;
+            }
+            let call = Call { request, path: path.clone(), affinity, tool };
+            match self.to_one(reach, *manner, call, *time).await {
                 Ok((at, reach, response)) => {
                     let instance = &reach.instances[at];
                     let is_addressed = server == addressed;
                     let tag = if is_addressed { instance.tag } else { instance.routed_tag };
                     let (server, address) = (server.clone(), instance.address.clone());
-                    return Ok(Answer { response, server, instance: tag, address });
+                    let was_chosen = course.stops.len() > 1 || reach.instances.len() > 1;
+                    return Ok(Answer { response, server, instance: tag, address, was_chosen });
                 }
                 Err(Unserved { refusal, request: Some(unsent) }) if !time.is_over() => {
                     (request, last) = (unsent, refusal);
@@ -237,30 +254,38 @@ impl Outbound {
     async fn to_one(
         &self,
         mut reach: Arc<Reach>,
-        repeatable: bool,
+        manner: Manner,
         call: Call<'_>,
         time: Time,
     ) -> Result<(usize, Arc<Reach>, Response<UpstreamBody>), Unserved> {
         reach.budget.call(reach.budget_percent);
-        let mut request = reach.addressed(call.request, call.path);
+        let Call { request, path, affinity, tool } = call;
+        let trying = Trying { affinity, time, hedge_after: manner.hedge_after };
+        let mut request = reach.addressed(request, path);
         let (mut tried, mut retries, mut renewals) = (Vec::new(), reach.retries, RENEWALS_MAX);
         let (mut last, mut left) = (Refusal::NoInstance, false);
         loop {
-            let Some(at) = reach.choose(call.affinity, &tried).map_err(Unserved::of)? else {
+            let Some(at) = reach.choose(affinity, &tried).map_err(Unserved::of)? else {
                 return Err(Unserved { refusal: last, request: (!left).then_some(request) });
             };
-            let spare = (repeatable && retries > 0).then(|| request.clone());
-            let failure = match self.attempt(&reach, at, request, time).await {
-                Ok(response) => return Ok((at, reach, response)),
+            let spare = (manner.repeatable && retries > 0).then(|| request.clone());
+            let failure = match self.try_one(&reach, (at, &tried), request, trying).await {
+                Ok((at, response)) => {
+                    reach.note(tool, attempt::is_failure(&response));
+                    return Ok((at, reach, response));
+                }
                 Err(failure) => failure,
             };
             left |= failure.request.is_none();
+            if failure.request.is_none() {
+                reach.note(tool, true);
+            }
             let Some(again) = failure.request.or(spare) else { return Err(Unserved::of(failure.refusal)) };
             if failure.retired && renewals > 0 {
                 renewals -= 1;
                 (reach, tried) = (self.reach(&reach.server).map_err(Unserved::of)?, Vec::new());
             } else {
-                let in_vain = call.affinity.is_bound() || time.is_over();
+                let in_vain = affinity.is_bound() || time.is_over();
                 if in_vain || retries == 0 || !reach.budget.retry() {
                     return Err(Unserved { refusal: failure.refusal, request: (!left).then_some(again) });
                 }
@@ -274,52 +299,6 @@ impl Outbound {
     fn reach(&self, server: &ServerName) -> Result<Arc<Reach>, Refusal> {
         let servers = self.servers.load();
         servers.reach(server).cloned().ok_or_else(|| Refusal::UnknownServer(server.to_string()))
-    }
-
-    async fn attempt(
-        &self,
-        reach: &Reach,
-        at: usize,
-        request: Outgoing,
-        Time { until, after }: Time,
-    ) -> Result<Response<UpstreamBody>, Failure> {
-        let instance = &reach.instances[at];
-        let in_flight = instance.load.begin();
-        let began = Instant::now();
-        let try_until = reach.try_timeout.map_or(until, |each| until.min(began + each));
-        let sent = timeout_at(try_until, instance.pool.send(request)).await;
-        let now = Instant::now();
-        let judge = |failed: bool| match failed {
-            true => self.failed(reach, instance, now),
-            false => instance.load.answered(now - began, now.into_std()),
-        };
-        match sent {
-            Ok(Ok(response)) => {
-                judge(is_failure(response.status()));
-                Ok(response.map(|body| body.hold(in_flight)))
-            }
-            Ok(Err(error)) => {
-                let failure = Failure::from(error);
-                if !failure.ours {
-                    judge(true);
-                }
-                Err(failure)
-            }
-            Err(_) => {
-                judge(true);
-                let after = if try_until == until { after } else { try_until - began };
-                Err(Failure::of(Refusal::TimedOut { after }))
-            }
-        }
-    }
-
-    /// Judged by the instances as they are now, which may be others than when the request began.
-    fn failed(&self, reach: &Reach, instance: &Instance, now: Instant) {
-        let servers = self.servers.load();
-        let Some(current) = servers.reach(&reach.server) else { return };
-        if current.balancer.failed(&instance.load, now.into_std()) {
-            tracing::warn!(server = %reach.server, address = %instance.address, "instance left out for a while");
-        }
     }
 
     /// Whether a server is known here and has an instance that is not left out.
@@ -347,33 +326,6 @@ impl Outbound {
             idle: sum.idle + one.idle,
             pending: sum.pending + one.pending,
         })
-    }
-}
-
-/// Statuses by which a peer says that the server behind it does not work.
-const fn is_failure(status: StatusCode) -> bool {
-    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
-}
-
-impl From<SendError> for Failure {
-    fn from(error: SendError) -> Self {
-        let failure = Self::of(error.refusal());
-        match error {
-            SendError::NeverSent { request, why } => Self {
-                retired: matches!(why, Unsent::Retired),
-                ours: matches!(why, Unsent::Retired | Unsent::Full { .. }),
-                request: Some(request),
-                ..failure
-            },
-            SendError::MaybeSent(_) => failure,
-        }
-    }
-}
-
-impl Failure {
-    /// Of a request that the instance may have seen.
-    const fn of(refusal: Refusal) -> Self {
-        Self { refusal, request: None, retired: false, ours: false }
     }
 }
 

@@ -16,6 +16,7 @@ use weft_proto::wire::Endpoint;
 use super::Config;
 use super::affinity::Affinity;
 use super::balance::{Balancer, Ejection, Load, Member, stable_hash};
+use super::breaker::{self, Breaker};
 use super::budget::Budget;
 use crate::refusal::Refusal;
 use crate::session_id::{Tag, Whence};
@@ -51,6 +52,10 @@ pub(super) struct Reach {
     pub(super) retries: u32,
     pub(super) budget_percent: u32,
     pub(super) budget: Arc<Budget>,
+    /// How many second requests it is worth.
+    pub(super) hedges: Arc<Budget>,
+    breaking: Option<breaker::Settings>,
+    breaker: Arc<Breaker>,
 }
 
 /// One instance of a server.
@@ -167,6 +172,9 @@ impl Reach {
             retries: retries.attempts.map_or(RETRIES, |count| count.get()),
             budget_percent: retries.budget_percent.map_or(BUDGET_PERCENT, |count| count.get()),
             budget: former.map(|former| Arc::clone(&former.budget)).unwrap_or_default(),
+            hedges: former.map(|former| Arc::clone(&former.hedges)).unwrap_or_default(),
+            breaking: breaker::Settings::of(server.circuit_breaker.as_ref()),
+            breaker: former.map(|former| Arc::clone(&former.breaker)).unwrap_or_default(),
             server: name.clone(),
             entry: Arc::clone(entry),
         }
@@ -184,12 +192,40 @@ impl Reach {
         self.by_whence.contains_key(&whence)
     }
 
+    /// Lets a call of a tool through, or says how long none is.
+    pub(super) fn admit(&self, tool: Option<&str>) -> Result<(), Duration> {
+        match (tool, self.breaking) {
+            (Some(tool), Some(by)) => self.breaker.admit(tool, by, now()),
+            _ => Ok(()),
+        }
+    }
+
+    /// A call of a tool came to something, or to nothing.
+    pub(super) fn note(&self, tool: Option<&str>, failed: bool) {
+        let (Some(tool), Some(by)) = (tool, self.breaking) else { return };
+        if self.breaker.note(tool, failed, by, now()) {
+            tracing::warn!(server = %self.server, tool, "calls of the tool are refused for a while");
+        }
+    }
+
+    /// Whether an instance is not left out.
+    pub(super) fn is_fit(&self, at: usize) -> bool {
+        self.balancer.is_fit(at, now())
+    }
+
     /// The instance that a request goes to; none if none is left to try.
     pub(super) fn choose(&self, affinity: Affinity<'_>, tried: &[usize]) -> Result<Option<usize>, Refusal> {
         let key = match affinity {
             Affinity::Instance(tag) => {
                 let at = self.by_tag.get(&tag).or_else(|| self.by_routed_tag.get(&tag));
                 return at.copied().map(Some).ok_or(Refusal::SessionUnknown);
+            }
+            Affinity::Rather(tag, key) => {
+                let at = self.by_tag.get(&tag).or_else(|| self.by_routed_tag.get(&tag)).copied();
+                if let Some(at) = at.filter(|at| !tried.contains(at) && self.is_fit(*at)) {
+                    return Ok(Some(at));
+                }
+                key.map(stable_hash)
             }
             Affinity::Key(key) => Some(stable_hash(key)),
             Affinity::Waits(whence) => {
@@ -201,9 +237,12 @@ impl Reach {
             }
             Affinity::Any => None,
         };
-        let now = tokio::time::Instant::now().into_std();
-        Ok(self.balancer.pick(key, tried, now, &mut rand::rng()))
+        Ok(self.balancer.pick(key, tried, now(), &mut rand::rng()))
     }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 fn member(

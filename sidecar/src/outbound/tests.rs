@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
@@ -17,6 +17,7 @@ use super::*;
 use crate::body::Body;
 use crate::upstream::testing::{Authority, Server, echo, id, post, serve, soon, text, until};
 
+mod doubled;
 mod routed;
 
 fn server_name() -> ServerName {
@@ -74,7 +75,7 @@ impl Mesh {
             key: Key::random(),
             locality: zone.map(str::to_owned),
             copies_max: 2,
-            copies: Family::default(),
+            counts: Counts::default(),
         };
         Arc::new(Outbound::new(config, &self.snapshot(endpoints)))
     }

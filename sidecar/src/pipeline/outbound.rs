@@ -1,6 +1,7 @@
 //! The same life for a request of the agent beside this sidecar: it leaves for the sidecar of the server that it names,
 //! in this sidecar's own name. Whether it may call is decided there.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::HeaderValue;
@@ -140,6 +141,9 @@ impl Outbound {
         if let Some(trace) = &mut record.trace {
             trace.to(&answer.address);
         }
+        if answer.was_chosen && may_begin(call) {
+            record.begins = Some(Box::new(parts.to.learning(server, answer.instance)));
+        }
         let exchange = self.exchange(server, answer.instance, received, call);
         self.relayed(server, answer, call, &series, exchange)
     }
@@ -195,20 +199,28 @@ impl Outbound {
             Target::Task(id) => Some(id.to_owned()),
             Target::Tool(_) | Target::Prompt(_) | Target::Resource(_) => None,
         });
-        let course = match bound {
-            Some(instance) => Course::from(way.home(self.0.to.home(server, instance)?)?),
-            None => way.course(&self.0.to),
-        };
+        let tool = way.asked.tool.filter(|_| way.asked.method == method::TOOLS_CALL).map(str::to_owned);
         let (to, server) = (Arc::clone(&self.0.to), server.clone());
+        let state = call.request().and_then(|request| request.params.request_state);
         let waits = way.asked.waits;
+        let name = || task.as_deref().map(Cow::Borrowed).or_else(|| state?.text());
+        let began = if bound.is_none() { name().and_then(|name| to.began(&server, &name)) } else { None };
+        let course = match (bound, &began) {
+            (Some(instance), _) => Course::from(way.home(to.home(&server, instance)?)?),
+            (None, Some((home, _))) => Course::from(way.home(home.clone())?),
+            (None, None) => way.course(&to),
+        };
+        let began = began.map(|(_, instance)| instance);
         let sending = async move {
-            let affinity = match (bound, &task, waits) {
+            let affinity = match (bound, &task, waits, began) {
                 (Some(instance), ..) => Affinity::Instance(instance),
-                (None, Some(task), _) => Affinity::Key(task),
-                (None, None, Some(whence)) => Affinity::Waits(whence),
-                (None, None, None) => Affinity::Any,
+                (None, _, Some(whence), _) => Affinity::Waits(whence),
+                (None, task, None, Some(instance)) => Affinity::Rather(instance, task.as_deref()),
+                (None, Some(task), None, None) => Affinity::Key(task),
+                (None, None, None, None) => Affinity::Any,
             };
-            to.forward(&server, &course, to::Call { path, ..to::Call::new(request, affinity) }).await
+            let call = to::Call { path, tool: tool.as_deref(), ..to::Call::new(request, affinity) };
+            to.forward(&server, &course, call).await
         };
         match when_left(call) {
             WhenLeft::Cut => sending.await,
@@ -299,6 +311,12 @@ impl Outbound {
         };
         Ok(Response::from_parts(head, answer))
     }
+}
+
+/// Whether the answer may be the beginning of more, which another instance would know nothing of.
+fn may_begin(call: &Call<'_>) -> bool {
+    let begins = |it: &str| matches!(it, method::TOOLS_CALL | method::PROMPTS_GET | method::RESOURCES_READ);
+    call.era == Era::Modern && call.request().is_some_and(|request| begins(&request.method))
 }
 
 /// What decides where a call goes.

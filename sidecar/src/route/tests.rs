@@ -34,7 +34,7 @@ fn outbound(snapshot: &Snapshot) -> Outbound {
         key: Key::random(),
         locality: None,
         copies_max: 1,
-        copies: prometheus_client::metrics::family::Family::default(),
+        counts: crate::outbound::Counts::default(),
     };
     Outbound::new(config, snapshot)
 }
@@ -134,8 +134,11 @@ fn what_could_change_something_is_not_copied_unless_the_rule_says_so() {
 
 #[test]
 fn how_it_is_sent_is_said_by_the_policies_of_the_server_that_takes_it() {
-    let policies =
-        [("ToolPolicy", "p", "{servers: {names: [t]}, tools: [x], timeout: 3s, retry: idempotent}")];
+    let policies = [(
+        "ToolPolicy",
+        "p",
+        "{servers: {names: [t]}, tools: [x], timeout: 3s, retry: idempotent, hedgeAfter: 1s}",
+    )];
     let snapshot = snapshot("[{to: [{server: n/t}], fallback: [n/s]}]", &policies);
     let entry = snapshot.server(&"n/s".parse().unwrap()).unwrap();
     let headers = HeaderMap::new();
@@ -150,5 +153,8 @@ fn how_it_is_sent_is_said_by_the_policies_of_the_server_that_takes_it() {
     let course = course(&snapshot, entry, &asked, &outbound(&snapshot), || 0);
     let timeout = Some(Duration::from_secs(3) + PEER_FIRST);
     let manners: Vec<_> = course.stops.iter().map(|it| it.manner).collect();
-    assert_eq!(manners, [Manner { repeatable: true, timeout }, Manner::default()]);
+    assert_eq!(
+        manners,
+        [Manner { repeatable: true, timeout, hedge_after: Some(Duration::from_secs(1)) }, Manner::default()]
+    );
 }

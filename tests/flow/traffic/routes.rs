@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use serde_json::{Value, json};
+use weft_proto::resource::{Spec, parse_one};
 use weft_sidecar::app::Running;
 
 use super::agent::Agent;
@@ -41,15 +42,18 @@ impl Two {
 
     /// Sets the rules of the one route, and waits until the agent's sidecar goes by them.
     async fn route(&self, rules: &str) {
-        let mut changes = self.agent.sidecar.live.watch();
-        changes.borrow_and_update();
-        self.mesh
-            .apply(&format!(
-                "apiVersion: weft.dev/v1alpha1\nkind: Route\nmetadata: {{ namespace: research, name: r }}\n\
-                 spec: {{ server: research/files, rules: {rules} }}\n"
-            ))
-            .await;
-        tokio::time::timeout(Duration::from_secs(20), changes.changed()).await.unwrap().unwrap();
+        let yaml = format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: Route\nmetadata: {{ namespace: research, name: r }}\n\
+             spec: {{ server: research/files, rules: {rules} }}\n"
+        );
+        let Spec::Route(wanted) = parse_one("story.yaml", &yaml).unwrap().spec else { panic!("a route") };
+        self.mesh.apply(&yaml).await;
+        let is_in_force = || {
+            let current = self.agent.sidecar.live.load();
+            let entry = current.snapshot.server(&wanted.server);
+            entry.and_then(|it| it.route.as_ref()).is_some_and(|route| route.spec == wanted)
+        };
+        eventually("the agent's sidecar goes by the route", is_in_force).await;
     }
 
     fn calls_of_files(&self) -> usize {
@@ -276,5 +280,94 @@ async fn a_call_that_waits_goes_on_at_the_server_where_it_waits() {
         assert!(text.ends_with(&format!("{{\"n\":{n}}} \"x\"")), "{text}");
     }
     assert_eq!(servers.len(), 2, "{servers:?}");
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tool_that_only_reads_is_asked_of_another_instance_too_and_the_slower_call_is_cancelled() {
+    let (silent, mut asked) = Upstream::asking().await;
+    let two = Two::start(silent, Upstream::echo().await).await;
+    let listen = json!({ "inbound": "127.0.0.1:0", "outbound": null });
+    let mut second = pair::joining(&two.mesh, "research", "files", listen, json!({})).await;
+    second["node"]["id"] = json!("research/files-2");
+    let quick = Upstream::echo().await;
+    second["node"]["upstreams"] = json!({ "research/files": quick.address.to_string() });
+    let second = pair::start(second).await;
+    two.mesh
+        .apply(
+            "apiVersion: weft.dev/v1alpha1\nkind: ToolPolicy\nmetadata: { namespace: research, name: p }\n\
+             spec: { tools: ['read'], retry: read-only, hedgeAfter: 50ms }\n",
+        )
+        .await;
+    let files = "research/files".parse().unwrap();
+    eventually("the agent's sidecar knows both instances and the policy", || {
+        let current = two.agent.sidecar.live.load();
+        current.snapshot.server(&files).is_some_and(|it| it.endpoints.len() == 2 && !it.tools.is_empty())
+    })
+    .await;
+    let mut held = None;
+    for _ in 0..60 {
+        let answer = two.agent.answer(call("read")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        if let Ok(first) = asked.try_recv() {
+            held = Some(first);
+            break;
+        }
+    }
+    let mut held = held.expect("one of the calls went to the silent instance first");
+    tokio::time::timeout(Duration::from_secs(20), held.answer.closed())
+        .await
+        .expect("its call is taken back");
+    second.stop().await;
+    two.stop().await;
+}
+
+/// A server that begins something with each call, and knows only what it began itself.
+async fn beginning(name: &'static str) -> Upstream {
+    Upstream::with(move |seen| async move {
+        let message: Value = serde_json::from_slice(&seen.body).unwrap_or_default();
+        let params = &message["params"];
+        let result = match (message["method"].as_str().unwrap_or_default(), params["requestState"].as_str()) {
+            ("tools/call", Some(state)) => {
+                json!({ "content": [{ "type": "text", "text": format!("{name} {state}") }] })
+            }
+            ("tools/call", None) if params["name"] == "task" => {
+                let id = format!("{name}-{}", params["arguments"]["n"]);
+                json!({ "resultType": "task", "taskId": id, "status": "working", "ttlMs": 1000 })
+            }
+            ("tools/call", None) => {
+                let state = format!("{name}-{}", params["arguments"]["n"]);
+                json!({ "resultType": "input_required", "requestState": state, "inputRequests": {} })
+            }
+            ("tasks/get", _) => json!({ "taskId": params["taskId"], "by": name, "status": "working" }),
+            _ => return upstream::echo(&seen),
+        };
+        let mut result = result;
+        if result.get("resultType").is_none() {
+            result["resultType"] = "complete".into();
+        }
+        upstream::document(&json!({ "jsonrpc": "2.0", "id": message["id"], "result": result }))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_and_calls_of_several_rounds_go_on_at_the_server_that_began_them() {
+    let two = Two::start(beginning("files").await, beginning("next").await).await;
+    two.route("[{ to: [{ server: research/files }, { server: research/next }] }]").await;
+    for n in 0..12 {
+        let begun = two.agent.call("task", json!({ "n": n })).await.json();
+        let id = begun["result"]["taskId"].as_str().expect("a task").to_owned();
+        let known = two.agent.answer(modern("tasks/get", &id, json!({ "taskId": id }))).await.json();
+        assert_eq!(known["result"]["by"], id.split_once('-').unwrap().0, "{known}");
+        let begun = two.agent.call("ask", json!({ "n": n })).await.json();
+        let state = begun["result"]["requestState"].as_str().expect("a state").to_owned();
+        let params =
+            json!({ "name": "ask", "arguments": { "n": n }, "requestState": state, "inputResponses": {} });
+        let done = two.agent.answer(modern("tools/call", "ask", params)).await.json();
+        let text = done["result"]["content"][0]["text"].as_str().expect("an answer");
+        assert_eq!(text.split_once(' ').unwrap().0, state.split_once('-').unwrap().0, "{done}");
+    }
+    assert!(two.calls_of_files() > 0 && two.calls_of_next() > 0);
     two.stop().await;
 }

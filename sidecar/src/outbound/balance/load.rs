@@ -56,7 +56,7 @@ impl Load {
     }
 
     /// Whatever came of a request took this long.
-    pub(super) fn took(&self, after: Duration, now: Instant) {
+    pub fn took(&self, after: Duration, now: Instant) {
         let (known, after) = (self.latency(now), after.as_secs_f64());
         let next = match after > known {
             true => after,

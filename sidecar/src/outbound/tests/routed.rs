@@ -39,7 +39,7 @@ async fn send(outbound: &Arc<Outbound>, course: &Course) -> Result<(String, Answ
 
 fn copies(outbound: &Outbound, server: &str, outcome: &'static str) -> u64 {
     let labels = ServerOutcomeLabels { server: name(server).to_string().into(), outcome };
-    outbound.config.copies.get_or_create(&labels).get()
+    outbound.config.counts.copies.get_or_create(&labels).get()
 }
 
 #[tokio::test]
