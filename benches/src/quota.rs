@@ -27,6 +27,7 @@ use weft_sidecar::metrics::Metrics;
 use weft_sidecar::quota::Quotas;
 use weft_sidecar::record::Event;
 use weft_sidecar::servers::{self, Local, Servers};
+use weft_sidecar::session_id::{self, Ring};
 use weft_sidecar::state::{Current, Origin};
 use weft_sidecar::stdio::launch::Launcher;
 use weft_sidecar::trace::Tracer;
@@ -93,6 +94,7 @@ impl Bench {
             limits: Arc::clone(&limits),
             metrics: Arc::clone(&metrics),
             launcher: Launcher::default(),
+            ring: Ring::own(&session_id::Key::random()),
             drain: CancellationToken::new(),
             told: false,
         });

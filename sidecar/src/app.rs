@@ -240,21 +240,11 @@ impl Core {
         let log = AccessLog::start(access_log, &metrics).map_err(Error::AccessLog)?;
         kept::make_state_dir(&bootstrap)?;
         let quotas = kept::quotas(&bootstrap, &limits, &metrics)?;
-        let sessions = kept::session_key(&bootstrap)?;
-        let ring = session_id::Ring::own(&sessions);
+        let (sessions, ring) = kept::session_keys(&bootstrap)?;
         let (live, tokens) = (Live::empty(), Tokens::default());
         let (identity, trust) = (LiveIdentity::empty(), TrustStore::new(Bundles::default()));
         let audit = kept::audit(&bootstrap, &limits, &metrics, &identity)?;
-        let tracer = Tracer::new(trace::Parts {
-            runtime: Handle::current(),
-            live: live.clone(),
-            identity: identity.clone(),
-            metrics: Arc::clone(&metrics),
-            namespace: Namespace::parse(bootstrap.node.id.namespace()).ok(),
-            node: bootstrap.node.id.clone(),
-            closing: CancellationToken::new(),
-            sending: TaskTracker::new(),
-        });
+        let tracer = tracer(&bootstrap, &live, &identity, &metrics);
         let servers = Servers::new(servers::Parts {
             node: bootstrap.node.clone(),
             limits: Arc::clone(&limits),
@@ -384,6 +374,19 @@ impl Core {
             tokens: self.tokens.clone(),
         }
     }
+}
+
+fn tracer(bootstrap: &Bootstrap, live: &Live, identity: &LiveIdentity, metrics: &Arc<Metrics>) -> Tracer {
+    Tracer::new(trace::Parts {
+        runtime: Handle::current(),
+        live: live.clone(),
+        identity: identity.clone(),
+        metrics: Arc::clone(metrics),
+        namespace: Namespace::parse(bootstrap.node.id.namespace()).ok(),
+        node: bootstrap.node.id.clone(),
+        closing: CancellationToken::new(),
+        sending: TaskTracker::new(),
+    })
 }
 
 /// Whether a sidecar has neither a control plane nor certificates.

@@ -346,9 +346,7 @@ impl Refusal {
             }
             Self::InputUnknown => "no call waits for this input any more; call again without it".to_owned(),
             Self::InputRefused(method) => format!("the client answered {method} with an error"),
-            Self::InputOverdue { after } => {
-                format!("the client gave no input within {} s", after.as_secs_f64())
-            }
+            Self::InputOverdue { after } => format!("no input came within {} s", after.as_secs_f64()),
             Self::Limited(Hit { limit, window, .. }) => format!("the limit {limit} of {window} is reached"),
             Self::BudgetSpent(Hit { limit, window, .. }) => {
                 format!("the budget {limit} of {window} is spent")

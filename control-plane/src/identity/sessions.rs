@@ -65,7 +65,7 @@ impl SessionSecret {
         let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let current = since.as_secs() / EPOCH.as_secs();
         let epochs = current.saturating_sub(1)..=current + 1;
-        let keys = epochs.map(|epoch| pb::SessionKey { epoch, key: self.key(id, epoch).into() });
+        let keys = epochs.map(|epoch| pb::SessionKey { epoch, key: self.key(id, epoch) });
         pb::SessionKeys { current, keys: keys.collect() }
     }
 

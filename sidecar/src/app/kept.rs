@@ -75,7 +75,13 @@ pub(super) fn within_descriptors(limits: &Limits) -> Limits {
 }
 
 /// Sessions outlive a restart of the sidecar where its key does.
-pub(super) fn session_key(bootstrap: &Bootstrap) -> Result<session_id::Key, Error> {
+pub(super) fn session_keys(bootstrap: &Bootstrap) -> Result<(session_id::Key, session_id::Ring), Error> {
+    let key = session_key(bootstrap)?;
+    let ring = session_id::Ring::own(&key);
+    Ok((key, ring))
+}
+
+fn session_key(bootstrap: &Bootstrap) -> Result<session_id::Key, Error> {
     let Some(folder) = &bootstrap.state_dir else { return Ok(session_id::Key::random()) };
     let path = folder.join("session.key");
     match session_id::Key::open_or_create(&path) {
