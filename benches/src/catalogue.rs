@@ -2,6 +2,7 @@
 //! that may use all of it, in one process.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,11 +33,11 @@ const TOOLS: usize = 20;
 const PAGES: usize = 500;
 const CHANGES: usize = 50;
 /// What a thing may take before the run is given up.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-pub(crate) async fn run(table: &mut Table) -> anyhow::Result<()> {
-    let folder = tempfile::tempdir()?;
-    let mut config = Config::local(folder.path().to_owned());
+/// A control plane of so many servers, each of which offers its tools.
+pub(crate) async fn plane(folder: &Path, servers: usize) -> anyhow::Result<plane::Running> {
+    let mut config = Config::local(folder.to_owned());
     config.trust_domain = Some("bench.test".parse()?);
     for door in [&mut config.sidecars, &mut config.operators, &mut config.health] {
         *door = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -44,15 +45,21 @@ pub(crate) async fn run(table: &mut Table) -> anyhow::Result<()> {
     let plane = Box::pin(plane::start(config)).await?;
     plane.ready().await;
     let mut txn = Txn::new("bench", "a large catalogue");
-    for n in 0..SERVERS {
+    for n in 0..servers {
         for (object, _) in resource::parse("bench.yaml", &declared(n)).ok().context("the object is one")? {
             txn = txn.put(Key::new(format!("resources/{}", object.key()))?, object.canonical());
         }
     }
     plane.store.commit(txn).await?;
-    for n in 0..SERVERS {
+    for n in 0..servers {
         plane.hub.offered(name(n)?, Some(Arc::new(offer(n, "")?))).await;
     }
+    Ok(plane)
+}
+
+pub(crate) async fn run(table: &mut Table) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let plane = plane(folder.path(), SERVERS).await?;
     let started = Instant::now();
     let agent = agent(&plane).await?;
     let address = agent.outbound.context("the agent's listener")?;
@@ -96,11 +103,11 @@ pub(crate) async fn run(table: &mut Table) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn millis(time: Duration) -> String {
+pub(crate) fn millis(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1e3)
 }
 
-fn name(n: usize) -> anyhow::Result<ServerName> {
+pub(crate) fn name(n: usize) -> anyhow::Result<ServerName> {
     Ok(ServerName::parse(&format!("ns-{}/server-{n}", n / 100))?)
 }
 
@@ -113,7 +120,7 @@ fn declared(n: usize) -> String {
 }
 
 /// Tools as they are usually described, about 600 bytes each.
-fn offer(n: usize, more: &str) -> anyhow::Result<Offer> {
+pub(crate) fn offer(n: usize, more: &str) -> anyhow::Result<Offer> {
     let tool = |at: usize| {
         let definition = json!({
             "name": format!("operation_{at}"),
@@ -132,7 +139,8 @@ fn offer(n: usize, more: &str) -> anyhow::Result<Offer> {
     Ok(Offer::new(name(n)?, Introduction::default(), tools?)?)
 }
 
-async fn agent(plane: &plane::Running) -> anyhow::Result<sidecar::Running> {
+/// The file of an agent's sidecar.
+pub(crate) async fn joining(plane: &plane::Running) -> anyhow::Result<Value> {
     let wanted = tokens::Wanted {
         namespace: "agents".parse()?,
         account: "agent".parse()?,
@@ -142,25 +150,28 @@ async fn agent(plane: &plane::Running) -> anyhow::Result<sidecar::Running> {
     };
     let created = plane.tokens.create(&wanted, plane.trust.root(), &Actor::system(), clock::now()).await?;
     let token = created.0.to_string();
-    let bootstrap = json!({
+    Ok(json!({
         "node": { "id": "agents/agent-1" },
         "source": { "controlPlane": { "address": plane.sidecars.to_string(), "proof": { "joinToken": token } } },
         "listen": { "inbound": null, "outbound": "127.0.0.1:0", "health": null, "admin": null },
-    });
+    }))
+}
+
+async fn agent(plane: &plane::Running) -> anyhow::Result<sidecar::Running> {
     let around = Surroundings {
         workers: tokio::runtime::Handle::current(),
         launcher: Launcher::default(),
         access_log: Sink::Off,
         logging: Logging::new("warn", Arc::new(|_| Ok(()))),
     };
-    let running = Box::pin(sidecar::start(serde_json::from_value(bootstrap)?, around)).await?;
+    let running = Box::pin(sidecar::start(serde_json::from_value(joining(plane).await?)?, around)).await?;
     tokio::time::timeout(PATIENCE, running.ready()).await?;
     Ok(running)
 }
 
-type Client = SendRequest<Full<bytes::Bytes>>;
+pub(crate) type Client = SendRequest<Full<bytes::Bytes>>;
 
-async fn connect(address: SocketAddr) -> anyhow::Result<Client> {
+pub(crate) async fn connect(address: SocketAddr) -> anyhow::Result<Client> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -185,7 +196,7 @@ fn request(method: &str, more: &Value) -> anyhow::Result<http::Request<Full<byte
 }
 
 /// How many tools are on the first page.
-async fn page(client: &mut Client) -> anyhow::Result<usize> {
+pub(crate) async fn page(client: &mut Client) -> anyhow::Result<usize> {
     client.ready().await?;
     let response = client.send_request(request("tools/list", &json!({}))?).await?;
     ensure!(response.status() == 200, "{}", response.status());
@@ -194,7 +205,7 @@ async fn page(client: &mut Client) -> anyhow::Result<usize> {
     Ok(marks.count())
 }
 
-async fn listen(address: SocketAddr) -> anyhow::Result<hyper::body::Incoming> {
+pub(crate) async fn listen(address: SocketAddr) -> anyhow::Result<hyper::body::Incoming> {
     let mut client = connect(address).await?;
     let wanted = json!({ "notifications": { "toolsListChanged": true } });
     let response = client.send_request(request("subscriptions/listen", &wanted)?).await?;
@@ -204,7 +215,7 @@ async fn listen(address: SocketAddr) -> anyhow::Result<hyper::body::Incoming> {
     Ok(body)
 }
 
-async fn until_changed(body: &mut hyper::body::Incoming) -> anyhow::Result<()> {
+pub(crate) async fn until_changed(body: &mut hyper::body::Incoming) -> anyhow::Result<()> {
     until(body, "tools/list_changed").await
 }
 

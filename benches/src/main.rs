@@ -8,6 +8,7 @@ mod child;
 mod churn;
 mod decide;
 mod fleet;
+mod listening;
 mod micro;
 mod operator;
 mod quota;
@@ -37,6 +38,9 @@ struct Args {
     /// Run this part of what needs no connections, and nothing else.
     #[arg(long)]
     only: Option<Part>,
+    /// How many clients listen.
+    #[arg(long, default_value_t = 10_000)]
+    streams: usize,
     /// Run as the control plane of a benchmark; used by the benchmark itself.
     #[arg(long, hide = true)]
     child: Option<std::path::PathBuf>,
@@ -57,6 +61,8 @@ enum Part {
     Lending,
     /// A thousand servers at one address.
     Catalogue,
+    /// Many clients that listen at one sidecar. Both ends of each stream are files here: `ulimit -n` must allow it.
+    Listening,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -81,6 +87,7 @@ fn main() -> anyhow::Result<()> {
             Part::Checks => quota::checking(&mut table)?,
             Part::Lending => quota::lending_to_all(&mut table)?,
             Part::Catalogue => runtime.block_on(catalogue::run(&mut table))?,
+            Part::Listening => runtime.block_on(listening::run(args.streams, &mut table))?,
         }
     }
     if !args.micro_only && args.only.is_none() {

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-/// The revision that the generator speaks.
-const REVISION: &str = "2026-07-28";
+/// The revision that the generator speaks, unless the system knows none of its era.
+pub(crate) const REVISION: &str = "2026-07-28";
 /// Events of one streamed answer, before the result.
 pub(crate) const EVENTS: u32 = 20;
 
@@ -49,21 +49,37 @@ pub(crate) struct Place {
     /// What stands before the names of tools.
     #[arg(long, default_value = "")]
     pub(crate) prefix: String,
+    /// The revision of the protocol in the head. The message is the same.
+    #[arg(long, default_value = REVISION)]
+    pub(crate) revision: String,
+    /// A token that callers show.
+    #[arg(long)]
+    pub(crate) bearer: Option<String>,
+}
+
+impl Place {
+    pub(crate) fn at(path: &str, prefix: &str) -> Self {
+        let revision = REVISION.to_owned();
+        Self { path: path.to_owned(), prefix: prefix.to_owned(), revision, bearer: None }
+    }
 }
 
 /// A whole request, head and body, ready to be written again and again. Ids differ between connections only: on one
 /// connection a call is answered before the next one is sent.
 pub(crate) fn http(shape: Shape, place: &Place, host: &str, id: usize) -> Vec<u8> {
     let body = body(shape, &place.prefix, id);
-    let (method, name) = match shape.tool() {
-        Some(tool) => ("tools/call", format!("mcp-name: {}{tool}\r\n", place.prefix)),
-        None => ("subscriptions/listen", String::new()),
+    let more = match (shape.tool(), place.revision == REVISION) {
+        (Some(tool), true) => format!("mcp-method: tools/call\r\nmcp-name: {}{tool}\r\n", place.prefix),
+        (None, true) => "mcp-method: subscriptions/listen\r\n".to_owned(),
+        (_, false) => String::new(),
     };
+    let bearer = place.bearer.as_ref().map(|token| format!("authorization: Bearer {token}\r\n"));
     let head = format!(
         "POST {} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n\
-         accept: application/json, text/event-stream\r\nmcp-protocol-version: {REVISION}\r\n\
-         mcp-method: {method}\r\n{name}content-length: {}\r\n\r\n",
+         accept: application/json, text/event-stream\r\nmcp-protocol-version: {}\r\n{more}{}content-length: {}\r\n\r\n",
         place.path,
+        place.revision,
+        bearer.unwrap_or_default(),
         body.len()
     );
     [head.into_bytes(), body.into_bytes()].concat()
@@ -121,7 +137,7 @@ mod tests {
 
     #[test]
     fn the_headers_say_what_the_body_says() {
-        let place = Place { path: "/mcp".to_owned(), prefix: "a/".to_owned() };
+        let place = Place::at("/mcp", "a/");
         let request = String::from_utf8(http(Shape::Small, &place, "h", 1)).unwrap();
         let (head, body) = request.split_once("\r\n\r\n").unwrap();
         assert!(head.contains("\r\nmcp-name: a/echo\r\n"), "{head}");

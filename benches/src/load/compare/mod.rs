@@ -140,7 +140,11 @@ impl Bench {
     async fn drive(&self, running: &Running, load: &[String], length: Duration) -> anyhow::Result<Outcome> {
         let mut command = pinned(self.site.load_core, &std::env::current_exe()?);
         command.args(["drive", "--target", &running.address.to_string()]);
-        command.args(["--path", running.path, "--prefix", running.prefix]);
+        let place = &running.place;
+        command.args(["--path", &place.path, "--prefix", &place.prefix, "--revision", &place.revision]);
+        if let Some(token) = &place.bearer {
+            command.args(["--bearer", token]);
+        }
         if running.system.encrypted() {
             command.arg("--certs").arg(&self.site.certs_folder);
         }

@@ -191,12 +191,34 @@ fn goals(out: &mut impl Write, book: &Book) -> anyhow::Result<()> {
     ];
     let stream = book.get("stream bytes, weft").map(|bytes| bytes / KIB);
     writeln!(out, "\n## Goals\n\n| what | weft | goal |\n|---|---|---|")?;
-    for (what, figure, goal) in
-        rows.into_iter().chain([("KiB per idle event stream", stream, "≤ 20")]).chain(records(book))
-    {
+    let streams = [("KiB per idle event stream", stream, "≤ 20")];
+    for (what, figure, goal) in rows.into_iter().chain(streams).chain(records(book)).chain(assembled(book)) {
         writeln!(out, "| {what} | {} | {goal} |", show(figure))?;
     }
     Ok(())
+}
+
+/// Two sidecars between agent and server, and one address for all servers.
+fn assembled(book: &Book) -> [(&'static str, Option<f64>, &'static str); 8] {
+    use System::{ContextForge, McpProxy, Weft, WeftTwo, WeftVirtual};
+    let (one, busy) = (Load::Small(1), Load::Small(64));
+    let added = |over: System, under: System| book.added_ratio(one, (over, under), |it| it.p50);
+    let rate = |over: System, under: System| book.ratio(busy, (over, under), |it| it.rate);
+    let cpu = |over: System, under: System| book.ratio(busy, (under, over), |it| it.cpu);
+    [
+        ("two sidecars: added p50, one connection, ÷ one sidecar's", added(WeftTwo, Weft), "≤ 2.2"),
+        ("… at the one address for all", added(WeftVirtual, Weft), "≤ 2.2"),
+        (
+            "one address for all: requests/s, 64 connections, ÷ the server's own address",
+            rate(WeftVirtual, WeftTwo),
+            "-",
+        ),
+        ("… ÷ mcp-proxy", rate(WeftVirtual, McpProxy), "-"),
+        ("… calls per second of CPU ÷ mcp-proxy", cpu(WeftVirtual, McpProxy), "-"),
+        ("… added p50, one connection, ÷ mcp-proxy", added(WeftVirtual, McpProxy), "-"),
+        ("… requests/s, 64 connections, ÷ ContextForge", rate(WeftVirtual, ContextForge), "-"),
+        ("… added p50, one connection, ÷ ContextForge", added(WeftVirtual, ContextForge), "-"),
+    ]
 }
 
 /// What recording costs, against a sidecar that records nothing but metrics.

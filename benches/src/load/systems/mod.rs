@@ -3,9 +3,11 @@
 //! Each does what an operator would have it do in front of an MCP server, on one core, with its defaults unless they
 //! would break the comparison; what differs between them is said in [`System::does`].
 
+mod contextforge;
 mod envoy;
 mod haproxy;
 mod mcp_proxy;
+mod mesh;
 mod nginx;
 mod weft;
 
@@ -19,6 +21,8 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use crate::certs::Files;
+use crate::http1::Conn;
+use crate::message::{self, Place, Shape};
 use crate::process;
 
 pub(crate) use weft::{Behind, config as weft_config, program};
@@ -33,6 +37,7 @@ pub(crate) enum System {
     Haproxy,
     Envoy,
     McpProxy,
+    ContextForge,
     Relay,
     Weft,
     /// Weft with every kind of policy.
@@ -45,22 +50,29 @@ pub(crate) enum System {
     WeftTraced,
     /// Weft that writes every call into its audit trail.
     WeftAudited,
+    /// Two sidecars, at the address of the one server.
+    WeftTwo,
+    /// Two sidecars, at the one address for all servers.
+    WeftVirtual,
 }
 
 impl System {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Direct,
         Self::Relay,
         Self::Nginx,
         Self::Haproxy,
         Self::Envoy,
         Self::McpProxy,
+        Self::ContextForge,
         Self::Weft,
         Self::WeftPolicies,
         Self::WeftQuiet,
         Self::WeftSampled,
         Self::WeftTraced,
         Self::WeftAudited,
+        Self::WeftTwo,
+        Self::WeftVirtual,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -70,6 +82,7 @@ impl System {
             Self::Haproxy => "haproxy",
             Self::Envoy => "envoy",
             Self::McpProxy => "mcp-proxy",
+            Self::ContextForge => "contextforge",
             Self::Relay => "relay",
             Self::Weft => "weft",
             Self::WeftPolicies => "weft-policies",
@@ -77,6 +90,8 @@ impl System {
             Self::WeftSampled => "weft-sampled",
             Self::WeftTraced => "weft-traced",
             Self::WeftAudited => "weft-audited",
+            Self::WeftTwo => "weft-two",
+            Self::WeftVirtual => "weft-virtual",
         }
     }
 
@@ -91,6 +106,9 @@ impl System {
                  access log"
             }
             Self::McpProxy => "**plain HTTP** (it has no mTLS), JSON-RPC parsed and routed by tool",
+            Self::ContextForge => {
+                "**plain HTTP and the legacy era** (it has no other), token of the caller checked, tool found by name, one process, rate limits off"
+            }
             Self::Relay => "mTLS relay written by hand for this benchmark; heads parsed, nothing else",
             Self::Weft => "mTLS, message parsed and checked, identity × tool policy, metrics, access log",
             Self::WeftPolicies => {
@@ -105,6 +123,13 @@ impl System {
             Self::WeftAudited => {
                 "as `weft`, with every call in the audit trail, with digests of arguments and answer"
             }
+            Self::WeftTwo => {
+                "plain HTTP to the agent's sidecar, mTLS to the server's, which does as `weft` without an access log: one core for \
+                 both"
+            }
+            Self::WeftVirtual => {
+                "the same at `/mcp`, where tools of all servers are: found by name, and renamed"
+            }
         }
     }
 
@@ -115,12 +140,17 @@ impl System {
             Self::Haproxy => Ok("/usr/sbin/haproxy".into()),
             Self::Envoy => envoy::program(site),
             Self::McpProxy => Ok(site.cache.join("mcp-proxy/bin/mcp-proxy")),
+            Self::ContextForge => Ok(contextforge::program(site)),
+            Self::WeftTwo | Self::WeftVirtual => mesh::program(),
             _ => program(),
         }
     }
 
     /// What the program says of its version; nothing of those that are this program.
     pub(crate) fn version(self, site: &Site) -> Option<String> {
+        if self == Self::ContextForge {
+            return contextforge::version(site);
+        }
         let flag = match self {
             Self::Direct | Self::Relay => return None,
             Self::Nginx | Self::Haproxy => "-v",
@@ -137,12 +167,18 @@ impl System {
     }
 
     pub(crate) fn encrypted(self) -> bool {
-        !matches!(self, Self::Direct | Self::McpProxy)
+        !matches!(
+            self,
+            Self::Direct | Self::McpProxy | Self::ContextForge | Self::WeftTwo | Self::WeftVirtual
+        )
     }
 
     /// Whether it holds event streams open for a subscription.
     pub(crate) fn streams(self) -> bool {
-        matches!(self, Self::Nginx | Self::Haproxy | Self::Envoy | Self::Relay | Self::Weft)
+        matches!(
+            self,
+            Self::Nginx | Self::Haproxy | Self::Envoy | Self::Relay | Self::Weft | Self::WeftVirtual
+        )
     }
 }
 
@@ -167,8 +203,7 @@ pub(crate) struct Site {
 pub(crate) struct Running {
     pub(crate) system: System,
     pub(crate) address: SocketAddr,
-    pub(crate) path: &'static str,
-    pub(crate) prefix: &'static str,
+    pub(crate) place: Place,
     /// What its log is called.
     log: &'static str,
     child: Option<Child>,
@@ -198,6 +233,7 @@ impl Site {
             System::Haproxy => Some(haproxy::command(self, address)?),
             System::Envoy => Some(envoy::command(self, address)?),
             System::McpProxy => Some(mcp_proxy::command(self, address)?),
+            System::ContextForge => Some(contextforge::command(self, address)?),
             System::Relay => Some(self.relay(address)?),
             System::Weft
             | System::WeftPolicies
@@ -205,10 +241,21 @@ impl Site {
             | System::WeftSampled
             | System::WeftTraced
             | System::WeftAudited => Some(weft::command(self, address, &Behind::Http(system))?),
+            System::WeftTwo | System::WeftVirtual => Some(mesh::command(self, address, system.name())?),
         };
-        let (path, prefix) = if system == System::McpProxy { ("/", "bench/") } else { ("/mcp", "") };
+        let (path, prefix) = match system {
+            System::McpProxy => ("/", "bench/"),
+            System::ContextForge => ("/mcp/", "bench-"),
+            System::WeftTwo => ("/servers/bench/server/mcp", ""),
+            System::WeftVirtual => ("/mcp", "server_"),
+            _ => ("/mcp", ""),
+        };
+        let mut place = Place::at(path, prefix);
+        if system == System::ContextForge {
+            contextforge::REVISION.clone_into(&mut place.revision);
+        }
         let child = command.map(|command| self.spawn(system.name(), command)).transpose()?;
-        let mut running = Running { system, address, path, prefix, log: system.name(), child };
+        let mut running = Running { system, address, place, log: system.name(), child };
         running.ready(self).await.with_context(|| format!("{} does not start", system.name()))?;
         Ok(running)
     }
@@ -219,7 +266,8 @@ impl Site {
         let command = weft::command(self, address, &Behind::Stdio { core: self.load_core })?;
         let log = "weft-stdio";
         let child = Some(self.spawn(log, command)?);
-        let mut running = Running { system: System::Weft, address, path: "/mcp", prefix: "", log, child };
+        let place = Place::at("/mcp", "");
+        let mut running = Running { system: System::Weft, address, place, log, child };
         running.ready(self).await.context("weft does not start with a stdio server")?;
         Ok(running)
     }
@@ -285,20 +333,42 @@ impl Running {
             {
                 bail!("it ended with {status}; {}", tail(&site.log(self.log)));
             }
-            if self.says_so(site) && TcpStream::connect(self.address).await.is_ok() {
-                return Ok(());
+            if self.says_so(site) {
+                if self.system == System::ContextForge {
+                    self.place.bearer = Some(contextforge::token(site)?);
+                }
+                if self.answers().await {
+                    return Ok(());
+                }
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         bail!("nothing answers at {}; {}", self.address, tail(&site.log(self.log)))
     }
 
+    /// Whether it takes connections, and calls, as far as these can be made without a certificate.
+    async fn answers(&self) -> bool {
+        let Ok(stream) = TcpStream::connect(self.address).await else { return false };
+        if self.system.encrypted() {
+            return true;
+        }
+        let call = message::http(Shape::Small, &self.place, &self.address.to_string(), 1);
+        let answer = tokio::time::timeout(PATIENCE, Conn::new(stream).exchange(&call)).await;
+        matches!(answer, Ok(Ok((200, _))))
+    }
+
     /// The sidecar listens before it is ready, and says when it is. The others say nothing.
     fn says_so(&self, site: &Site) -> bool {
         let said = || std::fs::read_to_string(site.log(self.log)).unwrap_or_default();
-        // Its line is JSON with its addresses.
-        !self.log.starts_with("weft")
-            || said().lines().any(|line| line.starts_with('{') && line.contains("\"inbound\":"))
+        // The sidecar's line is JSON with its addresses.
+        match self.system {
+            System::ContextForge => said().lines().any(|line| line == contextforge::REGISTERED),
+            System::WeftTwo | System::WeftVirtual => true,
+            _ => {
+                !self.log.starts_with("weft")
+                    || said().lines().any(|line| line.starts_with('{') && line.contains("\"inbound\":"))
+            }
+        }
     }
 
     /// Asks it to end, and ends it if it does not.

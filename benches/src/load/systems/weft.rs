@@ -102,7 +102,7 @@ fn resources(site: &Site, behind: Behind) -> anyhow::Result<String> {
     Ok(objects.iter().map(|object| format!("{object}\n---\n")).collect())
 }
 
-fn object(kind: &str, name: &str, spec: Value) -> Value {
+pub(super) fn object(kind: &str, name: &str, spec: Value) -> Value {
     let metadata = json!({ "namespace": "bench", "name": name });
     json!({ "apiVersion": "weft.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec })
 }
