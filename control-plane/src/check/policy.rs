@@ -7,8 +7,7 @@ use weft_proto::compile::{Concern, Snapshot};
 use weft_proto::name::SpiffeId;
 use weft_proto::policy::Caller;
 use weft_proto::policy::access::review::{Flaw, may_be_about, review};
-use weft_proto::resource::Kind;
-use weft_proto::resource::kinds::{AccessPolicy, Action, DefaultAction, Location};
+use weft_proto::resource::kinds::{AccessPolicy, Action, DefaultAction};
 use weft_proto::wire::Object;
 
 use super::said::{named, span};
@@ -198,28 +197,5 @@ pub(super) fn agreement(facts: &Facts) -> Verdict {
     match named(differ) {
         Some(names) => Verdict::warning(names),
         None => Verdict::ok("instances of a server offer the same"),
-    }
-}
-
-pub(super) fn effect(facts: &Facts) -> Verdict {
-    let idle = facts.objects.readable().filter(|(key, _)| {
-        let is_external = |name| {
-            let entry = facts.objects.snapshot.server(&name);
-            entry.is_some_and(|entry| matches!(entry.server.spec.location, Location::External(_)))
-        };
-        match key.kind {
-            Kind::Route | Kind::VirtualServer | Kind::Authentication => true,
-            Kind::McpServer => is_external(weft_proto::name::ServerName {
-                namespace: key.namespace.clone(),
-                name: key.name.clone(),
-            }),
-            Kind::AccessPolicy | Kind::QuotaPolicy | Kind::ToolPolicy | Kind::Telemetry | Kind::Trust => {
-                false
-            }
-        }
-    });
-    match named(idle.map(|(key, _)| key)) {
-        Some(names) => Verdict::warning(names),
-        None => Verdict::ok("every object is followed"),
     }
 }

@@ -301,14 +301,6 @@ pub static CHECKS: &[Check] = &[
         judge: policy::agreement,
     },
     Check {
-        group: Group::Policy,
-        name: "effect",
-        passes: "every object is followed by sidecars",
-        why: "routes, virtual servers, authentications and external servers are stored and change nothing yet",
-        remedy: "do not rely on them; \"What is not there yet\" in the README says more",
-        judge: policy::effect,
-    },
-    Check {
         group: Group::Quota,
         name: "budgets",
         passes: "no budget is used to nine tenths",

@@ -555,12 +555,6 @@ const CASES: &[Case] = &[
         "research/files (other than most: research/b)",
     ),
     (
-        "effect",
-        |it| with(it, &[("VirtualServer", "all", "{members: [{server: research/files}]}")]),
-        Warning,
-        "virtualservers/research/all",
-    ),
-    (
         "budgets",
         |it| it.limits[0].used_milli = 9000,
         Warning,
