@@ -9,10 +9,11 @@ use http::HeaderValue;
 use http::uri::PathAndQuery;
 use tokio::sync::watch;
 use weft_proto::name::ServerName;
-use weft_proto::resource::kinds::{HealthCheck, Location, McpServer};
+use weft_proto::resource::kinds::{External, HealthCheck, Location, McpServer};
 
 use crate::bootstrap::Upstream;
 use crate::exchange::front::{Front, Place};
+use crate::external::{self, Outward};
 use crate::health::Health;
 use crate::health::check::Checked;
 use crate::servers::Parts;
@@ -42,6 +43,8 @@ pub enum Error {
     NoAddress,
     #[error("its path is no path")]
     Path,
+    #[error(transparent)]
+    External(#[from] external::Error),
 }
 
 /// The way to a server.
@@ -105,6 +108,12 @@ impl Backend {
             let front = Front::new(shared, &parts.limits, drain, place(name, parts));
             return Ok(Self::Child(Child { peer, front }));
         }
+        if let Location::External(External { url }) = &spec.location {
+            let Outward { destination, host, path, dress } =
+                Outward::new(url, parts.node.external.get(name))?;
+            let pool = Pool::new(destination, settings(spec, parts, Settings::peer())).dressing(dress);
+            return Self::http(name, spec, parts, (pool, host, path));
+        }
         let path = spec.path.as_ref().map_or("/mcp", |path| path.as_str());
         let path = PathAndQuery::try_from(path).map_err(|_| Error::Path)?;
         let upstream = parts.node.upstreams.get(name).cloned().or_else(|| said_by(&spec.location));
@@ -119,13 +128,17 @@ impl Backend {
             }
             Upstream::Unix(path) => (Destination::Unix(path.into()), "localhost".to_owned()),
         };
-        let connect = spec.timeouts.connect.map_or(CONNECT_TIMEOUT, |span| span.duration());
         let host = HeaderValue::from_str(&host).map_err(|_| Error::Path)?;
-        let settings = Settings { connect_timeout: connect, ..Settings::local() };
-        // Each stream that listens has a connection, and must leave calls theirs. How many of either there are is said
-        // where they are admitted.
-        let connections_max = settings.connections_max + parts.limits.listening_max;
-        let pool = Pool::new(destination, Settings { connections_max, ..settings });
+        let pool = Pool::new(destination, settings(spec, parts, Settings::local()));
+        Self::http(name, spec, parts, (pool, host, path))
+    }
+
+    fn http(
+        name: &ServerName,
+        spec: &McpServer,
+        parts: &Parts,
+        (pool, host, path): (Pool, HeaderValue, PathAndQuery),
+    ) -> Result<Self, Error> {
         let server = HeaderValue::from_str(&name.to_string()).map_err(|_| Error::Path)?;
         let target = way::target(path.as_str(), &host, &server);
         let at = (&parts.drain, place(name, parts));
@@ -241,6 +254,14 @@ impl Backend {
             child.peer.stop(CHILD_GRACE).await;
         }
     }
+}
+
+/// Each stream that listens has a connection, and must leave calls theirs. How many of either there are is said where they
+/// are admitted.
+fn settings(spec: &McpServer, parts: &Parts, usual: Settings) -> Settings {
+    let connect_timeout = spec.timeouts.connect.map_or(CONNECT_TIMEOUT, |span| span.duration());
+    let connections_max = usual.connections_max + parts.limits.listening_max;
+    Settings { connect_timeout, connections_max, ..usual }
 }
 
 /// Where the resource says that the server listens.

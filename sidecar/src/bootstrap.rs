@@ -9,6 +9,7 @@ use weft_proto::name::{HostPort, NodeId, ServerName};
 use weft_proto::resource::bounded::Text;
 
 use crate::audit;
+use crate::external;
 use crate::gateway::Gateway;
 use crate::limits::Limits;
 use crate::push;
@@ -53,6 +54,9 @@ pub struct Node {
     /// Where servers listen beside this sidecar, where their resources do not say it.
     #[serde(default)]
     pub upstreams: BTreeMap<ServerName, Upstream>,
+    /// Servers outside of the mesh to which calls may leave here, where to and with what.
+    #[serde(default)]
+    pub external: BTreeMap<ServerName, external::Settings>,
     /// Where it stands, as `region/zone`.
     #[serde(default)]
     pub locality: Option<Text<128>>,

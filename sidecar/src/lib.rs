@@ -23,6 +23,7 @@ pub mod clock;
 pub mod control;
 pub mod descriptors;
 pub mod exchange;
+pub mod external;
 pub mod forward;
 pub mod gateway;
 pub mod headers;

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_proto::name::{ServerName, Workload};
 use weft_proto::policy::placement;
-use weft_proto::resource::kinds::{Location, McpServer};
+use weft_proto::resource::kinds::McpServer;
 
 use crate::admit::Places;
 use crate::backend::{Backend, CALL_TIMEOUT};
@@ -185,9 +185,6 @@ impl Servers {
     /// child nor a session.
     fn make(&self, name: &ServerName, spec: &McpServer, before: Option<&Arc<Local>>) -> Option<Arc<Local>> {
         let parts = &self.0.parts;
-        if matches!(spec.location, Location::External(_)) {
-            return None;
-        }
         let backend = match before.filter(|local| reached_alike(&local.spec, spec)) {
             Some(local) => Arc::clone(&local.backend),
             None => match Backend::new(name, spec, parts) {

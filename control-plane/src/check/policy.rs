@@ -8,7 +8,7 @@ use weft_proto::name::SpiffeId;
 use weft_proto::policy::Caller;
 use weft_proto::policy::access::review::{Flaw, may_be_about, review};
 use weft_proto::resource::Kind;
-use weft_proto::resource::kinds::{AccessPolicy, Action, DefaultAction, Location};
+use weft_proto::resource::kinds::{AccessPolicy, Action, DefaultAction};
 use weft_proto::wire::Object;
 
 use super::said::{named, span};
@@ -208,21 +208,8 @@ pub(super) fn has_gateways(facts: &Facts) -> bool {
 }
 
 pub(super) fn effect(facts: &Facts) -> Verdict {
-    let idle = facts.objects.readable().filter(|(key, _)| {
-        let is_external = |name| {
-            let entry = facts.objects.snapshot.server(&name);
-            entry.is_some_and(|entry| matches!(entry.server.spec.location, Location::External(_)))
-        };
-        match key.kind {
-            Kind::Authentication => !has_gateways(facts),
-            Kind::McpServer => is_external(weft_proto::name::ServerName {
-                namespace: key.namespace.clone(),
-                name: key.name.clone(),
-            }),
-            _ => false,
-        }
-    });
-    match named(idle.map(|(key, _)| key)) {
+    let idle = facts.objects.readable().filter(|(key, _)| key.kind == Kind::Authentication);
+    match named(idle.map(|(key, _)| key).filter(|_| !has_gateways(facts))) {
         Some(names) => Verdict::warning(names),
         None => Verdict::ok("every object is followed"),
     }

@@ -304,8 +304,8 @@ pub static CHECKS: &[Check] = &[
         group: Group::Policy,
         name: "effect",
         passes: "every object is followed by sidecars",
-        why: "external servers are stored and change nothing yet, and so do authentications where Trust names no gateways",
-        remedy: "name the gateways in Trust; do not rely on external servers: \"What is not there yet\" in the README says more",
+        why: "an authentication changes nothing where Trust names no gateways: whoever calls itself one is not believed",
+        remedy: "name the identities of the gateways in Trust",
         judge: policy::effect,
     },
     Check {

@@ -52,8 +52,7 @@ impl World {
                 let told = if told.is_empty() { given.iter().collect() } else { told };
                 told.into_iter().map(endpoint).collect()
             }
-            Location::External(_) => Vec::new(),
-            Location::Workload(_) | Location::Stdio(_) => {
+            Location::Workload(_) | Location::Stdio(_) | Location::External(_) => {
                 let instances = self.observed.of(server).take(Endpoints::ENDPOINTS_MAX);
                 let endpoint = |it: &Instance| Endpoint {
                     address: it.address.clone(),

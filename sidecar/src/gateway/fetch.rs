@@ -4,7 +4,7 @@
 //! address now and one of this network a moment later gets nowhere.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use weft_certs::{pem, tls};
 use weft_proto::name::WebUrl;
 
 use super::settings::KeyFetching;
+use crate::external::is_public;
 use crate::trace::collector;
 
 /// Addresses of one name that are tried.
@@ -180,48 +181,10 @@ const fn is_private(address: IpAddr) -> bool {
     }
 }
 
-/// An address of the public network: none that has a meaning of its own anywhere.
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => is_public_v4(v4),
-        IpAddr::V6(v6) => is_public_v6(v6),
-    }
-}
-
-fn is_public_v4(it: Ipv4Addr) -> bool {
-    let [a, b, c, _] = it.octets();
-    let is_special = it.is_unspecified()
-        || it.is_loopback()
-        || it.is_private()
-        || it.is_link_local()
-        || it.is_broadcast()
-        || it.is_multicast()
-        || it.is_documentation()
-        || is_shared(it)
-        || a == 0
-        || a >= 240
-        // Assignments of protocols, relays to IPv6, and networks for measurements.
-        || (a, b, c) == (192, 0, 0)
-        || (a, b, c) == (192, 88, 99)
-        || (a == 198 && matches!(b, 18 | 19));
-    !is_special
-}
-
 /// What carriers share among customers; clouds have services of their own there.
 const fn is_shared(it: Ipv4Addr) -> bool {
     let [a, b, ..] = it.octets();
     a == 100 && b >= 64 && b <= 127
-}
-
-/// Global unicast, without what leads to an address of IPv4 that was not looked at, and what is for documents.
-fn is_public_v6(it: Ipv6Addr) -> bool {
-    let segments = it.segments();
-    let is_global = segments[0] & 0xe000 == 0x2000;
-    let is_6to4 = segments[0] == 0x2002;
-    // Teredo, and other assignments of protocols.
-    let is_assigned = segments[0] == 0x2001 && segments[1] < 0x0200;
-    let is_for_documents = segments[0] == 0x2001 && segments[1] == 0x0db8 || segments[0] == 0x3fff;
-    is_global && !is_6to4 && !is_assigned && !is_for_documents
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::destination::{Address, Destination};
 use super::state::Place;
+use crate::external::is_public;
 
 /// How long the addresses of a name are used without asking again.
 const RESOLVED_FOR: Duration = Duration::from_secs(5);
@@ -35,6 +36,8 @@ pub enum Error {
     Resolve { host: Arc<str>, source: io::Error },
     #[error("{host} has no address")]
     NoAddress { host: Arc<str> },
+    #[error("{host} is at no public address, and nothing allows another")]
+    Private { host: Arc<str> },
     #[error("{to} cannot be reached: {source}")]
     Reach { to: String, source: io::Error },
     #[error("no TLS with {to}: {source}")]
@@ -59,24 +62,37 @@ impl Connector {
 
     pub(super) async fn connect(&self) -> Result<Io, Error> {
         match &self.destination {
-            Destination::Tcp(address) => Ok(Io::Tcp(self.tcp(address).await?)),
+            Destination::Tcp(address) => Ok(Io::Tcp(self.tcp(address, |_| true).await?)),
             Destination::Unix(path) => {
                 let to = || format!("the socket {}", path.display());
                 let stream = UnixStream::connect(path).await;
                 Ok(Io::Unix(stream.map_err(|source| Error::Reach { to: to(), source })?))
             }
-            Destination::Tls { address, config } => {
-                let stream = self.tcp(address).await?;
-                let tls = TlsConnector::from(Arc::clone(config)).connect(address.server_name(), stream).await;
-                let tls = tls.map_err(|source| Error::Tls { to: address.clone(), source })?;
-                Ok(Io::Tls(Box::new(tls)))
+            Destination::Tls { address, config } => self.tls(address, config, |_| true).await,
+            Destination::Web { address, config, private } => {
+                self.tls(address, config, |ip| *private || is_public(ip)).await
             }
         }
     }
 
-    async fn tcp(&self, address: &Address) -> Result<TcpStream, Error> {
+    async fn tls(
+        &self,
+        address: &Address,
+        config: &Arc<rustls::ClientConfig>,
+        may: impl Fn(IpAddr) -> bool,
+    ) -> Result<Io, Error> {
+        let stream = self.tcp(address, may).await?;
+        let tls = TlsConnector::from(Arc::clone(config)).connect(address.server_name(), stream).await;
+        let tls = tls.map_err(|source| Error::Tls { to: address.clone(), source })?;
+        Ok(Io::Tls(Box::new(tls)))
+    }
+
+    /// Connects to an address that may be connected to. What is looked at is what is connected to: a name that means
+    /// something else a moment later leads nowhere else.
+    async fn tcp(&self, address: &Address, may: impl Fn(IpAddr) -> bool) -> Result<TcpStream, Error> {
         let (host, port) = match address {
-            Address::Socket(address) => return reach(*address).await,
+            Address::Socket(address) if may(address.ip()) => return reach(*address).await,
+            Address::Socket(address) => return Err(Error::Private { host: address.to_string().into() }),
             Address::Name { host, port } => (host, *port),
             Address::Loopback { port } => {
                 let both = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
@@ -90,7 +106,7 @@ impl Connector {
             return Ok(stream);
         }
         // There are none, or they may be the old ones.
-        let addresses = self.resolve(host, port).await?;
+        let addresses = self.resolve(host, port, may).await?;
         let connected =
             first_of(&addresses).await.unwrap_or_else(|| Err(Error::NoAddress { host: host.clone() }));
         if connected.is_err() {
@@ -105,10 +121,20 @@ impl Connector {
         known.filter(|(since, _)| since.elapsed() < RESOLVED_FOR).map(|(_, addresses)| addresses)
     }
 
-    async fn resolve(&self, host: &Arc<str>, port: u16) -> Result<Arc<[SocketAddr]>, Error> {
+    async fn resolve(
+        &self,
+        host: &Arc<str>,
+        port: u16,
+        may: impl Fn(IpAddr) -> bool,
+    ) -> Result<Arc<[SocketAddr]>, Error> {
         let found = tokio::net::lookup_host((&**host, port)).await;
-        let found = found.map_err(|source| Error::Resolve { host: host.clone(), source })?;
-        let addresses: Arc<[SocketAddr]> = found.take(ADDRESSES_MAX).collect();
+        let mut found = found.map_err(|source| Error::Resolve { host: host.clone(), source })?.peekable();
+        let is_somewhere = found.peek().is_some();
+        let allowed = found.filter(|address| may(address.ip()));
+        let addresses: Arc<[SocketAddr]> = allowed.take(ADDRESSES_MAX).collect();
+        if is_somewhere && addresses.is_empty() {
+            return Err(Error::Private { host: host.clone() });
+        }
         let resolved = Some((Instant::now(), Arc::clone(&addresses)));
         *self.resolved.lock().unwrap_or_else(PoisonError::into_inner) = resolved;
         Ok(addresses)
@@ -240,6 +266,31 @@ mod tests {
     fn reached(io: &Io) -> SocketAddr {
         let Io::Tcp(stream) = io else { panic!("{io:?}") };
         stream.peer_addr().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_server_of_the_web_is_not_looked_for_in_this_network_unless_that_is_allowed() {
+        let (listener, at) = listener().await;
+        let config = rustls::ClientConfig::builder_with_provider(weft_certs::tls::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let config = Arc::new(config);
+        let name = Address::Name { host: "localhost".into(), port: at.port() };
+        for address in [Address::Socket(at), name] {
+            let to = |private| {
+                let config = Arc::clone(&config);
+                Connector::new(Destination::Web { address: address.clone(), config, private })
+            };
+            let refused = to(false).connect().await.unwrap_err();
+            assert!(matches!(refused, Error::Private { .. }), "{refused}");
+            let accept = async { drop(listener.accept().await) };
+            let connector = to(true);
+            let (allowed, ()) = tokio::join!(connector.connect(), accept);
+            // It came as far as TLS.
+            assert!(matches!(allowed.unwrap_err(), Error::Tls { .. }));
+        }
     }
 
     #[tokio::test]

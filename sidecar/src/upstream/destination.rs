@@ -19,6 +19,13 @@ pub enum Destination {
         address: Address,
         config: Arc<rustls::ClientConfig>,
     },
+    /// A server of the web, which is known by its name.
+    Web {
+        address: Address,
+        config: Arc<rustls::ClientConfig>,
+        /// Whether it may be at an address that is not a public one.
+        private: bool,
+    },
 }
 
 impl Destination {
@@ -26,6 +33,8 @@ impl Destination {
     pub(super) fn authority(&self) -> Authority {
         let text = match self {
             Self::Tcp(address) | Self::Tls { address, .. } => address.to_string(),
+            Self::Web { address: Address::Name { host, port: 443 }, .. } => host.to_string(),
+            Self::Web { address, .. } => address.to_string(),
             Self::Unix(_) => LOCALHOST.to_owned(),
         };
         text.parse().unwrap_or(Authority::from_static(LOCALHOST))
@@ -33,7 +42,7 @@ impl Destination {
 
     pub(super) const fn scheme(&self) -> Scheme {
         match self {
-            Self::Tls { .. } => Scheme::HTTPS,
+            Self::Tls { .. } | Self::Web { .. } => Scheme::HTTPS,
             Self::Tcp(_) | Self::Unix(_) => Scheme::HTTP,
         }
     }
@@ -47,6 +56,7 @@ impl fmt::Debug for Destination {
             Self::Tcp(address) => write!(f, "tcp://{address}"),
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
             Self::Tls { address, .. } => write!(f, "tls://{address}"),
+            Self::Web { address, .. } => write!(f, "https://{address}"),
         }
     }
 }

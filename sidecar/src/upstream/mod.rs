@@ -23,6 +23,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 
+use crate::external::CredentialsError;
 use crate::refusal::Refusal;
 
 /// A request to a server. Bodies are bounded and complete before anything is sent.
@@ -67,6 +68,8 @@ pub enum Unsent {
     Connect(#[from] Arc<ConnectError>),
     #[error("all connections are in use and {waiting} requests wait for one")]
     Full { waiting: usize },
+    #[error("there are no credentials: {0}")]
+    Credentials(Arc<CredentialsError>),
     #[error("the connection was closed before the request was written")]
     Closed,
     #[error("the server refused the request before it looked at it")]

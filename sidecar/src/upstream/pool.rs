@@ -8,7 +8,8 @@ use http::Response;
 use super::body::UpstreamBody;
 use super::destination::Destination;
 use super::state::Shared;
-use super::{Outgoing, SendError};
+use super::{Outgoing, SendError, Unsent};
+use crate::external::Dress;
 
 /// How often a request that never left is tried on another connection of the same destination.
 const TRIES_MAX: u32 = 8;
@@ -70,21 +71,53 @@ pub struct Stats {
 
 /// Connections to one destination. Clones are the same pool.
 #[derive(Clone, Debug)]
-pub struct Pool(Arc<Shared>);
+pub struct Pool {
+    shared: Arc<Shared>,
+    /// What requests take along, where they leave the mesh.
+    dress: Option<Arc<Dress>>,
+}
 
 impl Pool {
     pub fn new(destination: Destination, settings: Settings) -> Self {
-        Self(Shared::new(destination, settings))
+        Self { shared: Shared::new(destination, settings), dress: None }
+    }
+
+    /// Every request is dressed before it is sent, and every answer undressed: no way leads past that.
+    #[must_use]
+    pub(crate) fn dressing(mut self, dress: Dress) -> Self {
+        self.dress = Some(Arc::new(dress));
+        self
     }
 
     /// Sends a request and waits for the head of its answer. Dropping the future gives the request up, and closes the
     /// connection if it was sent.
     ///
     /// The request needs a method, a path and its own headers; host and version are the pool's business.
-    pub async fn send(&self, mut request: Outgoing) -> Result<Response<UpstreamBody>, SendError> {
+    pub async fn send(&self, request: Outgoing) -> Result<Response<UpstreamBody>, SendError> {
+        if let Some(dress) = &self.dress {
+            // In a box: few are.
+            return Box::pin(self.send_dressed(dress, request)).await;
+        }
+        self.send_bare(request).await
+    }
+
+    async fn send_dressed(
+        &self,
+        dress: &Dress,
+        mut request: Outgoing,
+    ) -> Result<Response<UpstreamBody>, SendError> {
+        if let Err(error) = dress.put_on(request.headers_mut()).await {
+            return Err(SendError::NeverSent { request, why: Unsent::Credentials(Arc::new(error)) });
+        }
+        let mut response = self.send_bare(request).await?;
+        Dress::take_off(&mut response);
+        Ok(response)
+    }
+
+    async fn send_bare(&self, mut request: Outgoing) -> Result<Response<UpstreamBody>, SendError> {
         let mut tries = 0;
         loop {
-            let lease = match self.0.lease().await {
+            let lease = match self.shared.lease().await {
                 Ok(lease) => lease,
                 Err(why) => return Err(SendError::NeverSent { request, why }),
             };
@@ -102,10 +135,10 @@ impl Pool {
 
     /// Takes no more requests. What is under way goes on, each connection ends with its last request.
     pub fn retire(&self) {
-        self.0.retire();
+        self.shared.retire();
     }
 
     pub fn stats(&self) -> Stats {
-        self.0.stats()
+        self.shared.stats()
     }
 }

@@ -55,7 +55,12 @@ fn wanted(name: &ServerName, spec: &McpServer) -> Result<Wanted, String> {
         }
         Location::Workload(_) => return Err("nothing says on which port it listens".to_owned()),
         Location::Endpoints(_) => return Err("its sidecars run elsewhere".to_owned()),
-        Location::External(_) => return Err("servers outside of the mesh are not reached yet".to_owned()),
+        Location::External(_) => {
+            return Err(
+                "a server outside of the mesh needs a sidecar whose file says where calls may leave to"
+                    .to_owned(),
+            );
+        }
     };
     let account = spec.service_account.as_ref().map_or(name.name.as_str(), |account| account.as_str());
     Ok(Wanted { account: account.to_owned(), labels })

@@ -50,7 +50,7 @@ pub(crate) struct Raw {
     /// Instances are sidecars at these addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) endpoints: Option<List<StaticEndpoint, 1024, 1>>,
-    /// The server is outside the mesh, at this URL.
+    /// The server is outside the mesh, at this URL. Sidecars whose file allows it stand before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) external: Option<External>,
     /// The server is a command that the sidecar starts and speaks with over stdin and stdout.
