@@ -174,13 +174,16 @@ fn processors() -> usize {
 }
 
 fn addresses(running: &Running) -> String {
-    json!({
+    let mut all = json!({
         "inbound": running.inbound,
         "outbound": running.outbound,
         "health": running.health,
         "admin": running.admin,
-    })
-    .to_string()
+    });
+    if let Some(gateway) = running.gateway {
+        all["gateway"] = json!(gateway);
+    }
+    all.to_string()
 }
 
 /// The one line for whatever started the sidecar. A reader that left is no reason to end.

@@ -112,7 +112,7 @@ impl Inbound {
         let treated = about.treat(&current, record).await?;
         let queued = record.mark();
         // What waits here has its place.
-        let exempt = call.is_exempt() || server.goes_on(&connection.caller.shared_name(), &call);
+        let exempt = call.is_exempt() || server.goes_on(&connection.caller, &call);
         let admitted = match (call.listens(), exempt) {
             (true, _) => server.places.listen(),
             (false, true) => Ok(Places::exempt()),

@@ -201,7 +201,7 @@ impl Refusal {
             Self::Unauthenticated { .. } => told(401, 4010, "unauthenticated", false),
             Self::InsufficientScope => told(403, 4033, "insufficient_scope", false),
             Self::ClaimsTooLarge { .. } => told(403, 4034, "claims_too_large", false),
-            Self::IssuerAway(_) => told(502, 5025, "issuer_away", true),
+            Self::IssuerAway(_) => told(502, 5026, "issuer_away", true),
             Self::CallerBusy => told(429, 4293, "caller_busy", true),
             Self::CallerStreams => told(429, 4294, "caller_streams", true),
             Self::UnknownServer(_) => told(404, 4041, "unknown_server", false),

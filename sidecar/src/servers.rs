@@ -21,6 +21,7 @@ use crate::bootstrap::Node;
 use crate::classify::Call;
 use crate::health::check::Checked;
 use crate::health::{Health, Told};
+use crate::identify::Caller;
 use crate::limits::Limits;
 use crate::metrics::{Metrics, ServerLabel, ServerSeries};
 use crate::quota::Plans;
@@ -271,9 +272,9 @@ impl Local {
     }
 
     /// Whether a call goes on with one of this caller's that waits here for what its server asked.
-    pub fn goes_on(&self, caller: &str, call: &Call<'_>) -> bool {
+    pub fn goes_on(&self, caller: &Caller, call: &Call<'_>) -> bool {
         let says_so = call.request().is_some_and(|request| request.params.request_state.is_some());
-        says_so && self.backend.front().is_some_and(|front| front.waits(caller, call))
+        says_so && self.backend.front().is_some_and(|front| front.waits(&caller.shared_name(), call))
     }
 
     /// How the server is, as far as it is known here.

@@ -33,7 +33,7 @@ fn the_reference_is_as_the_code_has_it() {
 #[test]
 fn the_files_that_show_how_a_sidecar_is_started_can_be_read() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/sidecar");
-    for file in ["standalone.yaml", "joined.yaml"] {
+    for file in ["standalone.yaml", "joined.yaml", "gateway.yaml"] {
         cli::read(&Path::new(folder).join(file)).unwrap();
     }
 }

@@ -74,7 +74,7 @@ mod tests {
         let kinds: BTreeSet<_> = keys.iter().map(|key| key.kind).collect();
         assert_eq!(kinds, Kind::ALL.iter().copied().collect());
         let namespaces: BTreeSet<_> = keys.iter().map(|key| key.namespace.as_str()).collect();
-        assert_eq!(namespaces, BTreeSet::from(["agents", "research", "weft-system"]));
+        assert_eq!(namespaces, BTreeSet::from(["edge", "research", "weft-system"]));
     }
 
     #[test]

@@ -119,7 +119,8 @@ pub(super) fn of_nobody(facts: &Facts) -> Verdict {
     let reviewed = facts.objects.reviewed();
     let identities: BTreeSet<&SpiffeId> = facts.sidecars.iter().map(|it| &it.identity).collect();
     let callers: Vec<_> = identities.into_iter().filter_map(SpiffeId::workload).map(Caller::new).collect();
-    let mut told = reviewed.of_nobody.clone();
+    // Claims and tenants are those of callers for whom gateways call.
+    let mut told = if has_gateways(facts) { Vec::new() } else { reviewed.of_nobody.clone() };
     if (1..=IDENTITIES_MAX).contains(&callers.len()) {
         told.extend(about_nobody_known(&facts.objects.snapshot, &callers));
     }
@@ -201,6 +202,11 @@ pub(super) fn agreement(facts: &Facts) -> Verdict {
     }
 }
 
+/// Whether the mesh names gateways, whose callers have claims and tenants.
+pub(super) fn has_gateways(facts: &Facts) -> bool {
+    facts.objects.trust().is_some_and(|trust| !trust.gateways.is_empty())
+}
+
 pub(super) fn effect(facts: &Facts) -> Verdict {
     let idle = facts.objects.readable().filter(|(key, _)| {
         let is_external = |name| {
@@ -208,14 +214,12 @@ pub(super) fn effect(facts: &Facts) -> Verdict {
             entry.is_some_and(|entry| matches!(entry.server.spec.location, Location::External(_)))
         };
         match key.kind {
-            Kind::Route | Kind::VirtualServer | Kind::Authentication => true,
+            Kind::Authentication => !has_gateways(facts),
             Kind::McpServer => is_external(weft_proto::name::ServerName {
                 namespace: key.namespace.clone(),
                 name: key.name.clone(),
             }),
-            Kind::AccessPolicy | Kind::QuotaPolicy | Kind::ToolPolicy | Kind::Telemetry | Kind::Trust => {
-                false
-            }
+            _ => false,
         }
     });
     match named(idle.map(|(key, _)| key)) {

@@ -53,6 +53,11 @@ fn objects(documents: &[(&str, &str, &str)]) -> Objects {
 }
 
 const FILES: (&str, &str, &str) = ("McpServer", "files", "{stdio: {command: x}, serviceAccount: files}");
+const GATEWAYS: (&str, &str, &str) = (
+    "Trust",
+    "weft-system/mesh",
+    "{trustDomain: corp.example, gateways: ['spiffe://corp.example/ns/edge/sa/*']}",
+);
 const READERS: (&str, &str, &str) = (
     "AccessPolicy",
     "readers",
@@ -498,6 +503,15 @@ const CASES: &[Case] = &[
     ),
     (
         "rules about nobody",
+        |it| {
+            let policy = "{rules: [{action: allow, from: [{tenants: [t]}]}]}";
+            with(it, &[GATEWAYS, ("AccessPolicy", "few", policy)]);
+        },
+        Well,
+        "speaks of somebody",
+    ),
+    (
+        "rules about nobody",
         |it| with(it, &[("AccessPolicy", "few", "{rules: [{action: allow, from: [{namespaces: [gone]}]}]}")]),
         Warning,
         "research/few#0 speaks of no identity that was seen",
@@ -556,9 +570,15 @@ const CASES: &[Case] = &[
     ),
     (
         "effect",
-        |it| with(it, &[("VirtualServer", "all", "{members: [{server: research/files}]}")]),
+        |it| with(it, &[("Authentication", "outside", "{federatedDomains: [other.example]}")]),
         Warning,
-        "virtualservers/research/all",
+        "authentications/research/outside",
+    ),
+    (
+        "effect",
+        |it| with(it, &[GATEWAYS, ("Authentication", "outside", "{federatedDomains: [other.example]}")]),
+        Well,
+        "every object is followed",
     ),
     (
         "budgets",

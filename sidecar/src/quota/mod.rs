@@ -140,7 +140,7 @@ impl Quotas {
     ) -> Result<Held<'q>, Refusal> {
         let matching = server.quotas.of(entry, &self.0.series, &self.0.table);
         let Some(limits) = matching.limits() else { return Ok(Held::nothing(self)) };
-        if server.goes_on(&caller.shared_name(), call) {
+        if server.goes_on(caller, call) {
             return Ok(Held::nothing(self));
         }
         let facts: SmallVec<[Facts<'_>; 1]> = requests(server, caller, call).collect();
