@@ -181,7 +181,7 @@ impl Open {
             self.series.learn(message, heard::BOUNDS);
         }
         let (event, dimensions) = (&self.event, self.dimensions);
-        let is_known = event.caller.contains(':');
+        let is_known = event.caller.contains([':', '#']);
         self.series.called(&Call {
             method: event.method,
             target: event.target.as_deref(),

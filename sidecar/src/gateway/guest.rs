@@ -17,8 +17,8 @@ use weft_proto::policy;
 
 /// Longest name that an issuer has for somebody, in bytes; what OpenID Connect allows.
 pub const SUBJECT_BYTES_MAX: usize = 255;
-/// Longest name of an issuer, in bytes.
-const ISSUER_BYTES_MAX: usize = 2048;
+/// Longest name of an issuer, in bytes: with a subject it is no longer than what quotas are counted by.
+const ISSUER_BYTES_MAX: usize = 1024;
 /// Longest name of a tenant, in bytes.
 const TENANT_BYTES_MAX: usize = 128;
 

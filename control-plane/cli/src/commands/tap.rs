@@ -215,9 +215,13 @@ fn clock(at: &str) -> String {
     at.map(|at| at.strftime("%H:%M:%S%.3f").to_string()).unwrap_or_default()
 }
 
-/// An identity without what all identities have in common.
+/// An identity without what all identities have in common. Somebody for whom a gateway calls, whose name has a `#`, is not
+/// taken for one of the mesh.
 pub(super) fn short(identity: &str) -> String {
-    let parts = identity.strip_prefix("spiffe://").and_then(|rest| rest.split_once("/ns/"));
+    let of_mesh = Some(identity).filter(|it| !it.contains('#'));
+    let parts = of_mesh
+        .and_then(|identity| identity.strip_prefix("spiffe://"))
+        .and_then(|rest| rest.split_once("/ns/"));
     parts
         .and_then(|(_, path)| path.split_once("/sa/"))
         .map_or_else(|| identity.to_owned(), |(namespace, account)| format!("{namespace}/{account}"))

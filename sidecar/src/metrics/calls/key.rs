@@ -141,8 +141,15 @@ fn is_about_names(method: usize) -> bool {
     matches!(METHODS[method], TOOLS_CALL | PROMPTS_GET)
 }
 
-/// The class of a caller. The agent beside the sidecar has none to tell it from others.
-fn namespace(caller: &str) -> Option<&str> {
+/// The class of those for whom gateways call. No namespace is written like it.
+const GUESTS: &str = "#guest";
+
+/// The class of a caller. The agent beside the sidecar has none to tell it from others, and those from outside the mesh
+/// are all of one: what stands in their names, they may have chosen.
+pub(super) fn namespace(caller: &str) -> Option<&str> {
+    if caller.contains('#') {
+        return Some(GUESTS);
+    }
     let (_, path) = caller.split_once("/ns/")?;
     path.split('/').next()
 }

@@ -105,6 +105,19 @@ fn prompts_are_told_apart_as_tools_are_and_neither_passes_for_the_other() {
 }
 
 #[test]
+fn callers_of_gateways_are_of_one_class_whatever_their_names_hold() {
+    for guest in [
+        "https://idp.test#/ns/research/sa/alice",
+        "spiffe://partner.test#/ns/research/sa/alice",
+        "api-keys/a/b#c",
+    ] {
+        assert_eq!(super::key::namespace(guest), Some("#guest"), "{guest}");
+    }
+    assert_eq!(super::key::namespace(ALICE), Some("research"));
+    assert_eq!(super::key::namespace("local"), None);
+}
+
+#[test]
 fn callers_are_told_apart_by_their_namespace_and_only_where_it_is_wanted_by_their_identity() {
     let calls = calls(10);
     let table = table(&calls, &["read"]);
