@@ -52,8 +52,8 @@ impl Checked {
         let (found, health) = watch::channel(before);
         let checking = Checking {
             server,
-            interval: check.interval.map_or(INTERVAL, |it| it.duration()).clamp(INTERVAL_MIN, INTERVAL_MAX),
-            timeout: check.timeout.map_or(TIMEOUT, |it| it.duration()).clamp(TIMEOUT_MIN, TIMEOUT_MAX),
+            interval: interval_of(check),
+            timeout: timeout_of(check),
             score,
             found,
             changes,
@@ -65,6 +65,16 @@ impl Checked {
     pub fn health(&self) -> Health {
         self.health.borrow().clone()
     }
+}
+
+/// Between checks.
+pub(crate) fn interval_of(check: &HealthCheck) -> Duration {
+    check.interval.map_or(INTERVAL, |it| it.duration()).clamp(INTERVAL_MIN, INTERVAL_MAX)
+}
+
+/// For each of them.
+pub(crate) fn timeout_of(check: &HealthCheck) -> Duration {
+    check.timeout.map_or(TIMEOUT, |it| it.duration()).clamp(TIMEOUT_MIN, TIMEOUT_MAX)
 }
 
 struct Checking {

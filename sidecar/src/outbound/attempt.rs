@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{Response, StatusCode};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::checks::Checks;
 use super::servers::{Instance, Reach};
 use super::{Affinity, Outbound};
 use crate::headers::REASON;
@@ -124,6 +125,7 @@ impl Outbound {
     ) -> Result<Response<UpstreamBody>, Failure> {
         let instance = &reach.instances[at];
         let in_flight = instance.load.begin();
+        instance.checks.iter().for_each(Checks::used);
         let began = Instant::now();
         let try_until = reach.try_timeout.map_or(until, |each| until.min(began + each));
         let sent = timeout_at(try_until, instance.pool.send(request)).await;

@@ -185,7 +185,8 @@ impl Balancer {
         now: Instant,
         random: &mut impl Rng,
     ) -> Option<usize> {
-        let fit = |at: usize| !tried.contains(&at) && !self.members[at].load.is_ejected(now);
+        let counts = self.checks_count(now);
+        let fit = |at: usize| !tried.contains(&at) && self.is_in(&self.members[at].load, counts, now);
         let untried = |at: usize| !tried.contains(&at);
         let local = self.local.as_ref().and_then(|group| self.choose(group, key, &fit, now, random));
         local
@@ -325,14 +326,29 @@ impl Balancer {
         eject
     }
 
-    /// Whether an instance is not left out.
-    pub fn is_fit(&self, at: usize, now: Instant) -> bool {
-        self.members.get(at).is_some_and(|member| !member.load.is_ejected(now))
+    /// Whether what checks say leaves anybody out: not where it would leave out more than may be, for then it is rather the
+    /// checks that do not work, or whatever lies between.
+    fn checks_count(&self, now: Instant) -> bool {
+        let mut unwell = self.members.iter().filter(|member| member.load.is_unwell()).peekable();
+        unwell.peek().is_some() && {
+            let out = |member: &&Member| member.load.is_unwell() || member.load.is_ejected(now);
+            self.members.iter().filter(out).count() <= self.ejected_max()
+        }
     }
 
-    /// Whether there is an instance that is not left out.
+    fn is_in(&self, load: &Load, checks_count: bool, now: Instant) -> bool {
+        !(load.is_ejected(now) || checks_count && load.is_unwell())
+    }
+
+    /// Whether an instance is not left out.
+    pub fn is_fit(&self, at: usize, now: Instant) -> bool {
+        let counts = self.checks_count(now);
+        self.members.get(at).is_some_and(|member| self.is_in(&member.load, counts, now))
+    }
+
+    /// Whether there is an instance that is not left out, of those that checks found well.
     pub fn is_available(&self, now: Instant) -> bool {
-        self.members.iter().any(|member| !member.load.is_ejected(now))
+        self.members.iter().any(|member| !member.load.is_ejected(now) && !member.load.is_unwell())
     }
 
     /// Instances that are left out.

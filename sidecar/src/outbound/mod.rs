@@ -11,6 +11,7 @@ pub mod balance;
 mod begun;
 mod breaker;
 mod budget;
+mod checks;
 mod copies;
 mod servers;
 

@@ -10,7 +10,7 @@ use weft_certs::tls;
 use weft_certs::verifier::Expect;
 use weft_proto::compile::{ServerEntry, Snapshot};
 use weft_proto::name::{HostPort, ServerName, SpiffeId};
-use weft_proto::resource::kinds::{self, McpServer};
+use weft_proto::resource::kinds::{self, HealthCheck, McpServer};
 use weft_proto::wire::Endpoint;
 
 use super::Config;
@@ -18,6 +18,7 @@ use super::affinity::Affinity;
 use super::balance::{Balancer, Ejection, Load, Member, stable_hash};
 use super::breaker::{self, Breaker};
 use super::budget::Budget;
+use super::checks::Checks;
 use crate::refusal::Refusal;
 use crate::session_id::{Tag, Whence};
 use crate::upstream::{Address, Destination, Pool, Settings};
@@ -71,14 +72,18 @@ pub(super) struct Instance {
     pub(super) routed_tag: Tag,
     pub(super) pool: Pool,
     pub(super) load: Arc<Load>,
+    /// Where callers are to check the way to it.
+    pub(super) checks: Option<Checks>,
 }
 
 /// What a server's configuration says of connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Limits {
     connect_timeout: Duration,
     connections_max: usize,
     pending_max: usize,
+    /// Only where callers check.
+    check: Option<HealthCheck>,
 }
 
 impl Limits {
@@ -89,11 +94,12 @@ impl Limits {
             connect_timeout: server.timeouts.connect.map_or(default.connect_timeout, |span| span.duration()),
             connections_max: breaker.connections_max.map_or(default.connections_max, |it| it.get() as usize),
             pending_max: breaker.pending_max.map_or(default.pending_max, |it| it.get() as usize),
+            check: server.health_check.filter(|check| check.by_callers),
         }
     }
 
     const fn settings(self) -> Settings {
-        let Self { connect_timeout, connections_max, pending_max } = self;
+        let Self { connect_timeout, connections_max, pending_max, check: _ } = self;
         Settings { connect_timeout, connections_max, pending_max, ..Settings::peer() }
     }
 }
@@ -303,15 +309,24 @@ impl<'a> Making<'a> {
         let tls = self.tls(identity);
         let destination =
             Destination::Tls { address: Address::from(&endpoint.address), config: Arc::clone(&tls) };
+        let pool = Pool::new(destination, self.limits.settings());
+        let load = former.map_or_else(|| Load::new(self.now), |former| Arc::clone(&former.load));
+        // Whoever is checked otherwise, or not any more, begins anew.
+        load.be_unwell(false);
+        let checks = self.limits.check.map(|check| {
+            Checks::new(check, pool.clone(), Arc::clone(&load), path(self.server).as_str().to_owned())
+        });
+        let key = &self.config.key;
         Arc::new(Instance {
             address: endpoint.address.clone(),
             identity: identity.clone(),
             limits: self.limits,
             tls,
-            tag: self.config.key.tag(&format!("{} {identity}", endpoint.address)),
-            routed_tag: self.config.key.tag(&format!("{} {} {identity}", self.server, endpoint.address)),
-            pool: Pool::new(destination, self.limits.settings()),
-            load: former.map_or_else(|| Load::new(self.now), |former| Arc::clone(&former.load)),
+            tag: key.tag(&format!("{} {identity}", endpoint.address)),
+            routed_tag: key.tag(&format!("{} {} {identity}", self.server, endpoint.address)),
+            pool,
+            load,
+            checks,
         })
     }
 

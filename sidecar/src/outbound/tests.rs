@@ -17,6 +17,7 @@ use super::*;
 use crate::body::Body;
 use crate::upstream::testing::{Authority, Server, echo, id, post, serve, soon, text, until};
 
+mod checked;
 mod doubled;
 mod routed;
 

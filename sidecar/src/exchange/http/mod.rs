@@ -159,21 +159,28 @@ pub(crate) fn modern_request(id: &str, method: &str, more: &str) -> Bytes {
     .into()
 }
 
+/// The id of a request for discovery, which has a connection of its own.
+const DISCOVERY_ID: &str = "\"weft\"";
+
+/// A request that asks a server of the modern era what it is.
+pub(crate) fn discovery(target: &Target) -> Result<Request<Full<Bytes>>, Refusal> {
+    let mut headers = posting();
+    headers.insert(header::PROTOCOL_VERSION, HeaderValue::from_static(Revision::LATEST.as_str()));
+    headers.insert(header::METHOD, HeaderValue::from_static(method::SERVER_DISCOVER));
+    let message = modern_request(DISCOVERY_ID, method::SERVER_DISCOVER, "");
+    target.request(Method::POST, headers, message)
+}
+
 /// Asks a server of the modern era what it says of itself, and returns what it answered.
 pub(crate) async fn discover(
     http: &dyn Http,
     target: &Target,
     settings: &Settings,
 ) -> Result<(StatusCode, Bytes), Refusal> {
-    const ID: &str = "\"weft\"";
-    let mut headers = posting();
-    headers.insert(header::PROTOCOL_VERSION, HeaderValue::from_static(Revision::LATEST.as_str()));
-    headers.insert(header::METHOD, HeaderValue::from_static(method::SERVER_DISCOVER));
-    let message = modern_request(ID, method::SERVER_DISCOVER, "");
-    let response = http.send(target.request(Method::POST, headers, message)?).await?;
+    let response = http.send(discovery(target)?).await?;
     let status = response.status();
     let body = match answer::Form::of(response.headers()) {
-        answer::Form::Events => legacy::only_response(response, ID, settings).await?,
+        answer::Form::Events => legacy::only_response(response, DISCOVERY_ID, settings).await?,
         answer::Form::Json | answer::Form::Other => {
             answer::whole(response.into_body(), settings.answer_bytes_max).await?
         }

@@ -1,7 +1,7 @@
 //! What is known of one instance: how many requests are under way, how fast it answers, whether it is left out.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::EJECTION_TIME_MAX;
@@ -21,6 +21,8 @@ pub struct Load {
     /// Zero when it is not.
     ejected_until: AtomicU64,
     ejections: AtomicU32,
+    /// By checks, not by what became of requests.
+    unwell: AtomicBool,
 }
 
 impl Load {
@@ -33,6 +35,7 @@ impl Load {
             failures: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             ejections: AtomicU32::new(0),
+            unwell: AtomicBool::new(false),
         })
     }
 
@@ -79,6 +82,17 @@ impl Load {
     fn fading(&self, now: Instant) -> f64 {
         let silence = self.nanos(now).saturating_sub(self.latency_at.load(Ordering::Relaxed));
         (-(silence as f64) / LATENCY_FADES_WITHIN.as_nanos() as f64).exp()
+    }
+
+    /// Whether checks say that it should be left out.
+    pub fn is_unwell(&self) -> bool {
+        self.unwell.load(Ordering::Relaxed)
+    }
+
+    pub fn be_unwell(&self, unwell: bool) {
+        if self.is_unwell() != unwell {
+            self.unwell.store(unwell, Ordering::Relaxed);
+        }
     }
 
     /// For how long it has been known.

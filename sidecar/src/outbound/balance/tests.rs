@@ -281,6 +281,32 @@ fn no_ejection_lasts_for_ever() {
 }
 
 #[test]
+fn whom_checks_find_unwell_is_left_out_as_long_as_that_are_not_too_many() {
+    let now = Instant::now();
+    for policy in POLICIES {
+        let balancer = balancer(policy, &[1; 4], now);
+        let load = |at: usize| &balancer.members[at].load;
+        load(0).be_unwell(true);
+        assert_eq!(picks(&balancer, 100, now)[0], 0, "{policy:?}");
+        assert!(!balancer.is_fit(0, now) && balancer.is_fit(1, now));
+        load(1).be_unwell(true);
+        assert_eq!(picks(&balancer, 100, now)[..2], [0, 0], "{policy:?}");
+        load(2).be_unwell(true);
+        assert!(
+            picks(&balancer, 400, now).iter().all(|picked| *picked > 0),
+            "{policy:?}: three of four are too many"
+        );
+        load(3).be_unwell(true);
+        assert!(!balancer.is_available(now));
+        load(3).be_unwell(false);
+        load(2).be_unwell(false);
+        assert!(balancer.is_available(now) && picks(&balancer, 100, now)[0] == 0);
+        load(0).be_unwell(false);
+        assert!(picks(&balancer, 400, now)[0] > 0, "{policy:?}");
+    }
+}
+
+#[test]
 fn a_lone_instance_is_never_ejected() {
     let now = Instant::now();
     let balancer = balancer(Policy::LeastRequest, &[1], now);
