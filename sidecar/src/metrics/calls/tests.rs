@@ -111,10 +111,10 @@ fn callers_of_gateways_are_of_one_class_whatever_their_names_hold() {
         "spiffe://partner.test#/ns/research/sa/alice",
         "api-keys/a/b#c",
     ] {
-        assert_eq!(super::key::namespace(guest), Some("#guest"), "{guest}");
+        assert_eq!(key::namespace(guest), Some("#guest"), "{guest}");
     }
-    assert_eq!(super::key::namespace(ALICE), Some("research"));
-    assert_eq!(super::key::namespace("local"), None);
+    assert_eq!(key::namespace(ALICE), Some("research"));
+    assert_eq!(key::namespace("local"), None);
 }
 
 #[test]
