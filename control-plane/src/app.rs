@@ -441,6 +441,7 @@ async fn settle_trust_domain(store: &dyn Store, asked: Option<TrustDomain>) -> R
         }
         (None, Some(asked)) => {
             let txn = Txn::new("weft", "first start").expect(key.clone(), Expect::Absent);
+            let txn = SessionSecret::with_one(txn);
             store.commit(txn.put(key, asked.as_str().to_owned())).await.map_err(wrong)?;
             Ok(asked)
         }

@@ -117,13 +117,15 @@ async fn a_crowd_that_comes_and_goes_leaves_neither_descriptors_nor_memory_behin
     at_last("nobody is there", async || sidecar.metric("connections{listener=\"inbound\"}").await == 0).await;
     let (files, fresh) = (sidecar.open_files(), sidecar.resident_bytes());
     let mut after = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..4 {
         crowd.comes_and_goes().await;
         at_last("descriptors are given back", async || sidecar.open_files() <= files + 2).await;
         after.push(sidecar.resident_bytes());
     }
     println!("resident: {} KiB, then {:?}", fresh >> 10, after.iter().map(|it| it >> 10).collect::<Vec<_>>());
-    // The first crowds leave what an allocator keeps for the next; from then on it must be enough.
-    assert!(after[2] <= after[1] + after[1] / 5, "it grows with each crowd: {after:?}");
+    // The first crowds leave what an allocator keeps for the next; from then on it must be enough. How much it keeps at
+    // one moment is chance, so that of two crowds each the smaller counts.
+    let (before, later) = (after[0].min(after[1]), after[2].min(after[3]));
+    assert!(later <= before + before / 5, "it grows with each crowd: {after:?}");
     assert_eq!(crowd.lists().await, 200);
 }

@@ -35,22 +35,26 @@ pub enum Error {
 pub struct SessionSecret(hmac::Key);
 
 impl SessionSecret {
-    /// Reads it, or makes it at the first start.
+    /// Reads it, or makes it.
     pub async fn open(store: &dyn Store) -> Result<Self, Error> {
-        let key = store::Key::new(KEY).expect("the key is short and plain");
+        let key = key();
         if let Some(entry) = store.get(&key).await? {
             return Self::of(&entry.value);
         }
-        let secret: [u8; SECRET_LEN] = rand::random();
-        let txn = Txn::new("weft", "first start").expect(key.clone(), Expect::Absent);
-        match store.commit(txn.put(key.clone(), secret.to_vec())).await {
-            Ok(_) => Self::of(&secret),
-            // Another was faster.
-            Err(error) => match store.get(&key).await? {
-                Some(entry) => Self::of(&entry.value),
-                None => Err(error.into()),
-            },
+        // A mesh of before there were any.
+        let made = store.commit(Self::with_one(Txn::new("weft", "a secret of sessions"))).await;
+        match (store.get(&key).await?, made) {
+            // If another was faster, it is that one's.
+            (Some(entry), _) => Self::of(&entry.value),
+            (None, Err(error)) => Err(error.into()),
+            (None, Ok(_)) => Err(Error::Form),
         }
+    }
+
+    /// A change with which there is a secret, if there was none.
+    pub fn with_one(txn: Txn) -> Txn {
+        let secret: [u8; SECRET_LEN] = rand::random();
+        txn.expect(key(), Expect::Absent).put(key(), secret.to_vec())
     }
 
     fn of(secret: &[u8]) -> Result<Self, Error> {
@@ -76,6 +80,10 @@ impl SessionSecret {
         context.update(id.to_string().as_bytes());
         context.sign().as_ref().to_vec()
     }
+}
+
+fn key() -> store::Key {
+    store::Key::new(KEY).expect("the key is short and plain")
 }
 
 #[cfg(test)]

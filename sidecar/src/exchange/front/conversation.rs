@@ -376,8 +376,9 @@ impl Conversation {
         Ok(())
     }
 
-    /// What is heard before anything else.
-    pub(super) fn say_first(&mut self, said: VecDeque<Heard>) {
+    /// What was heard is told once more, before anything else that was heard and not told.
+    pub(super) fn say_first(&mut self, mut said: VecDeque<Heard>) {
+        said.append(&mut self.ahead);
         self.ahead = said;
     }
 

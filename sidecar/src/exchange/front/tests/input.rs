@@ -87,6 +87,46 @@ async fn a_server_may_ask_several_times_and_while_the_caller_is_away() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn everything_that_a_server_asked_while_the_caller_was_away_is_asked_and_answered_once() {
+    let mut stage = legacy();
+    let (called, mut asked) = asked(&mut stage, "caller").await;
+    for n in 0..8 {
+        called.ask(&QUESTION.replace("\"s\"", &n.to_string())).await;
+    }
+    called.respond(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#).await;
+    pass(Duration::from_millis(1)).await;
+    for id in 2..10 {
+        let more = retry(&asked["result"]["requestState"], json!({ "action": "decline" }));
+        asked = value(&json(answered(stage.modern(&modern_call(id, &json!({"a": 1}), &more))).await).await);
+        assert_eq!(asked["result"]["resultType"], "input_required", "{id}: {asked}");
+    }
+    let more = retry(&asked["result"]["requestState"], json!({ "action": "decline" }));
+    let last = value(&json(answered(stage.modern(&modern_call(10, &json!({"a": 1}), &more))).await).await);
+    assert_eq!(last["result"]["resultType"], "complete", "{last}");
+    let mut told = 0;
+    while stage.told.try_recv().is_ok() {
+        told += 1;
+    }
+    assert_eq!(told, 9, "each question is answered once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_comes_back_before_all_was_looked_at_loses_nothing_of_it() {
+    let stage = legacy();
+    let asker = Asker { caller: "caller".into(), ..Asker::nobody() };
+    let known = conversation::Asked::Nobody(Bytes::from_static(b"{}"));
+    let question = conversation::Question::as_it_is(asker, known, "1".to_owned(), None);
+    let mut conversation = stage.front.conversation(question, PATIENCE, stage.admitted.clone());
+    let note = |text: &'static str| conversation::Heard::Note(Bytes::from_static(text.as_bytes()));
+    conversation.say_first([note("2"), note("3")].into());
+    // Whoever kept it had looked at one more, and not at those.
+    conversation.say_first([note("1")].into());
+    for expected in ["1", "2", "3"] {
+        assert_eq!(conversation.next().await, Some(note(expected)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn progress_goes_on_under_the_token_that_the_caller_has_by_then() {
     let mut stage = legacy();
     let with = |token: u32| json!({ "progressToken": token });
