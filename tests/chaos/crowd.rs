@@ -124,8 +124,9 @@ async fn a_crowd_that_comes_and_goes_leaves_neither_descriptors_nor_memory_behin
     }
     println!("resident: {} KiB, then {:?}", fresh >> 10, after.iter().map(|it| it >> 10).collect::<Vec<_>>());
     // The first crowds leave what an allocator keeps for the next; from then on it must be enough. How much it keeps at
-    // one moment is chance, so that of two crowds each the smaller counts.
-    let (before, later) = (after[0].min(after[1]), after[2].min(after[3]));
+    // one moment is chance: of the first two the larger counts, of the later ones the smaller. What is left of every
+    // crowd makes both later ones larger.
+    let (before, later) = (after[0].max(after[1]), after[2].min(after[3]));
     assert!(later <= before + before / 5, "it grows with each crowd: {after:?}");
     assert_eq!(crowd.lists().await, 200);
 }
