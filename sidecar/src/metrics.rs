@@ -175,7 +175,7 @@ metrics! {
     spans_dropped: Family<ReasonLabel, Counter> = Family::default(), "Spans that no collector took: the queue was full (queue_full), it could not be reached or would not have them (not_taken, rejected), or there is none any more (nowhere)";
     gateway_callers: Family<ReasonLabel, Counter> = Family::default(), "Requests at a gateway, by whether their caller was known: ok, or why not (unauthenticated, insufficient_scope, claims_too_large, issuer_away, invalid, not_ready)";
     issuer_keys: Family<ReasonLabel, Counter> = Family::default(), "Times that the keys of an issuer were fetched for a gateway: fetched, no_keys, failed";
-    not_believed: Counter = Counter::default(), "Requests whose caller said that it calls for somebody else and is no gateway, so that they counted as its own";
+    not_believed: Counter = Counter::default(), "Requests whose caller said that it calls for somebody else and is no gateway, which are refused";
     audit_records: Counter = Counter::default(), "Records of calls that the audit trail has on disk";
     audit_dropped: Family<ReasonLabel, Counter> = Family::default(), "Calls that were to be recorded and were not: queue_full, disk_full, disk_failed, no_state_dir";
     audit_bytes: Gauge = Gauge::default(), "Bytes of the audit trail on disk";

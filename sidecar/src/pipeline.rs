@@ -246,7 +246,7 @@ fn opened(
 
 impl Inbound {
     /// In whose name a request comes: that of the connection, or of somebody for whom a gateway calls. Whoever is no
-    /// gateway speaks for itself, whatever it says.
+    /// gateway speaks for nobody else: taken for its own, such a call would pass what policies deny to its real caller.
     fn in_whose_name(
         &self,
         connection: Arc<Identified>,
@@ -263,7 +263,12 @@ impl Inbound {
         if !proved.is_some_and(|proved| authorize::is_gateway(&parts.live.load().snapshot, proved.id())) {
             parts.metrics.not_believed.inc();
             tracing::debug!(peer = connection.caller.name(), "it calls for somebody else and is no gateway");
-            return (connection, Ok(()));
+            let refused = Refusal::Denied {
+                target: "a call for somebody else".to_owned(),
+                rule: "the mesh's Trust, which does not name this gateway".to_owned(),
+                explain: true,
+            };
+            return (connection, Err(refused));
         }
         match connection.on_behalf(only, parts.limits.guest_bytes_max) {
             Ok(guest) => (guest, Ok(())),

@@ -219,6 +219,13 @@ async fn claims_decide_beside_the_server_and_the_token_ends_at_the_gateway() {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_gateway_is_believed_when_it_calls_for_somebody_else() {
     let story = Story::start().await;
+    // Where everybody may call, it is not for the one who calls for another that they may.
+    let mut stranger = story.pair.caller("agents", "stranger").await;
+    assert_eq!(Answer::read(stranger.send(call("echo")).await).await.status, 200);
+    let mut forged = call("echo");
+    forged.headers_mut().insert("weft-on-behalf-of", "e30".parse().unwrap());
+    let refused = Answer::read(stranger.send(forged).await).await;
+    assert_eq!((refused.status, refused.reason()), (403, "denied"));
     story.apply(&allows("{ claims: { groups: [dev] } }")).await;
     let said = json!({ "iss": issuer::NAME, "sub": "ann", "claims": { "groups": ["dev"] } }).to_string();
     let said = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, said);
@@ -230,7 +237,7 @@ async fn only_a_gateway_is_believed_when_it_calls_for_somebody_else() {
     let mut other = story.pair.caller("agents", "gateway").await;
     let refused = Answer::read(other.send(forged()).await).await;
     assert_eq!((refused.status, refused.reason()), (403, "denied"));
-    assert_eq!(story.pair.inbound.metrics.not_believed.get(), 1);
+    assert_eq!(story.pair.inbound.metrics.not_believed.get(), 2);
     // The same by one that is: it is a matter of who says it.
     let mut gateway = story.pair.caller("edge", "gateway").await;
     assert_eq!(Answer::read(gateway.send(forged()).await).await.status, 200);
