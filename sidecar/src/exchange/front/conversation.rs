@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use weft_proto::audit::Digest;
 use weft_proto::mcp::{self, Message, Request, edit};
 
 use crate::admit::Admitted;
@@ -16,6 +17,7 @@ use crate::refusal::Refusal;
 use crate::bridge::{Answered, Turn, input};
 
 use super::calls::UnderWay;
+use super::parked;
 use super::questions::Questions;
 use super::rounds::{ROUNDS_MAX, Round, Step};
 use super::translate::Way;
@@ -69,6 +71,8 @@ pub(super) struct Conversation {
     questions: Option<Questions>,
     /// What was asked first, where it may have to be asked again, or compared.
     first: Option<Bytes>,
+    /// What it is about and its progress token, once it has waited for its caller.
+    matter: Option<(Digest, Option<String>)>,
     /// How often the server asked back.
     rounds: u32,
     /// The tokens that the server has for progress, and the caller by now.
@@ -170,6 +174,7 @@ impl Conversation {
             ahead: VecDeque::new(),
             questions,
             first,
+            matter: None,
             rounds: 0,
             tokens: None,
             _under_way: under_way,
@@ -331,17 +336,19 @@ impl Conversation {
         Ok(())
     }
 
-    /// What a parked call was asked with first.
-    pub(super) fn first(&self) -> Option<&Bytes> {
-        self.first.as_ref()
+    /// What a call is about that is to wait. The message itself is let go: for as long as it is held it counts among the
+    /// bodies that are being received.
+    pub(super) fn matter(&mut self) -> Option<Digest> {
+        if let Some(first) = self.first.take()
+            && let Ok(mcp::Body::One(Message::Request(request))) = mcp::parse(&first, self.rules.bounds)
+        {
+            self.matter = Some((parked::matter(&request), token(&request)));
+        }
+        self.matter.as_ref().map(|(matter, _)| *matter)
     }
 
     pub(super) fn caller(&self) -> &Arc<str> {
         &self.asker.caller
-    }
-
-    pub(super) fn bounds(&self) -> mcp::Bounds {
-        self.rules.bounds
     }
 
     pub(super) fn input_timeout(&self) -> Duration {
@@ -360,11 +367,7 @@ impl Conversation {
         patience: Patience,
         answers: Vec<Bytes>,
     ) -> Result<(), Refusal> {
-        let token = |request: &Request<'_>| request.params.meta.progress_token.map(|it| it.get().to_owned());
-        let first = self.first.as_ref().and_then(|first| match mcp::parse(first, self.rules.bounds) {
-            Ok(mcp::Body::One(Message::Request(request))) => token(&request),
-            Ok(_) | Err(_) => None,
-        });
+        let first = self.matter.as_ref().and_then(|(_, token)| token.clone());
         self.tokens = first.map(|old| Tokens { old, new: token(request) });
         self.id = request.id.raw().to_owned();
         self.renamed = true;
@@ -406,6 +409,10 @@ impl Conversation {
             }
         });
     }
+}
+
+fn token(request: &Request<'_>) -> Option<String> {
+    request.params.meta.progress_token.map(|it| it.get().to_owned())
 }
 
 fn asking(peer: &Arc<dyn Peer>, ask: Ask) -> BoxFuture<'static, Result<Reply, Refusal>> {

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use weft_proto::audit::Digest;
-use weft_proto::mcp::{self, Message, Request, Target};
+use weft_proto::mcp::{Request, Target};
 
 use crate::bridge::input::{self, Question, WISHES_MAX, Wish};
 use crate::clock;
@@ -72,7 +72,7 @@ impl Parked {
     }
 
     /// Lets a call wait.
-    pub(super) fn park(&self, conversation: Conversation, questions: Vec<Question>) -> Outcome {
+    pub(super) fn park(&self, mut conversation: Conversation, questions: Vec<Question>) -> Outcome {
         let shared = &self.0;
         let (id, after) = (rand::random::<u128>(), conversation.input_timeout());
         let wishes: Vec<Wish> = questions.iter().map(|question| question.wish.clone()).collect();
@@ -81,8 +81,7 @@ impl Parked {
         let bound = shared.key.bind(&format!("{id:032x}-{until:x}"), &caller);
         let state = bound.map(|bound| shared.here.state(&bound));
         let asking = state.and_then(|state| conversation.asking(&wishes, &state));
-        let matter = conversation.first().and_then(|first| matter_in(first, conversation.bounds()));
-        let (Some(asking), Some(matter)) = (asking, matter) else {
+        let (Some(asking), Some(matter)) = (asking, conversation.matter()) else {
             return given_up(conversation, &questions);
         };
         let (keeper, claimed) = oneshot::channel();
@@ -103,8 +102,9 @@ impl Parked {
     /// Whether a request goes on with a call that waits here for this caller.
     pub(super) fn waits(&self, caller: &str, request: &Request<'_>) -> bool {
         let Some(Ok(id)) = self.named(caller, request) else { return false };
-        let table = self.0.table();
-        table.get(&id).is_some_and(|entry| entry.is_for(caller, request))
+        // Arguments are read before anybody has to wait for the table.
+        let matter = matter(request);
+        self.0.table().get(&id).is_some_and(|entry| entry.is_for(caller, matter))
     }
 
     /// The call that a request goes on with; none if it goes on with nothing of ours.
@@ -118,9 +118,10 @@ impl Parked {
             None => return Ok(None),
             Some(named) => named?,
         };
+        let matter = matter(request);
         let (Entry { keeper, .. }, answers) = {
             let mut table = self.0.table();
-            let entry = table.get(&id).filter(|entry| entry.is_for(caller, request));
+            let entry = table.get(&id).filter(|entry| entry.is_for(caller, matter));
             // Nothing is taken out for an answer that is none: the caller may try again.
             let answers = entry.ok_or(Refusal::InputUnknown)?.answers(request)?;
             (table.remove(&id).ok_or(Refusal::InputUnknown)?, answers)
@@ -160,8 +161,8 @@ impl Shared {
 }
 
 impl Entry {
-    fn is_for(&self, caller: &str, request: &Request<'_>) -> bool {
-        &*self.caller == caller && matter(request) == self.matter
+    fn is_for(&self, caller: &str, matter: Digest) -> bool {
+        &*self.caller == caller && matter == self.matter
     }
 
     /// What the server is answered.
@@ -241,17 +242,10 @@ fn given_up(conversation: Conversation, questions: &[Question]) -> Outcome {
 }
 
 /// What a request is about, however its JSON is written: what is answered must be what was asked.
-fn matter(request: &Request<'_>) -> Digest {
+pub(super) fn matter(request: &Request<'_>) -> Digest {
     let target = request.target().map(|target| match target {
         Target::Tool(name) | Target::Prompt(name) | Target::Resource(name) | Target::Task(name) => name,
     });
     let arguments = request.params.arguments.and_then(|it| serde_json::from_str::<Value>(it.get()).ok());
     Digest::of(serde_json::json!([request.method, target, arguments]).to_string().as_bytes())
-}
-
-fn matter_in(message: &[u8], bounds: mcp::Bounds) -> Option<Digest> {
-    match mcp::parse(message, bounds) {
-        Ok(mcp::Body::One(Message::Request(request))) => Some(matter(&request)),
-        Ok(_) | Err(_) => None,
-    }
 }

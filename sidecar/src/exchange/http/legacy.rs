@@ -163,7 +163,10 @@ impl Peer for LegacyHttp {
 /// ask nowhere else, and what they ask while nobody hears it is lost.
 async fn hears(session: &Session) {
     let mut hears = session.hears.subscribe();
-    _ = timeout(HEARS_TIMEOUT, hears.wait_for(|hears| *hears)).await;
+    if timeout(HEARS_TIMEOUT, hears.wait_for(|hears| *hears)).await.is_err() {
+        // It was waited for once, and no other call of the session waits again.
+        session.hears.send_replace(true);
+    }
 }
 
 /// The id of a request, as JSON text.
