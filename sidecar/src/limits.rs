@@ -152,6 +152,8 @@ limits! {
     parked_max: usize = 1024;
     /// Calls of one caller that wait so.
     parked_per_caller_max: usize = 32;
+    /// Bytes of all that is asked of them at one server.
+    parked_bytes_max: usize = 64 << 20;
     /// Events of one stream of a session that are kept for a caller who lost the connection.
     replay_events_max: usize = 256;
     /// Bytes of events that are kept for one session. The last event of a stream is kept in any case.

@@ -73,6 +73,11 @@ impl Question {
         Some(Self { id: request.id.raw().to_owned(), wish })
     }
 
+    /// How much of it is kept for as long as it waits.
+    pub fn bytes(&self) -> usize {
+        self.wish.params.as_ref().map_or(0, String::len)
+    }
+
     /// The answer, which is JSON.
     pub fn answered(&self, result: &RawValue) -> Bytes {
         edit::result(&self.id, result).into()

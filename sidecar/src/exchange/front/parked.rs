@@ -25,6 +25,9 @@ use crate::session_id::{Key, Whence};
 use super::Patience;
 use super::conversation::{Conversation, Heard};
 
+/// Bytes of what a server asks more of a caller who is away.
+const ASKED_BYTES_MAX: usize = 1 << 20;
+
 /// All calls that wait at one server.
 #[derive(Clone, Debug)]
 pub(super) struct Parked(Arc<Shared>);
@@ -36,6 +39,7 @@ struct Shared {
     key: Key,
     max: usize,
     per_caller_max: usize,
+    bytes_max: usize,
     table: Mutex<HashMap<u128, Entry>>,
     drain: CancellationToken,
 }
@@ -66,6 +70,7 @@ impl Parked {
             key: Key::random(),
             max: limits.parked_max,
             per_caller_max: limits.parked_per_caller_max,
+            bytes_max: limits.parked_bytes_max,
             table: Mutex::default(),
             drain,
         }))
@@ -88,7 +93,11 @@ impl Parked {
         {
             let mut table = shared.table();
             let own = table.values().filter(|entry| entry.caller == caller).count();
-            if table.len() >= shared.max || own >= shared.per_caller_max || shared.drain.is_cancelled() {
+            let held = table.values().flat_map(|entry| &entry.questions);
+            let bytes: usize = held.chain(&questions).map(Question::bytes).sum();
+            let is_full =
+                table.len() >= shared.max || own >= shared.per_caller_max || bytes > shared.bytes_max;
+            if is_full || shared.drain.is_cancelled() {
                 drop(table);
                 return given_up(conversation, &questions);
             }
@@ -195,7 +204,7 @@ impl Keep {
         mut conversation: Conversation,
         mut claimed: oneshot::Receiver<oneshot::Sender<Conversation>>,
     ) {
-        let (mut said, mut over) = (VecDeque::new(), false);
+        let (mut said, mut asked_bytes, mut over) = (VecDeque::new(), 0, false);
         let until = sleep(self.after);
         tokio::pin!(until);
         loop {
@@ -211,10 +220,15 @@ impl Keep {
                 heard = conversation.next(), if !over => match heard {
                     // There is nobody to tell.
                     Some(Heard::Note(_) | Heard::Request(_)) => {}
-                    Some(Heard::Asked(question)) if said.len() == WISHES_MAX => {
+                    Some(Heard::Asked(question))
+                        if said.len() == WISHES_MAX || asked_bytes + question.bytes() > ASKED_BYTES_MAX =>
+                    {
                         conversation.answer(question.given_up());
                     }
-                    Some(heard @ Heard::Asked(_)) => said.push_back(heard),
+                    Some(Heard::Asked(question)) => {
+                        asked_bytes += question.bytes();
+                        said.push_back(Heard::Asked(question));
+                    }
                     Some(heard @ (Heard::Response(_) | Heard::Refused(_) | Heard::Cancelled)) => {
                         said.push_back(heard);
                         over = true;

@@ -209,6 +209,18 @@ async fn where_no_more_calls_may_wait_the_server_is_told_at_once_and_the_call_go
     assert_eq!(value(&json(answered(answer).await).await)["result"]["resultType"], "complete");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_of_callers_who_are_away_has_a_limit_in_bytes() {
+    let mut stage = Stage::new(Era::Legacy, &Limits { parked_bytes_max: 10, ..Limits::default() });
+    let answer = stage.modern(&modern_call(5, &json!({}), &json!({})));
+    let called = stage.called().await;
+    called.ask(QUESTION).await;
+    let expected = r#"{"jsonrpc":"2.0","id":"s","result":{"action":"cancel"}}"#;
+    assert_eq!(stage.told.recv().await.unwrap(), Told::Answered(called.asker.clone(), expected.to_owned()));
+    called.respond(r#"{"jsonrpc":"2.0","id":5,"result":{}}"#).await;
+    assert_eq!(value(&json(answered(answer).await).await)["result"]["resultType"], "complete");
+}
+
 /// A session whose caller can be asked everything.
 async fn open_able(stage: &Stage) -> String {
     let initialize = format!(
