@@ -3,19 +3,21 @@
 use crate::tree::Member;
 
 /// Every crate, with those that it may depend on. The two planes never see each other.
-const ROOMS: [(&str, &[&str]); 9] = [
+const ROOMS: [(&str, &[&str]); 10] = [
     ("weft-proto", &[]),
     ("weft-certs", &["weft-proto"]),
     ("weft-telemetry", &["weft-proto"]),
     ("weft-sidecar", &["weft-proto", "weft-certs", "weft-telemetry"]),
     ("weft-control-plane", &["weft-proto", "weft-certs", "weft-telemetry"]),
+    ("weft-kubernetes", &["weft-proto", "weft-certs", "weft-control-plane"]),
     ("weft", PLANES),
     ("weft-tests", PLANES),
     ("weft-fuzz", PLANES),
     ("weft-benches", &["weft-proto", "weft-certs", "weft-sidecar", "weft-control-plane", "weft-tests"]),
 ];
 
-const PLANES: &[&str] = &["weft-proto", "weft-certs", "weft-telemetry", "weft-sidecar", "weft-control-plane"];
+const PLANES: &[&str] =
+    &["weft-proto", "weft-certs", "weft-telemetry", "weft-sidecar", "weft-control-plane", "weft-kubernetes"];
 
 /// What every crate takes from the workspace.
 const SHARED: [&str; 5] = ["version", "edition", "rust-version", "license", "publish"];
