@@ -157,7 +157,7 @@ pub(crate) async fn joining(plane: &plane::Running) -> anyhow::Result<Value> {
     }))
 }
 
-async fn agent(plane: &plane::Running) -> anyhow::Result<sidecar::Running> {
+pub(crate) async fn agent(plane: &plane::Running) -> anyhow::Result<sidecar::Running> {
     let around = Surroundings {
         workers: tokio::runtime::Handle::current(),
         launcher: Launcher::default(),

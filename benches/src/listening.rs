@@ -34,6 +34,8 @@ pub(crate) async fn run(streams: usize, table: &mut Table) -> anyhow::Result<()>
         anyhow::Ok(())
     };
     tokio::time::timeout(PATIENCE, all).await.context("all tools are shown")??;
+    // Each connection that the sidecar may have is for a stream.
+    drop(client);
     let before = resident(pid)?;
     let began = Instant::now();
     let mut open = Vec::with_capacity(streams);

@@ -12,6 +12,7 @@ mod listening;
 mod micro;
 mod operator;
 mod quota;
+mod resume;
 mod scenario;
 mod table;
 
@@ -63,6 +64,8 @@ enum Part {
     Catalogue,
     /// Many clients that listen at one sidecar. Both ends of each stream are files here: `ulimit -n` must allow it.
     Listening,
+    /// Sessions that one replica opened and another goes on with.
+    Resume,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -87,6 +90,7 @@ fn main() -> anyhow::Result<()> {
             Part::Checks => quota::checking(&mut table)?,
             Part::Lending => quota::lending_to_all(&mut table)?,
             Part::Catalogue => runtime.block_on(catalogue::run(&mut table))?,
+            Part::Resume => runtime.block_on(resume::run(&mut table))?,
             Part::Listening => runtime.block_on(listening::run(args.streams, &mut table))?,
         }
     }

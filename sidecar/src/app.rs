@@ -234,7 +234,7 @@ struct Core {
 
 impl Core {
     fn new(bootstrap: Bootstrap, launcher: Launcher, access_log: &Sink) -> Result<Self, Error> {
-        let limits = Arc::new(kept::within_descriptors(&bootstrap.limits));
+        let limits = Arc::new(kept::within_descriptors(&bootstrap));
         let metrics = Arc::new(Metrics::new());
         let room = Room::new(metrics.bodies_held_bytes.clone(), limits.bodies_bytes_max);
         let log = AccessLog::start(access_log, &metrics).map_err(Error::AccessLog)?;

@@ -4,10 +4,6 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What each listener's connections may take of all descriptors: a third for each of the two, and one for servers,
-/// children, administration and files.
-const PARTS: u64 = 3;
-
 /// Takes as many descriptors as the process may have. The lower, soft limit is a default of old that means nobody.
 pub fn raise() {
     let limit = getrlimit(Resource::Nofile);
@@ -17,10 +13,11 @@ pub fn raise() {
     }
 }
 
-/// How many of what each takes a descriptor one part may have, of those that are wanted.
-pub fn at_most(wanted: usize, what: &'static str) -> usize {
+/// How many of what each takes a descriptor one part may have, of those that are wanted. There are as many parts as
+/// listeners for traffic, and one for servers, children, administration and files.
+pub fn at_most(wanted: usize, what: &'static str, listeners: usize) -> usize {
     let limit = getrlimit(Resource::Nofile).current;
-    let max = share(wanted, limit);
+    let max = share(wanted, limit, listeners);
     if max < wanted {
         tracing::warn!(
             what,
@@ -33,9 +30,10 @@ pub fn at_most(wanted: usize, what: &'static str) -> usize {
     max
 }
 
-fn share(wanted: usize, descriptors: Option<u64>) -> usize {
+fn share(wanted: usize, descriptors: Option<u64>, listeners: usize) -> usize {
     let Some(descriptors) = descriptors else { return wanted };
-    usize::try_from(descriptors / PARTS).map_or(wanted, |share| wanted.min(share.max(1)))
+    let parts = listeners as u64 + 1;
+    usize::try_from(descriptors / parts).map_or(wanted, |share| wanted.min(share.max(1)))
 }
 
 #[cfg(test)]
@@ -44,10 +42,12 @@ mod tests {
 
     #[test]
     fn connections_leave_descriptors_for_everything_else() {
-        assert_eq!(share(20_000, None), 20_000);
-        assert_eq!(share(20_000, Some(1_048_576)), 20_000);
-        assert_eq!(share(20_000, Some(1024)), 341);
-        assert_eq!(share(100, Some(1024)), 100);
-        assert_eq!(share(20_000, Some(2)), 1);
+        assert_eq!(share(20_000, None, 2), 20_000);
+        assert_eq!(share(20_000, Some(1_048_576), 2), 20_000);
+        assert_eq!(share(20_000, Some(1024), 2), 341);
+        assert_eq!(share(20_000, Some(1024), 1), 512);
+        assert_eq!(share(20_000, Some(1024), 3), 256);
+        assert_eq!(share(100, Some(1024), 2), 100);
+        assert_eq!(share(20_000, Some(2), 2), 1);
     }
 }

@@ -60,7 +60,8 @@ impl<'de> Deserialize<'de> for Limited {
 }
 
 limits! {
-    /// Connections open at once, at each listener. Never more than a third of the files that the process may have open.
+    /// Connections open at once, at each listener. Never more than the files that the process may have open, divided by
+    /// one more than there are listeners for traffic: half of them with one, a third with two.
     connections_max: usize = 20_000;
     /// Connections of one client address open at once, at a gateway. A network of 64 bits counts as one address of IPv6;
     /// where a balancer stands before the gateway, the address is the balancer's.
@@ -119,8 +120,8 @@ limits! {
     event_bytes_max: usize = 16 << 20;
     /// Bytes of a JSON answer that is looked into.
     answer_bytes_max: usize = 16 << 20;
-    /// Streams that only listen, at once at each server. Never more than a third of the files that the process may have
-    /// open.
+    /// Streams that only listen, at once at each server. Bounded by the files that the process may have open as
+    /// `connectionsMax` is.
     listening_max: usize = 10_000;
     /// Copies of calls for servers that mirror others, under way at once. Beyond that calls are not copied.
     copies_max: usize = 64;

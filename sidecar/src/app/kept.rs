@@ -67,10 +67,12 @@ pub(super) fn audit(
 }
 
 /// The limits, none beyond what the process may have open.
-pub(super) fn within_descriptors(limits: &Limits) -> Limits {
+pub(super) fn within_descriptors(Bootstrap { limits, listen, .. }: &Bootstrap) -> Limits {
     let mut limits = limits.clone();
-    limits.connections_max = descriptors::at_most(limits.connections_max, "connections");
-    limits.listening_max = descriptors::at_most(limits.listening_max, "streams that listen");
+    let listeners = [listen.inbound.is_some(), listen.outbound.is_some(), listen.gateway.is_some()];
+    let listeners = listeners.into_iter().filter(|it| *it).count();
+    limits.connections_max = descriptors::at_most(limits.connections_max, "connections", listeners);
+    limits.listening_max = descriptors::at_most(limits.listening_max, "streams that listen", listeners);
     limits
 }
 

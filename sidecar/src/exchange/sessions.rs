@@ -8,7 +8,7 @@
 //! Not here: what is done with a session; that is the front's business.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -62,19 +62,26 @@ pub(crate) struct Sessions {
 
 /// The ends that are remembered, the oldest first. They are forgotten with the ids' age, or for newer ones.
 #[derive(Debug, Default)]
-struct Ended(VecDeque<(Digest, u64)>);
+struct Ended {
+    known: HashSet<Digest>,
+    in_order: VecDeque<(Digest, u64)>,
+}
 
 impl Ended {
     fn add(&mut self, id: &str, until: u64, now: u64) {
-        self.0.retain(|(_, until)| *until > now);
-        if self.0.len() == ENDED_MAX {
-            self.0.pop_front();
+        let is_over = |(_, until): &(Digest, u64)| *until <= now;
+        while self.in_order.front().is_some_and(is_over) || self.in_order.len() >= ENDED_MAX {
+            let Some((oldest, _)) = self.in_order.pop_front() else { break };
+            self.known.remove(&oldest);
         }
-        self.0.push_back((Digest::of(id.as_bytes()), until));
+        let id = Digest::of(id.as_bytes());
+        if self.known.insert(id) {
+            self.in_order.push_back((id, until));
+        }
     }
 
     fn has(&self, id: &str) -> bool {
-        !self.0.is_empty() && self.0.iter().any(|(it, _)| *it == Digest::of(id.as_bytes()))
+        !self.known.is_empty() && self.known.contains(&Digest::of(id.as_bytes()))
     }
 }
 
@@ -389,5 +396,28 @@ impl Drop for InUse {
     fn drop(&mut self) {
         self.0.touch();
         self.0.users.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_remembered_for_as_long_as_ids_would_open_and_no_more_than_so_many() {
+        let mut ended = Ended::default();
+        ended.add("first", 20, 10);
+        ended.add("first", 20, 10);
+        ended.add("second", 25, 15);
+        assert!(ended.has("first") && ended.has("second") && !ended.has("third"));
+        ended.add("third", 35, 21);
+        assert!(!ended.has("first") && ended.has("second") && ended.has("third"));
+        for n in 0..ENDED_MAX - 1 {
+            ended.add(&n.to_string(), 40, 21);
+        }
+        assert!(!ended.has("second") && ended.has("third"));
+        ended.add("last", 40, 21);
+        assert!(!ended.has("third") && ended.has("last"));
+        assert_eq!((ended.known.len(), ended.in_order.len()), (ENDED_MAX, ENDED_MAX));
     }
 }
