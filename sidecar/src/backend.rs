@@ -9,7 +9,7 @@ use http::HeaderValue;
 use http::uri::PathAndQuery;
 use tokio::sync::watch;
 use weft_proto::name::ServerName;
-use weft_proto::resource::kinds::{External, HealthCheck, Location, McpServer};
+use weft_proto::resource::kinds::{External, HealthCheck, Location, McpServer, Stdio};
 
 use crate::bootstrap::Upstream;
 use crate::exchange::front::{Front, Place};
@@ -19,6 +19,7 @@ use crate::health::check::Checked;
 use crate::servers::Parts;
 use crate::session_id::Whence;
 use crate::stdio::check::StdioProbe;
+use crate::stdio::command::{self, Inherited};
 use crate::stdio::{Phase, StdioPeer};
 use crate::tools::Lister;
 use crate::upstream::{Address, Destination, Pool, Settings};
@@ -45,6 +46,10 @@ pub enum Error {
     Path,
     #[error(transparent)]
     External(#[from] external::Error),
+    #[error(transparent)]
+    Command(#[from] command::Error),
+    #[error("the folder that the sidecar was started in cannot be told of")]
+    Here(#[source] std::io::Error),
 }
 
 /// The way to a server.
@@ -102,11 +107,13 @@ fn place(name: &ServerName, parts: &Parts) -> Place {
 
 impl Backend {
     pub fn new(name: &ServerName, spec: &McpServer, parts: &Parts) -> Result<Self, Error> {
+        if let Some(command) = parts.node.commands.get(name) {
+            let here = std::env::current_dir().map_err(Error::Here)?;
+            let stdio = command.instead_of(&spec.location, &here)?;
+            return Ok(Self::child(name, &stdio, Inherited::Container, parts));
+        }
         if let Location::Stdio(stdio) = &spec.location {
-            let peer = StdioPeer::start(stdio, name.clone(), &parts.limits, parts.launcher.clone());
-            let (shared, drain) = (Arc::<StdioPeer>::clone(&peer), parts.drain.clone());
-            let front = Front::new(shared, &parts.limits, drain, place(name, parts));
-            return Ok(Self::Child(Child { peer, front }));
+            return Ok(Self::child(name, stdio, Inherited::Little, parts));
         }
         if let Location::External(External { url }) = &spec.location {
             let Outward { destination, host, path, dress } =
@@ -131,6 +138,14 @@ impl Backend {
         let host = HeaderValue::from_str(&host).map_err(|_| Error::Path)?;
         let pool = Pool::new(destination, settings(spec, parts, Settings::local()));
         Self::http(name, spec, parts, (pool, host, path))
+    }
+
+    fn child(name: &ServerName, stdio: &Stdio, inherited: Inherited, parts: &Parts) -> Self {
+        let (limits, launcher) = (&parts.limits, parts.launcher.clone());
+        let peer = StdioPeer::start_with(stdio, inherited, name.clone(), limits, launcher);
+        let (shared, drain) = (Arc::<StdioPeer>::clone(&peer), parts.drain.clone());
+        let front = Front::new(shared, limits, drain, place(name, parts));
+        Self::Child(Child { peer, front })
     }
 
     fn http(

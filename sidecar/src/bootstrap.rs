@@ -12,7 +12,9 @@ use crate::audit;
 use crate::external;
 use crate::gateway::Gateway;
 use crate::limits::Limits;
+use crate::probes::Probes;
 use crate::push;
+use crate::stdio::command::Command;
 
 /// Largest bootstrap file, in bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -37,6 +39,9 @@ pub struct Bootstrap {
     /// Where metrics are sent, besides being shown.
     #[serde(default)]
     pub metrics: Option<push::Settings>,
+    /// What of the containers beside this sidecar is asked in the name of the kubelet.
+    #[serde(default)]
+    pub probes: Probes,
 }
 
 /// Who this sidecar is, besides its identity.
@@ -54,6 +59,9 @@ pub struct Node {
     /// Where servers listen beside this sidecar, where their resources do not say it.
     #[serde(default)]
     pub upstreams: BTreeMap<ServerName, Upstream>,
+    /// Servers that are commands which this sidecar starts, whatever their resources say of where they listen.
+    #[serde(default)]
+    pub commands: BTreeMap<ServerName, Command>,
     /// Servers outside of the mesh to which calls may leave here, where to and with what.
     #[serde(default)]
     pub external: BTreeMap<ServerName, external::Settings>,

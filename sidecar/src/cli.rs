@@ -19,16 +19,18 @@ use weft_telemetry::recent::Recent;
 use crate::access_log::Sink;
 use crate::app::{self, Running, Surroundings};
 use crate::bootstrap::{Bootstrap, FILE_BYTES_MAX};
+use crate::copy;
 use crate::descriptors;
 use crate::logging::Logging;
 use crate::stdio::SAID_BY_SERVERS;
-use crate::stdio::launch::Launcher;
+use crate::stdio::launch::{Launcher, first};
 
 const EXAMPLES: &str = "\
 Examples:
   weft-sidecar run --config /etc/weft/sidecar.yaml
   weft-sidecar run --config sidecar.yaml --access-log off --log-level debug
-  weft-sidecar check --config sidecar.yaml";
+  weft-sidecar check --config sidecar.yaml
+  WEFT_SIDECAR_YAML=\"$(cat sidecar.yaml)\" weft-sidecar run";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -38,6 +40,10 @@ Examples:
 const CHECK_EXAMPLES: &str = "\
 Examples:
   weft sidecar check --config sidecar.yaml";
+
+const COPY_EXAMPLES: &str = "\
+Examples:
+  weft sidecar copy /weft/bin/weft-sidecar";
 
 /// The sidecar of a Weft mesh: stands next to an MCP server or an agent
 #[derive(Debug, Parser)]
@@ -59,13 +65,61 @@ pub enum Command {
     /// Says whether a file could be run
     #[command(after_help = CHECK_EXAMPLES)]
     Check(FileArgs),
+    /// Copies this program to a path, for another container to run
+    ///
+    /// Folders on the way are made, everyone may run the copy, and it takes the place of what was there at once.
+    #[command(after_help = COPY_EXAMPLES)]
+    Copy {
+        /// Where the copy is to be
+        path: PathBuf,
+    },
 }
 
 #[derive(Clone, Debug, Args)]
 pub struct FileArgs {
-    /// The sidecar's file, in YAML
+    /// The sidecar's file, in YAML; if not given, WEFT_SIDECAR_YAML holds all of it
     #[arg(long, short, value_name = "FILE", env = "WEFT_SIDECAR_CONFIG", hide_env_values = true)]
-    pub config: PathBuf,
+    #[arg(required_unless_present = "yaml")]
+    pub config: Option<PathBuf>,
+    /// All of the file. For the environment: whoever sees the processes of a machine sees their arguments.
+    #[arg(long, hide = true, value_name = "TEXT", env = YAML, hide_env_values = true)]
+    pub yaml: Option<Yaml>,
+}
+
+/// The variable that may hold all of the file.
+const YAML: &str = "WEFT_SIDECAR_YAML";
+
+/// A sidecar's file itself. It may hold a token, so that it does not show what it holds.
+#[derive(Clone)]
+pub struct Yaml(String);
+
+impl From<String> for Yaml {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl std::fmt::Debug for Yaml {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Yaml(…)")
+    }
+}
+
+impl FileArgs {
+    /// Reads what is given. A file that is named goes before a text.
+    pub fn read(&self) -> anyhow::Result<Bootstrap> {
+        match (&self.config, &self.yaml) {
+            (Some(path), _) => read(path),
+            (None, Some(Yaml(text))) => {
+                anyhow::ensure!(
+                    text.len() as u64 <= FILE_BYTES_MAX,
+                    "{YAML} is larger than {FILE_BYTES_MAX} bytes"
+                );
+                parse(text, &YAML)
+            }
+            (None, None) => anyhow::bail!("neither --config nor {YAML} is given"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Args)]
@@ -112,7 +166,7 @@ pub fn main() -> ExitCode {
 /// Runs a command and says why, if it fails.
 fn run(command: Command, launcher: Launcher) -> ExitCode {
     match try_run(command, launcher) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
@@ -120,16 +174,22 @@ fn run(command: Command, launcher: Launcher) -> ExitCode {
     }
 }
 
-/// Runs a command, on threads of its own.
-pub fn try_run(command: Command, launcher: Launcher) -> anyhow::Result<()> {
+/// Runs a command, on threads of its own, and says how it ended.
+pub fn try_run(command: Command, launcher: Launcher) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run(args) => run_until_stopped(&args, launcher),
-        Command::Check(args) => read(&args.config).map(|_| say("the file can be run")),
+        Command::Run(args) => return run_until_stopped(&args, launcher),
+        Command::Check(args) => args.read().map(|_| say("the file can be run"))?,
+        Command::Copy { path } => copy::itself(&path)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
-fn run_until_stopped(args: &RunArgs, launcher: Launcher) -> anyhow::Result<()> {
-    let bootstrap = read(&args.file.config)?;
+fn run_until_stopped(args: &RunArgs, launcher: Launcher) -> anyhow::Result<ExitCode> {
+    let bootstrap = args.file.read()?;
+    // Commands may have orphans of any kind, and a container of its own has nothing that would see to them.
+    if first::is_first() && !bootstrap.node.commands.is_empty() {
+        return Ok(first::stay());
+    }
     let logging = start_log(args)?;
     descriptors::raise();
     let workers = tokio::runtime::Builder::new_multi_thread()
@@ -166,7 +226,7 @@ fn run_until_stopped(args: &RunArgs, launcher: Launcher) -> anyhow::Result<()> {
         anyhow::Ok(())
     })?;
     workers.shutdown_timeout(std::time::Duration::from_secs(1));
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn processors() -> usize {
@@ -197,7 +257,11 @@ pub fn read(path: &Path) -> anyhow::Result<Bootstrap> {
     let size = std::fs::metadata(path).with_context(|| format!("{shown} cannot be read"))?.len();
     anyhow::ensure!(size <= FILE_BYTES_MAX, "{shown} is larger than {FILE_BYTES_MAX} bytes");
     let text = std::fs::read_to_string(path).with_context(|| format!("{shown} cannot be read"))?;
-    serde_saphyr::from_str(&text).with_context(|| format!("{shown} is not a sidecar's file"))
+    parse(&text, &shown)
+}
+
+fn parse(text: &str, place: &dyn std::fmt::Display) -> anyhow::Result<Bootstrap> {
+    serde_saphyr::from_str(text).with_context(|| format!("{place} is not a sidecar's file"))
 }
 
 fn start_log(args: &RunArgs) -> anyhow::Result<Logging> {
@@ -241,6 +305,50 @@ async fn until_asked_to_stop(running: &Running) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const FILE: &str = "{ node: { id: a/b }, source: { file: { resources: . } } }";
+
+    fn file(words: &[&str]) -> Result<FileArgs, clap::Error> {
+        let words = ["weft-sidecar", "check"].iter().chain(words);
+        Cli::try_parse_from(words).map(|cli| match cli.command {
+            Command::Check(file) => file,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn the_file_may_stand_in_the_environment_and_is_held_to_the_same() {
+        let read = file(&["--yaml", FILE]).unwrap().read().unwrap();
+        assert_eq!(read.node.id.as_str(), "a/b");
+        let wrong = file(&["--yaml", "{ node: { id: a/b }, sauce: {} }"]).unwrap().read().unwrap_err();
+        let wrong = format!("{wrong:#}");
+        assert!(wrong.starts_with("WEFT_SIDECAR_YAML is not a sidecar's file: "), "{wrong}");
+        assert!(wrong.contains("sauce"), "{wrong}");
+        let large = format!("{FILE}{}", " ".repeat(1 << 20));
+        let large = file(&["--yaml", &large]).unwrap().read().unwrap_err().to_string();
+        assert_eq!(large, "WEFT_SIDECAR_YAML is larger than 1048576 bytes");
+    }
+
+    #[test]
+    fn a_file_that_is_named_goes_before_the_environment() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sidecar.yaml");
+        std::fs::write(&path, FILE.replace("a/b", "a/named")).unwrap();
+        let read = file(&["--yaml", FILE, "--config", path.to_str().unwrap()]).unwrap().read().unwrap();
+        assert_eq!(read.node.id.as_str(), "a/named");
+    }
+
+    #[test]
+    fn a_sidecar_without_a_file_is_a_mistake_of_the_command_line() {
+        let error = file(&[]).unwrap_err();
+        assert!(error.to_string().contains("--config <FILE>"), "{error}");
+    }
+
+    #[test]
+    fn a_file_in_the_environment_is_not_shown() {
+        let shown = format!("{:?}", file(&["--yaml", "joinToken: secret"]).unwrap());
+        assert!(!shown.contains("secret"), "{shown}");
+    }
 
     #[test]
     fn lines_are_kept_for_operators_but_for_those_of_servers() {

@@ -205,7 +205,8 @@ pub(crate) async fn sidecar(command: weft_sidecar::cli::Command) -> Result<ExitC
         tokio::task::spawn_blocking(move || weft_sidecar::cli::try_run(command, Launcher::default()));
     let outcome =
         running.await.map_err(|error| Failure::failed(format!("the sidecar broke off: {error}")))?;
-    outcome.map(|()| ExitCode::Done).map_err(|error| Failure::failed(format!("{error:#}")))
+    let code = outcome.map_err(|error| Failure::failed(format!("{error:#}")))?;
+    Ok(if code == std::process::ExitCode::SUCCESS { ExitCode::Done } else { ExitCode::Failed })
 }
 
 /// A file of a desktop client as resources; any other file as it is.

@@ -1,6 +1,5 @@
 //! One child: started, shaken hands with, watched, and started again when it ends.
 
-use std::ffi::{OsStr, OsString};
 use std::process::Stdio as Stream;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +15,7 @@ use weft_proto::mcp::method;
 use weft_proto::name::ServerName;
 use weft_proto::resource::kinds::{Era, Sharing, Stdio};
 
+use super::command::Inherited;
 use super::handshake;
 use super::launch::Launcher;
 use super::stderr::Stderr;
@@ -23,23 +23,6 @@ use super::wire::{End, Wire};
 use crate::exchange::{Introduction, Reply, Said};
 use crate::limits::Limits;
 use crate::refusal::Refusal;
-
-/// What of the sidecar's own environment a command gets. Whatever else is there may be secret.
-const PASSED_ON: [&str; 13] = [
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "SHELL",
-    "TERM",
-    "LANG",
-    "LC_ALL",
-    "LC_CTYPE",
-    "TZ",
-    "TMPDIR",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-];
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -76,6 +59,7 @@ pub enum Phase {
 #[derive(Debug)]
 pub(super) struct Recipe {
     pub(super) stdio: Stdio,
+    pub(super) inherited: Inherited,
     pub(super) name: ServerName,
     pub(super) limits: Limits,
     pub(super) launcher: Launcher,
@@ -363,9 +347,8 @@ fn backoff(failures: u32, share: f64) -> Duration {
 struct Process(tokio::process::Child);
 
 fn start(recipe: &Recipe) -> std::io::Result<(Process, ChildStdin, ChildStdout, ChildStderr)> {
-    let passed_on: Vec<(&str, OsString)> =
-        PASSED_ON.iter().filter_map(|name| Some((*name, std::env::var_os(name)?))).collect();
-    let passed_on = passed_on.iter().map(|(name, value)| (OsStr::new(*name), value.as_os_str()));
+    let passed_on = recipe.inherited.variables();
+    let passed_on = passed_on.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
     let own = recipe.stdio.env.iter().map(|(name, value)| (name.as_str().as_ref(), value.as_str().as_ref()));
     let mut command = Command::from(recipe.launcher.command(&recipe.stdio, passed_on.chain(own)));
     command.stdin(Stream::piped()).stdout(Stream::piped()).stderr(Stream::piped());

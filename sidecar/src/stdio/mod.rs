@@ -20,6 +20,7 @@ use crate::refusal::Refusal;
 
 pub mod check;
 mod child;
+pub mod command;
 mod handshake;
 pub mod launch;
 pub mod lines;
@@ -29,6 +30,7 @@ mod wire;
 
 pub use child::Phase;
 use child::{Child, Recipe};
+use command::Inherited;
 use launch::Launcher;
 pub use stderr::SAID_BY_SERVERS;
 
@@ -85,11 +87,23 @@ pub struct State {
 impl StdioPeer {
     /// Starts the command. It is up to the caller to [`stop`](Self::stop) it; who does not leaves it less time.
     pub fn start(stdio: &Stdio, name: ServerName, limits: &Limits, launcher: Launcher) -> Arc<Self> {
-        let recipe = Arc::new(Recipe { stdio: stdio.clone(), name, limits: limits.clone(), launcher });
+        Self::start_with(stdio, Inherited::Little, name, limits, launcher)
+    }
+
+    /// The same, with what the command finds of the sidecar's environment.
+    pub fn start_with(
+        stdio: &Stdio,
+        inherited: Inherited,
+        name: ServerName,
+        limits: &Limits,
+        launcher: Launcher,
+    ) -> Arc<Self> {
+        let (stdio, limits) = (stdio.clone(), limits.clone());
+        let recipe = Arc::new(Recipe { stdio, inherited, name, limits, launcher });
         let first = Child::start(Arc::clone(&recipe));
         let peer = Arc::new(Self { recipe, first, sessions: Mutex::default() });
         if peer.is_per_session() {
-            tokio::spawn(stop_idle(Arc::downgrade(&peer), *limits.session_idle_timeout));
+            tokio::spawn(stop_idle(Arc::downgrade(&peer), *peer.recipe.limits.session_idle_timeout));
         }
         peer
     }

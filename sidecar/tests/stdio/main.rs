@@ -22,6 +22,7 @@ use weft_sidecar::stdio::launch::{Launcher, SUBCOMMAND};
 use weft_sidecar::stdio::{Phase, StdioPeer};
 
 mod checks;
+mod container;
 mod processes;
 mod sandbox;
 mod talk;

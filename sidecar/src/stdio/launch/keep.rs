@@ -134,16 +134,17 @@ fn ended(process: OwnedFd) -> oneshot::Receiver<()> {
 
 /// Takes over from everyone who has ended. Returns the exit code of the command, if it is among them.
 fn reap(command: Pid) -> Option<u8> {
-    let mut code = None;
-    while let Ok(Some((pid, status))) = process::wait(WaitOptions::NOHANG) {
-        if pid == command {
-            code = Some(code_of(status));
-        }
-    }
-    code
+    // All of them, whoever is found.
+    let ended = reaped().filter(|(pid, _)| *pid == command).last();
+    ended.map(|(_, status)| code_of(status))
 }
 
-fn code_of(status: WaitStatus) -> u8 {
+/// Everyone who has ended and whom nobody has waited for.
+pub(super) fn reaped() -> impl Iterator<Item = (Pid, WaitStatus)> {
+    std::iter::from_fn(|| process::wait(WaitOptions::NOHANG).ok().flatten())
+}
+
+pub(super) fn code_of(status: WaitStatus) -> u8 {
     let code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(CANNOT_RUN)
 }

@@ -21,6 +21,7 @@ use std::process::{Command, ExitCode};
 use serde::{Deserialize, Serialize};
 use weft_proto::resource::kinds::Stdio;
 
+pub mod first;
 mod keep;
 mod run;
 mod sandbox;
