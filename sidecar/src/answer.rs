@@ -12,6 +12,7 @@ use crate::accept::Busy;
 use crate::body::Body;
 use crate::gateway::Share;
 use crate::metrics::Counted;
+use crate::reads::Ear;
 use crate::record::Open;
 use crate::refusal::Refusal;
 use crate::relay::{Broken, Relay};
@@ -31,6 +32,8 @@ pub struct Answer {
     share: Option<Share<Arc<str>>>,
     /// What was read of the body already, and comes first.
     before: Option<Bytes>,
+    /// Who hears the answer of the server.
+    ear: Option<Box<Ear>>,
 }
 
 #[derive(Debug)]
@@ -42,24 +45,21 @@ pub(crate) enum Inner {
 
 impl From<Body> for Answer {
     fn from(body: Body) -> Self {
-        Self { body: Inner::Made(body), busy: None, record: None, stream: None, share: None, before: None }
+        Self::new(Inner::Made(body))
     }
 }
 
 impl From<Relay> for Answer {
     fn from(relay: Relay) -> Self {
-        Self {
-            body: Inner::Relayed(Box::new(relay)),
-            busy: None,
-            record: None,
-            stream: None,
-            share: None,
-            before: None,
-        }
+        Self::new(Inner::Relayed(Box::new(relay)))
     }
 }
 
 impl Answer {
+    const fn new(body: Inner) -> Self {
+        Self { body, busy: None, record: None, stream: None, share: None, before: None, ear: None }
+    }
+
     pub(crate) fn holding(mut self, busy: Busy) -> Self {
         self.busy = Some(busy);
         self
@@ -82,8 +82,18 @@ impl Answer {
 
     /// A stream that is looked at on its way.
     pub(crate) fn watched(mut self, sieve: Option<Sieve>, standing: Option<Standing>) -> Self {
+        if sieve.is_some()
+            && let Some(ear) = &mut self.ear
+        {
+            ear.ignore_answer();
+        }
         let inner = std::mem::replace(&mut self.body, Inner::Made(Body::empty()));
         self.body = Inner::Watched(Box::new(Watched::new(inner, sieve, standing)));
+        self
+    }
+
+    pub(crate) fn heard_by(mut self, ear: Ear) -> Self {
+        self.ear = Some(Box::new(ear));
         self
     }
 
@@ -106,6 +116,9 @@ impl Answer {
     fn end(&mut self, failure: Option<(&'static str, String)>) {
         self.stream = None;
         self.share = None;
+        if let (Some(ear), None) = (self.ear.take(), &failure) {
+            ear.ended();
+        }
         let Some(mut record) = self.record.take() else { return };
         // What was told on a stream that had begun says more than how the stream ended.
         let told = self.body.refusal().map(|refusal| (refusal.told().reason, refusal.detail()));
@@ -171,8 +184,13 @@ impl http_body::Body for Answer {
         };
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
-                if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
-                    record.heard(data);
+                if let Some(data) = frame.data_ref() {
+                    if let Some(record) = &mut this.record {
+                        record.heard(data);
+                    }
+                    if let Some(ear) = &mut this.ear {
+                        ear.hear(data);
+                    }
                 }
             }
             Poll::Ready(Some(Err(broken))) => {

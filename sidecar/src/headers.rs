@@ -135,6 +135,19 @@ fn is_for_us(name: &str) -> bool {
     )
 }
 
+/// Headers that say how a request comes, or what its body says too. All others may decide what a server answers, and
+/// whom: an agent may call in the name of many.
+pub fn is_of_the_way(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("weft-")
+        || matches!(
+            name,
+            "host" | "accept" | "accept-encoding" | "content-type" | "content-length" | "transfer-encoding"
+        )
+        || matches!(name, "connection" | "te" | "user-agent" | "traceparent" | "tracestate")
+        || matches!(name, "mcp-protocol-version" | "mcp-method" | "mcp-name")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -42,6 +42,7 @@ pub mod pipeline;
 pub mod probes;
 pub mod push;
 pub mod quota;
+pub mod reads;
 pub mod receive;
 pub mod record;
 pub mod refusal;

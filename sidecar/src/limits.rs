@@ -191,12 +191,14 @@ limits! {
     schema_bytes_max: usize = 128 << 10;
     /// Bytes that the schemas of one server's tools take together once they are made ready, as estimated.
     schemas_bytes_max: usize = 64 << 20;
-    /// Answers that are kept for one server, where a policy says so.
+    /// Answers that are kept for one server where a policy says so, and as many where the server says so itself.
     kept_answers_max: usize = 10_000;
-    /// Bytes of all answers that are kept for one server.
+    /// Bytes of all answers that are kept for one server, of each of the two.
     kept_answers_bytes_max: usize = 64 << 20;
     /// Bytes of the largest answer that is kept.
     kept_answer_bytes_max: usize = 1 << 20;
+    /// Longest that what was read of a server is kept, whatever the server says. Zero keeps nothing of it.
+    kept_reads_age_max: Limited = secs(3600);
     /// Calls at once, under way or with a record that waits to be written, that the audit trail records.
     audit_pending_max: usize = 8192;
     /// Bytes of one record of the audit trail. One that is longer is kept without arguments and answer.

@@ -162,6 +162,7 @@ metrics! {
     tool_checks: Family<ToolCheckLabels, Counter> = Family::default(), "Calls of tools that were not as policies want them, by what was checked and what became of them";
     tool_readings: Family<ServerOutcomeLabels, Counter> = Family::default(), "Readings of the tools that a server advertises: ok, or failed";
     kept_answers: Family<ServerOutcomeLabels, Counter> = Family::default(), "Calls of tools whose answers are kept: hit, or miss";
+    kept_reads: Family<ServerOutcomeLabels, Counter> = Family::default(), "Reads of resources and lists whose answers are kept as long as servers say: hit, or miss";
     copies: Family<ServerOutcomeLabels, Counter> = Family::default(), "Copies of calls by the server that was to have them, by what became of them: answered, failed, or no_room";
     hedges: Family<ServerOutcomeLabels, Counter> = Family::default(), "Calls that a second instance was to be asked for as well, by what became of that: won (it answered first), lost, or no_budget (it was not asked)";
     certificate_expiry_timestamp_seconds: Gauge = Gauge::default(), "When this sidecar's certificate expires";
@@ -422,6 +423,12 @@ impl ToolSeries {
         let outcome = if hit { "hit" } else { "miss" };
         let labels = ServerOutcomeLabels { server: Arc::clone(&self.server), outcome };
         self.metrics.kept_answers.get_or_create(&labels).inc();
+    }
+
+    pub fn read_looked_up(&self, hit: bool) {
+        let outcome = if hit { "hit" } else { "miss" };
+        let labels = ServerOutcomeLabels { server: Arc::clone(&self.server), outcome };
+        self.metrics.kept_reads.get_or_create(&labels).inc();
     }
 }
 

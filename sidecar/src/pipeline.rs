@@ -16,7 +16,7 @@ use weft_proto::mcp::code;
 use weft_proto::resource::kinds::Era;
 
 use crate::access_log::AccessLog;
-use crate::admit::Places;
+use crate::admit::{Admitted, Places};
 use crate::answer::Answer;
 use crate::audit::{self, Audit};
 use crate::authorize::{Decided, Permit};
@@ -45,6 +45,8 @@ pub use outbound::{Outbound, Parts as OutboundParts};
 
 /// Times that a call is judged anew, because what it is judged by changes all the while.
 const JUDGED_ANEW_MAX: usize = 8;
+/// What the record says of an answer that was kept.
+const KEPT: &str = "a kept answer";
 
 /// Everything that requests of the inbound listener need.
 #[derive(Clone, Debug)]
@@ -104,15 +106,20 @@ impl Inbound {
         trace::show(marked, &parts.limits, record);
         parts.audit.begin(marked, permit.is_err(), record).await?;
         let permit = permit?;
+        // Judged once: what it says holds for all that it would cost.
+        let goes_on = server.goes_on(&connection.caller, &call);
         let queued = record.mark();
-        let held = parts.quotas.take(&server, entry, &connection.caller, &call, &mut record.event).await;
+        let held = match goes_on {
+            true => Ok(parts.quotas.nothing()),
+            false => parts.quotas.take(&server, entry, &connection.caller, &call, &mut record.event).await,
+        };
         record.took(Part::Queue, queued);
         let held = held?;
         let about = About { connection, server: &server, received: &received, call: &call };
         let treated = about.treat(&current, record).await?;
         let queued = record.mark();
         // What waits here has its place.
-        let exempt = call.is_exempt() || server.goes_on(&connection.caller, &call);
+        let exempt = call.is_exempt() || goes_on;
         let admitted = match (call.listens(), exempt) {
             (true, _) => server.places.listen(),
             (false, true) => Ok(Places::exempt()),
@@ -121,32 +128,8 @@ impl Inbound {
         record.took(Part::Queue, queued);
         let admitted = admitted?.holding(held.keep());
         // It may have waited, and what it waited for was not a policy that forbids it, or another tool of that name.
-        let Judged { current, permit, treated } =
-            parts.still(Judged { current, permit, treated }, about, record).await?;
-        let inbound = ForwardInbound {
-            server: &server,
-            caller: &connection.caller,
-            limits: &parts.limits,
-            sessions: &parts.sessions,
-            drain: &parts.drain,
-            treated: &treated,
-            onward: &trace::onward(record.trace.as_ref(), &received, &call, &parts.limits, &parts.room),
-        };
-        if let Some(kept) = treated.kept(&server.tools, &call) {
-            return Ok(kept);
-        }
-        let cutter = Cutter::new(&call, connection, &server, &parts.live, &parts.limits);
-        let response = forward::inbound(inbound, &received, &call, permit, admitted, record).await?;
-        let response = tools::answered(treated, &server.tools, &call, response, &parts.limits).await?;
-        let response = shown::show(response, cutter, &parts.limits).await?;
-        let asked = || Asked {
-            connection: Arc::clone(connection),
-            server: server.name.clone(),
-            era: call.era,
-            body: received.body.clone(),
-            limits: Arc::clone(&parts.limits),
-        };
-        Ok(standing::watch(response, asked, &parts.live, current))
+        let judged = parts.still(Judged { current, permit, treated }, about, record).await?;
+        parts.answer(judged, about, admitted, record).await
     }
 }
 
@@ -154,7 +137,7 @@ impl Inbound {
 #[derive(Clone, Copy)]
 struct About<'a> {
     connection: &'a Arc<Identified>,
-    server: &'a Local,
+    server: &'a Arc<Local>,
     received: &'a Received,
     call: &'a Call<'a>,
 }
@@ -208,6 +191,54 @@ impl Parts {
             judged = Judged { current, permit, treated };
         }
         Err(Refusal::NotReady)
+    }
+
+    /// The answer to what was permitted and admitted: one that is kept, or the server's; as the caller may see it.
+    async fn answer(
+        &self,
+        judged: Judged,
+        about: About<'_>,
+        admitted: Admitted,
+        record: &mut Open,
+    ) -> Result<Response<Answer>, Refusal> {
+        let Judged { current, permit, treated } = judged;
+        let About { connection, server, received, call } = about;
+        if let Some(kept) = treated.kept(&server.tools, call) {
+            record.event.detail = Some(KEPT.to_owned());
+            return Ok(kept);
+        }
+        let reads = &server.tools.reads;
+        let wanted = reads.wanted(received, call, &connection.caller);
+        let cutter = Cutter::new(call, connection, server, &self.live, &self.limits);
+        let response = match wanted.as_ref().and_then(|wanted| reads.kept(wanted, call)) {
+            Some(kept) => {
+                record.event.detail = Some(KEPT.to_owned());
+                kept
+            }
+            None => {
+                let inbound = ForwardInbound {
+                    server,
+                    caller: &connection.caller,
+                    limits: &self.limits,
+                    sessions: &self.sessions,
+                    drain: &self.drain,
+                    treated: &treated,
+                    onward: &trace::onward(record.trace.as_ref(), received, call, &self.limits, &self.room),
+                };
+                let response = forward::inbound(inbound, received, call, permit, admitted, record).await?;
+                reads.listen(wanted, call, response)
+            }
+        };
+        let response = tools::answered(treated, &server.tools, call, response, &self.limits).await?;
+        let response = shown::show(response, cutter, &self.limits).await?;
+        let asked = || Asked {
+            connection: Arc::clone(connection),
+            server: server.name.clone(),
+            era: call.era,
+            body: received.body.clone(),
+            limits: Arc::clone(&self.limits),
+        };
+        Ok(standing::watch(response, asked, &self.live, current))
     }
 }
 

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 
 pub mod code;
 pub mod edit;
+pub mod fresh;
 pub mod header;
 mod id;
 pub mod lists;

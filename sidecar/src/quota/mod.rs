@@ -129,6 +129,11 @@ impl Quotas {
         }
     }
 
+    /// What is held of a request that costs nothing.
+    pub fn nothing(&self) -> Held<'_> {
+        Held::nothing(self)
+    }
+
     /// Takes what a request costs from every limit of its server, or says which limit refuses.
     pub async fn take<'q>(
         &'q self,
@@ -140,9 +145,6 @@ impl Quotas {
     ) -> Result<Held<'q>, Refusal> {
         let matching = server.quotas.of(entry, &self.0.series, &self.0.table);
         let Some(limits) = matching.limits() else { return Ok(Held::nothing(self)) };
-        if server.goes_on(caller, call) {
-            return Ok(Held::nothing(self));
-        }
         let facts: SmallVec<[Facts<'_>; 1]> = requests(server, caller, call).collect();
         let asking = Asking { limits, facts: &facts, owner: owner(caller) };
         match self.decide(asking, event) {

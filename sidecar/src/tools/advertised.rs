@@ -20,6 +20,7 @@ use weft_proto::policy::tools::definition::Hints;
 
 use crate::limits::Limits;
 use crate::metrics::ToolSeries;
+use crate::reads::Reads;
 use crate::refusal::Refusal;
 
 use super::kinds::{Kinds, changed};
@@ -58,6 +59,18 @@ struct Shared {
     needed: AtomicBool,
     /// Told when something else is known than before.
     changes: watch::Sender<()>,
+    reads: Arc<Reads>,
+}
+
+/// Who is told of what is learnt of a server.
+#[derive(Debug)]
+pub(super) struct Telling {
+    /// Whether everything is read, for a control plane to be told.
+    pub(super) told: bool,
+    /// Told when something else is known than before.
+    pub(super) changes: watch::Sender<()>,
+    /// Told what the server says has changed.
+    pub(super) reads: Arc<Reads>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -164,9 +177,9 @@ impl Advertised {
         lister: Lister,
         limits: &Limits,
         series: ToolSeries,
-        told: bool,
-        changes: watch::Sender<()>,
+        telling: Telling,
     ) -> Self {
+        let Telling { told, changes, reads } = telling;
         let shared = Shared {
             server,
             state: watch::Sender::default(),
@@ -178,6 +191,7 @@ impl Advertised {
             told,
             needed: AtomicBool::new(false),
             changes,
+            reads,
         };
         Self { shared: Arc::new(shared), reading: Mutex::default() }
     }
@@ -273,7 +287,7 @@ impl Shared {
             due = tokio::select! {
                 () = sleep_until(next) => failed,
                 () = self.again.notified() => failed.and(Kinds::TOOLS),
-                kinds = changed(&mut asides, self.most.bounds) => failed.and(kinds),
+                kinds = changed(&mut asides, self.most.bounds, &self.reads) => failed.and(kinds),
             };
             // However often it is wanted. What was failing is not asked more often for it.
             sleep_until(over + PAUSE.min(self.pause(failures))).await;

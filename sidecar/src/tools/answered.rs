@@ -20,6 +20,7 @@ use crate::relay::Broken;
 
 use super::Tools;
 use super::capped::Cap;
+use super::kept::Parts;
 use super::stage::Treated;
 
 /// Lets an answer through as the call's policies say.
@@ -76,7 +77,7 @@ pub async fn answered(
     if let Some(keep) = keep
         && let Some(result) = lasting(&bytes, Bounds { depth_max: limits.depth_max, batch_max: 1 })
     {
-        tools.kept.keep(keep.key, result, keep.ttl, &keep.policies);
+        tools.kept.keep(keep.key, Parts(result, Bytes::new()), keep.ttl, &keep.policies);
     }
     Ok(Response::from_parts(head, Answer::from(Body::full(bytes))))
 }

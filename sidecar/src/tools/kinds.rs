@@ -5,6 +5,7 @@ use weft_proto::mcp::lists::Listed;
 use weft_proto::mcp::{self, Bounds, Message, method};
 
 use crate::exchange::Aside;
+use crate::reads::Reads;
 
 /// Some of the lists that a server has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,18 +36,26 @@ impl Kinds {
 }
 
 /// Waits until the server says that lists changed, and returns which. One that says nothing more never does.
-pub(super) async fn changed(asides: &mut Option<broadcast::Receiver<Aside>>, bounds: Bounds) -> Kinds {
+pub(super) async fn changed(
+    asides: &mut Option<broadcast::Receiver<Aside>>,
+    bounds: Bounds,
+    reads: &Reads,
+) -> Kinds {
     loop {
         let Some(receiver) = asides else { return std::future::pending().await };
         match receiver.recv().await {
             Ok(Aside::Note(note)) => {
+                reads.hear(&note);
                 if let Some(kinds) = told(&note, bounds) {
                     return kinds;
                 }
             }
             Ok(Aside::Request(_)) => {}
             // It may have been among what was missed.
-            Err(broadcast::error::RecvError::Lagged(_)) => return Kinds::ALL,
+            Err(broadcast::error::RecvError::Lagged(_)) => {
+                reads.changed(None);
+                return Kinds::ALL;
+            }
             Err(broadcast::error::RecvError::Closed) => {
                 *asides = None;
                 return std::future::pending().await;
@@ -74,6 +83,7 @@ mod tests {
     async fn a_server_says_which_lists_changed() {
         let (sender, receiver) = broadcast::channel(4);
         let (mut asides, bounds) = (Some(receiver), Bounds { depth_max: 8, batch_max: 1 });
+        let reads = crate::reads::tests::reads(&crate::limits::Limits::default());
         let note = |what: &str| {
             let note = format!(r#"{{"jsonrpc":"2.0","method":"notifications/{what}"}}"#);
             _ = sender.send(Aside::Note(note.into()));
@@ -85,12 +95,16 @@ mod tests {
         ] {
             note("message");
             note(what);
-            let kinds = changed(&mut asides, bounds).await;
+            let kinds = changed(&mut asides, bounds, &reads).await;
             assert_eq!(Listed::ALL.map(|listed| kinds.has(listed)), expected, "{what}");
         }
         for _ in 0..6 {
             note("message");
         }
-        assert_eq!(changed(&mut asides, bounds).await, Kinds::ALL, "what was missed may have said anything");
+        assert_eq!(
+            changed(&mut asides, bounds, &reads).await,
+            Kinds::ALL,
+            "what was missed may have said anything"
+        );
     }
 }

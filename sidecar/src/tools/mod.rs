@@ -7,7 +7,7 @@
 mod advertised;
 mod answered;
 mod capped;
-mod kept;
+pub(crate) mod kept;
 mod kinds;
 mod offering;
 mod pattern;
@@ -26,7 +26,9 @@ use weft_proto::resource::kinds::{Strictness, ToolPolicy};
 use crate::backend::Backend;
 use crate::limits::Limits;
 use crate::metrics::{Metrics, ToolSeries};
+use crate::reads::Reads;
 
+use advertised::Telling;
 pub use advertised::{Advertised, Known, Tool};
 pub use answered::answered;
 pub use capped::{Cap, Passed};
@@ -40,6 +42,7 @@ pub use stage::{Asked, Treated, treat};
 pub struct Tools {
     pub advertised: Advertised,
     pub kept: Kept,
+    pub reads: Arc<Reads>,
     pub series: ToolSeries,
     pub limits: schema::Limits,
 }
@@ -54,16 +57,18 @@ impl Tools {
         changes: watch::Sender<()>,
     ) -> Self {
         let series = ToolSeries::new(metrics, Arc::clone(server));
+        let reads = Reads::new(limits, series.clone());
+        let telling = Telling { told, changes, reads: Arc::clone(&reads) };
         Self {
             advertised: Advertised::new(
                 Arc::clone(server),
                 backend.lister(),
                 limits,
                 series.clone(),
-                told,
-                changes,
+                telling,
             ),
             kept: Kept::new(limits),
+            reads,
             series,
             limits: schema::Limits::of(limits),
         }

@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest as hash};
-use http::header::HeaderName;
-use http::header::{CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Response};
 use weft_proto::compile::{ServerEntry, Snapshot};
@@ -22,9 +20,8 @@ use weft_proto::resource::kinds::{CacheScope, Era, ResponseCache, Strictness, To
 use weft_proto::wire::Object;
 
 use crate::answer::Answer;
-use crate::body::Body;
 use crate::classify::Call;
-use crate::headers::CACHE;
+use crate::headers::is_of_the_way;
 use crate::refusal::{Refusal, Shape};
 
 use super::advertised::{Known, Tool};
@@ -105,14 +102,8 @@ impl Treated {
         let (keep, request) = (self.keep.as_ref()?, call.request()?);
         let found = tools.kept.find(&keep.key, &keep.policies);
         tools.series.looked_up(found.is_some());
-        let result = found?;
-        let mut body = format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":", request.id.raw()).into_bytes();
-        body.extend_from_slice(&result);
-        body.push(b'}');
-        let mut response = Response::new(Answer::from(Body::full(body)));
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        response.headers_mut().insert(CACHE, HeaderValue::from_static("hit"));
-        Some(response)
+        let (result, _) = found?;
+        Some(result.response(request.id.raw(), ""))
     }
 
     fn note(&mut self, what: &str) {
@@ -283,25 +274,12 @@ impl Asked<'_> {
         let digest = definition.and_then(|it| it.digest.as_ref()).map_or("", |it| it.as_str());
         let key = Key {
             caller: (cache.scope == CacheScope::Caller).then(|| Arc::clone(self.caller)),
-            tool: tool.into(),
+            about: tool.into(),
             revision: format!("{era:?} {revision} {digest}").into(),
             asked: hash(&SHA256, &asked).as_ref().try_into().ok()?,
         };
         Some(Keep { key, ttl: cache.ttl.duration(), policies: self.entry.tools.clone() })
     }
-}
-
-/// Headers that say how a request comes, or what the key says already. All others may decide what a server answers, and
-/// whom: an agent may call in the name of many.
-fn is_of_the_way(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    name.starts_with("weft-")
-        || matches!(
-            name,
-            "host" | "accept" | "accept-encoding" | "content-type" | "content-length" | "transfer-encoding"
-        )
-        || matches!(name, "connection" | "te" | "user-agent" | "traceparent" | "tracestate")
-        || matches!(name, "mcp-protocol-version" | "mcp-method" | "mcp-name")
 }
 
 /// Holds arguments against the schema of their tool.

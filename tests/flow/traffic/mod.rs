@@ -31,6 +31,7 @@ mod lists;
 mod outbound;
 mod public;
 mod quotas;
+mod reads;
 mod routes;
 mod shared;
 mod streams;
