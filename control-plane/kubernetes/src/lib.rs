@@ -1,3 +1,5 @@
 //! A mesh in Kubernetes: sidecars put into pods, objects of the cluster followed, identities proved by service accounts.
 //!
 //! Never here: what objects mean, which is `proto`'s, and what sidecars are told, which is the control plane's.
+
+pub mod crds;
