@@ -383,6 +383,7 @@ fn doors(
         trust_domain: trust.trust_domain().clone(),
         data_dir: Some(data_dir),
         clock: Arc::new(clock::now),
+        managed: false,
         log,
         limits: api_limits,
         shutdown,

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use weft_proto::resource::{self, Kind, Resource, Spec};
 
-use crate::desired::PREFIX;
+use crate::desired::{self, PREFIX};
 use crate::metrics::Metrics;
 use crate::plan::{Change, Update};
 use crate::store::{self, Entry, Prefix, Revision, Store};
@@ -209,7 +209,8 @@ fn read(entry: &Entry) -> Option<Change> {
 }
 
 fn put(resource: Resource, entry: &Entry) -> Change {
-    Change::Put { resource: Box::new(resource), created_revision: entry.created.0 }
+    let created_revision = desired::age(&resource, entry.created);
+    Change::Put { resource: Box::new(resource), created_revision }
 }
 
 #[cfg(test)]

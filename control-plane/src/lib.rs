@@ -18,6 +18,7 @@ pub mod health;
 pub mod identity;
 pub mod listen;
 pub mod metrics;
+pub mod objects;
 pub mod peer;
 pub mod plan;
 pub mod quota;

@@ -2,22 +2,18 @@
 
 use std::sync::Arc;
 
-use futures_util::StreamExt as _;
 use serde_json::json;
 use weft_proto::resource::Key;
 
 use super::call::Call;
 use super::{Action, Api, ApplyResult, Error, ObjectResult};
 use crate::desired::{self, Changes, Mesh, Outcome, Present};
-use crate::store::{self, Event, Prefix, Revision, list_all};
+use crate::store::Revision;
 
 /// How often a change is planned again when another replica was faster.
 const ATTEMPTS_MAX: usize = 16;
 /// Most objects that an audit record names.
 const AUDITED_MAX: usize = 32;
-
-/// Most revisions that are read one by one; beyond, all objects are read again.
-const EVENTS_MAX: u64 = 1000;
 
 /// How a change is meant.
 #[derive(Clone, Debug)]
@@ -31,50 +27,12 @@ pub(super) struct Intent {
 impl Api {
     /// The objects as they are now.
     pub(super) async fn present(&self) -> Result<Arc<Present>, Error> {
-        let head = self.deps.store.head().await?.revision;
-        let mut known = self.known.lock().await;
-        if known.revision() < head {
-            // Who gives up in between leaves nothing known, and the next one reads it all.
-            let before = std::mem::take(&mut *known);
-            *known = match self.happened(before.revision(), head).await? {
-                Some(events) => self.heavy(move || advanced(before, &events)).await?,
-                None => {
-                    let (revision, entries) = list_all(&*self.deps.store, &desired::prefix(), None).await?;
-                    self.heavy(move || Arc::new(before.follow(revision, &entries))).await?
-                }
-            };
-        }
-        Ok(Arc::clone(&known))
-    }
-
-    /// What happened from one revision to another; none if that is too much, or too long ago.
-    async fn happened(&self, from: Revision, to: Revision) -> Result<Option<Vec<Event>>, Error> {
-        if from == Revision::ZERO || to.0 - from.0 > EVENTS_MAX {
-            return Ok(None);
-        }
-        let mut watch = match self.deps.store.watch(Prefix::all(), from).await {
-            Ok(watch) => watch,
-            Err(store::Error::Compacted { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let mut events: Vec<Event> = Vec::new();
-        // Every revision changes something, so that each of them comes.
-        while events.last().is_none_or(|last| last.revision < to) {
-            match watch.next().await {
-                Some(Ok(event)) => events.push(event),
-                Some(Err(store::Error::Compacted { .. })) => return Ok(None),
-                Some(Err(error)) => return Err(error.into()),
-                None => return Err(store::Error::Closed.into()),
-            }
-        }
-        Ok(Some(events))
+        Ok(self.objects.present().await?)
     }
 
     /// The objects as they were.
     pub(super) async fn past(&self, at: Revision) -> Result<Present, Error> {
-        let (revision, entries) = list_all(&*self.deps.store, &desired::prefix(), Some(at)).await?;
-        let known = Arc::clone(&*self.known.lock().await);
-        self.heavy(move || known.follow(revision, &entries)).await
+        Ok(self.objects.past(at).await?)
     }
 
     /// Plans and commits; a dry run does everything but commit.
@@ -84,6 +42,9 @@ impl Api {
         intent: Intent,
         plan: impl Fn(&Mesh, &Present) -> Result<Changes, Error> + Send + Sync + 'static,
     ) -> Result<ApplyResult, Error> {
+        if self.deps.managed && !intent.dry_run {
+            return Err(Error::Managed);
+        }
         let plan = Arc::new(plan);
         for _ in 0..ATTEMPTS_MAX {
             let _turn = if intent.dry_run { None } else { Some(self.writing.lock().await) };
@@ -110,13 +71,6 @@ impl Api {
         let txn = changes.transaction(&actor.name, &intent.reason).audited(record);
         Ok(self.deps.store.commit(txn).await?.revision())
     }
-}
-
-/// In place, unless somebody still looks at how it was.
-fn advanced(mut present: Arc<Present>, events: &[Event]) -> Arc<Present> {
-    let now = Arc::make_mut(&mut present);
-    events.iter().for_each(|event| now.advance(event));
-    present
 }
 
 fn object(outcomes: &[Outcome]) -> String {

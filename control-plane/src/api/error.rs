@@ -57,6 +57,7 @@ codes! {
     BodyTimeout = "body-timeout", 408, "The body took too long to arrive";
     Conflict = "conflict", 409, "The change is based on another version";
     LastAdminKey = "last-admin-key", 409, "The last admin key cannot be revoked";
+    Managed = "managed", 409, "The objects are those of a Kubernetes cluster";
     NameTaken = "name-taken", 409, "The name is taken";
     RotationRefused = "rotation-refused", 409, "The rotation cannot take this step";
     Compacted = "compacted", 410, "That part of the history is gone";
@@ -119,6 +120,11 @@ pub enum Error {
     NameTaken(auth::Error),
     #[error("{0}")]
     LastAdminKey(auth::Error),
+    #[error(
+        "this mesh takes its objects from its Kubernetes cluster; change them there, with `kubectl apply` or whatever \
+         deploys to it; a dry run here still shows what would come of it"
+    )]
+    Managed,
     #[error("{0}")]
     RotationRefused(String),
     #[error("{0}")]
@@ -196,6 +202,7 @@ impl Error {
             Self::Conflict(_) => Code::Conflict,
             Self::NameTaken(_) => Code::NameTaken,
             Self::LastAdminKey(_) => Code::LastAdminKey,
+            Self::Managed => Code::Managed,
             Self::RotationRefused(_) => Code::RotationRefused,
             Self::LimitExceeded(_) => Code::LimitExceeded,
             Self::Sidecar { source, .. } => match source {

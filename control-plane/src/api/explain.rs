@@ -195,8 +195,7 @@ impl World {
                 matches!(kind, McpServer | AccessPolicy | QuotaPolicy | ToolPolicy | VirtualServer | Trust)
             };
             let objects = present.objects().iter().filter(|(key, _)| decides(key.kind));
-            let resources =
-                objects.filter_map(|(_, object)| Some((object.resource.as_deref().ok()?, object.created.0)));
+            let resources = objects.filter_map(|(_, object)| object.aged());
             // What was let in was seen to survive the way to a sidecar.
             let snapshot = compile_resources(&trust_domain, resources);
             let snapshot = snapshot.map_err(|error| Error::Internal(Box::new(error)))?;

@@ -43,8 +43,9 @@ use weft_telemetry::recent::Recent;
 use crate::audit::Trails;
 use crate::auth::Keys;
 use crate::catalog::Catalogue;
-use crate::desired::{Mesh, Present};
+use crate::desired::Mesh;
 use crate::metrics::Metrics;
+use crate::objects::Objects;
 use crate::quota::Lender;
 use crate::store::{self, Store};
 use crate::tokens::Tokens;
@@ -126,6 +127,8 @@ pub struct Deps {
     /// Whose disk must have room; none where everything is kept elsewhere.
     pub data_dir: Option<PathBuf>,
     pub clock: store::Clock,
+    /// The objects are those of a cluster: nobody changes them here.
+    pub managed: bool,
     /// The newest lines of the control plane's log.
     pub log: Recent,
     pub limits: Limits,
@@ -144,8 +147,7 @@ impl fmt::Debug for Deps {
 struct Api {
     deps: Deps,
     mesh: Mesh,
-    /// The objects as they were last read; only what happened since is read again.
-    known: Mutex<Arc<Present>>,
+    objects: Objects,
     /// One change at a time in this process; other replicas are kept apart by the store.
     writing: Mutex<()>,
     in_flight: Semaphore,
@@ -164,7 +166,7 @@ pub fn router(deps: Deps) -> Router {
     let Limits { in_flight_max, heavy_in_flight_max, watchers_max, .. } = deps.limits;
     let api = Arc::new(Api {
         mesh: Mesh { trust_domain: deps.trust_domain.clone() },
-        known: Mutex::default(),
+        objects: Objects::new(Arc::clone(&deps.store)),
         writing: Mutex::default(),
         in_flight: Semaphore::new(in_flight_max),
         heavy: Arc::new(Semaphore::new(heavy_in_flight_max)),

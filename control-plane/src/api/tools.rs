@@ -140,7 +140,8 @@ pub(super) fn snapshot(present: &Present, policies: Kind) -> Snapshot {
     let wanted = |kind| kind == Kind::McpServer || kind == policies;
     let objects = present.objects().iter().filter(|(key, _)| wanted(key.kind));
     let parts = objects.filter_map(|(_, object)| {
-        let encoded = wire::encode(object.resource.as_deref().ok()?, object.created.0)?;
+        let (resource, age) = object.aged()?;
+        let encoded = wire::encode(resource, age)?;
         wire::decode(encoded.ty, &encoded.bytes).ok()
     });
     compile(&parts.collect::<Parts>())

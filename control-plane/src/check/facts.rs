@@ -95,8 +95,7 @@ pub struct Objects {
 impl Objects {
     pub fn new(trust_domain: &TrustDomain, present: Arc<Present>) -> Result<Self, wire::Error> {
         let resources = present.objects().values();
-        let resources =
-            resources.filter_map(|object| Some((object.resource.as_deref().ok()?, object.created.0)));
+        let resources = resources.filter_map(|object| object.aged());
         let snapshot = compile_resources(trust_domain, resources)?;
         Ok(Self { snapshot, present, changed_at: BTreeMap::new(), reviewed: OnceLock::new() })
     }

@@ -11,6 +11,7 @@ mod present;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use weft_proto::name::TrustDomain;
 use weft_proto::resource::{Key, Place, Resource, ResourceVersion};
 
@@ -20,6 +21,18 @@ pub use present::{Object, Present};
 
 /// Under which the objects are kept: `resources/<plural>/<namespace>/<name>`.
 pub const PREFIX: &str = "resources/";
+
+/// The annotation that says when an object was made where it comes from, where that is elsewhere (RFC 3339).
+pub const MADE_AT: &str = "weft.dev/made-at";
+
+/// How old an object is against others: the smaller the older. It decides between objects that contradict each other, so
+/// what comes from elsewhere has its age from there: stores that follow the same objects then agree, whenever each of
+/// them heard of what.
+pub fn age(resource: &Resource, created: Revision) -> u64 {
+    let made = resource.metadata.annotations.iter().find(|(key, _)| key.as_str() == MADE_AT);
+    let made = made.and_then(|(_, at)| at.as_str().parse::<Timestamp>().ok());
+    made.and_then(|at| u64::try_from(at.as_second()).ok()).unwrap_or(created.0)
+}
 
 /// All objects.
 pub fn prefix() -> Prefix {

@@ -33,6 +33,12 @@ impl Object {
         }
     }
 
+    /// What it says, if it can be read, and how old it is against others.
+    pub fn aged(&self) -> Option<(&Resource, u64)> {
+        let resource = self.readable()?;
+        Some((resource, super::age(resource, self.created)))
+    }
+
     /// If it can be read.
     pub(super) fn readable(&self) -> Option<&Resource> {
         self.resource.as_deref().ok()

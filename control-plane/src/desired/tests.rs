@@ -260,7 +260,7 @@ proptest::proptest! {
                     store::Change::Delete(key)
                 }
             };
-            let (at, author, reason) = (jiff::Timestamp::default(), String::new(), String::new());
+            let (at, author, reason) = (Timestamp::default(), String::new(), String::new());
             followed.advance(&store::Event { revision: Revision(revision), at, author, reason, changes: vec![change] });
         }
         let entries: Vec<_> = entries.into_values().collect();
@@ -291,4 +291,18 @@ fn more_than_a_control_plane_can_read_when_it_starts_is_refused_and_less_is_not(
     let put = |bytes: usize| Write::Put { key: x.clone(), value: vec![b'x'; bytes].into(), lease: None };
     assert_eq!(refuse_too_large(&large, &[put(bytes - 1)]), Ok(()));
     assert!(refuse_too_large(&large, &[put(bytes + 1)]).is_err());
+}
+
+#[test]
+fn what_comes_from_elsewhere_has_its_age_from_there() {
+    let check = |annotations: &str, expected: u64| {
+        let text = document("McpServer", "a", "s", "{ external: { url: 'https://x.example/' } }");
+        let text = text.replace("name: s }", &format!("name: s, annotations: {{ {annotations} }} }}"));
+        let (resource, _) = documents(&text).pop().unwrap();
+        assert_eq!(age(&resource, Revision(7)), expected, "{annotations}");
+    };
+    check("weft.dev/made-at: '2026-11-28T03:00:00Z'", 1_795_834_800);
+    check("weft.dev/made-at: 'long ago'", 7);
+    check("weft.dev/made-at: '1960-01-01T00:00:00Z'", 7);
+    check("other: '2026-11-28T03:00:00Z'", 7);
 }

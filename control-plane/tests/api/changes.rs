@@ -169,3 +169,23 @@ async fn nonsense_between_objects_is_refused_and_probable_mistakes_are_warned_of
     let told = mesh.admin("POST", "/v1/apply", &policy).await.ok();
     assert_eq!(told["results"][0]["warnings"], json!(["it selects no server that exists"]));
 }
+
+#[tokio::test]
+async fn objects_of_a_cluster_are_not_changed_here_but_what_would_come_of_it_is_told() {
+    let mesh = Mesh::managed().await;
+    let (path, document) = ("/v1/namespaces/research/mcpservers/files", server("files", ""));
+    for (method, path, body) in [
+        ("POST", "/v1/apply", &*document),
+        ("PUT", path, &*document),
+        ("POST", "/v1/delete", &*document),
+        ("DELETE", path, ""),
+        ("POST", "/v1/rollback", "{\"to\": 1}"),
+    ] {
+        let problem = mesh.admin(method, path, body).await.refused(409, "managed");
+        assert!(problem["detail"].as_str().unwrap().contains("kubectl apply"), "{problem}");
+    }
+    mesh.admin("POST", "/v1/apply", "kind: Nonsense").await.refused(422, "invalid");
+    let told = mesh.admin("POST", "/v1/apply?dryRun=true", &document).await.ok();
+    assert_eq!(told["results"][0]["action"], "created");
+    assert!(mesh.names().await.is_empty());
+}

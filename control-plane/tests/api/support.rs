@@ -203,6 +203,15 @@ impl Mesh {
     pub async fn start_with(change: impl FnOnce(&mut Limits)) -> Self {
         let mut limits = Limits::default();
         change(&mut limits);
+        Self::of(limits, false).await
+    }
+
+    /// One whose objects are those of a cluster.
+    pub async fn managed() -> Self {
+        Self::of(Limits::default(), true).await
+    }
+
+    async fn of(limits: Limits, managed: bool) -> Self {
         let directory = Arc::new(tempfile::tempdir().unwrap());
         let options = Options::new(directory.path(), Arc::new(clock::now));
         let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(options).await.unwrap());
@@ -233,6 +242,7 @@ impl Mesh {
             trust_domain,
             data_dir: Some(directory.path().to_owned()),
             clock: Arc::new(clock::now),
+            managed,
             log: log.clone(),
             limits,
             shutdown: shutdown.clone(),
