@@ -1,6 +1,7 @@
 //! The hub: takes changes in, plans them one batch at a time, and wakes the clients that they may concern.
 
 mod asked;
+pub(super) mod held;
 mod quotas;
 mod reporter;
 

@@ -10,6 +10,7 @@ mod settings;
 mod status;
 mod stream;
 
+pub use hub::held::{Held, HeldObjects};
 pub use hub::{Hub, Intended, Reporter};
 pub use settings::Settings;
 pub use status::{ClientStatus, NackStatus, Sync, TypeStatus};
