@@ -3,3 +3,4 @@
 //! Never here: what objects mean, which is `proto`'s, and what sidecars are told, which is the control plane's.
 
 pub mod crds;
+pub mod inject;
