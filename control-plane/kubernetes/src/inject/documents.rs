@@ -151,7 +151,7 @@ fn written(was: &str, object: &Value, out: &mut String) -> Result<(), String> {
         out.push_str("---\n");
     }
     out.push_str(&yaml(object)?);
-    let end = was.split_inclusive('\n').last().filter(|line| ends(line));
+    let end = was.split_inclusive('\n').next_back().filter(|line| ends(line));
     out.push_str(end.unwrap_or_default());
     Ok(())
 }
