@@ -91,6 +91,8 @@ metrics! {
     audit_seals_unbelieved: Counter = Counter::default(), "Seals of audit trails that were not believed";
     audit_segments_removed: Counter = Counter::default(), "Segments of audit trails cleared away";
     audit_trails_removed: Counter = Counter::default(), "Audit trails forgotten with their anchors, long after their last segment went";
+    admissions: Family<ReasonLabel, Counter> = Family::default(), "Questions of API servers before they keep an object, without dry runs: injected or for which reason not, valid, invalid, timed-out, panicked, unread";
+    admission_seconds: Histogram = latency(), "Time to answer such a question";
     panics: Counter = Counter::default(), "Tasks that ended in a panic";
 }
 

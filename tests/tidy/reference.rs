@@ -59,7 +59,7 @@ pub(crate) fn metrics_shown() -> String {
     }
     drop(resources.get_or_create(&TypeLabel { r#type: "" }));
     let Metrics { certificates_refused, handshakes_failed, .. } = &metrics;
-    let Metrics { lease_streams_refused, lease_demands_refused, audit_refused, .. } = &metrics;
+    let Metrics { lease_streams_refused, lease_demands_refused, audit_refused, admissions, .. } = &metrics;
     let Metrics { xds_streams_refused, xds_streams_ended, report_streams_ended, .. } = &metrics;
     let streams = [xds_streams_refused, xds_streams_ended, report_streams_ended];
     for family in streams.into_iter().chain([
@@ -68,6 +68,7 @@ pub(crate) fn metrics_shown() -> String {
         lease_streams_refused,
         lease_demands_refused,
         audit_refused,
+        admissions,
     ]) {
         drop(family.get_or_create(&ReasonLabel { reason: "" }));
     }

@@ -13,7 +13,10 @@ const ROOMS: [(&str, &[&str]); 10] = [
     ("weft", PLANES),
     ("weft-tests", PLANES),
     ("weft-fuzz", PLANES),
-    ("weft-benches", &["weft-proto", "weft-certs", "weft-sidecar", "weft-control-plane", "weft-tests"]),
+    (
+        "weft-benches",
+        &["weft-proto", "weft-certs", "weft-sidecar", "weft-control-plane", "weft-kubernetes", "weft-tests"],
+    ),
 ];
 
 const PLANES: &[&str] =

@@ -2,5 +2,6 @@
 //!
 //! Never here: what objects mean, which is `proto`'s, and what sidecars are told, which is the control plane's.
 
+pub mod admission;
 pub mod crds;
 pub mod inject;
