@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use crate::args::{Cli, Command, Globals};
 use crate::client::Client;
 use crate::commands::{
-    apply, audit, check, completion, config, delete, diff, explain, get, history, key, logs, policy, quota,
-    rollback, stat, status, support_bundle, tap, token, tools, trust, version, who_can,
+    apply, audit, check, completion, config, delete, diff, explain, get, history, inject, key, logs, policy,
+    quota, rollback, stat, status, support_bundle, tap, token, tools, trust, uninject, version, who_can,
 };
 use crate::credentials::{Given, find_home, user_data};
 use crate::failure::{ExitCode, Failure};
@@ -90,6 +90,8 @@ async fn dispatch(command: Command, context: &Context) -> Result<ExitCode, Failu
         Command::Rollback(args) => rollback::run(args, context).await,
         Command::Status(args) => status::run(args, context).await,
         Command::Check(args) => check::run(args, context).await,
+        Command::Inject(args) => inject::run(&args, context),
+        Command::Uninject(args) => uninject::run(&args, context),
         Command::Tap(args) => tap::run(args, context).await,
         Command::Stat(args) => stat::run(args, context).await,
         Command::Top(args) => stat::top(args, context).await,

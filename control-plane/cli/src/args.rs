@@ -9,8 +9,8 @@ use weft_proto::resource::units::Span;
 
 use crate::client::Endpoint;
 use crate::commands::{
-    apply, audit, check, completion, config, delete, diff, explain, get, history, key, logs, policy, quota,
-    rollback, stat, status, support_bundle, tap, token, tools, trust, version, who_can,
+    apply, audit, check, completion, config, delete, diff, explain, get, history, inject, key, logs, policy,
+    quota, rollback, stat, status, support_bundle, tap, token, tools, trust, uninject, version, who_can,
 };
 use crate::credentials::Secret;
 use crate::serve;
@@ -93,6 +93,8 @@ pub(crate) enum Command {
     Rollback(rollback::RollbackArgs),
     Status(status::StatusArgs),
     Check(check::CheckArgs),
+    Inject(inject::InjectArgs),
+    Uninject(uninject::UninjectArgs),
     Tap(tap::TapArgs),
     Stat(stat::StatArgs),
     Top(stat::TopArgs),

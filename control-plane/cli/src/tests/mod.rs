@@ -6,6 +6,7 @@ mod checking;
 mod definition;
 mod explaining;
 mod fake;
+mod injecting;
 mod live;
 mod lookout;
 mod quotas;

@@ -61,7 +61,7 @@ impl fmt::Debug for Deps {
 /// What the doors allow.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// From the first byte of a question to its answer. The API server waits for ten seconds.
+    /// From the first byte of a question to its answer. The API server waits for five seconds.
     pub deadline: Duration,
     /// Questions that are being read at once. Others wait.
     pub in_flight_max: usize,
@@ -71,7 +71,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(5), in_flight_max: 64, working_max: 4 }
+        Self { deadline: Duration::from_secs(4), in_flight_max: 64, working_max: 4 }
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! Left alone are probes that run a command, and those of other hosts than the pod.
 
+use http::header::{HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
 
 use super::HEALTH_PORT;
@@ -14,6 +15,12 @@ const KINDS: [(&str, &str); 3] =
     [("livenessProbe", "liveness"), ("readinessProbe", "readiness"), ("startupProbe", "startup")];
 /// The ways to probe that the sidecar stands in for.
 const HANDLERS: [&str; 3] = ["httpGet", "tcpSocket", "grpc"];
+
+// What the sidecar's own file may hold of probes: one that it would not read would keep it from starting.
+const PROBES_MAX: usize = 192;
+const PATH_BYTES_MAX: usize = 4096;
+const SERVICE_BYTES_MAX: usize = 1024;
+const HEADERS_BYTES_MAX: usize = 16 << 10;
 
 /// What the sidecar is to do in the kubelet's stead, by `<container>/<kind>`.
 pub(super) type Probes = Map<String, Value>;
@@ -32,6 +39,12 @@ pub(super) fn rewrite(
                 continue;
             };
             match target(&container, probe, handler) {
+                Ok(Some(_)) if probes.len() == PROBES_MAX => {
+                    warnings.push(format!(
+                        "the {kind} probe of {} stays as it is: there are too many",
+                        container.name
+                    ));
+                }
                 Ok(Some(target)) => {
                     edit.replace(
                         &format!("{}/{field}", container.at()),
@@ -65,28 +78,68 @@ fn target(
     handler: &str,
 ) -> Result<Option<Value>, &'static str> {
     let given = probe[handler].as_object().ok_or("it has not the form of a probe")?;
-    if given.get("host").is_some_and(|host| host.as_str() != Some("")) {
+    if given.get("host").is_some_and(|host| !host.is_null() && host.as_str() != Some("")) {
         return Ok(None);
     }
+    let text = |field: &str, bytes_max: usize| match given.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.len() <= bytes_max => Ok(Some(text.as_str())),
+        Some(_) => Err("its path, scheme or service is no text, or longer than is taken"),
+    };
     let mut target = Map::new();
     target.insert("port".to_owned(), json!(port(container, given.get("port"))?));
-    let copied: &[&str] = match handler {
-        "httpGet" => &["path", "scheme", "httpHeaders"],
-        "grpc" => &["service"],
-        _ => &[],
-    };
-    for field in copied {
-        if let Some(value) = given.get(*field).filter(|value| !value.is_null()) {
-            target.insert((*field).to_owned(), super::bootstrap::literal(value));
+    let mut insert = |field: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            target.insert(field.to_owned(), super::bootstrap::literal(&value));
         }
+    };
+    match handler {
+        "httpGet" => {
+            let scheme = text("scheme", PATH_BYTES_MAX)?;
+            if scheme.is_some_and(|scheme| !["HTTP", "HTTPS"].contains(&scheme)) {
+                return Err("its scheme is neither HTTP nor HTTPS");
+            }
+            insert("scheme", scheme.map(Value::from));
+            insert("path", text("path", PATH_BYTES_MAX)?.map(Value::from));
+            insert("httpHeaders", headers(given.get("httpHeaders"))?);
+        }
+        "grpc" => insert("service", text("service", SERVICE_BYTES_MAX)?.map(Value::from)),
+        _ => {}
     }
     let mut made = Map::new();
     made.insert(handler.to_owned(), Value::Object(target));
-    if let Some(timeout) = probe.get("timeoutSeconds").and_then(Value::as_u64).filter(|timeout| *timeout > 0)
-    {
-        made.insert("timeoutSeconds".to_owned(), json!(timeout));
+    match probe.get("timeoutSeconds") {
+        // Kubernetes takes nought for one.
+        None | Some(Value::Null) => {}
+        Some(timeout) => match timeout.as_u64().and_then(|timeout| u32::try_from(timeout).ok()) {
+            Some(0) => {}
+            Some(timeout) => _ = made.insert("timeoutSeconds".to_owned(), json!(timeout)),
+            None => return Err("its timeout is no number of seconds"),
+        },
     }
     Ok(Some(Value::Object(made)))
+}
+
+/// The headers of a probe, if they can be sent.
+fn headers(given: Option<&Value>) -> Result<Option<Value>, &'static str> {
+    const WRONG: &str = "its headers cannot be sent";
+    let Some(given) = given.filter(|given| !given.is_null()) else { return Ok(None) };
+    let (mut bytes, mut headers) = (0, Vec::new());
+    for header in given.as_array().ok_or(WRONG)? {
+        let name = header.get("name").and_then(Value::as_str).ok_or(WRONG)?;
+        let value = match header.get("value") {
+            None | Some(Value::Null) => "",
+            Some(value) => value.as_str().ok_or(WRONG)?,
+        };
+        bytes += name.len() + value.len();
+        HeaderName::from_bytes(name.as_bytes()).map_err(|_| WRONG)?;
+        HeaderValue::from_str(value).map_err(|_| WRONG)?;
+        headers.push(json!({ "name": name, "value": value }));
+    }
+    match bytes <= HEADERS_BYTES_MAX {
+        true => Ok(Some(headers.into())),
+        false => Err("its headers are more than are sent"),
+    }
 }
 
 /// A port by number or, as the kubelet reads it, by its name in the same container.

@@ -86,6 +86,32 @@ impl Skip {
         "malformed",
     ];
 
+    /// One of each, in the order of the words, as the reference shows them.
+    pub fn examples() -> [Self; 19] {
+        let port = |why: &str| Mistake { name: "weft.dev/port".to_owned(), why: why.to_owned() };
+        [
+            Self::NotAsked,
+            Self::Disabled,
+            Self::OtherRevision { found: "canary".to_owned(), own: "default".to_owned() },
+            Self::OwnNamespace("weft-system".to_owned()),
+            Self::SystemNamespace("kube-system".to_owned()),
+            Self::AlreadyInjected,
+            Self::HostNetwork,
+            Self::Windows,
+            Self::MirrorPod,
+            Self::NoServiceAccount,
+            Self::NameTaken("weft-sidecar".to_owned()),
+            Self::UserTaken { container: "server".to_owned(), uid: 7443 },
+            Self::PortTaken { container: "server".to_owned(), port: 7443 },
+            Self::Udp(53),
+            Self::NeverEnds,
+            Self::TooLarge { bytes: 100_000, max: 98_304 },
+            Self::Mistakes(vec![port("\"http\" holds no port between 1 and 65535")]),
+            Self::Clash { what: "a volume", name: "weft-state".to_owned() },
+            Self::Malformed("its containers are no list of objects"),
+        ]
+    }
+
     /// The reason as a label.
     pub const fn word(&self) -> &'static str {
         match self {

@@ -89,3 +89,35 @@ fn a_pod_may_keep_its_probes() {
     let injected = put(&annotated(pod, json!({ "weft.dev/rewrite-probes": "disabled" })));
     assert_eq!(server(&injected)["livenessProbe"], probe);
 }
+
+/// The sidecar reads its file strictly: what it would not take must not come into it.
+#[test]
+fn a_probe_that_the_sidecar_would_not_read_stays_and_is_warned_of() {
+    for get in [
+        json!({ "port": 80, "scheme": "ftp" }),
+        json!({ "port": 80, "path": 7 }),
+        json!({ "port": 80, "path": "/x".repeat(3000) }),
+        json!({ "port": 80, "httpHeaders": { "X": "y" } }),
+        json!({ "port": 80, "httpHeaders": [{ "name": "a b", "value": "y" }] }),
+        json!({ "port": 80, "httpHeaders": [{ "name": "X", "value": "a\nb" }] }),
+        json!({ "port": 80, "httpHeaders": [{ "name": "X", "value": "y".repeat(17_000) }] }),
+    ] {
+        let injected = probed(json!({ "livenessProbe": { "httpGet": get } }));
+        assert_eq!(server(&injected)["livenessProbe"]["httpGet"], get);
+        assert_eq!(injected.warnings.len(), 1);
+    }
+    for timeout in [json!(-1), json!("1"), json!(1_u64 << 40), json!(1.5)] {
+        let injected =
+            probed(json!({ "livenessProbe": { "tcpSocket": { "port": 80 }, "timeoutSeconds": timeout } }));
+        assert_eq!(
+            injected.warnings,
+            ["the liveness probe of server stays as it is: its timeout is no number of seconds"]
+        );
+    }
+    let many: Vec<_> = (0..200)
+        .map(|n| json!({ "name": format!("c{n}"), "image": "i", "livenessProbe": { "tcpSocket": { "port": 80 } } }))
+        .collect();
+    let injected = put(&with(pod(), "/spec/containers", many.into()));
+    assert_eq!(injected.warnings.len(), 8);
+    assert_eq!(file_of(sidecar(&injected.pod))["probes"].as_object().unwrap().len(), 192);
+}
