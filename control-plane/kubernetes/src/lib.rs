@@ -5,3 +5,4 @@
 pub mod admission;
 pub mod crds;
 pub mod inject;
+pub mod source;

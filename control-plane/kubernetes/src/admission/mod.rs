@@ -9,6 +9,7 @@ pub mod patch;
 pub mod review;
 #[cfg(test)]
 mod tests;
+pub mod validate;
 
 use std::fmt;
 use std::sync::Arc;
