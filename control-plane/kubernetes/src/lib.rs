@@ -6,3 +6,4 @@ pub mod admission;
 pub mod crds;
 pub mod inject;
 pub mod source;
+pub mod status;

@@ -66,6 +66,13 @@ impl Ledger {
         entry.map(|entry| entry.warnings.clone()).unwrap_or_default()
     }
 
+    /// Notes what was written of an object in the cluster; its news come later.
+    pub(crate) fn was_told(&self, key: &Key, uid: &str, status: Value) {
+        if let Some(entry) = self.locked().get_mut(key).filter(|entry| entry.uid == uid) {
+            entry.status = status;
+        }
+    }
+
     /// Moves whenever something is written here.
     pub fn version(&self) -> watch::Receiver<u64> {
         self.version.subscribe()

@@ -273,3 +273,6 @@ pub(crate) fn told(why: &desired::Error) -> String {
         other => other.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;
