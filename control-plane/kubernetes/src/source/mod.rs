@@ -138,8 +138,10 @@ async fn settle(mirror: &mut Mirror, batch: Batch, whole: &BTreeMap<Kind, BTreeS
         match mirror.take(batch.clone(), whole).await {
             Ok(revision) => return revision,
             Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::error!(error, "the store does not take what the cluster says; trying again");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the store does not take what the cluster says; trying again"
+                );
                 tokio::time::sleep(RETRY).await;
             }
         }
