@@ -4,6 +4,7 @@
 
 pub mod admission;
 pub mod crds;
+pub mod follow;
 pub mod inject;
 pub mod source;
 pub mod status;

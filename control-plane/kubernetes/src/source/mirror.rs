@@ -198,7 +198,7 @@ impl Mirror {
         }
     }
 
-    fn note(&mut self, part: Vec<Step>, revision: Revision, changes: Changes) {
+    fn note(&self, part: Vec<Step>, revision: Revision, changes: Changes) {
         let mut warnings: BTreeMap<Key, Vec<String>> =
             changes.outcomes.into_iter().map(|it| (it.key, it.warnings)).collect();
         let entries = part.into_iter().filter_map(|step| match (step.seen, step.put) {

@@ -55,9 +55,13 @@ impl std::fmt::Debug for Deps {
     }
 }
 
-/// When things were told and noticed, by object.
+/// What is remembered from one look to the next.
 #[derive(Debug, Default)]
 struct Memory {
+    /// Where the next look goes on, if the last one told as much as it might.
+    next: Option<Key>,
+    /// How long it took to count.
+    counting: Duration,
     told_at: BTreeMap<Key, Instant>,
     lapsed_at: BTreeMap<Key, Instant>,
 }
@@ -74,7 +78,6 @@ async fn go_on(mut deps: Deps) {
     let (mut memory, mut failures) = (Memory::default(), 0u32);
     let mut news = deps.ledger.version();
     while deps.leads.wait_for(|leads| *leads).await.is_ok() {
-        let started = Instant::now();
         news.mark_unchanged();
         match look(&deps, &mut memory).await {
             Ok(()) => failures = 0,
@@ -86,9 +89,11 @@ async fn go_on(mut deps: Deps) {
                 );
             }
         }
-        let pause = (started.elapsed() * SHARE).max(PAUSE_MIN * 2u32.saturating_pow(failures.min(6)));
+        let pause = (memory.counting * SHARE).max(PAUSE_MIN * 2u32.saturating_pow(failures.min(6)));
         tokio::time::sleep(pause.min(PAUSE_MAX)).await;
-        let _ = tokio::time::timeout(QUIET, news.changed()).await;
+        if memory.next.is_none() {
+            let _ = tokio::time::timeout(QUIET, news.changed()).await;
+        }
     }
 }
 
@@ -96,23 +101,29 @@ async fn go_on(mut deps: Deps) {
 async fn look(deps: &Deps, memory: &mut Memory) -> Result<(), kube::Error> {
     let entries = deps.ledger.entries();
     let published = *deps.hub.revision().borrow();
-    let hub = Arc::clone(&deps.hub);
+    let (hub, started) = (Arc::clone(&deps.hub), Instant::now());
     // Counting looks at every sidecar: away from the threads that serve them.
     let Ok(held) = tokio::task::spawn_blocking(move || hub.held()).await else { return Ok(()) };
     let held: HashMap<_, _> =
         held.into_iter().map(|((ty, name), held)| ((ty, name.to_string()), held)).collect();
+    memory.counting = started.elapsed();
     memory.told_at.retain(|key, _| entries.contains_key(key));
     memory.lapsed_at.retain(|key, _| entries.contains_key(key));
     let mut room = WRITES_MAX;
-    for (key, entry) in entries {
-        let told = tell(&entry, published, held.get(&published_as(&key)));
-        if memory.is_worth_telling(&key, &entry.status, &told, Instant::now()) {
+    // Where more must be told than may be, everyone has a turn.
+    let next = memory.next.take();
+    let is_earlier = |key: &Key| next.as_ref().is_some_and(|next| key < next);
+    let later = entries.iter().filter(|(key, _)| !is_earlier(key));
+    for (key, entry) in later.chain(entries.iter().filter(|(key, _)| is_earlier(key))) {
+        let told = tell(entry, published, held.get(&published_as(key)));
+        if memory.is_worth_telling(key, &entry.status, &told, Instant::now()) {
             if room == 0 {
+                memory.next = Some(key.clone());
                 break;
             }
             room -= 1;
-            write(deps, &key, &entry, &told).await?;
-            memory.told_at.insert(key, Instant::now());
+            write(deps, key, entry, &told).await?;
+            memory.told_at.insert(key.clone(), Instant::now());
         }
     }
     Ok(())
