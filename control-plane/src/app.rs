@@ -5,22 +5,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use weft_certs::ca::{self, Ca, Kek, Signer};
-use weft_certs::tls::{self, ClientAuth};
-use weft_certs::verifier::Expect as ExpectPeer;
+use weft_certs::ca;
 use weft_proto::name::TrustDomain;
-use weft_proto::resource::kinds::Trust as TrustSpec;
 use weft_telemetry::recent::Recent;
 
 use crate::audit::{self, Own, Trails};
 use crate::catalog::{self, Catalogue};
 use crate::feed::{self, Feed};
 use crate::identity::attest::Attestor;
+use crate::identity::kubernetes::Cluster;
 use crate::identity::{self, IdentityService, SessionSecret};
-use crate::listen::{Door, Limits};
 use crate::metrics::Metrics;
 use crate::plan::World;
 use crate::quota::{self, Leases, Lender};
@@ -28,8 +25,15 @@ use crate::store::embedded::{self, EmbeddedStore};
 use crate::store::{self, Expect, Retention, Store, Txn};
 use crate::tokens::Tokens;
 use crate::trust::{self, Trust};
-use crate::xds::{self, Hub};
-use crate::{api, auth, clock, grpc, health};
+use crate::xds::Hub;
+use crate::{auth, clock};
+pub use config::{Config, KekSource, Surroundings, Webhooks};
+use authority::open_trust;
+use doors::Places;
+
+mod authority;
+mod config;
+mod doors;
 
 /// The file in the data folder that holds the roots.
 const ROOTS_FILE: &str = "ca.pem";
@@ -38,71 +42,6 @@ const TRUST_DOMAIN_KEY: &str = "mesh/trust-domain";
 const SWEEP: Duration = Duration::from_secs(300);
 /// Age of a connection to the health door: whoever asks there proves nothing, so nobody keeps a place for long.
 pub const HEALTH_AGE_MAX: Duration = Duration::from_secs(60);
-
-/// Where the key comes from that the authority's keys rest under.
-#[derive(Debug)]
-pub enum KekSource {
-    /// A file; made at first start if it may be.
-    File { path: PathBuf, create: bool },
-    /// The value of an environment variable.
-    Value(String),
-}
-
-/// What a control plane is started with.
-#[derive(Debug)]
-pub struct Config {
-    pub data_dir: PathBuf,
-    /// Needed at first start, and must agree later.
-    pub trust_domain: Option<TrustDomain>,
-    pub sidecars: SocketAddr,
-    pub operators: SocketAddr,
-    pub health: SocketAddr,
-    pub kek: KekSource,
-    /// A folder with `tls.crt`, `tls.key` and `ca.crt` of an intermediate that is kept by something else.
-    pub issuer_dir: Option<PathBuf>,
-    /// Names and addresses under which this control plane is reached.
-    pub hosts: Vec<String>,
-    pub retention: Retention,
-    pub xds: xds::Settings,
-    pub identity: identity::Settings,
-    pub quota: quota::Settings,
-    pub audit: audit::Settings,
-    pub sidecar_limits: Limits,
-    pub operator_limits: Limits,
-    pub api_limits: api::Limits,
-    /// Where whoever started the log keeps its newest lines.
-    pub log: Recent,
-}
-
-impl Config {
-    /// Safe settings on loopback with ports of the system's choice.
-    pub fn local(data_dir: PathBuf) -> Self {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self {
-            kek: KekSource::File { path: data_dir.join("ca.key"), create: true },
-            data_dir,
-            trust_domain: None,
-            sidecars: any,
-            operators: any,
-            health: any,
-            issuer_dir: None,
-            hosts: Vec::new(),
-            retention: Retention::default(),
-            xds: xds::Settings::default(),
-            identity: identity::Settings::default(),
-            quota: quota::Settings::default(),
-            audit: audit::Settings::default(),
-            sidecar_limits: Limits::default(),
-            operator_limits: Limits {
-                connections_max: 1000,
-                streams_per_connection_max: 100,
-                ..Limits::default()
-            },
-            api_limits: api::Limits::default(),
-            log: Recent::default(),
-        }
-    }
-}
 
 /// Why a control plane does not start. Each message says which part, and what about it.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +80,8 @@ pub enum Error {
         #[source]
         source: Box<ca::external::Error>,
     },
+    #[error("the cluster's issuer cannot be used")]
+    ClusterIssuer(#[source] Box<ca::external::Error>),
     #[error("the limits of certificates contradict each other")]
     CertificateLimits(#[source] ca::issuer::Error),
     #[error("the audit trails cannot be kept")]
@@ -174,6 +115,8 @@ pub struct Running {
     pub sidecars: SocketAddr,
     pub operators: SocketAddr,
     pub health: SocketAddr,
+    /// Where webhooks are, if there are any.
+    pub webhooks: Option<SocketAddr>,
     pub trust: Arc<Trust>,
     pub hub: Arc<Hub>,
     pub store: Arc<dyn Store>,
@@ -186,7 +129,7 @@ pub struct Running {
     pub catalogue: Arc<Catalogue>,
     /// Only after the very first start: shown once, never again.
     pub admin_token: Option<auth::Secret>,
-    fed: tokio::sync::watch::Receiver<Option<store::Revision>>,
+    fed: watch::Receiver<Option<store::Revision>>,
     /// The mesh's roots in PEM, kept up to date, for operators to believe.
     pub roots_file: PathBuf,
     /// Follows the files of an issuer that is kept outside; ends when dropped.
@@ -195,7 +138,47 @@ pub struct Running {
     tasks: TaskTracker,
 }
 
+/// Where its doors are.
+struct Addresses {
+    sidecars: SocketAddr,
+    operators: SocketAddr,
+    health: SocketAddr,
+    webhooks: Option<SocketAddr>,
+}
+
 impl Running {
+    fn of(
+        parts: Parts,
+        addresses: Addresses,
+        admin_token: Option<auth::Secret>,
+        fed: watch::Receiver<Option<store::Revision>>,
+        (roots_file, watching): (PathBuf, Option<ca::external::Handle>),
+        tasks: TaskTracker,
+    ) -> Self {
+        let Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, shutdown, .. } = parts;
+        let Addresses { sidecars, operators, health, webhooks } = addresses;
+        Self {
+            sidecars,
+            operators,
+            health,
+            webhooks,
+            trust,
+            hub,
+            store,
+            tokens,
+            metrics,
+            lender,
+            trails,
+            catalogue,
+            admin_token,
+            fed,
+            roots_file,
+            _watching: watching,
+            shutdown,
+            tasks,
+        }
+    }
+
     /// Waits until everything that is stored is published.
     pub async fn ready(&self) {
         let mut revision = self.fed.clone();
@@ -231,79 +214,95 @@ struct Parts {
     catalogue: Arc<Catalogue>,
     data_dir: PathBuf,
     log: Recent,
+    /// Whether objects are a cluster's, so that operators change them there.
+    managed: bool,
+    standing: Standing,
     shutdown: CancellationToken,
+}
+
+/// How this control plane stands among several; one that is alone leads.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Standing {
+    synced: Option<watch::Receiver<bool>>,
+    leads: Option<watch::Receiver<bool>>,
+}
+
+impl Standing {
+    fn of(cluster: Option<&Surroundings>) -> Self {
+        Self { synced: cluster.map(|it| it.synced.clone()), leads: cluster.map(|it| it.leads.clone()) }
+    }
+
+    /// Whether it could lead at once, and another does.
+    pub(crate) fn stands_by(&self) -> bool {
+        let is = |it: &Option<watch::Receiver<bool>>| it.as_ref().is_none_or(|it| *it.borrow());
+        !is(&self.leads) && is(&self.synced)
+    }
+
+    /// Ends once it leads.
+    async fn leads(&self) {
+        if let Some(leads) = &self.leads
+            && leads.clone().wait_for(|leads| *leads).await.is_err()
+        {
+            std::future::pending().await
+        }
+    }
 }
 
 /// Starts a control plane.
 pub async fn start(config: Config) -> Result<Running, Error> {
     let (shutdown, tasks, metrics) = (CancellationToken::new(), TaskTracker::new(), Arc::new(Metrics::new()));
     let store = open_store(&config.data_dir.join("store")).await?;
-    let trust_domain = settle_trust_domain(&*store, config.trust_domain).await?;
+    let trust_domain = settle_trust_domain(&*store, config.trust_domain.clone()).await?;
     let world = World::new(trust_domain.clone());
-    let hub = Hub::start(config.xds, world, Arc::clone(&metrics), shutdown.clone());
-    let shortest = TrustSpec::SVID_LIFETIME_MIN.duration().min(config.identity.lifetime_max);
-    let lives = ca::Limits::new(shortest, TrustSpec::SVID_LIFETIME_MAX.duration(), Duration::from_secs(120))
-        .map_err(Error::CertificateLimits)?;
-    let (signer, watching) =
-        open_signer(&config.data_dir, config.kek, config.issuer_dir, trust_domain.clone(), lives).await?;
-    let trust = Trust::open(trust::Deps {
-        signer,
-        trust_domain: trust_domain.clone(),
-        dns_names: own_names(&config.hosts),
-        store: Arc::clone(&store),
-        intake: hub.intake(),
-        metrics: Arc::clone(&metrics),
-    });
-    let trust = trust.await?;
+    let hub = Hub::start(config.xds.clone(), world, Arc::clone(&metrics), shutdown.clone());
+    let (trust, watching) = open_trust(&config, trust_domain.clone(), &store, &hub, &metrics).await?;
     let tokens = Arc::new(Tokens::new(Arc::clone(&store), trust_domain));
     let roots_file = config.data_dir.join(ROOTS_FILE);
     trust::roots_file::write(&trust.bundles, &roots_file)
         .map_err(|source| Error::Roots { path: roots_file.clone(), source })?;
-    let listeners = [
-        listen("sidecars", config.sidecars).await?,
-        listen("operators", config.operators).await?,
-        listen("health", config.health).await?,
-    ];
-    let [sidecars, operators, health] = [listeners[0].1, listeners[1].1, listeners[2].1];
-    let admin_token = auth::bootstrap(&*store, clock::now()).await?;
+    let standing = Standing::of(config.cluster.as_ref());
+    let places = [config.sidecars, config.operators, config.health];
+    let places = Places::take(places, standing.leads.as_ref())?;
+    let [sidecars, operators, health] = places.addresses()?;
+    let admin_token = match &config.cluster {
+        Some(cluster) => auth::settle(&*store, &cluster.admin, clock::now()).await.map(|()| None)?,
+        None => auth::bootstrap(&*store, clock::now()).await?,
+    };
 
-    let lender = Arc::new(Lender::new(config.quota, Arc::clone(&metrics)));
+    let lender = Lender::new(config.quota, Arc::clone(&metrics)).lending_while(standing.leads.clone());
     let path = config.data_dir.join(audit::FILE);
     let trails = Trails::open(Some(&path), config.audit, trust.bundles.clone(), Arc::clone(&metrics))?;
     let catalogue = Catalogue::open(Some(&config.data_dir.join(catalog::FILE)))?;
     // Before the store is read, which lets sidecars in: none is told that what it shows is offered no more.
     hub.remembered(catalogue.offers()).await;
-    let data_dir = config.data_dir;
-    let log = config.log;
-    let parts =
-        Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, data_dir, log, shutdown };
-    let sessions = SessionSecret::open(&*parts.store).await?;
-    let identity = identity_service(&parts, sessions, config.identity)?;
-    let limits = (config.sidecar_limits, config.operator_limits, config.api_limits);
-    for door in doors(&parts, identity, listeners.map(|(listener, _)| listener), limits) {
-        tasks.spawn(door.serve(parts.shutdown.clone()));
-    }
-    let fed = keep(&parts, &tasks, config.retention, roots_file.clone());
-    let Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, shutdown, .. } = parts;
-    Ok(Running {
-        lender,
-        catalogue,
-        trails,
-        sidecars,
-        operators,
-        health,
-        trust,
-        hub,
+    let parts = Parts {
         store,
+        hub,
+        trust,
         tokens,
         metrics,
-        admin_token,
-        roots_file,
-        fed,
-        _watching: watching,
+        lender: Arc::new(lender),
+        trails,
+        catalogue,
+        data_dir: config.data_dir,
+        log: config.log,
+        managed: config.cluster.is_some(),
+        standing,
         shutdown,
-        tasks,
-    })
+    };
+    let (sessions, accounts, hooks) = match config.cluster {
+        Some(Surroundings { sessions, accounts, webhooks, .. }) => (sessions, Some(accounts), Some(webhooks)),
+        None => (SessionSecret::open(&*parts.store).await?, None, None),
+    };
+    let identity = identity_service(&parts, sessions, config.identity, accounts)?;
+    let limits = (config.sidecar_limits, config.operator_limits, config.api_limits);
+    for door in doors::doors(&parts, identity, places, limits) {
+        tasks.spawn(door.serve(parts.shutdown.clone()));
+    }
+    let webhooks = hooks.map(|hooks| doors::webhooks(&parts, hooks, &tasks)).transpose()?;
+    let fed = keep(&parts, &tasks, config.retention, roots_file.clone());
+    let addresses = Addresses { sidecars, operators, health, webhooks };
+    Ok(Running::of(parts, addresses, admin_token, fed, (roots_file, watching), tasks))
 }
 
 /// Everything that goes on by itself: following the store and the roots, looking after certificates, clearing away.
@@ -312,8 +311,9 @@ fn keep(
     tasks: &TaskTracker,
     retention: Retention,
     roots_file: PathBuf,
-) -> tokio::sync::watch::Receiver<Option<store::Revision>> {
-    let Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, shutdown, .. } = parts.clone();
+) -> watch::Receiver<Option<store::Revision>> {
+    let Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, standing, shutdown, .. } =
+        parts.clone();
     let (to, knows) = (Arc::clone(&hub), Arc::clone(&hub));
     let hand_over: catalog::HandOver = Box::new(move |server, offer| {
         let hub = Arc::clone(&to);
@@ -333,7 +333,7 @@ fn keep(
     });
     let fed = feed.fed();
     tasks.spawn(feed.run(shutdown.clone()));
-    tasks.spawn(open_when_fed(Arc::clone(&hub), lender, fed.clone(), shutdown.clone()));
+    tasks.spawn(open_when_fed(Arc::clone(&hub), lender, fed.clone(), standing, shutdown.clone()));
     tasks.spawn(Arc::clone(&trust).run(shutdown.clone()));
     tasks.spawn(trust::roots_file::follow(trust.bundles.clone(), roots_file, shutdown.clone()));
     tasks.spawn(sweep(store, hub, tokens, retention, shutdown));
@@ -344,79 +344,19 @@ fn identity_service(
     parts: &Parts,
     sessions: SessionSecret,
     settings: identity::Settings,
+    cluster: Option<Arc<dyn Cluster>>,
 ) -> Result<Arc<IdentityService>, Error> {
     let trust_domain = parts.trust.trust_domain().clone();
     let attestor = Attestor {
         audience: format!("weft.{trust_domain}"),
         trust_domain,
         tokens: Arc::clone(&parts.tokens),
-        cluster: None,
+        cluster,
     };
     let (trust, hub, metrics) =
         (Arc::clone(&parts.trust), Arc::clone(&parts.hub), Arc::clone(&parts.metrics));
     let deps = identity::Deps { attestor, trust, hub, metrics, sessions };
     IdentityService::start(deps, settings).map(Arc::new).map_err(Error::Threads)
-}
-
-/// The three doors. Only the sidecars' asks for client certificates, and only health is without TLS.
-fn doors(
-    parts: &Parts,
-    identity: Arc<IdentityService>,
-    [sidecars, operators, plain]: [TcpListener; 3],
-    (sidecar_limits, operator_limits, api_limits): (Limits, Limits, api::Limits),
-) -> [Door; 3] {
-    let Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, data_dir, log, shutdown } =
-        parts.clone();
-    let leases = Leases::new(Arc::clone(&hub), Arc::clone(&lender), Arc::clone(&store));
-    let tls =
-        |auth, alpn: &[&[u8]]| Some(Arc::new(tls::server_config(&trust.live, &trust.bundles, auth, alpn)));
-    let api = api::Deps {
-        keys: Arc::new(auth::Keys::new(Arc::clone(&store))),
-        store,
-        sidecars: Arc::clone(&hub) as Arc<dyn api::Sidecars>,
-        lender,
-        trails: trails.clone(),
-        catalogue: Arc::clone(&catalogue),
-        trust: Arc::new(trust::Control::new(Arc::clone(&trust), Arc::clone(&hub))),
-        tokens,
-        metrics: Arc::clone(&metrics),
-        trust_domain: trust.trust_domain().clone(),
-        data_dir: Some(data_dir),
-        clock: Arc::new(clock::now),
-        managed: false,
-        log,
-        limits: api_limits,
-        shutdown,
-    };
-    [
-        Door {
-            name: "sidecars",
-            listener: sidecars,
-            tls: tls(ClientAuth::Optional(ExpectPeer::AnyInMesh), &[b"h2"]),
-            trust: Some(trust.bundles.clone()),
-            service: grpc::router(&hub, identity, catalogue, leases, trails, trust.bundles.clone()),
-            limits: sidecar_limits,
-            metrics: Arc::clone(&metrics),
-        },
-        Door {
-            name: "operators",
-            listener: operators,
-            tls: tls(ClientAuth::None, &[b"h2", b"http/1.1"]),
-            trust: None,
-            service: api::router(api),
-            limits: operator_limits.clone(),
-            metrics: Arc::clone(&metrics),
-        },
-        Door {
-            name: "health",
-            listener: plain,
-            tls: None,
-            trust: None,
-            service: health::router(hub, Arc::clone(&metrics)),
-            limits: Limits { age_max: HEALTH_AGE_MAX, ..operator_limits },
-            metrics,
-        },
-    ]
 }
 
 async fn open_store(path: &Path) -> Result<Arc<dyn Store>, Error> {
@@ -450,54 +390,17 @@ async fn settle_trust_domain(store: &dyn Store, asked: Option<TrustDomain>) -> R
     }
 }
 
-async fn open_signer(
-    data_dir: &Path,
-    kek: KekSource,
-    issuer_dir: Option<PathBuf>,
-    trust_domain: TrustDomain,
-    limits: ca::Limits,
-) -> Result<(Signer, Option<ca::external::Handle>), Error> {
-    if let Some(path) = issuer_dir {
-        let paths = ca::external::Paths::in_folder(&path);
-        let started = ca::external::start(paths, trust_domain, limits, weft_certs::clock::wall()).await;
-        let (external, watching) =
-            started.map_err(|source| Error::Issuer { path, source: Box::new(source) })?;
-        return Ok((Signer::External(external), Some(watching)));
-    }
-    let kek = match kek {
-        KekSource::File { path, create: true } => Kek::open_or_create(&path),
-        KekSource::File { path, create: false } => Kek::from_file(&path),
-        KekSource::Value(text) => Kek::from_text(&text),
-    };
-    let path = data_dir.join("ca");
-    let authority = Ca::open_or_create(&path, kek.map_err(Error::Kek)?, trust_domain, limits, clock::now());
-    let authority = authority.map_err(|source| Error::Authority { path, source: Box::new(source) })?;
-    Ok((Signer::Own(Arc::new(authority)), None))
-}
-
-/// Every name under which somebody on this machine, or one that an operator named, reaches the control plane.
-fn own_names(hosts: &[String]) -> Vec<String> {
-    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
-    names.extend(hosts.iter().cloned());
-    names.dedup();
-    names
-}
-
-async fn listen(door: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
-    let wrong = |source| Error::Listen { door, address, source };
-    let listener = TcpListener::bind(address).await.map_err(wrong)?;
-    let bound = listener.local_addr().map_err(wrong)?;
-    Ok((listener, bound))
-}
-
 /// Sidecars are let in once all that is stored is published; before, they would be told that there is nothing.
 async fn open_when_fed(
     hub: Arc<Hub>,
     lender: Arc<Lender>,
-    mut fed: tokio::sync::watch::Receiver<Option<store::Revision>>,
+    mut fed: watch::Receiver<Option<store::Revision>>,
+    standing: Standing,
     shutdown: CancellationToken,
 ) {
     let ready = async {
+        // What comes in meanwhile is published as it comes.
+        standing.leads().await;
         let first = fed.wait_for(Option::is_some).await.ok().and_then(|revision| *revision);
         let mut published = hub.revision();
         let _ = published.wait_for(|published| first.is_some_and(|first| *published >= first.0)).await;

@@ -8,27 +8,30 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
+use crate::app::Standing;
 use crate::metrics::Metrics;
 use crate::xds::Hub;
 
 #[derive(Clone, Debug)]
 struct Deps {
     hub: Arc<Hub>,
+    standing: Standing,
     metrics: Arc<Metrics>,
 }
 
 /// The health port.
-pub fn router(hub: Arc<Hub>, metrics: Arc<Metrics>) -> Router {
+pub(crate) fn router(hub: Arc<Hub>, standing: Standing, metrics: Arc<Metrics>) -> Router {
     Router::new()
         .route("/healthz/live", get(async || "alive\n"))
         .route("/healthz/ready", get(ready))
         .route("/metrics", get(text))
-        .with_state(Deps { hub, metrics })
+        .with_state(Deps { hub, standing, metrics })
 }
 
 async fn ready(State(deps): State<Deps>) -> (StatusCode, &'static str) {
     match deps.hub.is_ready() {
         true => (StatusCode::OK, "ready\n"),
+        false if deps.standing.stands_by() => (StatusCode::OK, "standing by for another that leads\n"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "the store is still being read\n"),
     }
 }

@@ -14,8 +14,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rand::Rng;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -72,11 +72,57 @@ impl Default for Limits {
     }
 }
 
+/// Connections that wait to be taken.
+const BACKLOG: u32 = 1024;
+
+/// Where a door is.
+#[derive(Debug)]
+pub enum Place {
+    Open(TcpListener),
+    /// The address is taken already, but whoever connects is refused until this is true.
+    Later {
+        socket: TcpSocket,
+        opens: watch::Receiver<bool>,
+    },
+}
+
+impl Place {
+    /// Takes an address: to listen there, or to do so later.
+    pub fn take(address: SocketAddr, opens: Option<watch::Receiver<bool>>) -> io::Result<Self> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // As every listener has it: what is left of connections from before is in nobody's way.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        match opens {
+            Some(opens) => Ok(Self::Later { socket, opens }),
+            None => socket.listen(BACKLOG).map(Self::Open),
+        }
+    }
+
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Open(listener) => listener.local_addr(),
+            Self::Later { socket, .. } => socket.local_addr(),
+        }
+    }
+
+    /// Listens once it is time; none if it never will be.
+    async fn opened(self) -> Option<io::Result<TcpListener>> {
+        match self {
+            Self::Open(listener) => Some(Ok(listener)),
+            Self::Later { socket, mut opens } => {
+                opens.wait_for(|opens| *opens).await.ok()?;
+                Some(socket.listen(BACKLOG))
+            }
+        }
+    }
+}
+
 /// A door: where it listens, how it knows whom it lets in, and what stands behind it.
 #[derive(Debug)]
 pub struct Door {
     pub name: &'static str,
-    pub listener: TcpListener,
+    pub place: Place,
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Whom client certificates are checked against, to tell which root one leads to.
     pub trust: Option<TrustStore>,
@@ -88,7 +134,19 @@ pub struct Door {
 impl Door {
     /// Serves until shutdown, then lets open connections finish for a while.
     pub async fn serve(self, shutdown: CancellationToken) {
-        let Self { name, listener, tls, trust, service, limits, metrics } = self;
+        let Self { name, place, tls, trust, service, limits, metrics } = self;
+        let opened = tokio::select! {
+            () = shutdown.cancelled() => return,
+            opened = place.opened() => opened,
+        };
+        let listener = match opened {
+            Some(Ok(listener)) => listener,
+            Some(Err(error)) => {
+                tracing::error!(door = name, %error, "a door cannot be opened; the control plane stops");
+                return shutdown.cancel();
+            }
+            None => return,
+        };
         let shared = Arc::new(Shared {
             name,
             tls: tls.map(TlsAcceptor::from),
@@ -327,6 +385,20 @@ fn root_of(chain: &[rustls_pki_types::CertificateDer<'_>], bundle: &Arc<Bundle>)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_door_that_opens_later_refuses_until_then_and_keeps_its_address() {
+        let opens = watch::Sender::new(false);
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let place = Place::take(any, Some(opens.subscribe())).unwrap();
+        let address = place.address().unwrap();
+        let refused = TcpStream::connect(address).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(Place::take(address, None).is_err(), "nobody else can take it meanwhile");
+        opens.send_replace(true);
+        let _listener = place.opened().await.unwrap().unwrap();
+        TcpStream::connect(address).await.unwrap();
+    }
 
     #[test]
     fn a_network_has_its_share_and_no_more() {

@@ -33,7 +33,6 @@ pub(crate) const LONG: &[Excuse] = &[
         520,
         "one state machine, whose every transition reads the same fields",
     ),
-    ("control-plane/src/app.rs", 560, "the composition root, a list of what is started"),
     (
         "sidecar/src/exchange/sse_server.rs",
         600,

@@ -1,5 +1,6 @@
 //! An issuer that something else keeps in files, as cert-manager does in a mounted secret: `tls.crt` (the issuing
-//! certificate, then those above it), `tls.key`, `ca.crt` (the roots).
+//! certificate, then those above it), `tls.key`, `ca.crt` (the roots). Or what such files would hold, handed over by
+//! whoever follows the secret itself.
 //!
 //! The files are looked at when the folder changes and every so often besides, since notices can be lost. What is
 //! broken is never taken on: the former issuer goes on signing, and the error is shown.
@@ -95,6 +96,7 @@ impl Paths {
 }
 
 /// What the files hold.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Files {
     pub certificate: Vec<u8>,
     pub key: Zeroizing<Vec<u8>>,
@@ -278,17 +280,25 @@ pub async fn start(
     clock: Clock,
 ) -> Result<(Arc<External>, Handle), Error> {
     let files = Files::read(&paths).await?;
-    let loaded = load(&files, &trust_domain, limits, clock())?;
-    let external = Arc::new(External {
-        loaded: ArcSwap::from_pointee(loaded),
-        state: watch::Sender::new(State::default()),
-    });
-    let keeper = Keeper { paths, trust_domain, limits, clock, external: Arc::clone(&external) };
-    Ok((external, Handle(tokio::spawn(keeper.run()))))
+    let keeper = Keeper::begin(&files, trust_domain, limits, clock)?;
+    let external = Arc::clone(&keeper.external);
+    Ok((external, Handle(tokio::spawn(keeper.run(paths)))))
+}
+
+/// The same for files that are handed over, which must be good at the start.
+pub fn follow(
+    files: watch::Receiver<Arc<Files>>,
+    trust_domain: TrustDomain,
+    limits: Limits,
+    clock: Clock,
+) -> Result<(Arc<External>, Handle), Error> {
+    let first = Arc::clone(&files.borrow());
+    let keeper = Keeper::begin(&first, trust_domain, limits, clock)?;
+    let external = Arc::clone(&keeper.external);
+    Ok((external, Handle(tokio::spawn(keeper.follow(files)))))
 }
 
 struct Keeper {
-    paths: Paths,
     trust_domain: TrustDomain,
     limits: Limits,
     clock: Clock,
@@ -296,10 +306,34 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(self) {
+    fn begin(
+        files: &Files,
+        trust_domain: TrustDomain,
+        limits: Limits,
+        clock: Clock,
+    ) -> Result<Self, Error> {
+        let loaded = load(files, &trust_domain, limits, clock())?;
+        let external = Arc::new(External {
+            loaded: ArcSwap::from_pointee(loaded),
+            state: watch::Sender::new(State::default()),
+        });
+        Ok(Self { trust_domain, limits, clock, external })
+    }
+
+    async fn follow(self, mut files: watch::Receiver<Arc<Files>>) {
+        loop {
+            let now = Arc::clone(&files.borrow_and_update());
+            self.judge(Ok(&now));
+            if files.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn run(self, paths: Paths) {
         let (notices, mut noticed) = mpsc::channel(1);
         // Held until the end: dropping it ends the notices.
-        let _watcher = self.watch_folders(notices);
+        let _watcher = watch_folders(&paths, notices);
         let mut poll = tokio::time::interval(POLL_INTERVAL);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -308,35 +342,21 @@ impl Keeper {
                 Some(()) = noticed.recv() => tokio::time::sleep(SETTLE).await,
             }
             while noticed.try_recv().is_ok() {}
-            self.look().await;
+            let files = Files::read(&paths).await;
+            self.judge(files.as_ref());
         }
     }
 
-    /// Folders rather than files: Kubernetes exchanges a whole folder behind a symbolic link.
-    fn watch_folders(&self, notices: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
-        let on_event = move |event: notify::Result<notify::Event>| {
-            // Reading the files is an event too.
-            if !event.is_ok_and(|event| event.kind.is_access()) {
-                let _ = notices.try_send(());
-            }
+    fn judge(&self, files: Result<&Files, &Error>) {
+        let files = match files {
+            Ok(files) => files,
+            Err(error) => return self.report(error),
         };
-        let watched = notify::recommended_watcher(on_event).and_then(|mut watcher| {
-            for folder in self.paths.folders() {
-                watcher.watch(&folder, notify::RecursiveMode::NonRecursive)?;
-            }
-            Ok(watcher)
-        });
-        watched.inspect_err(|error| tracing::warn!(error = %error, "issuer's files are polled only")).ok()
-    }
-
-    async fn look(&self) {
-        let outcome = match Files::read(&self.paths).await {
-            Ok(files) if files.digest() == self.external.loaded.load().digest => Ok(None),
-            Ok(files) => load(&files, &self.trust_domain, self.limits, (self.clock)()).map(Some),
-            Err(error) => Err(error),
-        };
-        match outcome {
-            Ok(loaded) => self.take_on(loaded),
+        if files.digest() == self.external.loaded.load().digest {
+            return self.take_on(None);
+        }
+        match load(files, &self.trust_domain, self.limits, (self.clock)()) {
+            Ok(loaded) => self.take_on(Some(loaded)),
             Err(error) => self.report(&error),
         }
     }
@@ -364,6 +384,23 @@ impl Keeper {
             news
         });
     }
+}
+
+/// Folders rather than files: Kubernetes exchanges a whole folder behind a symbolic link.
+fn watch_folders(paths: &Paths, notices: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+    let on_event = move |event: notify::Result<notify::Event>| {
+        // Reading the files is an event too.
+        if !event.is_ok_and(|event| event.kind.is_access()) {
+            let _ = notices.try_send(());
+        }
+    };
+    let watched = notify::recommended_watcher(on_event).and_then(|mut watcher| {
+        for folder in paths.folders() {
+            watcher.watch(&folder, notify::RecursiveMode::NonRecursive)?;
+        }
+        Ok(watcher)
+    });
+    watched.inspect_err(|error| tracing::warn!(error = %error, "issuer's files are polled only")).ok()
 }
 
 #[cfg(test)]

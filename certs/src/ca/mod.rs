@@ -14,6 +14,7 @@ use crate::bundle::{Bundle, Fingerprint};
 
 pub mod external;
 mod files;
+pub mod founding;
 pub mod issuer;
 mod manifest;
 pub mod own;

@@ -35,8 +35,7 @@ use crate::bundle::{self, Bundle, Fingerprint};
 use crate::svid::Serial;
 use crate::x509;
 
-#[cfg(test)]
-pub(super) use self::workshop::pem;
+pub(super) use self::workshop::{authority_params, pem};
 
 mod workshop;
 

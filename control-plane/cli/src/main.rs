@@ -12,6 +12,7 @@ mod credentials;
 mod examples;
 mod failure;
 mod files;
+mod in_cluster;
 mod moments;
 mod names;
 mod output;

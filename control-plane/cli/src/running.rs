@@ -22,6 +22,7 @@ use crate::commands::outcome;
 use crate::credentials::{Given, OPERATOR_FILE, OperatorFile, Secret, read_operator_file};
 use crate::failure::{ExitCode, Failure};
 use crate::files::{File, Joined};
+use crate::in_cluster;
 use crate::screen::{Above, Screen};
 use crate::serve::{ControlPlaneArgs, LogArgs, LogFormat, UpArgs};
 use crate::terminal::Terminal;
@@ -135,13 +136,16 @@ pub(crate) async fn control_plane(args: ControlPlaneArgs, terminal: &Terminal) -
     make_folder(&args.data_dir)?;
     let mut config = Config::local(args.data_dir);
     config.log = log;
-    config.kek = kek(args.ca_key_file, args.issuer_dir.is_some())?;
+    config.kek = kek(args.ca_key_file, args.issuer_dir.is_some() || args.cluster.kubernetes)?;
     (config.sidecars, config.operators, config.health) =
         (args.listen_sidecars, args.listen_operators, args.listen_health);
     config.trust_domain = args.trust_domain;
     config.issuer_dir = args.issuer_dir;
     config.hosts = args.public_hosts;
     config.audit = args.audit.into();
+    if args.cluster.kubernetes {
+        return Box::pin(in_cluster::run(args.cluster, config, terminal)).await;
+    }
     let running = Box::pin(start(config)).await?;
     let mut said = json!({
         "sidecars": running.sidecars.to_string(),
@@ -177,23 +181,26 @@ fn kek(file: Option<PathBuf>, issuer_elsewhere: bool) -> Result<KekSource, Failu
 }
 
 async fn start(config: Config) -> Result<Running, Failure> {
-    let running = Box::pin(app::start(config)).await.map_err(|error| {
-        let next = match &error {
-            app::Error::Listen { .. } => {
-                Some("is another control plane running here? choose other ports with --listen-…")
-            }
-            app::Error::OtherTrustDomain { .. } => {
-                Some("leave --trust-domain out, or start another mesh in another folder")
-            }
-            app::Error::NoTrustDomain => Some("give --trust-domain, such as --trust-domain corp.example"),
-            _ => None,
-        };
-        let failure =
-            Failure::failed(format!("the control plane does not start: {error}")).because(causes(&error));
-        next.into_iter().fold(failure, Failure::then)
-    })?;
+    let running = Box::pin(app::start(config)).await.map_err(|error| refused_start(&error))?;
     running.ready().await;
     Ok(running)
+}
+
+/// What is said of a control plane that does not start.
+pub(crate) fn refused_start(error: &app::Error) -> Failure {
+    let next = match error {
+        app::Error::Listen { .. } => {
+            Some("is another control plane running here? choose other ports with --listen-…")
+        }
+        app::Error::OtherTrustDomain { .. } => {
+            Some("leave --trust-domain out, or start another mesh in another folder")
+        }
+        app::Error::NoTrustDomain => Some("give --trust-domain, such as --trust-domain corp.example"),
+        _ => None,
+    };
+    let failure =
+        Failure::failed(format!("the control plane does not start: {error}")).because(causes(error));
+    next.into_iter().fold(failure, Failure::then)
 }
 
 /// What lies behind an error.
@@ -269,7 +276,7 @@ fn greet(
     ))
 }
 
-async fn until_asked_to_stop() -> Result<(), Failure> {
+pub(crate) async fn until_asked_to_stop() -> Result<(), Failure> {
     let failed = |error| Failure::failed(format!("signals cannot be waited for: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;

@@ -14,6 +14,7 @@ use crate::credentials::{LOCAL_HOME, user_data};
 use crate::examples;
 use crate::failure::{ExitCode, Failure};
 use crate::files::{self, File};
+use crate::in_cluster::ClusterArgs;
 use crate::running;
 use crate::up::agents::Agent;
 use crate::up::desktop;
@@ -31,6 +32,8 @@ Examples:
   weft control-plane --data-dir /var/lib/weft --trust-domain corp.example \\
       --ca-key-file /etc/weft/ca.key --public-host weft.corp.example
   WEFT_CA_KEY=… weft control-plane --data-dir /var/lib/weft --issuer-dir /etc/weft/issuer
+  weft control-plane --kubernetes --data-dir /var/lib/weft --trust-domain corp.example
+                                            one of several in a cluster
   weft control-plane --data-dir /var/lib/weft --audit-size-max 20GiB --audit-age-max 90d
                                             audit trails: 20 GiB of lines, and none older than 90 days";
 
@@ -171,6 +174,8 @@ pub(crate) struct ControlPlaneArgs {
     /// A DNS name or IP address under which this control plane is reached, for its certificate; repeatable
     #[arg(long = "public-host", value_name = "HOST")]
     pub(crate) public_hosts: Vec<String>,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
     #[command(flatten)]
     pub(crate) audit: AuditArgs,
     #[command(flatten)]

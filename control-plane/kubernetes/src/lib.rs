@@ -3,8 +3,11 @@
 //! Never here: what objects mean, which is `proto`'s, and what sidecars are told, which is the control plane's.
 
 pub mod admission;
+pub mod app;
+pub mod cluster;
 pub mod crds;
 pub mod follow;
 pub mod inject;
+pub mod secrets;
 pub mod source;
 pub mod status;

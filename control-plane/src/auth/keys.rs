@@ -192,18 +192,26 @@ impl Keys {
     }
 }
 
-/// Makes the admin token, if there is none or if it is to be replaced.
+/// Whether this is the admin token.
+pub(super) async fn is_admin(store: &dyn Store, secret: &Secret) -> Result<bool, Error> {
+    let marker = store.get(&store::Key::new(ADMIN_AT).expect("a short plain text")).await?;
+    let stored = store.get(&store_key(secret.id())).await?.and_then(|entry| read(&entry));
+    Ok(marker.is_some_and(|entry| *entry.value == *secret.id().as_bytes())
+        && stored.is_some_and(|stored| secret.matches(&stored.hash)))
+}
+
+/// Makes the admin token, if there is none or if it is to be replaced. False if there is another.
 pub(super) async fn make_admin(
     store: &dyn Store,
+    secret: &Secret,
     now: Timestamp,
     replace: bool,
-) -> Result<Option<Secret>, Error> {
+) -> Result<bool, Error> {
     let marker = store::Key::new(ADMIN_AT).expect("a short plain text");
     let present = store.get(&marker).await?;
     if present.is_some() && !replace {
-        return Ok(None);
+        return Ok(false);
     }
-    let secret = Secret::mint().ok_or(Error::Random)?;
     let system = Actor::system();
     let stored = Stored {
         name: ADMIN_NAME.to_owned(),
@@ -222,7 +230,7 @@ pub(super) async fn make_admin(
     let txn = txn.put(marker, secret.id().to_owned()).put(store_key(secret.id()), written(&stored));
     let made = commit(store, txn.audited(system.did("key.create", format!("keys/{}", secret.id()), reason)));
     // If another replica was faster, its token is the one.
-    Ok(made.await?.then_some(secret))
+    Ok(made.await?)
 }
 
 /// Commits; false if somebody else was faster.

@@ -115,12 +115,22 @@ pub enum Error {
 
 /// Makes the admin token at first start. The answer is the only time that it is shown; later starts give none.
 pub async fn bootstrap(store: &dyn store::Store, now: SystemTime) -> Result<Option<Secret>, Error> {
-    keys::make_admin(store, timestamp(now), false).await
+    let secret = Secret::mint().ok_or(Error::Random)?;
+    Ok(keys::make_admin(store, &secret, timestamp(now), false).await?.then_some(secret))
+}
+
+/// Makes this the admin token, which is kept elsewhere; an earlier one holds no longer.
+pub async fn settle(store: &dyn store::Store, secret: &Secret, now: SystemTime) -> Result<(), Error> {
+    match keys::is_admin(store, secret).await? || keys::make_admin(store, secret, timestamp(now), true).await? {
+        true => Ok(()),
+        false => Err(Error::Contended),
+    }
 }
 
 /// Replaces the admin token, for operators who lost it and can reach the store itself.
 pub async fn reset(store: &dyn store::Store, now: SystemTime) -> Result<Secret, Error> {
-    keys::make_admin(store, timestamp(now), true).await?.ok_or(Error::Contended)
+    let secret = Secret::mint().ok_or(Error::Random)?;
+    keys::make_admin(store, &secret, timestamp(now), true).await?.then_some(secret).ok_or(Error::Contended)
 }
 
 /// The wall clock's time as it is written down.

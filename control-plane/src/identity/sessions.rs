@@ -57,7 +57,8 @@ impl SessionSecret {
         txn.expect(key(), Expect::Absent).put(key(), secret.to_vec())
     }
 
-    fn of(secret: &[u8]) -> Result<Self, Error> {
+    /// Takes one that is kept elsewhere: 32 bytes.
+    pub fn of(secret: &[u8]) -> Result<Self, Error> {
         match secret.len() {
             SECRET_LEN => Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, secret))),
             _ => Err(Error::Form),

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, UNIX_EPOCH};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use weft_proto::name::{NodeId, SpiffeId};
 use weft_proto::pb::weft::quota::v1 as pb;
 use weft_proto::policy::quota::lease::{Allocator, Grant, Part, Report, Terms, Timing};
@@ -38,8 +38,11 @@ pub struct Lender {
     timing: Timing,
     epoch: u64,
     began: Instant,
-    /// Policies that there were when this run began: an earlier one may have lent of them. Not known yet at first.
-    before: OnceLock<HashSet<String>>,
+    /// Policies that there were when this one began to lend, and when that was: an earlier one may have lent of them. Not
+    /// known yet at first.
+    before: OnceLock<(HashSet<String>, u64)>,
+    /// Whether it is this one that lends; always, where it is alone.
+    lends: Option<watch::Receiver<bool>>,
     limits: Limits,
     metrics: Arc<Metrics>,
     budgets: Budgets,
@@ -97,7 +100,28 @@ impl Lender {
         let (epoch, began) = (rand::random(), Instant::now());
         let (before, limits, inner) = (OnceLock::new(), Limits::default(), Mutex::default());
         let budgets = Budgets::new(settings.keys_max, settings.keys_per_node_max);
-        Self { settings, timing, epoch, began, before, limits, metrics, budgets, inner }
+        let lends = None;
+        Self { settings, timing, epoch, began, before, lends, limits, metrics, budgets, inner }
+    }
+
+    /// Lends only while this says so: of several, each would lend the whole.
+    pub fn lending_while(self, lends: Option<watch::Receiver<bool>>) -> Self {
+        Self { lends, ..self }
+    }
+
+    /// Whether it may lend now.
+    pub(super) fn lends(&self) -> bool {
+        self.lends.as_ref().is_none_or(|lends| *lends.borrow())
+    }
+
+    /// Ends once it may lend no more.
+    pub(super) async fn lends_no_more(&self) {
+        if let Some(lends) = &self.lends
+            && lends.clone().wait_for(|lends| !lends).await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
     }
 
     /// Reads what is spent of budgets, without which none is lent.
@@ -118,10 +142,10 @@ impl Lender {
         }
     }
 
-    /// These policies were there before this run. Of others nothing can have been lent yet, so that what they limit is
-    /// lent at once; but for one that was deleted just before this run and is made anew just after its start.
+    /// These policies were there before this one lends, which it does from now on. Of others nothing can have been lent
+    /// yet, so that what they limit is lent at once; but for one that was deleted just before and is made anew just after.
     pub(crate) fn began_with(&self, policies: HashSet<String>) {
-        let _ = self.before.set(policies);
+        let _ = self.before.set((policies, self.now()));
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -250,9 +274,12 @@ impl Lender {
         now: u64,
     ) -> Option<pb::Lease> {
         let lent = inner.keys.entry(key.clone()).or_insert_with(|| {
-            // As of the start of this run: whatever an earlier one lent is over by the same time for every limit.
-            let may_be_known = self.before.get().is_none_or(|before| before.contains(&key.policy));
-            let began = if may_be_known { 0 } else { now };
+            // As of when this one began: whatever an earlier one lent is over by the same time for every limit.
+            let known = match self.before.get() {
+                Some((before, since)) => before.contains(&key.policy).then_some(*since),
+                None => Some(now),
+            };
+            let (may_be_known, began) = (known.is_some(), known.unwrap_or(now));
             Lent::new(&limit, Allocator::new(terms, self.timing, self.epoch, may_be_known, began))
         });
         let mut grants = Vec::new();

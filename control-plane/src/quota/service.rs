@@ -77,6 +77,9 @@ impl Leases {
         reports: &mut Streaming<LeaseReport>,
         sender: &mpsc::Sender<Result<LeaseGrant, Status>>,
     ) -> Result<(), Status> {
+        if !self.lender.lends() {
+            return Err(lends_not());
+        }
         let identity = peer
             .workload()
             .filter(|workload| workload.trust_domain == self.hub.trust_domain())
@@ -140,6 +143,10 @@ impl Lending<'_> {
                 if bucket.take(lender.settings.rate, Instant::now()).is_err() {
                     return Err(Status::resource_exhausted("more reports than are taken"));
                 }
+                // Between two waits the answer may have changed.
+                if !lender.lends() {
+                    return Err(lends_not());
+                }
                 let seen = hub.quotas_of(&self.identity, &self.node).ok_or_else(unknown)?;
                 let mut grant =
                     lender.report(self.holder, &report, |name, server| seen.policy(hub, name, server));
@@ -148,6 +155,7 @@ impl Lending<'_> {
             }
             tokio::select! {
                 () = hub.stopping() => return Ok(()),
+                () = lender.lends_no_more() => return Err(lends_not()),
                 next = self.leases.next(reports) => report = Some(next?),
                 grant = pushed.recv() => match grant {
                     Some(grant) => self.send(grant).await?,
@@ -179,6 +187,10 @@ pub async fn read_budgets(lender: Arc<Lender>, store: Arc<dyn Store>, shutdown: 
         () = read => {}
         () = shutdown.cancelled() => {}
     }
+}
+
+fn lends_not() -> Status {
+    Status::unavailable("another control plane lends, or none can at present")
 }
 
 fn unknown() -> Status {

@@ -237,7 +237,7 @@ fn generate() -> Result<CaKey, issuer::Error> {
 
 /// A certificate that signs certificates and does nothing else. No extended key usage: on an issuer it would bind
 /// everything below.
-fn authority_params(
+pub(in crate::ca) fn authority_params(
     name: &str,
     path_length: u8,
     not_before: SystemTime,

@@ -1,0 +1,87 @@
+"""A control plane of the cluster, as a pod would run it, but on this machine."""
+
+import base64
+import json
+import os
+import ssl
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from cluster import Cluster, Refused
+from processes import Process, eventually
+
+TRUST_DOMAIN = "mesh.test"
+NAMESPACE = "weft-system"
+
+
+class ControlPlane:
+    """One control plane, in a folder of its own."""
+
+    def __init__(self, cluster: Cluster, directory: Path, *flags: str, namespace: str = NAMESPACE, **environment: str):
+        self.cluster, self.directory, self.namespace = cluster, directory, namespace
+        directory.mkdir(parents=True, exist_ok=True)
+        listen = [f"--listen-{door}=127.0.0.1:0" for door in ("sidecars", "operators", "health")]
+        self.process = Process(
+            directory / "control-plane.log",
+            os.environ["WEFT_BIN"], "control-plane", "--kubernetes", f"--kubeconfig={cluster.kubeconfig}",
+            f"--namespace={namespace}", f"--data-dir={directory / 'data'}", f"--trust-domain={TRUST_DOMAIN}",
+            *listen, "--listen-webhooks=0.0.0.0:0", "--log-level=info,weft_kubernetes=debug", *flags,
+            **environment,
+        )
+        self.ready = self.process.ready
+
+    @property
+    def webhooks_port(self) -> int:
+        return int(self.ready["webhooks"].rsplit(":", 1)[1])
+
+    def secret(self, name: str, key: str) -> bytes:
+        return base64.b64decode(self.cluster.get("secret", name, "-n", self.namespace)["data"][key])
+
+    def health(self, path: str = "/healthz/ready") -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://{self.ready['health']}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError as error:
+            return 0, str(error)
+
+    def leads(self) -> bool:
+        return self.health() == (200, "ready\n")
+
+    def api(self, path: str):
+        """What an operator with the admin token of the cluster is told."""
+        context = ssl.create_default_context(cafile=self.ready["caFile"])
+        request = urllib.request.Request(
+            f"https://{self.ready['operators']}/api/v1{path}",
+            headers={"Authorization": f"Bearer {self.secret('weft-admin', 'token').decode()}"},
+        )
+        with urllib.request.urlopen(request, context=context, timeout=10) as answer:
+            return json.load(answer)
+
+    def log(self) -> str:
+        return self.process.log()
+
+    def stop(self):
+        self.process.stop()
+
+
+def pod(cluster: Cluster, namespace: str, name: str, account: str = "default", **labels: str) -> str:
+    """Makes a pod, and says its UID."""
+    cluster.apply({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
+        "spec": {"serviceAccountName": account, "containers": [{"name": "app", "image": "app"}]},
+    })
+    return cluster.get("pod", name, "-n", namespace)["metadata"]["uid"]
+
+
+def token(cluster: Cluster, namespace: str, bound_to: str | None, audience: str = f"weft.{TRUST_DOMAIN}", account="default"):
+    """A token of an account, bound to a pod as a kubelet projects it."""
+    bound = ["--bound-object-kind=Pod", f"--bound-object-name={bound_to}"] if bound_to else []
+    return cluster.kubectl("create", "token", account, "-n", namespace, f"--audience={audience}", *bound).strip()
+
+
+__all__ = ["ControlPlane", "NAMESPACE", "Refused", "TRUST_DOMAIN", "eventually", "pod", "token"]
