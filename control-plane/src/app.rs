@@ -27,8 +27,8 @@ use crate::tokens::Tokens;
 use crate::trust::{self, Trust};
 use crate::xds::Hub;
 use crate::{auth, clock};
-pub use config::{Config, KekSource, Surroundings, Webhooks};
 use authority::open_trust;
+pub use config::{Config, KekSource, Surroundings, Webhooks};
 use doors::Places;
 
 mod authority;

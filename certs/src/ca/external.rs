@@ -306,12 +306,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn begin(
-        files: &Files,
-        trust_domain: TrustDomain,
-        limits: Limits,
-        clock: Clock,
-    ) -> Result<Self, Error> {
+    fn begin(files: &Files, trust_domain: TrustDomain, limits: Limits, clock: Clock) -> Result<Self, Error> {
         let loaded = load(files, &trust_domain, limits, clock())?;
         let external = Arc::new(External {
             loaded: ArcSwap::from_pointee(loaded),

@@ -55,8 +55,7 @@ pub fn root(trust_domain: &TrustDomain, now: SystemTime) -> Result<Pair, Error> 
 
 /// Makes an intermediate of a year under a root, or of what is left of the root.
 pub fn intermediate(root: &Pair, trust_domain: &TrustDomain, now: SystemTime) -> Result<Pair, Error> {
-    let certificate =
-        CertificateDer::from_pem_slice(root.certificate.as_bytes()).map_err(|_| Error::Pem)?;
+    let certificate = CertificateDer::from_pem_slice(root.certificate.as_bytes()).map_err(|_| Error::Pem)?;
     let parsed = x509::parse(&certificate).map_err(Unusable::from)?;
     x509::check_ca(&parsed).map_err(Unusable::from)?;
     let root_key = KeyPair::from_pem(&root.key).map_err(|_| Error::Pem)?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 use weft_control_plane::app::Config;
-use weft_kubernetes::{app, cluster};
+use weft_kubernetes::{app, cluster, leader};
 use weft_proto::name::Namespace;
 
 use crate::failure::{ExitCode, Failure};
@@ -29,9 +29,22 @@ pub(crate) struct ClusterArgs {
     /// Where the API server reaches the webhooks
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:7503")]
     pub(crate) listen_webhooks: SocketAddr,
-    /// Wait for the Secret weft-issuer, which something else makes and renews, as cert-manager does, instead of making it
-    #[arg(long, requires = "kubernetes")]
-    pub(crate) issuer_given: bool,
+    /// Wait for this Secret, with tls.crt, tls.key and ca.crt of an intermediate that something else makes and renews, as
+    /// cert-manager does, instead of making one
+    #[arg(long, value_name = "NAME", requires = "kubernetes")]
+    pub(crate) issuer_secret: Option<String>,
+    /// The name of this control plane if it is tried beside the main one, whose names it then does not touch
+    #[arg(long, value_name = "NAME", requires = "kubernetes")]
+    pub(crate) revision: Option<String>,
+    /// The pod that this process is in
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "WEFT_POD_NAME",
+        hide_env_values = true,
+        default_value = "outside"
+    )]
+    pub(crate) pod: String,
 }
 
 /// Serves a control plane in a cluster until it is stopped. Where it is, is one line of JSON for whatever started it; the
@@ -46,8 +59,11 @@ pub(crate) async fn run(
         kubeconfig: args.kubeconfig,
         namespace: args.namespace,
         webhooks: args.listen_webhooks,
-        issuer_is_given: args.issuer_given,
+        issuer_secret: args.issuer_secret,
+        revision: args.revision,
+        pod: args.pod,
         accounts: cluster::Limits::default(),
+        leadership: leader::Timing::default(),
     };
     let running = tokio::select! {
         started = Box::pin(app::start(config)) => started.map_err(|error| refused(&error))?,

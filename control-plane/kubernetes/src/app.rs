@@ -13,12 +13,18 @@ use kube::{Client, Config as ClientConfig};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use weft_certs::bundle::Bundles;
+use weft_certs::pem;
 use weft_control_plane::app::{self as control_plane, Surroundings, Webhooks};
 use weft_control_plane::clock;
 use weft_control_plane::listen;
+use weft_control_plane::trust::Trust;
 use weft_proto::name::{Namespace, TrustDomain};
 
+use crate::ca_bundle::{self, Kind};
 use crate::cluster::{self, Accounts};
+use crate::leader::{self, Campaign, Ended, label};
+use crate::roots;
 use crate::secrets::{self, Secrets};
 
 /// The Service that sidecars and operators find the control plane by that leads.
@@ -40,9 +46,14 @@ pub struct Config {
     pub namespace: Namespace,
     /// Where webhooks are answered.
     pub webhooks: SocketAddr,
-    /// Whether the issuer is made by something else, so that it is waited for.
-    pub issuer_is_given: bool,
+    /// The Secret of an issuer that something else makes, so that it is waited for.
+    pub issuer_secret: Option<String>,
+    /// The name of a control plane that is tried beside the main one; it has names and a leader of its own.
+    pub revision: Option<String>,
+    /// The pod that this process is in.
+    pub pod: String,
     pub accounts: cluster::Limits,
+    pub leadership: leader::Timing,
 }
 
 /// Why a control plane does not start in a cluster.
@@ -60,6 +71,8 @@ pub enum Error {
     Client(#[source] Box<kube::Error>),
     #[error("no trust domain was given")]
     NoTrustDomain,
+    #[error("no randomness is to be had")]
+    Random,
     #[error(transparent)]
     Secrets(#[from] secrets::Error),
     #[error(transparent)]
@@ -90,19 +103,22 @@ impl Running {
 
 /// Starts a control plane in a cluster.
 pub async fn start(config: Config) -> Result<Running, Error> {
-    let Config { control_plane: mut inner, kubeconfig, namespace, webhooks, issuer_is_given, accounts } = config;
-    let trust_domain = inner.trust_domain.clone().ok_or(Error::NoTrustDomain)?;
-    let client = connect(kubeconfig.as_deref()).await?;
-    let secrets = Secrets::new(Api::namespaced(client.clone(), namespace.as_str()), trust_domain.clone());
-    let shared = Box::pin(secrets.settle(issuer_is_given, clock::now())).await?;
+    let trust_domain = config.control_plane.trust_domain.clone().ok_or(Error::NoTrustDomain)?;
+    let client = connect(config.kubeconfig.as_deref()).await?;
+    let namespace = config.namespace.as_str();
+    let own_secrets = Api::namespaced(client.clone(), namespace);
+    let secrets = Secrets::new(own_secrets, trust_domain.clone(), config.issuer_secret);
+    let shared = Box::pin(secrets.settle(clock::now())).await?;
     let issuer = watch::Sender::new(Arc::new(shared.issuer));
-    let (synced, leads) = (watch::Sender::new(true), watch::Sender::new(true));
-    inner.hosts.extend(own_hosts(&namespace));
+    let (synced, leads) = (watch::Sender::new(false), watch::Sender::new(false));
+    let names = Names::new(namespace, config.revision.as_deref());
+    let mut inner = config.control_plane;
+    inner.hosts.extend(names.hosts());
     inner.cluster = Some(Surroundings {
         issuer: issuer.subscribe(),
-        accounts: Arc::new(Accounts::new(client.clone(), accounts)),
+        accounts: Arc::new(Accounts::new(client.clone(), config.accounts)),
         webhooks: Webhooks {
-            address: webhooks,
+            address: config.webhooks,
             service: webhook_router(&trust_domain),
             limits: webhook_limits(),
         },
@@ -113,10 +129,124 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     });
     let control_plane = Box::pin(control_plane::start(inner)).await?;
     let (tasks, shutdown) = (TaskTracker::new(), control_plane.shutdown());
+    let parts = Parts { client: client.clone(), names, leads: leads.subscribe(), shutdown: shutdown.clone() };
     tasks.spawn(until(shutdown.clone(), secrets.clone().follow(issuer)));
-    tasks.spawn(until(shutdown, look_after_issuer(secrets, leads.subscribe())));
-    drop((synced, leads));
+    tasks.spawn(until(shutdown.clone(), look_after_issuer(secrets, leads.subscribe())));
+    keep(&parts, &tasks, &control_plane.trust, config.pod.clone());
+    synced.send_replace(true);
+    let leases = Api::namespaced(client.clone(), namespace);
+    let me = format!("{}_{:016x}", config.pod, u64::from_be_bytes(random()?));
+    let campaign = Campaign::new(leases, parts.names.lease.clone(), me, config.leadership, leads);
+    tasks.spawn(lead(campaign, synced, shutdown));
     Ok(Running { control_plane, client, tasks })
+}
+
+/// What those need that follow the cluster.
+struct Parts {
+    client: Client,
+    names: Names,
+    leads: watch::Receiver<bool>,
+    shutdown: CancellationToken,
+}
+
+/// What the one that leads keeps right in the cluster.
+fn keep(parts: &Parts, tasks: &TaskTracker, trust: &Trust, pod: String) {
+    let Parts { client, names, leads, shutdown } = parts;
+    let roots = watch::Sender::new(Arc::from(roots_of(trust)));
+    let (namespace, bundles) = (names.namespace.clone(), roots.subscribe());
+    tasks.spawn(until(
+        shutdown.clone(),
+        roots::keep(client.clone(), namespace.clone(), bundles.clone(), leads.clone()),
+    ));
+    for (kind, name) in [(Kind::Mutating, &names.injector), (Kind::Validating, &names.validator)] {
+        let (client, name, namespace) = (client.clone(), name.clone(), namespace.clone());
+        let kept = ca_bundle::keep(client, kind, name, namespace, bundles.clone(), leads.clone());
+        tasks.spawn(until(shutdown.clone(), kept));
+    }
+    let pods = Api::namespaced(client.clone(), &namespace);
+    let others = format!("app.kubernetes.io/instance={}", names.service);
+    tasks.spawn(label::follow(pods, pod, others, leads.clone(), shutdown.clone()));
+    let (mut changes, domain) = (trust.bundles.watch(), trust.trust_domain().clone());
+    // Whatever became of them since they were read.
+    changes.mark_changed();
+    let follow = async move {
+        while changes.changed().await.is_ok() {
+            let bundles = changes.borrow_and_update().clone();
+            let text: Arc<str> = Arc::from(text_of(&bundles, &domain));
+            roots.send_if_modified(|held| {
+                let is_other = *held != text;
+                *held = text;
+                is_other
+            });
+        }
+    };
+    tasks.spawn(until(shutdown.clone(), follow));
+}
+
+/// The mesh's own roots: those that its control planes are known by.
+fn roots_of(trust: &Trust) -> String {
+    text_of(&trust.bundles.load(), trust.trust_domain())
+}
+
+fn text_of(bundles: &Bundles, domain: &TrustDomain) -> String {
+    bundles.get(domain).map(|bundle| pem::encode(bundle.roots())).unwrap_or_default()
+}
+
+/// Campaigns once everything is read. Whoever was replaced ends.
+async fn lead(campaign: Campaign, synced: watch::Sender<bool>, shutdown: CancellationToken) {
+    let mut read = synced.subscribe();
+    tokio::select! {
+        () = shutdown.cancelled() => return,
+        read = read.wait_for(|read| *read) => if read.is_err() { return },
+    }
+    if campaign.run(shutdown.clone()).await == Ended::Replaced {
+        shutdown.cancel();
+    }
+}
+
+fn random() -> Result<[u8; 8], Error> {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Error::Random)?;
+    Ok(bytes)
+}
+
+/// What everything is called that is found by its name.
+#[derive(Clone, Debug)]
+struct Names {
+    namespace: String,
+    service: String,
+    webhooks: String,
+    injector: String,
+    validator: String,
+    lease: String,
+}
+
+impl Names {
+    fn new(namespace: &str, revision: Option<&str>) -> Self {
+        let named = |name: &str| match revision {
+            Some(revision) => format!("{name}-{revision}"),
+            None => name.to_owned(),
+        };
+        Self {
+            namespace: namespace.to_owned(),
+            service: named(SERVICE),
+            webhooks: named(WEBHOOKS_SERVICE),
+            injector: named(ca_bundle::INJECTOR),
+            validator: named(ca_bundle::VALIDATOR),
+            lease: named(leader::NAME),
+        }
+    }
+
+    /// Names under which other pods and the API server reach this one, in its certificate.
+    fn hosts(&self) -> Vec<String> {
+        let Self { namespace, service, webhooks, .. } = self;
+        vec![
+            format!("{service}.{namespace}"),
+            format!("{service}.{namespace}.svc"),
+            format!("{service}.{namespace}.svc.cluster.local"),
+            format!("{webhooks}.{namespace}.svc"),
+        ]
+    }
 }
 
 /// A client of the API server: of the cluster that this pod is in, or of the one that a file names.
@@ -132,16 +262,6 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Error> {
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))
-}
-
-/// Names under which other pods and the API server reach this one, in its certificate.
-fn own_hosts(namespace: &Namespace) -> Vec<String> {
-    [SERVICE, WEBHOOKS_SERVICE]
-        .iter()
-        .flat_map(|service| {
-            ["svc", "svc.cluster.local"].map(|suffix| format!("{service}.{namespace}.{suffix}"))
-        })
-        .collect()
 }
 
 /// What answers the API server.
@@ -178,7 +298,10 @@ async fn look_after_issuer(secrets: Secrets, leads: watch::Receiver<bool>) {
             Ok(true) => tracing::info!("the issuer was renewed"),
             Ok(false) => {}
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "the issuer could not be looked after");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the issuer could not be looked after"
+                );
             }
         }
     }

@@ -16,8 +16,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, ObjectMeta, PostParams};
 use kube::Client;
+use kube::api::{Api, ObjectMeta, PostParams};
 use serde::Deserialize;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
@@ -98,10 +98,7 @@ impl Accounts {
         }
         let asked = TokenReview {
             metadata: ObjectMeta::default(),
-            spec: TokenReviewSpec {
-                token: token.to_owned(),
-                audiences: Some(vec![audience.to_owned()]),
-            },
+            spec: TokenReviewSpec { token: token.to_owned(), audiences: Some(vec![audience.to_owned()]) },
             status: None,
         };
         let api: Api<TokenReview> = Api::all(self.client.clone());
@@ -139,7 +136,10 @@ impl Accounts {
         match timeout(self.limits.answer_timeout, asked).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the API server did not answer about a token");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the API server did not answer about a token"
+                );
                 // What the API server says is for our log: whoever asks has proved nothing yet.
                 Err("the API server refused the question or could not be reached".to_owned())
             }
@@ -222,7 +222,8 @@ enum Audiences {
 /// else is not shown to it either, so that nobody can have us try tokens that they found.
 fn could_be_ours(token: &str, audience: &str, now: SystemTime) -> Result<(), &'static str> {
     let mut parts = token.split('.');
-    let (Some(_), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+    let (Some(_), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return Err("it is no service account token");
     };
     let claims = URL_SAFE_NO_PAD.decode(claims).map_err(|_| "it is no service account token")?;

@@ -4,10 +4,16 @@
 
 pub mod admission;
 pub mod app;
+pub mod ca_bundle;
 pub mod cluster;
 pub mod crds;
 pub mod follow;
 pub mod inject;
+pub mod leader;
+pub mod roots;
 pub mod secrets;
 pub mod source;
 pub mod status;
+
+/// Who writes what we write, as the API server notes it.
+pub const MANAGER: &str = "weft-control-plane";

@@ -26,6 +26,8 @@ use weft_control_plane::identity::{SessionSecret, SessionsError};
 use weft_proto::name::TrustDomain;
 use zeroize::Zeroizing;
 
+use crate::MANAGER;
+
 /// The issuer: `tls.crt`, `tls.key` and `ca.crt`.
 pub const ISSUER: &str = "weft-issuer";
 /// The root of an issuer that we made: `tls.crt` and `tls.key`. Only renewing the issuer needs it.
@@ -44,7 +46,7 @@ const SECRET: &str = "secret";
 /// The annotation that says which mesh something was made for.
 const TRUST_DOMAIN: &str = "weft.dev/trust-domain";
 /// The label of what we made.
-const MADE_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "weft-control-plane");
+const MADE_BY: (&str, &str) = ("app.kubernetes.io/managed-by", MANAGER);
 
 /// How long the API server may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,20 +60,20 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 pub enum Error {
     #[error("the Secret {name} cannot be read or made")]
     Api {
-        name: &'static str,
+        name: String,
         #[source]
         source: kube::Error,
     },
     #[error("the API server did not answer in time about the Secret {name}")]
-    Silent { name: &'static str },
+    Silent { name: String },
     #[error("the Secret {name} keeps being made and deleted by others")]
-    Contended { name: &'static str },
+    Contended { name: String },
     #[error("the Secret {name} has no {key}")]
-    Missing { name: &'static str, key: &'static str },
+    Missing { name: String, key: &'static str },
     #[error("the Secret {name} was made for the trust domain {found:?}, not for {expected}")]
-    OtherMesh { name: &'static str, found: String, expected: TrustDomain },
+    OtherMesh { name: String, found: String, expected: TrustDomain },
     #[error("the Secret {name} holds what cannot be read: {why}")]
-    Form { name: &'static str, why: &'static str },
+    Form { name: String, why: &'static str },
     #[error("an issuer could not be made")]
     Founding(#[from] founding::Error),
     #[error("the Secret {ROOT} does not sign what the roots in {ISSUER} vouch for")]
@@ -87,6 +89,8 @@ pub enum Error {
 pub struct Secrets {
     api: Api<Secret>,
     trust_domain: TrustDomain,
+    /// The Secret of an issuer that something else makes.
+    given: Option<String>,
 }
 
 /// What is shared.
@@ -98,41 +102,41 @@ pub struct Shared {
 }
 
 impl Secrets {
-    pub const fn new(api: Api<Secret>, trust_domain: TrustDomain) -> Self {
-        Self { api, trust_domain }
+    pub const fn new(api: Api<Secret>, trust_domain: TrustDomain, given: Option<String>) -> Self {
+        Self { api, trust_domain, given }
     }
 
     /// Reads everything, and makes what is missing; of the issuer only if nobody else is to make it.
-    pub async fn settle(&self, issuer_is_given: bool, now: SystemTime) -> Result<Shared, Error> {
-        let issuer = match issuer_is_given {
-            true => self.await_issuer().await?,
-            false => self.issuer(now).await?,
+    pub async fn settle(&self, now: SystemTime) -> Result<Shared, Error> {
+        let issuer = match &self.given {
+            Some(name) => self.await_issuer(name).await?,
+            None => self.issuer(now).await?,
         };
         let admin = self.settled(ADMIN, || {
             let token = auth::Secret::mint().ok_or(Error::Random)?;
             Ok(BTreeMap::from([(TOKEN, token.to_string().into_bytes())]))
         });
-        let admin = field(&admin.await?, ADMIN, TOKEN)?;
+        let admin = field(&admin.await?, TOKEN)?;
         let admin = std::str::from_utf8(&admin).ok().and_then(|text| auth::Secret::parse(text.trim()));
-        let admin = admin.ok_or(Error::Form { name: ADMIN, why: "it is no token" })?;
+        let admin = admin.ok_or(Error::Form { name: ADMIN.to_owned(), why: "it is no token" })?;
         let sessions = self.settled(SESSIONS, || {
             let mut secret = vec![0; 32];
             aws_lc_rs::rand::fill(&mut secret).map_err(|_| Error::Random)?;
             Ok(BTreeMap::from([(SECRET, secret)]))
         });
-        let sessions = field(&sessions.await?, SESSIONS, SECRET)?;
+        let sessions = field(&sessions.await?, SECRET)?;
         let sessions = SessionSecret::of(&sessions).map_err(Error::Sessions)?;
         Ok(Shared { issuer, admin, sessions })
     }
 
     /// Waits for an issuer that somebody else makes.
-    async fn await_issuer(&self) -> Result<Files, Error> {
+    async fn await_issuer(&self, name: &str) -> Result<Files, Error> {
         loop {
-            match self.find(ISSUER).await?.map(|secret| self.files(&secret)) {
+            match self.find(name).await?.map(|secret| self.files(&secret)) {
                 Some(Ok(files)) => return Ok(files),
                 Some(Err(error @ Error::OtherMesh { .. })) => return Err(error),
                 Some(Err(error)) => tracing::info!(%error, "waiting for the issuer"),
-                None => tracing::info!(secret = ISSUER, "waiting for the issuer"),
+                None => tracing::info!(secret = name, "waiting for the issuer"),
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -158,6 +162,9 @@ impl Secrets {
 
     /// Keeps our own issuer alive, where there is none or where half of its life is over. Says whether it did anything.
     pub async fn renew(&self, now: SystemTime) -> Result<bool, Error> {
+        if self.given.is_some() {
+            return Ok(false);
+        }
         let Some(found) = self.find(ISSUER).await? else {
             self.issuer(now).await?;
             return Ok(true);
@@ -165,7 +172,7 @@ impl Secrets {
         if !is_ours(&found) || !is_past_half(&self.files(&found)?, now) {
             return Ok(false);
         }
-        let root = self.find(ROOT).await?.ok_or(Error::Missing { name: ROOT, key: KEY })?;
+        let root = self.find(ROOT).await?.ok_or(Error::Missing { name: ROOT.to_owned(), key: KEY })?;
         let root = self.pair(&root)?;
         let issuer = founding::intermediate(&root, &self.trust_domain, now)?;
         let files = Files {
@@ -177,7 +184,9 @@ impl Secrets {
         // With the version that was read: if another was faster, it is that one's.
         let mut next = found.clone();
         let data = next.data.get_or_insert_default();
-        data.extend(written(&issuer, None).into_iter().map(|(key, value)| (key.to_owned(), ByteString(value))));
+        data.extend(
+            written(&issuer, None).into_iter().map(|(key, value)| (key.to_owned(), ByteString(value))),
+        );
         let params = PostParams::default();
         match answer(ISSUER, self.api.replace(ISSUER, &params, &next)).await {
             Ok(_) => Ok(true),
@@ -188,7 +197,8 @@ impl Secrets {
 
     /// Hands the issuer on whenever it is another.
     pub async fn follow(self, issuer: watch::Sender<Arc<Files>>) {
-        let seen = watcher::watch_object(self.api.clone(), ISSUER).default_backoff();
+        let name = self.given.as_deref().unwrap_or(ISSUER);
+        let seen = watcher::watch_object(self.api.clone(), name).default_backoff();
         self.follow_stream(seen, issuer).await;
     }
 
@@ -202,11 +212,17 @@ impl Secrets {
             let files = match event {
                 Ok(Some(secret)) => self.files(&secret),
                 Ok(None) => {
-                    tracing::error!(secret = ISSUER, "the issuer's Secret is gone; the former issuer stays in use");
+                    tracing::error!(
+                        secret = ISSUER,
+                        "the issuer's Secret is gone; the former issuer stays in use"
+                    );
                     continue;
                 }
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the issuer's Secret is not seen");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the issuer's Secret is not seen"
+                    );
                     continue;
                 }
             };
@@ -218,50 +234,52 @@ impl Secrets {
                         is_other
                     });
                 }
-                Err(error) => tracing::error!(%error, "the issuer's Secret is not taken on; the former issuer stays"),
+                Err(error) => {
+                    tracing::error!(%error, "the issuer's Secret is not taken on; the former issuer stays")
+                }
             }
         }
     }
 
     fn files(&self, secret: &Secret) -> Result<Files, Error> {
-        self.check_mesh(secret, ISSUER)?;
+        self.check_mesh(secret)?;
         Ok(Files {
-            certificate: field(secret, ISSUER, CERTIFICATE)?.to_vec(),
-            key: field(secret, ISSUER, KEY)?,
-            roots: field(secret, ISSUER, ROOTS)?.to_vec(),
+            certificate: field(secret, CERTIFICATE)?.to_vec(),
+            key: field(secret, KEY)?,
+            roots: field(secret, ROOTS)?.to_vec(),
         })
     }
 
     fn pair(&self, secret: &Secret) -> Result<Pair, Error> {
-        self.check_mesh(secret, ROOT)?;
+        self.check_mesh(secret)?;
         let text = |key| {
-            let bytes = field(secret, ROOT, key)?;
+            let bytes = field(secret, key)?;
             let text = std::str::from_utf8(&bytes).map(|text| Zeroizing::new(text.to_owned()));
-            text.map_err(|_| Error::Form { name: ROOT, why: "it is no text" })
+            text.map_err(|_| Error::Form { name: ROOT.to_owned(), why: "it is no text" })
         };
         Ok(Pair { certificate: text(CERTIFICATE)?.to_string(), key: text(KEY)? })
     }
 
     /// What was made for another mesh would give everyone another name. What others made says nothing of it.
-    fn check_mesh(&self, secret: &Secret, name: &'static str) -> Result<(), Error> {
+    fn check_mesh(&self, secret: &Secret) -> Result<(), Error> {
         let annotations = secret.metadata.annotations.as_ref();
         match annotations.and_then(|them| them.get(TRUST_DOMAIN)) {
             Some(found) if found != self.trust_domain.as_str() => {
                 let expected = self.trust_domain.clone();
-                Err(Error::OtherMesh { name, found: found.clone(), expected })
+                Err(Error::OtherMesh { name: name_of(secret), found: found.clone(), expected })
             }
             _ => Ok(()),
         }
     }
 
-    async fn find(&self, name: &'static str) -> Result<Option<Secret>, Error> {
+    async fn find(&self, name: &str) -> Result<Option<Secret>, Error> {
         answer(name, self.api.get_opt(name)).await
     }
 
     /// Reads a secret, or makes it. If another was faster, it is that one's.
     async fn settled(
         &self,
-        name: &'static str,
+        name: &str,
         make: impl Fn() -> Result<BTreeMap<&'static str, Vec<u8>>, Error>,
     ) -> Result<Secret, Error> {
         for _ in 0..ATTEMPTS_MAX {
@@ -279,10 +297,10 @@ impl Secrets {
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::Contended { name })
+        Err(Error::Contended { name: name.to_owned() })
     }
 
-    fn empty(&self, name: &'static str) -> Secret {
+    fn empty(&self, name: &str) -> Secret {
         let is_pair = [ISSUER, ROOT].contains(&name);
         Secret {
             metadata: ObjectMeta {
@@ -297,9 +315,10 @@ impl Secrets {
     }
 }
 
-async fn answer<T>(name: &'static str, asked: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
-    let answered = timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| Error::Silent { name })?;
-    answered.map_err(|source| Error::Api { name, source })
+async fn answer<T>(name: &str, asked: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
+    let answered =
+        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| Error::Silent { name: name.to_owned() })?;
+    answered.map_err(|source| Error::Api { name: name.to_owned(), source })
 }
 
 fn written(pair: &Pair, root: Option<&Pair>) -> BTreeMap<&'static str, Vec<u8>> {
@@ -311,9 +330,13 @@ fn written(pair: &Pair, root: Option<&Pair>) -> BTreeMap<&'static str, Vec<u8>> 
     data
 }
 
-fn field(secret: &Secret, name: &'static str, key: &'static str) -> Result<Zeroizing<Vec<u8>>, Error> {
+fn field(secret: &Secret, key: &'static str) -> Result<Zeroizing<Vec<u8>>, Error> {
     let value = secret.data.as_ref().and_then(|data| data.get(key));
-    value.map(|value| Zeroizing::new(value.0.clone())).ok_or(Error::Missing { name, key })
+    value.map(|value| Zeroizing::new(value.0.clone())).ok_or(Error::Missing { name: name_of(secret), key })
+}
+
+fn name_of(secret: &Secret) -> String {
+    secret.metadata.name.clone().unwrap_or_default()
 }
 
 fn is_ours(secret: &Secret) -> bool {
@@ -325,7 +348,9 @@ fn is_ours(secret: &Secret) -> bool {
 fn is_past_half(files: &Files, now: SystemTime) -> bool {
     let text = std::str::from_utf8(&files.certificate).unwrap_or_default();
     let first = pem::certificates(text).ok().and_then(|all| all.into_iter().next());
-    let Some(Ok((begins, ends))) = first.map(|certificate| x509::validity(&certificate)) else { return false };
+    let Some(Ok((begins, ends))) = first.map(|certificate| x509::validity(&certificate)) else {
+        return false;
+    };
     now >= begins + ends.duration_since(begins).unwrap_or_default() / 2
 }
 

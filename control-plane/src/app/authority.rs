@@ -63,8 +63,8 @@ async fn open_signer(
         Kept::Outside(path) => {
             let paths = ca::external::Paths::in_folder(path);
             let started = ca::external::start(paths, trust_domain, limits, clock).await;
-            let (external, watching) =
-                started.map_err(|source| Error::Issuer { path: path.to_owned(), source: Box::new(source) })?;
+            let (external, watching) = started
+                .map_err(|source| Error::Issuer { path: path.to_owned(), source: Box::new(source) })?;
             return Ok((Signer::External(external), Some(watching)));
         }
         Kept::Handed(files) => {
@@ -91,4 +91,3 @@ fn own_names(hosts: &[String]) -> Vec<String> {
     names.dedup();
     names
 }
-

@@ -84,7 +84,6 @@ impl Config {
     }
 }
 
-
 /// What a cluster gives to the control planes in it, one of which leads while the others stand by.
 #[derive(Debug)]
 pub struct Surroundings {

@@ -63,11 +63,7 @@ fn address(door: &'static str, place: &Place) -> Result<SocketAddr, Error> {
 
 /// Opens the door of webhooks and says where it is. Whoever knocks is known by nothing but what it asks: the API server
 /// shows no certificate.
-pub(super) fn webhooks(
-    parts: &Parts,
-    webhooks: Webhooks,
-    tasks: &TaskTracker,
-) -> Result<SocketAddr, Error> {
+pub(super) fn webhooks(parts: &Parts, webhooks: Webhooks, tasks: &TaskTracker) -> Result<SocketAddr, Error> {
     let place = take("webhooks", webhooks.address, None)?;
     let found = address("webhooks", &place)?;
     let trust = &parts.trust;
@@ -92,8 +88,22 @@ pub(super) fn doors(
     Places { sidecars, operators, health: plain }: Places,
     (sidecar_limits, operator_limits, api_limits): (Limits, Limits, api::Limits),
 ) -> [Door; 3] {
-    let Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, data_dir, log, managed, standing, shutdown, .. } =
-        parts.clone();
+    let Parts {
+        store,
+        hub,
+        trust,
+        tokens,
+        metrics,
+        lender,
+        trails,
+        catalogue,
+        data_dir,
+        log,
+        managed,
+        standing,
+        shutdown,
+        ..
+    } = parts.clone();
     let leases = Leases::new(Arc::clone(&hub), Arc::clone(&lender), Arc::clone(&store));
     let tls =
         |auth, alpn: &[&[u8]]| Some(Arc::new(tls::server_config(&trust.live, &trust.bundles, auth, alpn)));
@@ -145,4 +155,3 @@ pub(super) fn doors(
         },
     ]
 }
-

@@ -121,7 +121,9 @@ pub async fn bootstrap(store: &dyn store::Store, now: SystemTime) -> Result<Opti
 
 /// Makes this the admin token, which is kept elsewhere; an earlier one holds no longer.
 pub async fn settle(store: &dyn store::Store, secret: &Secret, now: SystemTime) -> Result<(), Error> {
-    match keys::is_admin(store, secret).await? || keys::make_admin(store, secret, timestamp(now), true).await? {
+    match keys::is_admin(store, secret).await?
+        || keys::make_admin(store, secret, timestamp(now), true).await?
+    {
         true => Ok(()),
         false => Err(Error::Contended),
     }
