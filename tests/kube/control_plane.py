@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import signal
 import ssl
 import urllib.error
 import urllib.request
@@ -54,7 +55,7 @@ class ControlPlane:
         """What an operator with the admin token of the cluster is told."""
         context = ssl.create_default_context(cafile=self.ready["caFile"])
         request = urllib.request.Request(
-            f"https://{self.ready['operators']}/api/v1{path}",
+            f"https://{self.ready['operators']}/v1{path}",
             headers={"Authorization": f"Bearer {self.secret('weft-admin', 'token').decode()}"},
         )
         with urllib.request.urlopen(request, context=context, timeout=10) as answer:
@@ -62,6 +63,13 @@ class ControlPlane:
 
     def log(self) -> str:
         return self.process.log()
+
+    def freeze(self):
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def thaw(self):
+        if self.process.is_alive():
+            os.kill(self.process.pid, signal.SIGCONT)
 
     def stop(self):
         self.process.stop()
