@@ -1,11 +1,15 @@
 //! `weft control-plane --kubernetes`: a control plane that is one of several in a cluster.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
 use weft_control_plane::app::Config;
+use weft_kubernetes::inject::Settings;
+use weft_kubernetes::inject::settings::TEXT_BYTES_MAX;
 use weft_kubernetes::{app, cluster, leader};
 use weft_proto::name::Namespace;
 
@@ -29,13 +33,13 @@ pub(crate) struct ClusterArgs {
     /// Where the API server reaches the webhooks
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:7503")]
     pub(crate) listen_webhooks: SocketAddr,
-    /// Wait for this Secret, with tls.crt, tls.key and ca.crt of an intermediate that something else makes and renews, as
-    /// cert-manager does, instead of making one
-    #[arg(long, value_name = "NAME", requires = "kubernetes")]
-    pub(crate) issuer_secret: Option<String>,
-    /// The name of this control plane if it is tried beside the main one, whose names it then does not touch
-    #[arg(long, value_name = "NAME", requires = "kubernetes")]
-    pub(crate) revision: Option<String>,
+    /// Wait for the Secret weft-issuer, which something else makes and renews, as cert-manager does, instead of making it
+    #[arg(long, requires = "kubernetes")]
+    pub(crate) issuer_given: bool,
+    /// How sidecars are put into pods, in YAML; without, none are. With another revision than `default`, this control plane
+    /// is tried beside the main one, and leaves alone what is the main one's
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    pub(crate) injector_settings: Option<PathBuf>,
     /// The pod that this process is in
     #[arg(
         long,
@@ -59,8 +63,8 @@ pub(crate) async fn run(
         kubeconfig: args.kubeconfig,
         namespace: args.namespace,
         webhooks: args.listen_webhooks,
-        issuer_secret: args.issuer_secret,
-        revision: args.revision,
+        issuer_is_given: args.issuer_given,
+        injector: args.injector_settings.as_deref().map(settings).transpose()?,
         pod: args.pod,
         accounts: cluster::Limits::default(),
         leadership: leader::Timing::default(),
@@ -86,6 +90,17 @@ pub(crate) async fn run(
     };
     running.stop().await;
     ended
+}
+
+/// Reads how sidecars are put into pods.
+fn settings(path: &Path) -> Result<Settings, Failure> {
+    let wrong = |why: &dyn std::error::Error| {
+        Failure::usage(format!("--injector-settings: {}: {why}", path.display()))
+    };
+    let file = File::open(path).map_err(|error| wrong(&error))?;
+    let mut text = String::new();
+    file.take(TEXT_BYTES_MAX as u64 + 1).read_to_string(&mut text).map_err(|error| wrong(&error))?;
+    Settings::parse(&text).map_err(|error| wrong(&error))
 }
 
 fn refused(error: &app::Error) -> Failure {

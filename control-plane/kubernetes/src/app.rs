@@ -23,6 +23,8 @@ use weft_proto::name::{Namespace, TrustDomain};
 
 use crate::ca_bundle::{self, Kind};
 use crate::cluster::{self, Accounts};
+use crate::inject::Settings;
+use crate::inject::settings::REVISION_DEFAULT;
 use crate::leader::{self, Campaign, Ended, label};
 use crate::roots;
 use crate::secrets::{self, Secrets};
@@ -46,10 +48,11 @@ pub struct Config {
     pub namespace: Namespace,
     /// Where webhooks are answered.
     pub webhooks: SocketAddr,
-    /// The Secret of an issuer that something else makes, so that it is waited for.
-    pub issuer_secret: Option<String>,
-    /// The name of a control plane that is tried beside the main one; it has names and a leader of its own.
-    pub revision: Option<String>,
+    /// Whether the issuer is made by something else, so that it is waited for.
+    pub issuer_is_given: bool,
+    /// How sidecars are put into pods; none are without. One whose revision is not the default is tried beside the main
+    /// control plane: it has names and a leader of its own.
+    pub injector: Option<Settings>,
     /// The pod that this process is in.
     pub pod: String,
     pub accounts: cluster::Limits,
@@ -107,11 +110,11 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let client = connect(config.kubeconfig.as_deref()).await?;
     let namespace = config.namespace.as_str();
     let own_secrets = Api::namespaced(client.clone(), namespace);
-    let secrets = Secrets::new(own_secrets, trust_domain.clone(), config.issuer_secret);
+    let secrets = Secrets::new(own_secrets, trust_domain.clone(), config.issuer_is_given);
     let shared = Box::pin(secrets.settle(clock::now())).await?;
     let issuer = watch::Sender::new(Arc::new(shared.issuer));
     let (synced, leads) = (watch::Sender::new(false), watch::Sender::new(false));
-    let names = Names::new(namespace, config.revision.as_deref());
+    let names = Names::new(namespace, config.injector.as_ref().map(|it| it.revision.as_str()));
     let mut inner = config.control_plane;
     inner.hosts.extend(names.hosts());
     inner.cluster = Some(Surroundings {
@@ -224,8 +227,8 @@ struct Names {
 impl Names {
     fn new(namespace: &str, revision: Option<&str>) -> Self {
         let named = |name: &str| match revision {
-            Some(revision) => format!("{name}-{revision}"),
-            None => name.to_owned(),
+            Some(revision) if revision != REVISION_DEFAULT => format!("{name}-{revision}"),
+            _ => name.to_owned(),
         };
         Self {
             namespace: namespace.to_owned(),

@@ -89,8 +89,8 @@ pub enum Error {
 pub struct Secrets {
     api: Api<Secret>,
     trust_domain: TrustDomain,
-    /// The Secret of an issuer that something else makes.
-    given: Option<String>,
+    /// Whether the issuer is made by something else.
+    given: bool,
 }
 
 /// What is shared.
@@ -102,15 +102,15 @@ pub struct Shared {
 }
 
 impl Secrets {
-    pub const fn new(api: Api<Secret>, trust_domain: TrustDomain, given: Option<String>) -> Self {
-        Self { api, trust_domain, given }
+    pub const fn new(api: Api<Secret>, trust_domain: TrustDomain, issuer_is_given: bool) -> Self {
+        Self { api, trust_domain, given: issuer_is_given }
     }
 
     /// Reads everything, and makes what is missing; of the issuer only if nobody else is to make it.
     pub async fn settle(&self, now: SystemTime) -> Result<Shared, Error> {
-        let issuer = match &self.given {
-            Some(name) => self.await_issuer(name).await?,
-            None => self.issuer(now).await?,
+        let issuer = match self.given {
+            true => self.await_issuer().await?,
+            false => self.issuer(now).await?,
         };
         let admin = self.settled(ADMIN, || {
             let token = auth::Secret::mint().ok_or(Error::Random)?;
@@ -130,13 +130,13 @@ impl Secrets {
     }
 
     /// Waits for an issuer that somebody else makes.
-    async fn await_issuer(&self, name: &str) -> Result<Files, Error> {
+    async fn await_issuer(&self) -> Result<Files, Error> {
         loop {
-            match self.find(name).await?.map(|secret| self.files(&secret)) {
+            match self.find(ISSUER).await?.map(|secret| self.files(&secret)) {
                 Some(Ok(files)) => return Ok(files),
                 Some(Err(error @ Error::OtherMesh { .. })) => return Err(error),
                 Some(Err(error)) => tracing::info!(%error, "waiting for the issuer"),
-                None => tracing::info!(secret = name, "waiting for the issuer"),
+                None => tracing::info!(secret = ISSUER, "waiting for the issuer"),
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -162,7 +162,7 @@ impl Secrets {
 
     /// Keeps our own issuer alive, where there is none or where half of its life is over. Says whether it did anything.
     pub async fn renew(&self, now: SystemTime) -> Result<bool, Error> {
-        if self.given.is_some() {
+        if self.given {
             return Ok(false);
         }
         let Some(found) = self.find(ISSUER).await? else {
@@ -197,8 +197,7 @@ impl Secrets {
 
     /// Hands the issuer on whenever it is another.
     pub async fn follow(self, issuer: watch::Sender<Arc<Files>>) {
-        let name = self.given.as_deref().unwrap_or(ISSUER);
-        let seen = watcher::watch_object(self.api.clone(), name).default_backoff();
+        let seen = watcher::watch_object(self.api.clone(), ISSUER).default_backoff();
         self.follow_stream(seen, issuer).await;
     }
 
