@@ -10,8 +10,9 @@ use jiff::Timestamp;
 use crate::args::{Cli, Command, Globals};
 use crate::client::Client;
 use crate::commands::{
-    apply, audit, check, completion, config, delete, diff, explain, get, history, inject, key, logs, policy,
-    quota, rollback, stat, status, support_bundle, tap, token, tools, trust, uninject, version, who_can,
+    apply, audit, check, completion, config, delete, diff, explain, get, history, inject, install, key, logs,
+    policy, quota, rollback, stat, status, support_bundle, tap, token, tools, trust, uninject, version,
+    who_can,
 };
 use crate::credentials::{Given, find_home, user_data};
 use crate::failure::{ExitCode, Failure};
@@ -108,6 +109,9 @@ async fn dispatch(command: Command, context: &Context) -> Result<ExitCode, Failu
         Command::Audit(args) => audit::run(args, context).await,
         Command::SupportBundle(args) => support_bundle::run(args, context).await,
         Command::Version(args) => version::run(args, context).await,
+        Command::Install(args) => install::run(args, context),
+        Command::Upgrade(args) => install::upgrade(args, context),
+        Command::Uninstall(args) => install::uninstall(args, context),
         Command::Completion(args) => completion::run(&args, context),
     }
 }

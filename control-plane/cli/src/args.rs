@@ -9,8 +9,9 @@ use weft_proto::resource::units::Span;
 
 use crate::client::Endpoint;
 use crate::commands::{
-    apply, audit, check, completion, config, delete, diff, explain, get, history, inject, key, logs, policy,
-    quota, rollback, stat, status, support_bundle, tap, token, tools, trust, uninject, version, who_can,
+    apply, audit, check, completion, config, delete, diff, explain, get, history, inject, install, key, logs,
+    policy, quota, rollback, stat, status, support_bundle, tap, token, tools, trust, uninject, version,
+    who_can,
 };
 use crate::credentials::Secret;
 use crate::serve;
@@ -110,6 +111,9 @@ pub(crate) enum Command {
     Key(key::KeyArgs),
     Audit(audit::AuditArgs),
     SupportBundle(support_bundle::SupportBundleArgs),
+    Install(install::InstallArgs),
+    Upgrade(install::UpgradeArgs),
+    Uninstall(install::UninstallArgs),
     Version(version::VersionArgs),
     Completion(completion::CompletionArgs),
 }

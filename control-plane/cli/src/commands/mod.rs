@@ -12,6 +12,7 @@ pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod history;
 pub(crate) mod inject;
+pub(crate) mod install;
 pub(crate) mod key;
 pub(crate) mod logs;
 pub(crate) mod outcome;

@@ -17,7 +17,7 @@ app.kubernetes.io/instance: {{ include "weft.name" . }}
 app.kubernetes.io/part-of: weft
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- with .Values.revision }}
-weft.dev/revision: {{ . }}
+weft.dev/revision: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
@@ -48,17 +48,13 @@ weft.dev/revision: {{ . }}
   operator: NotIn
   values:
     {{- range concat (list .Release.Namespace "kube-system" "kube-public" "kube-node-lease") .Values.injector.excludedNamespaces | uniq }}
-    - {{ . }}
+    - {{ . | quote }}
     {{- end }}
 {{- end -}}
 
-{{/* A namespace is of this revision. The main control plane has those that name none. */}}
-{{- define "weft.ofRevision" -}}
-{{- if .Values.revision -}}
-- { key: weft.dev/revision, operator: In, values: [{{ .Values.revision }}] }
-{{- else -}}
-- { key: weft.dev/revision, operator: DoesNotExist }
-{{- end -}}
+{{/* What this control plane is called by labels. */}}
+{{- define "weft.revision" -}}
+{{- default "default" .Values.revision -}}
 {{- end -}}
 
 {{- define "weft.issuer" -}}

@@ -1,0 +1,3 @@
+module weft.dev/tests/server
+
+go 1.26.0

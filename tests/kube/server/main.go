@@ -1,0 +1,103 @@
+// A small MCP server over HTTP, of the era of sessions, in one static program: what a container of tests runs. It knows
+// nothing of Weft.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+type message struct {
+	ID     json.RawMessage `json:"id"`
+	Method string          `json:"method"`
+	Params struct {
+		Name      string `json:"name"`
+		Arguments struct {
+			Name         string `json:"name"`
+			Milliseconds int    `json:"milliseconds"`
+		} `json:"arguments"`
+	} `json:"params"`
+}
+
+type object = map[string]any
+
+var tools = []object{
+	{"name": "greet", "description": "Greets", "inputSchema": object{"type": "object"}},
+	{"name": "wait", "description": "Greets after a while", "inputSchema": object{"type": "object"}},
+	{"name": "destroy", "description": "Destroys nothing", "inputSchema": object{"type": "object"}},
+}
+
+// What there is to say to a request.
+func answer(asked *message) any {
+	switch asked.Method {
+	case "initialize":
+		return object{
+			"protocolVersion": "2025-11-25",
+			"capabilities":    object{"tools": object{}},
+			"serverInfo":      object{"name": "small", "version": "1"},
+		}
+	case "ping":
+		return object{}
+	case "tools/list":
+		return object{"tools": tools}
+	case "tools/call":
+		wait := min(asked.Params.Arguments.Milliseconds, 20_000)
+		time.Sleep(time.Duration(wait) * time.Millisecond)
+		said := "Hello, " + asked.Params.Arguments.Name + "!"
+		return object{"content": []object{{"type": "text", "text": said}}}
+	}
+	return nil
+}
+
+func serve(to http.ResponseWriter, from *http.Request) {
+	if from.Method != http.MethodPost {
+		to.WriteHeader(http.StatusMethodNotAllowed)
+		return
+	}
+	var asked message
+	if err := json.NewDecoder(http.MaxBytesReader(to, from.Body, 1<<20)).Decode(&asked); err != nil {
+		http.Error(to, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if asked.ID == nil {
+		to.WriteHeader(http.StatusAccepted)
+		return
+	}
+	said := object{"jsonrpc": "2.0", "id": asked.ID}
+	if result := answer(&asked); result != nil {
+		said["result"] = result
+	} else {
+		said["error"] = object{"code": -32601, "message": "no such method"}
+	}
+	to.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(to).Encode(said)
+}
+
+func main() {
+	at := "127.0.0.1:8080"
+	if len(os.Args) > 1 {
+		at = os.Args[1]
+	}
+	http.HandleFunc("/mcp", serve)
+	http.HandleFunc("/healthz", func(to http.ResponseWriter, _ *http.Request) { to.WriteHeader(http.StatusOK) })
+	server := &http.Server{Addr: at}
+	told, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	go func() {
+		<-told.Done()
+		ends, cancel := context.WithTimeout(context.Background(), 25*time.Second)
+		defer cancel()
+		_ = server.Shutdown(ends)
+	}()
+	if err := server.ListenAndServe(); err != http.ErrServerClosed {
+		println(err.Error())
+		os.Exit(1)
+	}
+	// Those that are still answered.
+	time.Sleep(100 * time.Millisecond)
+}
