@@ -1,5 +1,6 @@
 """The chart: rendered by Helm itself, installed, brought up to date and uninstalled on a real API server."""
 
+import base64
 import json
 import os
 import subprocess
@@ -68,25 +69,26 @@ def test_weft_install_says_what_helm_says(ha, revision):
     assert gone == set(ours)
 
 
-@pytest.mark.parametrize("flags", [(), ("--ha",)])
-def test_what_weft_install_prints_is_taken_by_the_api_server_and_taken_back(flags, tmp_path):
-    with_namespace = Cluster(tmp_path / "plain")
+def test_what_weft_install_prints_is_taken_brought_up_to_date_and_taken_back(tmp_path):
+    cluster = Cluster(tmp_path / "plain")
+
+    def prints(*words) -> str:
+        command = [os.environ["WEFT_BIN"], *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+
     try:
-        with_namespace.start()
-        before = everything(with_namespace)
-        command = [os.environ["WEFT_BIN"], "install", "--render", *flags]
-        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
-        # The second time over the first, as an upgrade is.
-        for _ in range(2):
-            with_namespace.kubectl("apply", "--server-side", "-f", "-", stdin=said)
-        pods = eventually(lambda: with_namespace.get("pods", "-n", "weft-system")["items"], within=20)
-        assert all(pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"] for pod in pods)
-        command = [os.environ["WEFT_BIN"], "uninstall", "--render", "--resources", *flags]
-        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
-        with_namespace.kubectl("delete", "--ignore-not-found", "--wait=false", "-f", "-", stdin=said)
-        eventually(lambda: everything(with_namespace) == before, within=30)
+        cluster.start()
+        before = everything(cluster)
+        cluster.kubectl("apply", "--server-side", "-f", "-", stdin=prints("install", "--render"))
+        pods = eventually(lambda: cluster.get("pods", "-n", "weft-system")["items"], within=20)
+        assert len(pods) == 1 and pods[0]["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"]
+        cluster.kubectl("apply", "--server-side", "-f", "-", stdin=prints("upgrade", "--render", "--ha"))
+        assert cluster.finds("hpa", "weft-control-plane", "-n", "weft-system")
+        said = prints("uninstall", "--render", "--ha", "--resources")
+        cluster.kubectl("delete", "--ignore-not-found", "--wait=false", "-f", "-", stdin=said)
+        eventually(lambda: everything(cluster) == before, within=30)
     finally:
-        with_namespace.stop()
+        cluster.stop()
 
 
 def test_pods_of_the_control_plane_are_let_into_a_restricted_namespace(installed):
@@ -159,21 +161,22 @@ def test_whoever_edits_a_namespace_edits_its_policies_and_never_their_status(ins
 
 
 def test_an_upgrade_to_several_replicas_closes_admission_and_keeps_what_was_patched(installed):
-    policies = lambda: {
-        hook["failurePolicy"]
-        for kind in ("mutatingwebhookconfiguration/weft-injector", "validatingwebhookconfiguration/weft-validator")
-        for hook in installed.get(kind)["webhooks"]
-    }
-    assert policies() == {"Ignore"}
-    bundle = json.dumps([{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": "aGVsbG8="}])
-    patch = ("patch", "validatingwebhookconfiguration", "weft-validator", "--type=json", "-p")
-    certificate = ROOT / "tests/kube/bundle.pem"
-    if certificate.exists():
-        bundle = certificate.read_text()
-    with pytest.raises(Refused, match="caBundle"):
-        installed.kubectl(*patch, bundle)
+    def hooks():
+        kinds = ("mutatingwebhookconfiguration/weft-injector", "validatingwebhookconfiguration/weft-validator")
+        return [hook for kind in kinds for hook in installed.get(kind)["webhooks"]]
+
+    assert {it["failurePolicy"] for it in hooks()} == {"Ignore"}
+    bundle = base64.b64encode((installed.directory / "certs/apiserver.crt").read_bytes()).decode()
+    for kind, count in (("mutating", 4), ("validating", 1)):
+        name = {"mutating": "weft-injector", "validating": "weft-validator"}[kind]
+        patch = [
+            {"op": "add", "path": f"/webhooks/{at}/clientConfig/caBundle", "value": bundle} for at in range(count)
+        ]
+        flags = ("--type=json", "--field-manager=weft-control-plane", "-p", json.dumps(patch))
+        installed.kubectl("patch", f"{kind}webhookconfiguration", name, *flags)
     helm("upgrade", "weft", CHART, "-n", "weft-system", "-f", HA, cluster=installed)
-    assert policies() == {"Fail"}
+    assert {it["clientConfig"].get("caBundle") for it in hooks()} == {bundle}
+    assert {it["failurePolicy"] for it in hooks()} == {"Fail"}
     scaler = installed.get("hpa", "weft-control-plane", "-n", "weft-system")["spec"]
     assert (scaler["minReplicas"], scaler["scaleTargetRef"]["kind"]) == (3, "StatefulSet")
     assert installed.get("pdb", "weft-control-plane", "-n", "weft-system")["spec"]["maxUnavailable"] == 1
