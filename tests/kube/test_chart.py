@@ -108,12 +108,13 @@ MAY = [
     "patch mutatingwebhookconfigurations.admissionregistration.k8s.io/weft-injector",
     "patch validatingwebhookconfigurations.admissionregistration.k8s.io/weft-validator",
     "get secrets/weft-issuer -n weft-system", "create secrets -n weft-system",
+    "patch pods -n weft-system", "update secrets/weft-admin -n weft-system",
     "update leases.coordination.k8s.io/weft-leader -n weft-system",
 ]
 MUST_NOT = [
     "get secrets -A", "list secrets -n weft-system", "get secrets/other -n weft-system",
     "get secrets/weft-issuer -n kube-system", "create secrets -n kube-system", "delete secrets -n weft-system",
-    "create pods -A", "patch pods -A", "delete pods -A", "create pods/exec -A", "get pods/log -A",
+    "create pods -A", "patch pods -A", "create pods -n weft-system", "delete pods -n weft-system", "delete pods -A", "create pods/exec -A", "get pods/log -A",
     "create serviceaccounts/token -A", "impersonate users", "impersonate serviceaccounts",
     "patch configmaps/other -A", "patch configmaps/weft-roots-2 -A", "list configmaps -n kube-system",
     "create mcpservers.weft.dev -A", "patch accesspolicies.weft.dev -A", "delete trusts.weft.dev -A",

@@ -56,7 +56,3 @@ weft.dev/revision: {{ . | quote }}
 {{- define "weft.revision" -}}
 {{- default "default" .Values.revision -}}
 {{- end -}}
-
-{{- define "weft.issuer" -}}
-{{- default "weft-issuer" .Values.identity.issuerSecret -}}
-{{- end -}}
