@@ -161,6 +161,22 @@ def test_whoever_edits_a_namespace_edits_its_policies_and_never_their_status(ins
     assert len(kinds) == 9 and all(may(installed, f"create {kind} -n tenant", "editer") for kind in kinds)
 
 
+@pytest.mark.parametrize("name", ["staging", "production"])
+def test_the_examples_of_a_cluster_are_taken_by_it_and_by_weft(installed, name, tmp_path):
+    said = installed.kubectl("kustomize", ROOT / f"deploy/examples/kubernetes/clusters/{name}")
+    objects = list(yaml.safe_load_all(said))
+    ours = [it for it in objects if it["apiVersion"].startswith("weft.dev/")]
+    assert {it["kind"] for it in ours} == {"McpServer", "AccessPolicy", "QuotaPolicy"}
+    installed.kubectl("apply", "--server-side", "-f", "-", stdin=said)
+    installed.kubectl("diff", "--server-side", "-f", "-", stdin=said)
+    # Whether they say what they mean is told by the parser of `weft apply`, which finds nothing wrong and then no mesh.
+    written = tmp_path / "ours.yaml"
+    written.write_text(yaml.safe_dump_all(ours))
+    command = [os.environ["WEFT_BIN"], f"--home={tmp_path / 'none'}", "apply", "--dry-run", "-f", written]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stderr
+    assert told.startswith("error: no control plane is known"), told
+
+
 def test_an_upgrade_to_several_replicas_closes_admission_and_keeps_what_was_patched(installed):
     def hooks():
         kinds = ("mutatingwebhookconfiguration/weft-injector", "validatingwebhookconfiguration/weft-validator")
