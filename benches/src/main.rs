@@ -8,6 +8,7 @@ mod child;
 mod churn;
 mod decide;
 mod fleet;
+mod injection;
 mod listening;
 mod micro;
 mod operator;
@@ -62,6 +63,8 @@ enum Part {
     Lending,
     /// A thousand servers at one address.
     Catalogue,
+    /// Sidecars put into pods.
+    Injection,
     /// Many clients that listen at one sidecar. Both ends of each stream are files here: `ulimit -n` must allow it.
     Listening,
     /// Sessions that one replica opened and another goes on with.
@@ -91,6 +94,10 @@ fn main() -> anyhow::Result<()> {
             Part::Lending => quota::lending_to_all(&mut table)?,
             Part::Catalogue => runtime.block_on(catalogue::run(&mut table))?,
             Part::Resume => runtime.block_on(resume::run(&mut table))?,
+            Part::Injection => {
+                injection::run(&mut table)?;
+                runtime.block_on(injection::steadily(&mut table))?;
+            }
             Part::Listening => runtime.block_on(listening::run(args.streams, &mut table))?,
         }
     }

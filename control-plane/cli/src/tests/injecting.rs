@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use weft_sidecar::bootstrap::{Bootstrap, Source, Upstream};
+use weft_sidecar::probes::Question;
 
 use super::fake::{Ran, command, context};
 use crate::app;
@@ -159,4 +160,35 @@ async fn the_sidecar_reads_the_file_that_it_is_given_in_a_pod() {
     assert_eq!(file.listen.inbound.unwrap().to_string(), "0.0.0.0:7443");
     assert_eq!(file.limits.drain_timeout.as_secs(), 20);
     assert_eq!(file.limits.audit_disk_bytes_max, 256 << 20);
+}
+
+#[tokio::test]
+async fn the_sidecar_reads_probes_and_commands_as_they_are_written_for_it() {
+    let pod = injected(
+        json!({}),
+        json!({ "name": "server", "image": "files:1", "ports": [{ "name": "http", "containerPort": 8080 }],
+            "livenessProbe": { "timeoutSeconds": 3, "httpGet": { "path": "/live", "port": "http", "scheme": "HTTPS",
+                "httpHeaders": [{ "name": "X-Probe", "value": "$(A) $$" }, { "name": "Y" }] } },
+            "readinessProbe": { "tcpSocket": { "port": 8081 } },
+            "startupProbe": { "timeoutSeconds": 0, "grpc": { "port": 8082, "service": "" } } }),
+    )
+    .await;
+    let probes = file_of(&pod).probes;
+    let names: Vec<_> = probes.iter().map(|(name, _)| name.to_string()).collect();
+    assert_eq!(names, ["server/liveness", "server/readiness", "server/startup"]);
+    let liveness = probes.iter().next().unwrap().1;
+    let Question::Http(get) = &liveness.question else { panic!("{liveness:?}") };
+    assert_eq!(
+        (get.port, liveness.timeout.as_secs(), &get.headers["x-probe"]),
+        (8080, 3, &"$(A) $$".parse().unwrap())
+    );
+    let pod = injected(
+        json!({ "weft.dev/stdio": "notes", "weft.dev/servers": "notes" }),
+        json!({ "name": "notes", "image": "n", "command": ["serve"], "args": ["--price", "$$5"] }),
+    )
+    .await;
+    let commands = file_of(&pod).node.commands;
+    let (server, command) = commands.iter().next().unwrap();
+    assert_eq!((server.to_string().as_str(), command.command.as_str()), ("research/notes", "serve"));
+    assert_eq!(command.args.iter().map(|it| it.as_str()).collect::<Vec<_>>(), ["--price", "$5"]);
 }
