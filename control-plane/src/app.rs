@@ -250,7 +250,8 @@ impl Standing {
 
 /// Starts a control plane.
 pub async fn start(config: Config) -> Result<Running, Error> {
-    let (shutdown, tasks, metrics) = (CancellationToken::new(), TaskTracker::new(), Arc::new(Metrics::new()));
+    let (shutdown, tasks, metrics) =
+        (CancellationToken::new(), TaskTracker::new(), Arc::clone(&config.metrics));
     let store = open_store(&config.data_dir.join("store")).await?;
     let trust_domain = settle_trust_domain(&*store, config.trust_domain.clone()).await?;
     let world = World::new(trust_domain.clone());

@@ -11,15 +11,18 @@ sys.path.append(str(Path(__file__).parents[1] / "real"))
 
 from cluster import Cluster  # noqa: E402
 
+DEFINITIONS = Path(__file__).parents[2] / "deploy/crds"
 NUMBERS = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
-    """A real API server with its controllers."""
+    """A real API server with its controllers, that knows our kinds."""
     cluster = Cluster(tmp_path_factory.mktemp("cluster"))
     try:
         cluster.start()
+        cluster.kubectl("apply", "-f", DEFINITIONS)
+        cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
         yield cluster
     finally:
         cluster.stop()

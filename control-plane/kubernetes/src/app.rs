@@ -10,6 +10,7 @@ use axum::Router;
 use kube::api::Api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config as ClientConfig};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,11 +19,14 @@ use weft_certs::pem;
 use weft_control_plane::app::{self as control_plane, Surroundings, Webhooks};
 use weft_control_plane::clock;
 use weft_control_plane::listen;
+use weft_control_plane::metrics::Metrics;
 use weft_control_plane::trust::Trust;
 use weft_proto::name::{Namespace, TrustDomain};
 
+use crate::admission;
 use crate::ca_bundle::{self, Kind};
 use crate::cluster::{self, Accounts};
+use crate::follow::Followed;
 use crate::inject::Settings;
 use crate::inject::settings::REVISION_DEFAULT;
 use crate::leader::{self, Campaign, Ended, label};
@@ -115,6 +119,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let issuer = watch::Sender::new(Arc::new(shared.issuer));
     let (synced, leads) = (watch::Sender::new(false), watch::Sender::new(false));
     let names = Names::new(namespace, config.injector.as_ref().map(|it| it.revision.as_str()));
+    let followed = Followed::new(trust_domain.clone());
     let mut inner = config.control_plane;
     inner.hosts.extend(names.hosts());
     inner.cluster = Some(Surroundings {
@@ -122,7 +127,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         accounts: Arc::new(Accounts::new(client.clone(), config.accounts)),
         webhooks: Webhooks {
             address: config.webhooks,
-            service: webhook_router(&trust_domain),
+            service: webhook_router(&followed, &inner.metrics),
             limits: webhook_limits(),
         },
         sessions: shared.sessions,
@@ -136,7 +141,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     tasks.spawn(until(shutdown.clone(), secrets.clone().follow(issuer)));
     tasks.spawn(until(shutdown.clone(), look_after_issuer(secrets, leads.subscribe())));
     keep(&parts, &tasks, &control_plane.trust, config.pod.clone());
-    synced.send_replace(true);
+    followed.start(client.clone(), &control_plane, synced.clone(), leads.subscribe(), &tasks);
     let leases = Api::namespaced(client.clone(), namespace);
     let me = format!("{}_{:016x}", config.pod, u64::from_be_bytes(random()?));
     let campaign = Campaign::new(leases, parts.names.lease.clone(), me, config.leadership, leads);
@@ -268,8 +273,16 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Error> {
 }
 
 /// What answers the API server.
-fn webhook_router(_: &TrustDomain) -> Router {
-    Router::new()
+fn webhook_router(followed: &Followed, metrics: &Arc<Metrics>) -> Router {
+    let (followed, runtime) = (followed.clone(), Handle::current());
+    admission::router(admission::Deps {
+        settings: None,
+        namespaces: Arc::new(|_| None),
+        told: Arc::new(|_| {}),
+        judge: Some(Arc::new(move |request| followed.judge(&runtime, request).into())),
+        metrics: Arc::clone(metrics),
+        limits: admission::Limits::default(),
+    })
 }
 
 /// The API server keeps few connections and asks much on them.

@@ -13,6 +13,7 @@ use weft_telemetry::recent::Recent;
 use crate::identity::kubernetes::Cluster;
 use crate::identity::{self, SessionSecret};
 use crate::listen::Limits;
+use crate::metrics::Metrics;
 use crate::store::Retention;
 use crate::{api, audit, auth, quota, xds};
 
@@ -49,6 +50,8 @@ pub struct Config {
     pub api_limits: api::Limits,
     /// Where whoever started the log keeps its newest lines.
     pub log: Recent,
+    /// Where everything is counted.
+    pub metrics: Arc<Metrics>,
     /// The cluster that this control plane runs in, if it is one of several there.
     pub cluster: Option<Surroundings>,
 }
@@ -79,6 +82,7 @@ impl Config {
             },
             api_limits: api::Limits::default(),
             log: Recent::default(),
+            metrics: Arc::new(Metrics::new()),
             cluster: None,
         }
     }

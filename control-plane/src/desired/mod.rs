@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use jiff::Timestamp;
 use weft_proto::name::TrustDomain;
+use weft_proto::resource::bounded::Map;
 use weft_proto::resource::{Key, Place, Resource, ResourceVersion};
 
 use crate::store::{self, Prefix, Revision, Txn, Write, limits};
@@ -169,10 +170,31 @@ pub fn plan_apply(
     documents: Vec<(Resource, u64)>,
 ) -> Result<Changes, Error> {
     let wishes = documents.into_iter().map(|(resource, line)| Wish {
-        act: Act::Put(Box::new(resource)),
+        act: Act::Put(Box::new(with_its_age(present, resource))),
         place: Place { file: file.to_owned(), line, column: 1, field: String::new() },
     });
     plan(mesh, present, wishes.collect())
+}
+
+/// An object that is there keeps its age from where it comes, which documents do not say.
+fn with_its_age(present: &Present, mut resource: Resource) -> Resource {
+    let made = |of: &Resource| {
+        of.metadata
+            .annotations
+            .iter()
+            .find(|(key, _)| key.as_str() == MADE_AT)
+            .map(|(key, at)| (key.clone(), at.clone()))
+    };
+    let before = present.object(&resource.key()).and_then(|object| made(object.readable()?));
+    if made(&resource).is_none()
+        && let Some((key, at)) = before
+    {
+        let mut annotations = (*resource.metadata.annotations).clone();
+        annotations.insert(key, at);
+        // With as many annotations as there may be, it is as young as its last change.
+        resource.metadata.annotations = Map::new(annotations).unwrap_or(resource.metadata.annotations);
+    }
+    resource
 }
 
 /// Plans to delete the objects that documents name, whatever else they say.

@@ -306,3 +306,16 @@ fn what_comes_from_elsewhere_has_its_age_from_there() {
     check("weft.dev/made-at: '1960-01-01T00:00:00Z'", 7);
     check("other: '2026-11-28T03:00:00Z'", 7);
 }
+
+#[test]
+fn what_is_applied_keeps_the_age_that_it_has_from_elsewhere() {
+    let spec = "{ external: { url: 'https://x.example/' } }";
+    let text = document("McpServer", "a", "s", spec);
+    let aged =
+        text.replace("name: s }", "name: s, annotations: { weft.dev/made-at: '2026-11-28T03:00:00Z' } }");
+    assert_eq!(actions(&apply(&aged, &text).unwrap()), [Action::Unchanged]);
+    let changed = text.replace("x.example", "y.example");
+    let changes = apply(&aged, &changed).unwrap();
+    assert_eq!(actions(&changes), [Action::Changed]);
+    assert!(!changes.outcomes[0].diff.contains("-  annotations"), "{}", changes.outcomes[0].diff);
+}

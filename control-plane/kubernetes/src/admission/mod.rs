@@ -40,7 +40,8 @@ pub type Judge = Arc<dyn Fn(&Value) -> Answer + Send + Sync>;
 /// What the doors go by.
 #[derive(Clone)]
 pub struct Deps {
-    pub settings: Arc<Settings>,
+    /// For `/inject`, which is not there without.
+    pub settings: Option<Arc<Settings>>,
     pub namespaces: Namespaces,
     /// Is told what became of each pod, but for dry runs.
     pub told: Listener,
@@ -85,14 +86,17 @@ struct Doors {
 
 /// The doors for the API server.
 pub fn router(deps: Deps) -> Router {
-    let validates = deps.judge.is_some();
+    let (settings, validates) = (deps.settings.clone(), deps.judge.is_some());
     let Limits { in_flight_max, working_max, .. } = deps.limits;
     let doors = Doors {
         deps,
         in_flight: Semaphore::new(in_flight_max),
         working: Arc::new(Semaphore::new(working_max)),
     };
-    let router = Router::new().route("/inject", post(put_in));
+    let router = match settings {
+        Some(settings) => Router::new().route("/inject", post(|doors, asked| put_in(doors, settings, asked))),
+        None => Router::new(),
+    };
     let router = if validates { router.route("/validate", post(judge)) } else { router };
     router.with_state(Arc::new(doors))
 }
@@ -126,10 +130,10 @@ impl Error {
     }
 }
 
-async fn put_in(State(doors): State<Arc<Doors>>, request: Request) -> Response {
+async fn put_in(State(doors): State<Arc<Doors>>, settings: Arc<Settings>, request: Request) -> Response {
     let deps = doors.deps.clone();
     let work = move |body: Bytes| {
-        let answered = mutate::answer(&body, &deps.settings, |namespace| (deps.namespaces)(namespace));
+        let answered = mutate::answer(&body, &settings, |namespace| (deps.namespaces)(namespace));
         tell(&deps, answered.told);
         answered.body
     };

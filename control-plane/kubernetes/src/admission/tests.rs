@@ -185,7 +185,7 @@ fn door(change: impl FnOnce(&mut Deps)) -> Door {
     let (metrics, told) = (Arc::new(Metrics::new()), Arc::new(Mutex::new(Vec::new())));
     let heard = Arc::clone(&told);
     let mut deps = Deps {
-        settings: Arc::new(settings()),
+        settings: Some(Arc::new(settings())),
         namespaces: Arc::new(asks),
         told: Arc::new(move |it| heard.lock().unwrap().push(it)),
         judge: None,

@@ -8,12 +8,16 @@ use serde_json::Value;
 use weft_control_plane::desired::{self, Act, Changes, Mesh, Present, Wish};
 use weft_proto::resource::{Key, Kind, Place};
 
+use super::review::Answer;
 use crate::source;
 
 /// Longest warning, in bytes: an API server cuts off what is longer than 256 characters.
 const WARNING_BYTES_MAX: usize = 250;
 /// Most warnings of one answer.
 const WARNINGS_MAX: usize = 8;
+
+/// What HTTP calls an object that reads and means nothing.
+const UNPROCESSABLE: u16 = 422;
 
 /// What becomes of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +32,13 @@ impl Verdict {
     fn refused(message: &str) -> Self {
         let refusal = Some(source::clipped(message, source::MESSAGE_BYTES_MAX));
         Self { refusal, warnings: Vec::new() }
+    }
+}
+
+impl From<Verdict> for Answer {
+    fn from(verdict: Verdict) -> Self {
+        let Verdict { refusal, warnings } = verdict;
+        Self { refused: refusal.map(|message| (UNPROCESSABLE, message)), warnings, ..Self::default() }
     }
 }
 
