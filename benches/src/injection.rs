@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use weft_control_plane::metrics::Metrics;
 use weft_kubernetes::admission::mutate::{self, Labels, Outcome};
-use weft_kubernetes::admission::{Deps, Limits, router};
+use weft_kubernetes::admission::{Deps, Injector, Limits, router};
 use weft_kubernetes::inject::Settings;
 use weft_kubernetes::inject::settings::Image;
 use weft_proto::name::{HostPort, TrustDomain};
@@ -47,9 +47,11 @@ pub(crate) fn run(table: &mut Table) -> anyhow::Result<()> {
 /// Questions that come at a steady rate, whether those before are answered or not.
 pub(crate) async fn steadily(table: &mut Table) -> anyhow::Result<()> {
     let deps = Deps {
-        settings: Arc::new(settings()?),
-        namespaces: Arc::new(asks),
-        told: Arc::new(|_| ()),
+        injector: Some(Injector {
+            settings: Arc::new(settings()?),
+            namespaces: Arc::new(asks),
+            told: Arc::new(|_| ()),
+        }),
         judge: None,
         metrics: Arc::new(Metrics::new()),
         limits: Limits::default(),

@@ -23,7 +23,7 @@ use weft_control_plane::metrics::Metrics;
 use weft_control_plane::trust::Trust;
 use weft_proto::name::{Namespace, TrustDomain};
 
-use crate::admission;
+use crate::admission::{self, Deps, Injector, Judge, Namespaces};
 use crate::ca_bundle::{self, Kind};
 use crate::cluster::{self, Accounts};
 use crate::follow::Followed;
@@ -78,6 +78,8 @@ pub enum Error {
     Client(#[source] Box<kube::Error>),
     #[error("no trust domain was given")]
     NoTrustDomain,
+    #[error("sidecars would be put into pods for the trust domain {given}, and this is {own}")]
+    OtherDomain { given: TrustDomain, own: TrustDomain },
     #[error("no randomness is to be had")]
     Random,
     #[error(transparent)]
@@ -111,6 +113,9 @@ impl Running {
 /// Starts a control plane in a cluster.
 pub async fn start(config: Config) -> Result<Running, Error> {
     let trust_domain = config.control_plane.trust_domain.clone().ok_or(Error::NoTrustDomain)?;
+    if let Some(given) = config.injector.as_ref().filter(|it| it.trust_domain != trust_domain) {
+        return Err(Error::OtherDomain { given: given.trust_domain.clone(), own: trust_domain });
+    }
     let client = connect(config.kubeconfig.as_deref()).await?;
     let namespace = config.namespace.as_str();
     let own_secrets = Api::namespaced(client.clone(), namespace);
@@ -120,6 +125,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let (synced, leads) = (watch::Sender::new(false), watch::Sender::new(false));
     let names = Names::new(namespace, config.injector.as_ref().map(|it| it.revision.as_str()));
     let followed = Followed::new(trust_domain.clone());
+    let (namespaces, following) = admission::namespaces::follow(client.clone());
     let mut inner = config.control_plane;
     inner.hosts.extend(names.hosts());
     inner.cluster = Some(Surroundings {
@@ -127,7 +133,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         accounts: Arc::new(Accounts::new(client.clone(), config.accounts)),
         webhooks: Webhooks {
             address: config.webhooks,
-            service: webhook_router(&followed, &inner.metrics),
+            service: webhooks(&followed, config.injector.map(|it| injector(it, namespaces)), &inner.metrics),
             limits: webhook_limits(),
         },
         sessions: shared.sessions,
@@ -138,6 +144,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let control_plane = Box::pin(control_plane::start(inner)).await?;
     let (tasks, shutdown) = (TaskTracker::new(), control_plane.shutdown());
     let parts = Parts { client: client.clone(), names, leads: leads.subscribe(), shutdown: shutdown.clone() };
+    tasks.spawn(until(shutdown.clone(), following));
     tasks.spawn(until(shutdown.clone(), secrets.clone().follow(issuer)));
     tasks.spawn(until(shutdown.clone(), look_after_issuer(secrets, leads.subscribe())));
     keep(&parts, &tasks, &control_plane.trust, config.pod.clone());
@@ -273,16 +280,16 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Error> {
 }
 
 /// What answers the API server.
-fn webhook_router(followed: &Followed, metrics: &Arc<Metrics>) -> Router {
+fn webhooks(followed: &Followed, injector: Option<Injector>, metrics: &Arc<Metrics>) -> Router {
     let (followed, runtime) = (followed.clone(), Handle::current());
-    admission::router(admission::Deps {
-        settings: None,
-        namespaces: Arc::new(|_| None),
-        told: Arc::new(|_| {}),
-        judge: Some(Arc::new(move |request| followed.judge(&runtime, request).into())),
-        metrics: Arc::clone(metrics),
-        limits: admission::Limits::default(),
-    })
+    let judge: Judge = Arc::new(move |request| followed.judge(&runtime, request).into());
+    let (metrics, limits) = (Arc::clone(metrics), admission::Limits::default());
+    admission::router(Deps { injector, judge: Some(judge), metrics, limits })
+}
+
+/// What puts sidecars into pods.
+fn injector(settings: Settings, namespaces: Namespaces) -> Injector {
+    Injector { settings: Arc::new(settings), namespaces, told: Arc::new(|_| ()) }
 }
 
 /// The API server keeps few connections and asks much on them.

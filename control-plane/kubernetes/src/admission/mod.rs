@@ -5,6 +5,7 @@
 //! object then is for the webhook's `failurePolicy` to say.
 
 pub mod mutate;
+pub mod namespaces;
 pub mod patch;
 pub mod review;
 #[cfg(test)]
@@ -16,8 +17,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::body::Bytes;
+use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -41,10 +42,7 @@ pub type Judge = Arc<dyn Fn(&Value) -> Answer + Send + Sync>;
 #[derive(Clone)]
 pub struct Deps {
     /// For `/inject`, which is not there without.
-    pub settings: Option<Arc<Settings>>,
-    pub namespaces: Namespaces,
-    /// Is told what became of each pod, but for dry runs.
-    pub told: Listener,
+    pub injector: Option<Injector>,
     /// For `/validate`, which is not there without.
     pub judge: Option<Judge>,
     pub metrics: Arc<Metrics>,
@@ -54,9 +52,24 @@ pub struct Deps {
 impl fmt::Debug for Deps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Deps")
-            .field("settings", &self.settings)
+            .field("injector", &self.injector)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
+    }
+}
+
+/// How pods get their sidecars.
+#[derive(Clone)]
+pub struct Injector {
+    pub settings: Arc<Settings>,
+    pub namespaces: Namespaces,
+    /// Is told what became of each pod, but for dry runs.
+    pub told: Listener,
+}
+
+impl fmt::Debug for Injector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Injector").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 
@@ -77,28 +90,29 @@ impl Default for Limits {
     }
 }
 
+/// What every question goes through.
 #[derive(Debug)]
-struct Doors {
-    deps: Deps,
+struct Door {
+    metrics: Arc<Metrics>,
+    deadline: Duration,
     in_flight: Semaphore,
     working: Arc<Semaphore>,
 }
 
 /// The doors for the API server.
 pub fn router(deps: Deps) -> Router {
-    let (settings, validates) = (deps.settings.clone(), deps.judge.is_some());
-    let Limits { in_flight_max, working_max, .. } = deps.limits;
-    let doors = Doors {
-        deps,
-        in_flight: Semaphore::new(in_flight_max),
-        working: Arc::new(Semaphore::new(working_max)),
-    };
-    let router = match settings {
-        Some(settings) => Router::new().route("/inject", post(|doors, asked| put_in(doors, settings, asked))),
-        None => Router::new(),
-    };
-    let router = if validates { router.route("/validate", post(judge)) } else { router };
-    router.with_state(Arc::new(doors))
+    let Deps { injector, judge, metrics, limits: Limits { deadline, in_flight_max, working_max } } = deps;
+    let (in_flight, working) = (Semaphore::new(in_flight_max), Arc::new(Semaphore::new(working_max)));
+    let door = Arc::new(Door { metrics, deadline, in_flight, working });
+    let mut router = Router::new();
+    if let Some(injector) = injector {
+        let door = Arc::clone(&door);
+        router = router.route("/inject", post(|request| put_in(door, injector, request)));
+    }
+    if let Some(judge) = judge {
+        router = router.route("/validate", post(|request| validate(door, judge, request)));
+    }
+    router
 }
 
 /// Why a question has no answer.
@@ -130,71 +144,65 @@ impl Error {
     }
 }
 
-async fn put_in(State(doors): State<Arc<Doors>>, settings: Arc<Settings>, request: Request) -> Response {
-    let deps = doors.deps.clone();
+async fn put_in(door: Arc<Door>, injector: Injector, request: Request) -> Response {
+    let counting = Arc::clone(&door);
     let work = move |body: Bytes| {
-        let answered = mutate::answer(&body, &settings, |namespace| (deps.namespaces)(namespace));
-        tell(&deps, answered.told);
+        let Injector { settings, namespaces, told: listener } = injector;
+        let answered = mutate::answer(&body, &settings, |namespace| namespaces(namespace));
+        // A dry run leaves no trace.
+        if !answered.told.dry_run {
+            counting.count(answered.told.outcome.word());
+            log(&answered.told);
+            listener(answered.told);
+        }
         answered.body
     };
-    doors.answer(request, work).await
+    door.answer(request, work).await
 }
 
-/// Counts what became of a pod and tells whoever wants to know. A dry run leaves no trace.
-fn tell(deps: &Deps, told: Told) {
-    if told.dry_run {
-        return;
-    }
-    deps.count(told.outcome.word());
-    let Told { namespace, name, outcome, .. } = &told;
+fn log(told: &Told) {
+    let Told { namespace, name, outcome, .. } = told;
     let reason = outcome.word();
     match outcome {
         Outcome::Misunderstood(why) => warn!(why, "a question of the API server could not be understood"),
         Outcome::Skipped(skip) => debug!(namespace, name, reason, why = %skip, "pod left without a sidecar"),
         Outcome::Injected | Outcome::Other => debug!(namespace, name, reason, "pod answered for"),
     }
-    (deps.told)(told);
 }
 
-async fn judge(State(doors): State<Arc<Doors>>, request: Request) -> Response {
-    let deps = doors.deps.clone();
+async fn validate(door: Arc<Door>, judge: Judge, request: Request) -> Response {
+    let counting = Arc::clone(&door);
     let work = move |body: Bytes| {
         let (uid, answer, dry_run) = match review::whole(&body) {
-            Ok((uid, request)) => {
-                let judged = deps.judge.as_ref().map_or_else(Answer::allowed, |judge| judge(&request));
-                (uid, judged, request.get("dryRun") == Some(&Value::Bool(true)))
-            }
+            Ok((uid, request)) => (uid, judge(&request), request.get("dryRun") == Some(&Value::Bool(true))),
             Err(error) => (String::new(), Answer::refused(400, error.to_string()), false),
         };
         if !dry_run {
-            deps.count(if answer.refused.is_some() { "invalid" } else { "valid" });
+            counting.count(if answer.refused.is_some() { "invalid" } else { "valid" });
         }
         answer.written(&uid)
     };
-    doors.answer(request, work).await
+    door.answer(request, work).await
 }
 
-impl Deps {
+impl Door {
     fn count(&self, reason: &'static str) {
         self.metrics.admissions.get_or_create(&ReasonLabel { reason }).inc();
     }
-}
 
-impl Doors {
     async fn answer(
         &self,
         request: Request,
         work: impl FnOnce(Bytes) -> Vec<u8> + Send + 'static,
     ) -> Response {
         let started = Instant::now();
-        let Deps { limits, metrics, .. } = &self.deps;
-        let found = tokio::time::timeout(limits.deadline, self.find(request, work)).await;
-        let found = found.unwrap_or(Err(Error::TimedOut(limits.deadline)));
-        metrics.admission_seconds.observe(started.elapsed().as_secs_f64());
+        let found = tokio::time::timeout(self.deadline, self.find(request, work)).await;
+        let found = found.unwrap_or(Err(Error::TimedOut(self.deadline)));
+        self.metrics.admission_seconds.observe(started.elapsed().as_secs_f64());
         match found {
             Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
             Err(error) => {
-                self.deps.count(error.word());
+                self.count(error.word());
                 warn!(%error, "a question of the API server was not answered");
                 (error.status(), format!("{error}\n")).into_response()
             }
@@ -203,7 +211,7 @@ impl Doors {
 
     async fn find(
         &self,
-        request: Request<Body>,
+        request: Request,
         work: impl FnOnce(Bytes) -> Vec<u8> + Send + 'static,
     ) -> Result<Vec<u8>, Error> {
         // Neither is ever closed.
@@ -217,7 +225,7 @@ impl Doors {
             work(body)
         });
         done.await.map_err(|_| {
-            self.deps.metrics.panics.inc();
+            self.metrics.panics.inc();
             Error::Panicked
         })
     }

@@ -1,5 +1,6 @@
 use std::sync::Mutex;
 
+use axum::body::Body;
 use axum::http;
 use base64::Engine as _;
 use proptest::prelude::*;
@@ -175,28 +176,30 @@ fn what_is_no_question_is_answered_with_a_message() {
     }
 }
 
-struct Door {
+struct Tried {
     router: Router,
     metrics: Arc<Metrics>,
     told: Arc<Mutex<Vec<Told>>>,
 }
 
-fn door(change: impl FnOnce(&mut Deps)) -> Door {
+fn door(change: impl FnOnce(&mut Deps)) -> Tried {
     let (metrics, told) = (Arc::new(Metrics::new()), Arc::new(Mutex::new(Vec::new())));
     let heard = Arc::clone(&told);
     let mut deps = Deps {
-        settings: Some(Arc::new(settings())),
-        namespaces: Arc::new(asks),
-        told: Arc::new(move |it| heard.lock().unwrap().push(it)),
+        injector: Some(Injector {
+            settings: Arc::new(settings()),
+            namespaces: Arc::new(asks),
+            told: Arc::new(move |it| heard.lock().unwrap().push(it)),
+        }),
         judge: None,
         metrics: Arc::clone(&metrics),
         limits: Limits::default(),
     };
     change(&mut deps);
-    Door { router: router(deps), metrics, told }
+    Tried { router: router(deps), metrics, told }
 }
 
-impl Door {
+impl Tried {
     async fn ask(&self, path: &str, body: impl Into<Body>) -> (StatusCode, Bytes) {
         let request = http::Request::post(path).body(body.into()).unwrap();
         let response = self.router.clone().oneshot(request).await.unwrap();
@@ -243,7 +246,8 @@ async fn a_question_that_is_too_large_is_not_read_to_its_end() {
 #[tokio::test]
 async fn a_panic_ends_nothing_but_its_question() {
     let door = door(|deps| {
-        deps.namespaces = Arc::new(|name| if name == "research" { panic!("as meant") } else { asks(name) })
+        deps.injector.as_mut().unwrap().namespaces =
+            Arc::new(|name| if name == "research" { panic!("as meant") } else { asks(name) })
     });
     let (status, _) = door.ask("/inject", review_of(pod()).to_string()).await;
     assert_eq!((status, door.count("panicked")), (StatusCode::INTERNAL_SERVER_ERROR, 1));
