@@ -42,8 +42,7 @@ def main():
 
 
 def measure(cluster: Cluster, folder: Path, asked):
-    cluster.kubectl("apply", "--server-side", "-f", TESTS.parent / "deploy/crds")
-    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    cluster.defines()
     cluster.namespace(NAMESPACE)
     for n in range(NAMESPACES):
         cluster.namespace(f"ns-{n}", weft_dev__inject="enabled")

@@ -13,6 +13,7 @@ import yaml
 
 from processes import eventually
 
+DEFINITIONS = Path(__file__).parents[2] / "deploy/crds"
 START_SECS_MAX = 60
 TOKEN = "the-admin-of-a-test"
 ISSUER = "https://kubernetes.default.svc"
@@ -111,6 +112,11 @@ class Cluster:
             return self.get(*args)
         except Refused:
             return None
+
+    def defines(self):
+        """Makes our kinds known."""
+        self.kubectl("apply", "--server-side", "-f", DEFINITIONS)
+        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
 
     def namespace(self, name: str, **labels: str) -> str:
         """Makes a namespace and waits until pods can be made in it."""

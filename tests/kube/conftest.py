@@ -11,7 +11,6 @@ sys.path.append(str(Path(__file__).parents[1] / "real"))
 
 from cluster import Cluster  # noqa: E402
 
-DEFINITIONS = Path(__file__).parents[2] / "deploy/crds"
 NUMBERS = itertools.count(1)
 
 
@@ -21,8 +20,7 @@ def cluster(tmp_path_factory):
     cluster = Cluster(tmp_path_factory.mktemp("cluster"))
     try:
         cluster.start()
-        cluster.kubectl("apply", "-f", DEFINITIONS)
-        cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        cluster.defines()
         yield cluster
     finally:
         cluster.stop()

@@ -4,6 +4,7 @@ import base64
 import json
 
 import pytest
+import yaml
 
 from control_plane import NAMESPACE, TRUST_DOMAIN, ControlPlane, eventually, pod, token
 
@@ -92,7 +93,11 @@ def test_our_webhooks_have_our_certificates_and_others_keep_theirs(one, cluster)
 
 
 def test_a_revision_leaves_what_is_the_main_control_planes_alone(one, cluster, tmp_path):
-    other = ControlPlane(cluster, tmp_path, "--revision=canary")
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(yaml.safe_dump({
+        "image": "weft-sidecar:test", "trustDomain": TRUST_DOMAIN, "controlPlane": "weft:7500", "revision": "canary",
+    }))
+    other = ControlPlane(cluster, tmp_path, f"--injector-settings={settings}")
     try:
         eventually(other.leads, within=20)
         assert one.leads(), "each has a leader of its own"

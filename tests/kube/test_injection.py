@@ -34,6 +34,7 @@ def plane(tmp_path_factory):
     control_plane = None
     try:
         cluster.start()
+        cluster.defines()
         cluster.namespace(NAMESPACE)
         # A node, for which there are pods of DaemonSets.
         cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "here"}})
