@@ -79,7 +79,6 @@ class Mesh:
 
     def start(self):
         self.cluster.start()
-        self.cluster.defines()
         self.cluster.kubectl("apply", "--server-side", "-f", ROOT / "deploy/crds")
         for namespace in ("weft-system", "library", "agents"):
             self.cluster.namespace(namespace)
