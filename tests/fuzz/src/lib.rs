@@ -7,6 +7,7 @@
 mod classify;
 mod csr;
 mod headers;
+mod injection;
 mod resources;
 mod snapshot;
 mod spiffe;
@@ -19,6 +20,7 @@ mod xds;
 pub use classify::classify;
 pub use csr::csr;
 pub use headers::headers;
+pub use injection::injection;
 pub use resources::resources;
 pub use snapshot::snapshot;
 pub use spiffe::spiffe;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
+use serde_json::{Value, json};
 use weft_proto::mcp::lists::Listed;
 use weft_proto::name::{Namespace, NodeId, ServerName, SpiffeId, TrustDomain};
 use weft_proto::offer::{Introduction, Offer, Offered};
@@ -18,10 +19,11 @@ use weft_sidecar::control::store::{self, Stored};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 11] = [
+const TARGETS: [(&str, Target); 12] = [
     ("classify", crate::classify),
     ("csr", crate::csr),
     ("headers", crate::headers),
+    ("injection", crate::injection),
     ("resources", crate::resources),
     ("snapshot", crate::snapshot),
     ("spiffe", crate::spiffe),
@@ -71,6 +73,61 @@ fn the_corpus_of_csr_breaks_nothing() {
 #[test]
 fn the_corpus_of_headers_breaks_nothing() {
     replay("headers");
+}
+
+#[test]
+fn the_corpus_of_injection_breaks_nothing() {
+    replay("injection");
+}
+
+/// Puts a value in the place of the one that is so many further on; whether there is one.
+fn bend(value: &mut Value, left: &mut usize, with: &Value) -> bool {
+    if *left == 0 {
+        value.clone_from(with);
+        return true;
+    }
+    *left -= 1;
+    match value {
+        Value::Array(items) => items.iter_mut().any(|item| bend(item, left, with)),
+        Value::Object(fields) => fields.values_mut().any(|field| bend(field, left, with)),
+        _ => false,
+    }
+}
+
+/// The pods of the corpus, in each of which one thing after the other is something else.
+#[test]
+fn pods_that_are_bent_somewhere_break_nothing() {
+    let long = "$(X)\"\\\u{1b}é".repeat(2000);
+    let odd = [
+        json!(null),
+        json!(-1),
+        json!(65536),
+        json!(1e300),
+        json!(true),
+        json!(""),
+        json!("weft-state"),
+        json!(long),
+    ];
+    let odd = odd.into_iter().chain([
+        json!([]),
+        json!([""]),
+        json!({}),
+        json!({ "name": "x" }),
+        json!([{ "name": 7 }]),
+    ]);
+    let odd: Vec<Value> = odd.collect();
+    for (_, bytes) in files(&folder("corpus/injection")) {
+        let Ok(pod) = serde_json::from_slice::<Value>(&bytes) else { continue };
+        for with in &odd {
+            for at in 0.. {
+                let mut bent = pod.clone();
+                if !bend(&mut bent, &mut { at }, with) {
+                    break;
+                }
+                crate::injection(bent.to_string().as_bytes());
+            }
+        }
+    }
 }
 
 #[test]
