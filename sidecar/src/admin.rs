@@ -19,9 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use bytes::Bytes;
 
+use crate::probes::{self, Prober};
+
 /// Connections to one of these doors at once.
 const CONNECTIONS_MAX: usize = 64;
-/// Age of a connection: whoever asks here proves nothing, so nobody keeps a place for long.
+/// Age of a connection, besides the time that a probe may take: whoever asks here proves nothing, so nobody keeps a place for
+/// long.
 const AGE_MAX: Duration = Duration::from_secs(60);
 
 /// What the doors show and do.
@@ -47,8 +50,17 @@ pub enum Door {
 }
 
 /// Serves a door until it is told to stop.
-pub async fn serve(door: Door, listener: TcpListener, shown: Arc<dyn Shown>, stop: CancellationToken) {
+///
+/// `probes` are those that are made for whoever asks at the health door.
+pub async fn serve(
+    door: Door,
+    listener: TcpListener,
+    shown: Arc<dyn Shown>,
+    probes: Arc<Prober>,
+    stop: CancellationToken,
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let age_max = AGE_MAX + probes.longest();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -59,11 +71,17 @@ pub async fn serve(door: Door, listener: TcpListener, shown: Arc<dyn Shown>, sto
             continue;
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        let (shown, stop) = (Arc::clone(&shown), stop.clone());
+        let (shown, probes, stop) = (Arc::clone(&shown), Arc::clone(&probes), stop.clone());
         tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
-                let response = answer(door, &request, &*shown);
-                async move { Ok::<_, Infallible>(response) }
+                let (shown, probes) = (Arc::clone(&shown), Arc::clone(&probes));
+                async move {
+                    let probe = request.uri().path().strip_prefix(probes::PATH);
+                    Ok::<_, Infallible>(match probe {
+                        Some(probe) if door == Door::Health => probed(request.method(), probe, &probes).await,
+                        Some(_) | None => answer(door, &request, &*shown),
+                    })
+                }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -71,7 +89,7 @@ pub async fn serve(door: Door, listener: TcpListener, shown: Arc<dyn Shown>, sto
                 .max_buf_size(16 << 10)
                 .serve_connection(TokioIo::new(stream), service);
             tokio::select! {
-                _ = tokio::time::timeout(AGE_MAX, connection) => {}
+                _ = tokio::time::timeout(age_max, connection) => {}
                 () = stop.cancelled() => {}
             }
             drop(place);
@@ -118,6 +136,18 @@ fn answer(door: Door, request: &Request<Incoming>, shown: &dyn Shown) -> Answer 
             text(StatusCode::ACCEPTED, "draining, then ending\n")
         }),
         _ => text(StatusCode::NOT_FOUND, "there is nothing at this path\n"),
+    }
+}
+
+/// What the kubelet is told of a container. What the container said is left out: the door is open to everyone.
+async fn probed(method: &Method, probe: &str, probes: &Prober) -> Answer {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return not_allowed("GET");
+    }
+    match probes.ask(probe).await {
+        Some(Ok(_)) => text(StatusCode::OK, "well\n"),
+        Some(Err(_)) => text(StatusCode::SERVICE_UNAVAILABLE, "not well; the sidecar's log says why\n"),
+        None => text(StatusCode::NOT_FOUND, "there is no such probe\n"),
     }
 }
 

@@ -29,6 +29,7 @@ use crate::limits::Limits;
 use crate::logging::Logging;
 use crate::metrics::Metrics;
 use crate::outbound::{self, Outbound};
+use crate::probes::Prober;
 use crate::quota::{self, Quotas};
 use crate::room::Room;
 use crate::servers::{self, Servers};
@@ -178,11 +179,12 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
     if let Some(push) = core.push(&shown) {
         lasting.spawn(push);
     }
+    let probes = Arc::new(Prober::new(&core.bootstrap.probes, core.bootstrap.node.address.as_ref()));
     // Readiness stays with the traffic, so that a starved data plane says so itself.
     for (door, socket) in [(Door::Health, sockets.health), (Door::Admin, sockets.admin)] {
         let Some(socket) = socket else { continue };
         let shown: Arc<dyn admin::Shown> = Arc::<Shown>::clone(&shown);
-        workers.spawn(admin::serve(door, socket, shown, core.tokens.stop.clone()));
+        workers.spawn(admin::serve(door, socket, shown, Arc::clone(&probes), core.tokens.stop.clone()));
     }
     let [inbound, outbound, gateway, health, admin] = addresses;
     Ok(Running {

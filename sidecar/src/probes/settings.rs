@@ -16,7 +16,6 @@ const PROBE_SECS_MAX: u32 = 600;
 /// Bytes of a probe's headers, all together.
 const HEADERS_BYTES_MAX: usize = 16 << 10;
 const PATH_BYTES_MAX: usize = 4096;
-const HOST_BYTES_MAX: usize = 253;
 const SERVICE_BYTES_MAX: usize = 1024;
 
 /// Every probe, by whom and what is asked.
@@ -51,15 +50,13 @@ pub struct Probe {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
     Http(Box<HttpGet>),
-    Tcp { host: Option<Box<str>>, port: u16 },
+    Tcp { port: u16 },
     Grpc { port: u16, service: Box<str> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpGet {
     pub scheme: Scheme,
-    /// Where the container is asked, if not at the pod's address.
-    pub host: Option<Box<str>>,
     pub port: u16,
     pub path: PathAndQuery,
     pub headers: HeaderMap,
@@ -118,8 +115,6 @@ struct RawHttpGet {
     scheme: Scheme,
     #[serde(default)]
     http_headers: Vec<RawHeader>,
-    #[serde(default)]
-    host: String,
 }
 
 #[derive(Deserialize)]
@@ -134,8 +129,6 @@ struct RawHeader {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawTcpSocket {
     port: NonZeroU16,
-    #[serde(default)]
-    host: String,
 }
 
 #[derive(Deserialize)]
@@ -221,9 +214,7 @@ impl TryFrom<Raw> for Probe {
     fn try_from(raw: Raw) -> Result<Self, Error> {
         let question = match (raw.http_get, raw.tcp_socket, raw.grpc) {
             (Some(it), None, None) => Question::Http(Box::new(it.try_into()?)),
-            (None, Some(RawTcpSocket { port, host }), None) => {
-                Question::Tcp { host: host_of(host)?, port: port.get() }
-            }
+            (None, Some(RawTcpSocket { port }), None) => Question::Tcp { port: port.get() },
             (None, None, Some(RawGrpc { port, service })) => {
                 Question::Grpc { port: port.get(), service: bounded("service", service, SERVICE_BYTES_MAX)? }
             }
@@ -254,18 +245,11 @@ impl TryFrom<RawHttpGet> for HttpGet {
         }
         Ok(Self {
             scheme: raw.scheme,
-            host: host_of(raw.host)?,
             port: raw.port.get(),
             path: path(&bounded("path", raw.path, PATH_BYTES_MAX)?)?,
             headers,
         })
     }
-}
-
-/// An empty one is as good as none.
-fn host_of(text: String) -> Result<Option<Box<str>>, Error> {
-    let host = bounded("host", text, HOST_BYTES_MAX)?;
-    Ok((!host.is_empty()).then_some(host))
 }
 
 fn bounded(what: &'static str, text: String, bytes_max: usize) -> Result<Box<str>, Error> {
@@ -312,7 +296,7 @@ mod tests {
         assert_eq!((get.scheme, get.port, get.path.as_str()), (Scheme::Https, 9000, "/healthz?full=1"));
         assert_eq!(get.headers["x-a"], "b");
         let tcp = probe("{ tcpSocket: { port: 1 }, timeoutSeconds: 7 }").unwrap();
-        assert_eq!(tcp.question, Question::Tcp { host: None, port: 1 });
+        assert_eq!(tcp.question, Question::Tcp { port: 1 });
         assert_eq!(tcp.timeout, Duration::from_secs(7));
         let grpc = probe("{ grpc: { port: 2 } }").unwrap();
         assert_eq!(grpc.question, Question::Grpc { port: 2, service: "".into() });
@@ -336,6 +320,7 @@ mod tests {
             ("{ tcpSocket: { port: 0 } }", "nonzero"),
             ("{ tcpSocket: { port: http } }", "port"),
             ("{ tcpSocket: { port: 1 }, timeoutSeconds: 0 }", "at least 1"),
+            ("{ tcpSocket: { port: 1, host: elsewhere } }", "host"),
             ("{ exec: { command: [sh] } }", "exec"),
             ("{ httpGet: { port: 1, scheme: http } }", "http"),
             ("{ httpGet: { port: 1, httpHeaders: [{ name: 'a b' }] } }", "no header"),
