@@ -93,6 +93,10 @@ metrics! {
     audit_trails_removed: Counter = Counter::default(), "Audit trails forgotten with their anchors, long after their last segment went";
     admissions: Family<ReasonLabel, Counter> = Family::default(), "Questions of API servers before they keep an object, without dry runs: injected or for which reason not, valid, invalid, timed-out, panicked, unread";
     admission_seconds: Histogram = latency(), "Time to answer such a question";
+    cluster_objects: Gauge = Gauge::default(), "Objects of the Kubernetes cluster that are followed";
+    cluster_objects_kept_out: Gauge = Gauge::default(), "Objects of the cluster that are not in force, since they do not read or contradict others";
+    cluster_watch_failures: Counter = Counter::default(), "Attempts to follow a kind of object in the cluster that failed";
+    cluster_tellings: Counter = Counter::default(), "Times that the cluster was told what became of an object";
     panics: Counter = Counter::default(), "Tasks that ended in a panic";
 }
 

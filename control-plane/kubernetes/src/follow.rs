@@ -68,10 +68,12 @@ impl Followed {
             objects,
             trust_domain: self.trust_domain.clone(),
             ledger: Arc::clone(&ledger),
+            metrics: Arc::clone(&control_plane.metrics),
             published: hub.revision(),
             synced,
         };
+        let metrics = Arc::clone(&control_plane.metrics);
         tasks.spawn(source::run(followed, shutdown.clone()));
-        tasks.spawn(status::run(status::Deps { client, hub, ledger, leads }, shutdown));
+        tasks.spawn(status::run(status::Deps { client, hub, ledger, metrics, leads }, shutdown));
     }
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
-use weft_kubernetes::crds;
+use weft_kubernetes::{crds, source};
 use weft_proto::resource::Kind;
 
 fn folder() -> PathBuf {
@@ -129,5 +129,13 @@ fn no_two_kinds_share_a_name_nor_take_one_of_kubernetes() {
         for name in all {
             assert!(seen.insert(name.clone()), "{kind}: {name} is taken");
         }
+    }
+}
+
+#[test]
+fn the_page_about_objects_has_every_limit_of_following_them() {
+    let page = include_str!("../../docs/objects.md");
+    for (what, max) in source::limits() {
+        assert!(page.contains(&format!("| {what} | {max} |")), "{what}: {max}");
     }
 }

@@ -51,6 +51,7 @@ impl Following {
             objects: Arc::new(Objects::new(Arc::clone(&store))),
             trust_domain: TrustDomain::parse("corp.example").unwrap(),
             ledger: Arc::clone(&ledger),
+            metrics: Arc::new(Metrics::new()),
             published,
             synced,
         };
@@ -161,7 +162,8 @@ async fn what_became_of_objects_is_told_once_and_only_by_whoever_leads() {
     let mut following = Following::start(server).await;
     following.synced().await;
     let (metrics, domain) = (Arc::new(Metrics::new()), TrustDomain::parse("corp.example").unwrap());
-    let hub = Hub::start(Settings::default(), World::new(domain), metrics, following.shutdown.clone());
+    let (world, counted) = (World::new(domain), Arc::clone(&metrics));
+    let hub = Hub::start(Settings::default(), world, counted, following.shutdown.clone());
     let head = following.store.head().await.unwrap().revision.0;
     hub.apply(vec![weft_control_plane::plan::Update { revision: head, changes: Vec::new() }]);
     let leads = watch::Sender::new(false);
@@ -169,6 +171,7 @@ async fn what_became_of_objects_is_told_once_and_only_by_whoever_leads() {
         client: following.server.client(),
         hub,
         ledger: Arc::clone(&following.ledger),
+        metrics: Arc::clone(&metrics),
         leads: leads.subscribe(),
     };
     tokio::spawn(status::run(deps, following.shutdown.clone()));
@@ -190,4 +193,5 @@ async fn what_became_of_objects_is_told_once_and_only_by_whoever_leads() {
     following.until(&["files", "mail"]).await;
     following.server.until_told(3).await;
     assert_eq!(following.server.told(), 3);
+    assert!(metrics.cluster_tellings.get() >= 2);
 }

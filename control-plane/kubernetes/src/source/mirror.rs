@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use weft_control_plane::desired::{self, Act, Changes, Mesh, Present, Wish};
 use weft_control_plane::objects::Objects;
 use weft_control_plane::store::{self, Revision, Store};
+use weft_proto::name::Namespace;
 use weft_proto::resource::{Key, Kind, Place, Resource};
 
 use super::ledger::{Before, Entry, Fate, Ledger};
@@ -21,7 +22,11 @@ use super::read::{self, MESSAGE_BYTES_MAX, Seen, clipped};
 /// Whom history names for what came from the cluster.
 pub const AUTHOR: &str = "kubernetes";
 /// Most objects in one commit.
-const COMMIT_OBJECTS_MAX: usize = 2000;
+pub(super) const COMMIT_OBJECTS_MAX: usize = 2000;
+/// Most contradicting objects that are remembered, to be tried again.
+pub(super) const CONTRADICTING_MAX: usize = 1000;
+/// Most of those that one batch tries again: who fills a namespace with contradictions pays for it alone.
+pub(super) const RETRIED_MAX: usize = 64;
 /// How often a commit is planned again when something else was written meanwhile.
 const ATTEMPTS_MAX: usize = 16;
 /// Most warnings about one object that are kept.
@@ -83,12 +88,7 @@ impl Mirror {
             }
         }
         let mut steps = self.steps(&present, batch);
-        let moves = |step: &Step| step.put.is_none() || step.key.kind == Kind::McpServer;
-        if steps.iter().any(moves) {
-            let again: Vec<_> = std::mem::take(&mut self.contradicting).into_values().collect();
-            let news: BTreeSet<Key> = steps.iter().map(|step| step.key.clone()).collect();
-            steps.extend(again.into_iter().filter(|seen| !news.contains(&seen.key)).filter_map(put));
-        }
+        self.try_again(&mut steps);
         // What goes makes room; then the older comes before the younger, which may contradict it.
         steps.sort_by_cached_key(|step| {
             let made = step.seen.as_ref().map(|seen| seen.made_at);
@@ -96,6 +96,16 @@ impl Mirror {
         });
         self.settle(steps).await?;
         Ok(self.objects.present().await?.revision())
+    }
+
+    /// Adds those that contradicted something which may be gone now. Objects contradict servers of their own namespace.
+    fn try_again(&mut self, steps: &mut Vec<Step>) {
+        let moves = |step: &&Step| step.put.is_none() || step.key.kind == Kind::McpServer;
+        let moved: BTreeSet<Namespace> =
+            steps.iter().filter(moves).map(|step| step.key.namespace.clone()).collect();
+        let waiting = self.contradicting.keys().filter(|key| moved.contains(&key.namespace));
+        let waiting: Vec<Key> = waiting.take(RETRIED_MAX).cloned().collect();
+        steps.extend(waiting.iter().filter_map(|key| self.contradicting.remove(key)).filter_map(put));
     }
 
     /// What is to be done. Whatever is so already is only noted.
@@ -225,7 +235,9 @@ impl Mirror {
             let before = if present.object(&key).is_some() { Before::Itself } else { Before::Nothing };
             let fate = Fate::KeptOut { message: clipped(message, MESSAGE_BYTES_MAX), before };
             self.ledger.write([(key.clone(), Some(entry(&seen, fate, Vec::new())))]);
-            self.contradicting.insert(key, seen);
+            if self.contradicting.len() < CONTRADICTING_MAX {
+                self.contradicting.insert(key, seen);
+            }
         }
         Ok(())
     }

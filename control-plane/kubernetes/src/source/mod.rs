@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use weft_control_plane::desired::Mesh;
+use weft_control_plane::metrics::Metrics;
 use weft_control_plane::objects::Objects;
 use weft_control_plane::store::{Revision, Store};
 use weft_proto::name::TrustDomain;
@@ -36,6 +37,19 @@ const GATHERED_MAX: usize = 10_000;
 /// Pause after the store failed.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// The limits of following, by name, for the page that is checked against them.
+pub const fn limits() -> [(&'static str, usize); 7] {
+    [
+        ("bytes of an object", weft_control_plane::store::limits::VALUE_BYTES_MAX),
+        ("objects in one page of a list", watch::PAGE_OBJECTS as usize),
+        ("news that wait to be taken", NEWS_MAX),
+        ("objects gathered before they are put into the store", GATHERED_MAX),
+        ("objects in one commit", mirror::COMMIT_OBJECTS_MAX),
+        ("contradicting objects that are tried again, in all", mirror::CONTRADICTING_MAX),
+        ("contradicting objects that are tried again with one batch", mirror::RETRIED_MAX),
+    ]
+}
+
 /// What the source connects.
 #[derive(Clone)]
 pub struct Deps {
@@ -44,6 +58,7 @@ pub struct Deps {
     pub objects: Arc<Objects>,
     pub trust_domain: TrustDomain,
     pub ledger: Arc<Ledger>,
+    pub metrics: Arc<Metrics>,
     /// The revision that sidecars are told about, as it moves.
     pub published: channel::Receiver<u64>,
     /// Told once what the cluster says is published. Before, sidecars must not be let in: what restricts callers may not
@@ -65,7 +80,7 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn take(&mut self, news: News) {
+    fn take(&mut self, news: News, metrics: &Metrics) {
         match news {
             News::Is(seen) => _ = self.batch.insert(seen.key.clone(), Some(*seen)),
             News::Gone(key) => _ = self.batch.insert(key, None),
@@ -75,6 +90,7 @@ impl Gathered {
                 self.whole.insert(kind, all);
             }
             News::Lost(kind, error) => {
+                metrics.cluster_watch_failures.inc();
                 tracing::warn!(
                     kind = kind.name(),
                     error,
@@ -104,16 +120,16 @@ pub async fn run(deps: Deps, shutdown: CancellationToken) {
 }
 
 async fn follow(deps: Deps, mut news: mpsc::Receiver<News>) {
-    let Deps { store, objects, trust_domain, ledger, mut published, synced, .. } = deps;
-    let mut mirror = Mirror::new(store, objects, Mesh { trust_domain }, ledger);
+    let Deps { store, objects, trust_domain, ledger, metrics, mut published, synced, .. } = deps;
+    let mut mirror = Mirror::new(store, objects, Mesh { trust_domain }, Arc::clone(&ledger));
     let mut gathered = Gathered::default();
     let mut listed = BTreeSet::new();
     while let Some(first) = news.recv().await {
-        gathered.take(first);
+        gathered.take(first, &metrics);
         while gathered.batch.len() < GATHERED_MAX
             && let Ok(more) = news.try_recv()
         {
-            gathered.take(more);
+            gathered.take(more, &metrics);
         }
         listed.extend(gathered.whole.keys().copied());
         let complete = listed.len() == Kind::ALL.len();
@@ -123,6 +139,9 @@ async fn follow(deps: Deps, mut news: mpsc::Receiver<News>) {
         }
         let Gathered { batch, whole } = std::mem::take(&mut gathered);
         let revision = settle(&mut mirror, batch, &whole).await;
+        let (all, out) = ledger.counts();
+        metrics.cluster_objects.set(i64::try_from(all).unwrap_or(i64::MAX));
+        metrics.cluster_objects_kept_out.set(i64::try_from(out).unwrap_or(i64::MAX));
         if complete && !*synced.borrow() {
             // News wait meanwhile, which is short: the planner is all that comes between.
             let _ = published.wait_for(|published| *published >= revision.0).await;

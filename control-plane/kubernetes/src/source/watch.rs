@@ -19,7 +19,7 @@ use super::read::{self, Seen};
 use crate::crds::group_and_version;
 
 /// Most objects in one page of a list: an object can be large, and a page is held as a whole.
-const PAGE_OBJECTS: u32 = 100;
+pub(super) const PAGE_OBJECTS: u32 = 100;
 /// News that wait for whoever takes them; more make the watches wait.
 pub(super) const NEWS_MAX: usize = 256;
 

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_control_plane::clock;
+use weft_control_plane::metrics::Metrics;
 use weft_control_plane::xds::Hub;
 use weft_proto::resource::{API_VERSION, Key};
 
@@ -45,6 +46,7 @@ pub struct Deps {
     pub client: Client,
     pub hub: Arc<Hub>,
     pub ledger: Arc<Ledger>,
+    pub metrics: Arc<Metrics>,
     /// Whether this control plane leads.
     pub leads: watch::Receiver<bool>,
 }
@@ -158,6 +160,7 @@ async fn write(deps: &Deps, key: &Key, entry: &Entry, told: &Told) -> Result<(),
     let params = PatchParams::apply(FIELD_MANAGER).force();
     match api.patch_status(key.name.as_str(), &params, &Patch::Apply(&patch)).await {
         Ok(object) => {
+            deps.metrics.cluster_tellings.inc();
             deps.ledger.was_told(key, &entry.uid, object.data["status"].clone());
             Ok(())
         }
