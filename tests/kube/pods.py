@@ -65,11 +65,11 @@ class Node:
         shutil.copy(program, context / "program")
         # What a debugger would need is nine tenths of it.
         subprocess.run(["strip", "--strip-all", context / "program"], check=False, capture_output=True)
-        lines = ["FROM scratch", f"COPY --chmod=0755 program /{Path(program).name}"]
+        lines = ["FROM scratch", f"COPY --chmod=0755 program /opt/{Path(program).name}"]
         for library in _libraries(program):
             shutil.copy(library, context / library.name)
             lines.append(f"COPY --chmod=0755 {library.name} {library}")
-        entry = json.dumps([f"/{Path(program).name}", *args])
+        entry = json.dumps([f"/opt/{Path(program).name}", *args])
         lines += [f"USER {user}:{user}", f"ENTRYPOINT {entry}"]
         (context / "Containerfile").write_text("\n".join(lines) + "\n")
         self.podman("build", "--quiet", "-t", f"localhost/{image}", context)
@@ -168,8 +168,8 @@ def _volume(volume: dict, folder: Path) -> dict:
 def _container(container: dict, of_pod: dict) -> dict:
     known = {
         key: it for key, it in container.items()
-        # Who looks at probes is the test.
-        if key not in ("startupProbe", "readinessProbe", "livenessProbe", "restartPolicy")
+        # Who looks at probes is the test; and podman would publish ports on this machine.
+        if key not in ("startupProbe", "readinessProbe", "livenessProbe", "ports")
     }
     assert "restartPolicy" not in container, "podman 4.3 has no native sidecars: the annotation weft.dev/native is for that"
     known["imagePullPolicy"] = "Never"

@@ -17,7 +17,7 @@ from charts import ROOT
 from pods import Node
 
 BUILT = ROOT / "target/images"
-MEGABYTE = 1_000_000
+MEBIBYTE = 1 << 20
 IP_FREEBIND = 15
 
 
@@ -176,6 +176,6 @@ def test_the_image_of_the_sidecar_is_small_and_its_program_needs_nothing_else(no
     program = BUILT / "weft-sidecar"
     node.podman("build", "-f", ROOT / "deploy/Containerfile", "--target", "sidecar", "-t", "localhost/real:1", BUILT)
     size = json.loads(node.podman("image", "inspect", "localhost/real:1"))[0]["Size"]
-    assert size <= 20 * MEGABYTE, f"{size} bytes, of which the program has {program.stat().st_size}"
+    assert size <= 20 * MEBIBYTE, f"{size} bytes, of which the program has {program.stat().st_size}"
     said = node.podman("run", "--rm", "--read-only", "--cap-drop=ALL", "--network=none", "localhost/real:1", "--version")
     assert said.startswith("weft-sidecar ")
