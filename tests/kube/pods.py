@@ -40,23 +40,28 @@ class Node:
         self.gateway = f"10.213.{subnet}.1"
         folder.mkdir(parents=True)
         (folder / "containers.conf").write_text(CONF)
+        # Nothing of whatever else podman runs on this machine.
+        places = {"root": "root", "runroot": "run", "tmpdir": "tmp", "network-config-dir": "networks"}
+        self._command = ["podman", *(f"--{flag}={folder / name}" for flag, name in places.items())]
+        (folder / "networks").mkdir()
         flags = [] if dns else ["--disable-dns"]
         self.podman("network", "create", *flags, f"--subnet=10.213.{subnet}.0/24", self.network)
 
-    def podman(self, *args, within: float = 120) -> str:
-        command = ["podman", "--root", self.folder / "root", "--runroot", self.folder / "run", *args]
+    def podman(self, *args, within: float = 120, both: bool = False) -> str:
+        """What podman prints, with `both` also on stderr; raises what it says when it fails."""
         done = subprocess.run(
-            [str(it) for it in command], capture_output=True, text=True, timeout=within, check=False, cwd=self.folder,
+            [*self._command, *map(str, args)], capture_output=True, text=True, timeout=within, check=False, cwd=self.folder,
             env=os.environ | {"CONTAINERS_CONF": str(self.folder / "containers.conf"), "TMPDIR": str(self.folder)},
         )
         if done.returncode != 0:
             raise Failed(done.stderr.strip())
-        return done.stdout
+        return done.stdout + (done.stderr if both else "")
 
     def stop(self):
-        self.podman("pod", "rm", "--all", "--force", "--time=0")
+        self.podman("pod", "rm", "--all", "--force", "--time=1")
         self.podman("network", "rm", "--force", self.network)
-        self.podman("system", "reset", "--force")
+        self.podman("image", "unmount", "--all")
+        subprocess.run(["umount", self.folder / "root/overlay"], check=False, capture_output=True)
 
     def build(self, image: str, program: Path, *args: str, user: int = 1000):
         """An image FROM scratch that holds one program, and the libraries that it is linked with."""
@@ -127,12 +132,7 @@ class Pod:
         self.name = f"{namespace}-{pod}"
 
     def log(self, container: str) -> str:
-        command = ["podman", "--root", self.node.folder / "root", "--runroot", self.node.folder / "run", "logs"]
-        done = subprocess.run(
-            [str(it) for it in (*command, f"{self.name}-{container}")], capture_output=True, text=True, check=False,
-            env=os.environ | {"CONTAINERS_CONF": str(self.node.folder / "containers.conf")},
-        )
-        return done.stdout + done.stderr
+        return self.node.podman("logs", f"{self.name}-{container}", both=True)
 
     def inside(self, *command: str, within: float = 30) -> subprocess.CompletedProcess:
         """Runs a program of this machine in the pod's network."""
@@ -143,8 +143,11 @@ class Pod:
         )
 
     def stop(self, grace_secs: int):
-        """Asks the pod to end, as a kubelet does that deletes it."""
-        self.node.podman("pod", "stop", f"--time={grace_secs}", self.name, within=grace_secs + 30)
+        """Asks the pod to end, as a kubelet does that deletes it: all containers at once, and the network after them."""
+        names = self.node.podman("pod", "inspect", self.name, "--format", "{{range .Containers}}{{.Name}} {{end}}").split()
+        own = [name for name in names if name.startswith(f"{self.name}-")]
+        self.node.podman("stop", f"--time={grace_secs}", *own, within=grace_secs + 30)
+        self.node.podman("pod", "stop", "--time=1", self.name)
 
     def state(self, container: str) -> dict:
         return json.loads(self.node.podman("inspect", f"{self.name}-{container}", "--format", "{{json .State}}"))

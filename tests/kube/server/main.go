@@ -88,7 +88,9 @@ func main() {
 	server := &http.Server{Addr: at}
 	told, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
+	ended := make(chan struct{})
 	go func() {
+		defer close(ended)
 		<-told.Done()
 		ends, cancel := context.WithTimeout(context.Background(), 25*time.Second)
 		defer cancel()
@@ -98,6 +100,6 @@ func main() {
 		println(err.Error())
 		os.Exit(1)
 	}
-	// Those that are still answered.
-	time.Sleep(100 * time.Millisecond)
+	// Not before all that were asked are answered.
+	<-ended
 }
