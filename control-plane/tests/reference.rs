@@ -27,6 +27,7 @@ flags are in [the commands' reference](../cli/docs/commands.md), fields of objec
 | 7500 | sidecars | gRPC over TLS 1.3 with client certificates; `weft.identity.v1.Identity/Certify` also without one |
 | 7501 | operators | HTTPS (HTTP/1.1 and HTTP/2), a token in `Authorization: Bearer` |
 | 7502 | health and metrics | HTTP: `/healthz/live`, `/healthz/ready`, `/metrics` |
+| 7503 | admission webhooks, in a cluster | HTTPS: `/inject`, `/validate` |
 
 ## Files
 

@@ -270,6 +270,3 @@ fn may_run(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     !matches!(phase, Some("Succeeded" | "Failed"))
 }
-
-#[cfg(test)]
-mod tests;

@@ -277,7 +277,8 @@ impl Lender {
             // As of when this one began: whatever an earlier one lent is over by the same time for every limit.
             let known = match self.before.get() {
                 Some((before, since)) => before.contains(&key.policy).then_some(*since),
-                None => Some(now),
+                // Alone, it began with its run; one of several begins when it leads, which is not before now.
+                None => Some(if self.lends.is_some() { now } else { 0 }),
             };
             let (may_be_known, began) = (known.is_some(), known.unwrap_or(now));
             Lent::new(&limit, Allocator::new(terms, self.timing, self.epoch, may_be_known, began))
