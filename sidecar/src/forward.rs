@@ -36,7 +36,7 @@ use crate::servers::Local;
 use crate::session_id;
 use crate::tools::Treated;
 use crate::trace::{Onward, Part};
-use crate::upstream::{Outgoing, SendError, UpstreamBody};
+use crate::upstream::{Outgoing, SendError, Unsent, UpstreamBody};
 
 /// What forwarding to a server beside this sidecar needs.
 #[derive(Clone, Copy, Debug)]
@@ -312,6 +312,9 @@ where
 
 pub(crate) fn refusal(error: SendError) -> Refusal {
     match error {
+        SendError::NeverSent { why: Unsent::Credentials(why), .. } if why.is_of_caller() => {
+            Refusal::NotExchanged(why.to_string())
+        }
         SendError::NeverSent { why, .. } => Refusal::UpstreamUnreachable(causes(&why)),
         SendError::MaybeSent(why) => Refusal::UpstreamBroke(causes(&why)),
     }

@@ -116,6 +116,8 @@ pub enum Refusal {
     UpstreamBroke(String),
     /// The server could not be reached, so nothing was sent.
     UpstreamUnreachable(String),
+    /// There is no token by which a server outside of the mesh would know the caller. The text is for the log.
+    NotExchanged(String),
     /// No healthy instance.
     NoInstance,
     /// The tool failed so often in a row that calls of it are not sent for a while.
@@ -220,6 +222,7 @@ impl Refusal {
             Self::InFlight { .. } => told(429, 4292, "in_flight", true),
             Self::UpstreamBroke(_) => told(502, 5020, "upstream_broke", false),
             Self::UpstreamUnreachable(_) => told(503, 5034, "upstream_unreachable", true),
+            Self::NotExchanged(_) => told(502, 5027, "not_exchanged", true),
             Self::InputNeeded => told(502, 5022, "input_needed", false),
             Self::InputUnknown => told(409, 4090, "input_unknown", false),
             Self::InputRefused(_) => told(409, 4091, "input_refused", false),
@@ -282,6 +285,7 @@ impl Refusal {
             Self::InFlight { after: Duration::from_secs(1) },
             Self::UpstreamBroke(text()),
             Self::UpstreamUnreachable(text()),
+            Self::NotExchanged(text()),
             Self::NoInstance,
             Self::ToolFailing { after },
             Self::TimedOut { after },
@@ -310,41 +314,18 @@ impl Refusal {
             Self::MissingCapability(what) => format!("this needs the client capability {what}"),
             Self::BodyTooLarge { max } => format!("the body is larger than {max} bytes"),
             Self::HeadTooLarge { max } => format!("the headers are larger than {max} bytes"),
-            Self::BodyTimeout => "the body did not arrive in time".to_owned(),
-            Self::BodyBroken => "the body broke off".to_owned(),
-            Self::NoRoom => "too much is being sent at once; try again soon".to_owned(),
             Self::HttpMethod { allow } => format!("only {allow} is allowed here"),
-            Self::MediaType => "the content type must be application/json".to_owned(),
-            Self::NotAcceptable => "the client must accept application/json and text/event-stream".to_owned(),
-            Self::NoSuchPath => "there is nothing at this path".to_owned(),
-            Self::ForeignHost => "this host is not served here".to_owned(),
-            Self::ForeignOrigin => "this origin may not call".to_owned(),
-            Self::Unauthenticated { brought: false, .. } => "a token is needed".to_owned(),
-            Self::Unauthenticated { brought: true, .. } => "the token is not accepted".to_owned(),
-            Self::InsufficientScope => "the token lacks a scope that is needed".to_owned(),
             Self::ClaimsTooLarge { max } => {
                 format!("what the token says of its bearer takes more than {max} bytes")
             }
-            Self::IssuerAway(_) => "the token cannot be verified at the moment".to_owned(),
-            Self::CallerBusy => "too many requests of this caller are under way".to_owned(),
-            Self::CallerStreams => "too many streams of this caller are open".to_owned(),
             Self::UnknownServer(name) => format!("there is no server {name:?}, or not for you"),
-            Self::SessionMissing => "the session id is missing".to_owned(),
-            Self::SessionUnknown => "the session is unknown or has ended".to_owned(),
-            Self::TooManySessions => "too many sessions are open".to_owned(),
-            Self::TooManyStreams => "too many streams listen to this server".to_owned(),
             Self::Denied { target, rule, explain: true } => format!("{target} is refused by {rule}"),
             Self::Denied { target, .. } => format!("{target} is unknown or not permitted"),
             Self::BadArguments { problems, .. } => {
                 format!("the arguments are not as the tool wants them: {problems}")
             }
             Self::NotValidated(why) => format!("the arguments cannot be validated: {why}"),
-            Self::ToolsUnknown(_) => "what tools the server has is not known at the moment".to_owned(),
             Self::ResultTooLarge { max } => format!("the answer is larger than {max} bytes"),
-            Self::InputNeeded => {
-                "the server asks for input that this client did not say it can give".to_owned()
-            }
-            Self::InputUnknown => "no call waits for this input any more; call again without it".to_owned(),
             Self::InputRefused(method) => format!("the client answered {method} with an error"),
             Self::InputOverdue { after } => format!("no input came within {} s", after.as_secs_f64()),
             Self::Limited(Hit { limit, window, .. }) => format!("the limit {limit} of {window} is reached"),
@@ -354,20 +335,70 @@ impl Refusal {
             Self::NotLent(Hit { limit, window, .. }) => {
                 format!("how much is left of the budget {limit} of {window} cannot be told now")
             }
-            Self::InFlight { .. } => "too many calls are under way".to_owned(),
-            Self::UpstreamBroke(_) => "the server's answer broke off or cannot be read".to_owned(),
-            Self::UpstreamUnreachable(_) => "the server cannot be reached".to_owned(),
-            Self::NoInstance => "no instance of the server is available".to_owned(),
-            Self::ToolFailing { .. } => {
-                "the tool failed again and again; it is left alone for a while".to_owned()
-            }
             Self::TimedOut { after } => format!("the server did not answer within {} s", after.as_secs_f64()),
             Self::FellSilent { after } => format!("the server said nothing for {} s", after.as_secs_f64()),
-            Self::ChildExited(_) => "the server ended while the call was under way".to_owned(),
-            Self::ChildBusy(_) => "the server is not ready".to_owned(),
-            Self::NotRecorded(_) => "the call is to be recorded, and cannot be".to_owned(),
-            Self::NotReady => "the sidecar is not ready yet".to_owned(),
-            Self::Draining => "the sidecar is about to stop".to_owned(),
+            other => other.words().to_owned(),
+        }
+    }
+
+    /// What the caller is told where that is always the same; nothing where it is not.
+    const fn words(&self) -> &'static str {
+        match self {
+            Self::BodyTimeout => "the body did not arrive in time",
+            Self::BodyBroken => "the body broke off",
+            Self::NoRoom => "too much is being sent at once; try again soon",
+            Self::MediaType => "the content type must be application/json",
+            Self::NotAcceptable => "the client must accept application/json and text/event-stream",
+            Self::NoSuchPath => "there is nothing at this path",
+            Self::ForeignHost => "this host is not served here",
+            Self::ForeignOrigin => "this origin may not call",
+            Self::Unauthenticated { brought: false, .. } => "a token is needed",
+            Self::Unauthenticated { brought: true, .. } => "the token is not accepted",
+            Self::InsufficientScope => "the token lacks a scope that is needed",
+            Self::IssuerAway(_) => "the token cannot be verified at the moment",
+            Self::CallerBusy => "too many requests of this caller are under way",
+            Self::CallerStreams => "too many streams of this caller are open",
+            Self::SessionMissing => "the session id is missing",
+            Self::SessionUnknown => "the session is unknown or has ended",
+            Self::TooManySessions => "too many sessions are open",
+            Self::TooManyStreams => "too many streams listen to this server",
+            Self::ToolsUnknown(_) => "what tools the server has is not known at the moment",
+            Self::InputNeeded => "the server asks for input that this client did not say it can give",
+            Self::InputUnknown => "no call waits for this input any more; call again without it",
+            Self::InFlight { .. } => "too many calls are under way",
+            Self::UpstreamBroke(_) => "the server's answer broke off or cannot be read",
+            Self::UpstreamUnreachable(_) => "the server cannot be reached",
+            Self::NotExchanged(_) => "no token for the server can be had for this caller",
+            Self::NoInstance => "no instance of the server is available",
+            Self::ToolFailing { .. } => "the tool failed again and again; it is left alone for a while",
+            Self::ChildExited(_) => "the server ended while the call was under way",
+            Self::ChildBusy(_) => "the server is not ready",
+            Self::NotRecorded(_) => "the call is to be recorded, and cannot be",
+            Self::NotReady => "the sidecar is not ready yet",
+            Self::Draining => "the sidecar is about to stop",
+            Self::Parse(_)
+            | Self::Invalid(_)
+            | Self::HeaderMismatch(_)
+            | Self::BadMeta(_)
+            | Self::UnsupportedVersion { .. }
+            | Self::MethodNotFound(_)
+            | Self::MissingCapability(_)
+            | Self::BodyTooLarge { .. }
+            | Self::HeadTooLarge { .. }
+            | Self::HttpMethod { .. }
+            | Self::ClaimsTooLarge { .. }
+            | Self::UnknownServer(_)
+            | Self::Denied { .. }
+            | Self::BadArguments { .. }
+            | Self::NotValidated(_)
+            | Self::ResultTooLarge { .. }
+            | Self::InputRefused(_)
+            | Self::InputOverdue { .. }
+            | Self::Limited(_)
+            | Self::BudgetSpent(_)
+            | Self::NotLent(_)
+            | Self::TimedOut { .. }
+            | Self::FellSilent { .. } => "",
         }
     }
 
@@ -376,6 +407,7 @@ impl Refusal {
         match self {
             Self::UpstreamBroke(detail)
             | Self::UpstreamUnreachable(detail)
+            | Self::NotExchanged(detail)
             | Self::ChildExited(detail)
             | Self::ToolsUnknown(detail)
             | Self::IssuerAway(detail)
@@ -418,6 +450,7 @@ mod tests {
         let words: BTreeSet<_> = every.iter().map(|it| it.told().reason).collect();
         let codes: BTreeSet<_> = every.iter().map(|it| it.told().code).collect();
         assert_eq!((words.len(), codes.len()), (every.len(), every.len()));
+        assert!(every.iter().all(|it| !it.message().is_empty()), "each is told in words");
     }
 
     #[test]

@@ -13,6 +13,9 @@ use http::{Response, StatusCode};
 use serde::Deserialize;
 use tokio::time::Instant;
 
+use super::exchange::{self, Exchange};
+use crate::headers::CALLER;
+
 /// How long a file is believed without another look.
 const BELIEVED_FOR: Duration = Duration::from_secs(1);
 
@@ -75,37 +78,51 @@ pub enum Error {
         "the value of the header {0} is none: it is empty, too long, or has characters that no header has"
     )]
     NoValue(HeaderName),
+    #[error(transparent)]
+    Exchange(#[from] exchange::Failure),
+}
+
+impl Error {
+    /// Whether it is for the caller that there are no credentials, rather than for all.
+    pub(crate) const fn is_of_caller(&self) -> bool {
+        matches!(self, Self::Exchange(_))
+    }
 }
 
 /// What a request takes along.
 #[derive(Debug)]
-pub(crate) struct Dress(Vec<(HeaderName, Value)>);
+pub(crate) struct Dress {
+    headers: Vec<(HeaderName, Value)>,
+    /// Where the token of each caller is from, if each has one.
+    exchange: Option<Exchange>,
+}
+
+/// In whose name a request left, where that makes a difference.
+#[derive(Debug)]
+pub(crate) struct Worn(Option<String>);
 
 #[derive(Debug)]
-enum Value {
+pub(super) enum Value {
     Fixed(HeaderValue),
     File { path: PathBuf, prefix: String, read: Mutex<Option<(Instant, HeaderValue)>> },
 }
 
 impl Dress {
     /// What is in the environment is looked up now; files are read when they are needed.
-    pub(crate) fn new<'s>(headers: impl Iterator<Item = (HeaderName, &'s Source)>) -> Result<Self, Error> {
-        let value = |(name, source): (HeaderName, &Source)| {
-            let prefix = source.prefix.clone();
-            let value = match &source.place {
-                Place::File(path) => Value::File { path: path.clone(), prefix, read: Mutex::default() },
-                Place::Env(variable) => {
-                    let text = std::env::var(variable).map_err(|_| Error::NoVariable(variable.clone()))?;
-                    Value::Fixed(header(&name, &prefix, &text)?)
-                }
-            };
-            Ok((name, value))
-        };
-        headers.map(value).collect::<Result<_, _>>().map(Self)
+    pub(crate) fn new<'s>(
+        headers: impl Iterator<Item = (HeaderName, &'s Source)>,
+        exchange: Option<Exchange>,
+    ) -> Result<Self, Error> {
+        let value = |(name, source): (HeaderName, &Source)| source.value(&name).map(|value| (name, value));
+        let headers = headers.map(value).collect::<Result<_, _>>()?;
+        Ok(Self { headers, exchange })
     }
 
     /// Makes the headers of a request those that may leave.
-    pub(crate) async fn put_on(&self, headers: &mut HeaderMap) -> Result<(), Error> {
+    pub(crate) async fn put_on(&self, headers: &mut HeaderMap) -> Result<Worn, Error> {
+        // Said by this sidecar: nobody else can.
+        let caller = headers.get(CALLER).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
+        let worn = Worn(caller.filter(|_| self.exchange.is_some()));
         let ours = |name: &&HeaderName| {
             let name = name.as_str();
             name.starts_with("weft") || name == "baggage"
@@ -114,19 +131,25 @@ impl Dress {
         for name in ours.iter().chain(&OF_CALLERS) {
             headers.remove(name);
         }
-        for (name, value) in &self.0 {
+        for (name, value) in &self.headers {
             headers.insert(name.clone(), value.get(name).await?);
         }
-        Ok(())
+        if let Some(exchange) = &self.exchange {
+            headers.insert(AUTHORIZATION, exchange.token(worn.0.as_deref()).await?);
+        }
+        Ok(worn)
     }
 
     /// Makes an answer one that may be told. What the server thinks of the credentials is between it and this sidecar, and
     /// so is where else it would have them sent.
-    pub(crate) fn take_off<B>(response: &mut Response<B>) {
+    pub(crate) fn take_off<B>(&self, worn: &Worn, response: &mut Response<B>) {
         for name in &OF_SERVERS {
             response.headers_mut().remove(name);
         }
         let status = response.status();
+        if let Some(exchange) = self.exchange.as_ref().filter(|_| status == StatusCode::UNAUTHORIZED) {
+            exchange.forget(worn.0.as_deref());
+        }
         if status == StatusCode::UNAUTHORIZED || status.is_redirection() {
             tracing::warn!(
                 status = status.as_u16(),
@@ -137,7 +160,26 @@ impl Dress {
     }
 }
 
+impl Source {
+    pub(super) fn value(&self, name: &HeaderName) -> Result<Value, Error> {
+        let prefix = self.prefix.clone();
+        Ok(match &self.place {
+            Place::File(path) => Value::File { path: path.clone(), prefix, read: Mutex::default() },
+            Place::Env(variable) => {
+                let text = std::env::var(variable).map_err(|_| Error::NoVariable(variable.clone()))?;
+                Value::Fixed(header(name, &prefix, &text)?)
+            }
+        })
+    }
+}
+
 impl Value {
+    /// The value where it is not sent as it is.
+    pub(super) async fn text(&self, name: &HeaderName) -> Result<String, Error> {
+        let value = self.get(name).await?;
+        value.to_str().map(ToOwned::to_owned).map_err(|_| Error::NoValue(name.clone()))
+    }
+
     async fn get(&self, name: &HeaderName) -> Result<HeaderValue, Error> {
         let (path, prefix, read) = match self {
             Self::Fixed(value) => return Ok(value.clone()),

@@ -3,10 +3,12 @@
 //!
 //! Where calls may leave to, and with which credentials, the file of the sidecar says and no object of the mesh: whoever may
 //! write objects can neither have credentials sent elsewhere nor have this sidecar ask addresses of its own network. Nothing
-//! of the caller goes along but the message: not who it is, nor what it would prove that by. Redirects are not followed.
+//! of the caller goes along but the message: not who it is, nor what it would prove that by; where each caller has a token of
+//! its own, the authorization server of the file alone hears who calls. Redirects are not followed.
 
 mod address;
 mod credentials;
+mod exchange;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,6 +29,8 @@ use crate::upstream::{Address, Destination};
 pub(crate) use address::is_public;
 pub(crate) use credentials::Dress;
 pub use credentials::{Error as CredentialsError, Source};
+use exchange::Exchange;
+pub use exchange::Settings as ExchangeSettings;
 
 /// Either is fine; the server chooses.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -36,19 +40,44 @@ const ROOTS_BYTES_MAX: u64 = 4 << 20;
 
 /// What this sidecar may do for a server outside of the mesh.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(try_from = "RawSettings")]
 pub struct Settings {
     /// Where calls leave to, `https://host[:port]`. A server whose URL is of another origin is not served.
     pub origin: WebUrl,
     /// Headers that every request gets, and where their values are from.
-    #[serde(default)]
     pub headers: BTreeMap<Name, Source>,
+    /// Where the token of each caller is from, if each has one.
+    pub exchange: Option<ExchangeSettings>,
     /// Roots by which the server is known, in PEM, instead of those of the system.
-    #[serde(default)]
     pub ca_file: Option<PathBuf>,
     /// Whether the server may be at an address that is not a public one.
-    #[serde(default)]
     pub private_addresses: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawSettings {
+    origin: WebUrl,
+    #[serde(default)]
+    headers: BTreeMap<Name, Source>,
+    #[serde(default)]
+    exchange: Option<ExchangeSettings>,
+    #[serde(default)]
+    ca_file: Option<PathBuf>,
+    #[serde(default)]
+    private_addresses: bool,
+}
+
+impl TryFrom<RawSettings> for Settings {
+    type Error = &'static str;
+
+    fn try_from(raw: RawSettings) -> Result<Self, &'static str> {
+        let RawSettings { origin, headers, exchange, ca_file, private_addresses } = raw;
+        if exchange.is_some() && headers.keys().any(|name| name.0 == "authorization") {
+            return Err("either headers or exchange says what authorization is");
+        }
+        Ok(Self { origin, headers, exchange, ca_file, private_addresses })
+    }
 }
 
 /// The name of a header.
@@ -107,32 +136,44 @@ pub(crate) struct Outward {
 impl Outward {
     pub(crate) fn new(url: &WebUrl, settings: Option<&Settings>) -> Result<Self, Error> {
         let settings = settings.ok_or(Error::NotAllowed)?;
-        let uri = Uri::try_from(url.as_str()).map_err(|_| Error::Url)?;
-        let authority = uri.authority().ok_or(Error::Url)?;
         if origin(url) != origin(&settings.origin) {
             return Err(Error::OtherOrigin(settings.origin.clone()));
         }
-        let private = settings.private_addresses;
-        let is_plain = uri.scheme_str() == Some("http");
-        let address = address_of(authority, if is_plain { 80 } else { 443 });
-        let destination = match (is_plain, private) {
-            // Whatever the name may be looked up as.
-            (true, true) if authority.host() == "localhost" => {
-                Destination::Tcp(Address::Loopback { port: authority.port_u16().unwrap_or(80) })
-            }
-            (true, true) => Destination::Tcp(address),
-            (true, false) => return Err(Error::Plain),
-            (false, private) => {
-                Destination::Web { address, config: Arc::new(client(settings.ca_file.as_ref())?), private }
-            }
-        };
-        Ok(Self {
-            destination,
-            host: HeaderValue::from_str(authority.as_str()).map_err(|_| Error::Url)?,
-            path: uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")),
-            dress: Dress::new(settings.headers.iter().map(|(name, source)| (name.header(), source)))?,
-        })
+        let Place { destination, host, path } =
+            place_of(url, settings.ca_file.as_ref(), settings.private_addresses)?;
+        let exchange = settings.exchange.as_ref().map(Exchange::new).transpose()?;
+        let headers = settings.headers.iter().map(|(name, source)| (name.header(), source));
+        Ok(Self { destination, host, path, dress: Dress::new(headers, exchange)? })
     }
+}
+
+/// Where a URL leads.
+#[derive(Debug)]
+pub(super) struct Place {
+    destination: Destination,
+    host: HeaderValue,
+    path: PathAndQuery,
+}
+
+fn place_of(url: &WebUrl, ca_file: Option<&PathBuf>, private: bool) -> Result<Place, Error> {
+    let uri = Uri::try_from(url.as_str()).map_err(|_| Error::Url)?;
+    let authority = uri.authority().ok_or(Error::Url)?;
+    let is_plain = uri.scheme_str() == Some("http");
+    let address = address_of(authority, if is_plain { 80 } else { 443 });
+    let destination = match (is_plain, private) {
+        // Whatever the name may be looked up as.
+        (true, true) if authority.host() == "localhost" => {
+            Destination::Tcp(Address::Loopback { port: authority.port_u16().unwrap_or(80) })
+        }
+        (true, true) => Destination::Tcp(address),
+        (true, false) => return Err(Error::Plain),
+        (false, private) => Destination::Web { address, config: Arc::new(client(ca_file)?), private },
+    };
+    Ok(Place {
+        destination,
+        host: HeaderValue::from_str(authority.as_str()).map_err(|_| Error::Url)?,
+        path: uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")),
+    })
 }
 
 /// Scheme, host and port of a URL; none if it has none.

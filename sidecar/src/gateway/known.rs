@@ -1,5 +1,5 @@
-//! Tokens that were verified, so that the signature of each is verified once. They are known by their digest, so that
-//! what is remembered is of no use to anybody; and as many are kept as a limit says.
+//! Tokens that were verified, so that the signature of each is verified once; and whatever else is found out of callers.
+//! They are known by their digest, so that what is remembered is of no use to anybody; and as many are kept as a limit says.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,9 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use aws_lc_rs::digest;
 
 /// The digest of a token, or of a key.
-pub(super) type Digest = [u8; 32];
+pub(crate) type Digest = [u8; 32];
 
-pub(super) fn digest(text: &str) -> Digest {
+pub(crate) fn digest(text: &str) -> Digest {
     let digest = digest::digest(&digest::SHA256, text.as_bytes());
     *digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes")
 }
@@ -17,23 +17,37 @@ pub(super) fn digest(text: &str) -> Digest {
 /// What was found out lately. Those that were not asked for in a while are forgotten: of two generations the older,
 /// whenever the younger is full.
 #[derive(Debug)]
-pub(super) struct Known<T> {
+pub(crate) struct Known<T> {
     max: usize,
     generations: Mutex<[HashMap<Digest, T>; 2]>,
 }
 
 impl<T: Clone> Known<T> {
-    pub(super) fn new(max: usize) -> Self {
+    pub(crate) fn new(max: usize) -> Self {
         Self { max: max / 2, generations: Mutex::default() }
     }
 
     pub(super) fn find(&self, digest: &Digest) -> Option<T> {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        self.look(&mut generations, digest)
+    }
+
+    /// What is remembered, or else what is remembered from now on.
+    pub(crate) fn find_or(&self, digest: Digest, make: impl FnOnce() -> T) -> T {
+        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        self.look(&mut generations, &digest).unwrap_or_else(|| {
+            let made = make();
+            Self::put(&mut generations, self.max, digest, made.clone());
+            made
+        })
+    }
+
+    fn look(&self, generations: &mut [HashMap<Digest, T>; 2], digest: &Digest) -> Option<T> {
         if let Some(found) = generations[0].get(digest) {
             return Some(found.clone());
         }
         let found = generations[1].remove(digest)?;
-        Self::put(&mut generations, self.max, *digest, found.clone());
+        Self::put(generations, self.max, *digest, found.clone());
         Some(found)
     }
 
@@ -42,7 +56,7 @@ impl<T: Clone> Known<T> {
         Self::put(&mut generations, self.max, digest, it);
     }
 
-    pub(super) fn forget(&self, digest: &Digest) {
+    pub(crate) fn forget(&self, digest: &Digest) {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
         generations.iter_mut().for_each(|it| drop(it.remove(digest)));
     }

@@ -9,7 +9,7 @@ mod certificate;
 mod fetch;
 pub mod guest;
 mod keys;
-mod known;
+pub(crate) mod known;
 mod metadata;
 mod pages;
 mod settings;

@@ -45,6 +45,9 @@ impl SendError {
     /// What whoever asked is told, and the log.
     pub fn refusal(&self) -> Refusal {
         match self {
+            Self::NeverSent { why: Unsent::Credentials(why), .. } if why.is_of_caller() => {
+                Refusal::NotExchanged(why.to_string())
+            }
             Self::NeverSent { why, .. } => Refusal::UpstreamUnreachable(why.to_string()),
             Self::MaybeSent(error) => Refusal::UpstreamBroke(in_full(error)),
         }

@@ -106,11 +106,14 @@ impl Pool {
         dress: &Dress,
         mut request: Outgoing,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        if let Err(error) = dress.put_on(request.headers_mut()).await {
-            return Err(SendError::NeverSent { request, why: Unsent::Credentials(Arc::new(error)) });
-        }
+        let worn = match dress.put_on(request.headers_mut()).await {
+            Ok(worn) => worn,
+            Err(error) => {
+                return Err(SendError::NeverSent { request, why: Unsent::Credentials(Arc::new(error)) });
+            }
+        };
         let mut response = self.send_bare(request).await?;
-        Dress::take_off(&mut response);
+        dress.take_off(&worn, &mut response);
         Ok(response)
     }
 

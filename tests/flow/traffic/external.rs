@@ -18,9 +18,9 @@ use super::upstream::{self, Upstream};
 use crate::mesh::{Mesh, eventually};
 
 /// A server of the web at `localhost`, known by an authority of its own, and the headers of what it was sent.
-struct Outside {
+pub(super) struct Outside {
     address: SocketAddr,
-    roots: tempfile::NamedTempFile,
+    pub(super) roots: tempfile::NamedTempFile,
     seen: Arc<Mutex<Vec<HeaderMap>>>,
     _server: Upstream,
     task: tokio::task::JoinHandle<()>,
@@ -34,13 +34,22 @@ impl Drop for Outside {
 
 impl Outside {
     async fn start() -> Self {
+        Self::with(async |seen| upstream::echo(&seen)).await
+    }
+
+    /// One that answers as a function says.
+    pub(super) async fn with<F, A>(answer: F) -> Self
+    where
+        F: Fn(upstream::Seen) -> A + Send + Sync + 'static,
+        A: Future<Output = http::Response<upstream::Body>> + Send + 'static,
+    {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&seen);
         let server = Upstream::with(move |it| {
             if it.method_name() == "tools/call" {
                 told.lock().unwrap().push(it.headers.clone());
             }
-            async move { upstream::echo(&it) }
+            answer(it)
         });
         let server = server.await;
         let mut authority = CertificateParams::default();
@@ -74,17 +83,17 @@ impl Outside {
         Self { address, roots, seen, _server: server, task }
     }
 
-    fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("https://localhost:{}", self.address.port())
     }
 
-    fn calls(&self) -> Vec<HeaderMap> {
+    pub(super) fn calls(&self) -> Vec<HeaderMap> {
         self.seen.lock().unwrap().clone()
     }
 }
 
 /// The sidecar through which calls leave.
-async fn leaving(mesh: &Mesh, external: serde_json::Value) -> Running {
+pub(super) async fn leaving(mesh: &Mesh, external: serde_json::Value) -> Running {
     let listen = json!({ "inbound": "127.0.0.1:0", "outbound": null });
     let mut file = pair::joining(mesh, "research", "leaving", listen, json!({})).await;
     file["node"]["servers"] = json!(["research/files"]);
@@ -92,7 +101,7 @@ async fn leaving(mesh: &Mesh, external: serde_json::Value) -> Running {
     pair::start(file).await
 }
 
-async fn declared(mesh: &Mesh, url: &str) {
+pub(super) async fn declared(mesh: &Mesh, url: &str) {
     mesh.apply(&format!(
         "apiVersion: weft.dev/v1alpha1\nkind: McpServer\nmetadata: {{ namespace: research, name: files }}\n\
          spec: {{ external: {{ url: '{url}/mcp' }} }}\n"
@@ -100,7 +109,7 @@ async fn declared(mesh: &Mesh, url: &str) {
     .await;
 }
 
-async fn knows_instances(agent: &Agent, count: usize) {
+pub(super) async fn knows_instances(agent: &Agent, count: usize) {
     let files = "research/files".parse().unwrap();
     eventually("the agent's sidecar knows where calls leave", || {
         let current = agent.sidecar.live.load();

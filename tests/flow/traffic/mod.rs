@@ -19,6 +19,7 @@ mod conditions;
 mod counted;
 mod doors;
 mod drain;
+mod exchanged;
 mod external;
 mod families;
 mod gateway;
