@@ -36,6 +36,8 @@ def plane(tmp_path_factory):
         cluster.start()
         cluster.defines()
         cluster.namespace(NAMESPACE)
+        # The kinds that the control plane follows.
+        cluster.kubectl("apply", "-f", ROOT / "deploy/crds")
         # A node, for which there are pods of DaemonSets.
         cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "here"}})
         settings = yaml.safe_load(named("ConfigMap", "weft-injector")["data"]["settings.yaml"])
@@ -134,6 +136,10 @@ def test_pods_of_every_workload_have_their_sidecars_first(cluster, mesh):
             assert containers(it) == [SIDECAR, "server"], kind
             sidecar = it["spec"]["initContainers"][0]
             # What the API server does not know it would have dropped.
+            folders = {it["mountPath"]: it["name"] for it in sidecar["volumeMounts"]}
+            # Whoever has nothing there is given the account's token for the API server.
+            token = folders.pop("/var/run/secrets/kubernetes.io/serviceaccount")
+            assert (token, set(folders)) == ("weft-nothing", {"/var/run/weft", "/var/lib/weft"})
             assert (sidecar["restartPolicy"], sidecar["startupProbe"]["httpGet"]["port"]) == ("Always", 7401)
             assert it["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"] == "server"
             assert json.loads(it["metadata"]["annotations"][STATUS])["revision"] == "default"

@@ -29,6 +29,7 @@ code by `control-plane/kubernetes/tests/reference.rs`. The control plane injects
 | `weft-capture` | very first init container, with `weft.dev/capture` | makes ports lead to the sidecar |
 | `weft-identity` | volume at `/var/run/weft` | a service account token of an hour, with an audience of its own, and the mesh's roots |
 | `weft-state` | volume at `/var/lib/weft` | the last configuration and the audit trail; no keys |
+| `weft-nothing` | volume over the folder of the account's token for the API server | is empty: the sidecar is not given that token |
 | `weft-binary` | volume at `/weft/bin`, with `weft.dev/stdio` | the sidecar's program |
 | `WEFT_SIDECAR_YAML` | variable | the sidecar's file; the cluster fills in `WEFT_POD_NAME`, `WEFT_POD_NAMESPACE` and `WEFT_POD_IP` |
 | `WEFT_LOG`, `WEFT_ACCESS_LOG`, `WEFT_WORKERS` | variables | what is logged, and the threads for traffic where there is a limit |

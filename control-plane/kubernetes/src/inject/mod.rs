@@ -40,7 +40,11 @@ pub const CAPTURE_CONTAINER: &str = "weft-capture";
 const IDENTITY_VOLUME: &str = "weft-identity";
 const STATE_VOLUME: &str = "weft-state";
 const BINARY_VOLUME: &str = "weft-binary";
-const VOLUMES: [&str; 3] = [IDENTITY_VOLUME, STATE_VOLUME, BINARY_VOLUME];
+/// An empty one, over the folder in which a container finds the account's token for the API server: a sidecar has no
+/// business there, and would be given it unless something else is there.
+const NOTHING_VOLUME: &str = "weft-nothing";
+const VOLUMES: [&str; 4] = [IDENTITY_VOLUME, STATE_VOLUME, NOTHING_VOLUME, BINARY_VOLUME];
+const API_TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const IDENTITY_FOLDER: &str = "/var/run/weft";
 const STATE_FOLDER: &str = "/var/lib/weft";
 const BINARY_FOLDER: &str = "/weft/bin";

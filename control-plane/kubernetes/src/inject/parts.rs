@@ -5,9 +5,9 @@ use serde_json::{Map, Value, json};
 use super::annotations::Wishes;
 use super::settings::Settings;
 use super::{
-    BINARY, BINARY_FOLDER, BINARY_VOLUME, CAPTURE_CONTAINER, COPY_CONTAINER, HEALTH_PORT, IDENTITY_FOLDER,
-    IDENTITY_VOLUME, INBOUND_PORT, ROOTS, SIDECAR_CONTAINER, SIDECAR_USER, STATE_FOLDER, STATE_VOLUME,
-    TOKEN_SECS,
+    API_TOKEN_FOLDER, BINARY, BINARY_FOLDER, BINARY_VOLUME, CAPTURE_CONTAINER, COPY_CONTAINER, HEALTH_PORT,
+    IDENTITY_FOLDER, IDENTITY_VOLUME, INBOUND_PORT, NOTHING_VOLUME, ROOTS, SIDECAR_CONTAINER, SIDECAR_USER,
+    STATE_FOLDER, STATE_VOLUME, TOKEN_SECS,
 };
 
 /// How long a sidecar may take until it has a certificate and its configuration, in seconds. Containers behind it wait.
@@ -20,7 +20,9 @@ pub(super) fn sidecar(wishes: &Wishes, file: String) -> Value {
     container.insert("args".to_owned(), json!(["run"]));
     container.insert("env".to_owned(), environment(wishes, file).into());
     container.insert("ports".to_owned(), ports().into());
-    container.insert("volumeMounts".to_owned(), mounts().into());
+    let mut mounted = mounts();
+    mounted.push(no_token());
+    container.insert("volumeMounts".to_owned(), mounted.into());
     container.insert("resources".to_owned(), resources(wishes));
     container.insert("securityContext".to_owned(), unprivileged());
     container.insert("readinessProbe".to_owned(), readiness());
@@ -41,8 +43,8 @@ pub(super) fn copy(wishes: &Wishes) -> Value {
     let mut container = image(wishes);
     container.insert("name".to_owned(), json!(COPY_CONTAINER));
     container.insert("args".to_owned(), json!(["copy", BINARY]));
-    container
-        .insert("volumeMounts".to_owned(), json!([{ "name": BINARY_VOLUME, "mountPath": BINARY_FOLDER }]));
+    let writable = json!({ "name": BINARY_VOLUME, "mountPath": BINARY_FOLDER });
+    container.insert("volumeMounts".to_owned(), json!([writable, no_token()]));
     container.insert("resources".to_owned(), requests(wishes));
     container.insert("securityContext".to_owned(), unprivileged());
     Value::Object(container)
@@ -58,6 +60,7 @@ pub(super) fn capture(wishes: &Wishes) -> Value {
     let mut container = image(wishes);
     container.insert("name".to_owned(), json!(CAPTURE_CONTAINER));
     container.insert("args".to_owned(), args.into());
+    container.insert("volumeMounts".to_owned(), json!([no_token()]));
     container.insert("resources".to_owned(), requests(wishes));
     // A capability is in effect for root alone; it is all that this root has.
     container.insert(
@@ -113,6 +116,11 @@ pub(super) fn mounts() -> Vec<Value> {
     ]
 }
 
+/// In the place of the account's token for the API server, which every container is given that has nothing there.
+fn no_token() -> Value {
+    json!({ "name": NOTHING_VOLUME, "mountPath": API_TOKEN_FOLDER, "readOnly": true })
+}
+
 pub(super) fn binary_mount() -> Value {
     json!({ "name": BINARY_VOLUME, "mountPath": BINARY_FOLDER, "readOnly": true })
 }
@@ -161,6 +169,7 @@ pub(super) fn volumes(settings: &Settings, with_binary: bool) -> Vec<Value> {
             { "configMap": { "name": ROOTS, "items": [{ "key": "ca.crt", "path": "ca.crt" }] } },
         ] } }),
         json!({ "name": STATE_VOLUME, "emptyDir": { "sizeLimit": settings.state_size.as_str() } }),
+        json!({ "name": NOTHING_VOLUME, "emptyDir": { "sizeLimit": "4Ki" } }),
     ];
     if with_binary {
         volumes.push(json!({ "name": BINARY_VOLUME, "emptyDir": { "sizeLimit": "128Mi" } }));

@@ -118,7 +118,7 @@ fn the_sidecar_is_the_first_init_container_and_stays() {
     assert_eq!(pod["spec"]["unknownToUs"], json!({ "stays": [1, 2.5] }));
     assert_eq!(pod["metadata"]["labels"], json!({ "app": "files", "weft.dev/sidecar": "default" }));
     assert_eq!(pod["metadata"]["annotations"][DEFAULT_CONTAINER], "server");
-    assert_eq!(pod["metadata"]["annotations"][SAFE_TO_EVICT], "weft-state");
+    assert_eq!(pod["metadata"]["annotations"][SAFE_TO_EVICT], "weft-state,weft-nothing");
     assert!(warnings.is_empty(), "{warnings:?}");
     let status: Record =
         serde_json::from_str(pod["metadata"]["annotations"][STATUS].as_str().unwrap()).unwrap();

@@ -177,7 +177,7 @@ fn a_message_repeats_no_more_than_a_line_of_a_value() {
 
 #[test]
 fn volumes_of_the_sidecars_names_are_a_clash() {
-    for name in ["weft-identity", "weft-state", "weft-binary"] {
+    for name in ["weft-identity", "weft-state", "weft-nothing", "weft-binary"] {
         let skip = skipped(&with(pod(), "/spec/volumes", json!([{ "name": name, "emptyDir": {} }])));
         assert_eq!(skip, Skip::Clash { what: "a volume", name: name.to_owned() });
     }

@@ -29,7 +29,7 @@ fn the_sidecar_takes_the_place_of_the_command() {
     let mounts: Vec<_> =
         notes["volumeMounts"].as_array().unwrap().iter().map(|it| it["mountPath"].clone()).collect();
     assert_eq!(mounts, ["/var/run/weft", "/var/lib/weft", "/weft/bin"]);
-    assert_eq!(injected.pod["metadata"]["annotations"][SAFE_TO_EVICT], "weft-state,weft-binary");
+    assert_eq!(injected.pod["metadata"]["annotations"][SAFE_TO_EVICT], "weft-state,weft-nothing,weft-binary");
 }
 
 #[test]
