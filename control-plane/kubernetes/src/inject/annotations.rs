@@ -142,7 +142,8 @@ const ENTRIES: &[Entry] = &[
         limit: no_limit,
         means: "The container's command speaks MCP over stdin and stdout. The sidecar is copied into it and becomes the \
                 parent of the command; there is no container of its own. `weft.dev/servers` names the one server that \
-                the command is.",
+                the command is. A word that refers to a variable, `$(NAME)`, is a mistake: its value is known in the \
+                cluster alone; a program finds the variable itself in its environment.",
         read: |wishes, text| {
             wishes.stdio = Some(container(text)?);
             Ok(())
