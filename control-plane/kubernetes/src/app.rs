@@ -39,6 +39,9 @@ pub const SERVICE: &str = "weft-control-plane";
 pub const WEBHOOKS_SERVICE: &str = "weft-webhooks";
 /// How long the API server may take to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest silence on a connection to it. An API server ends every watch after less than that, so that longer means that
+/// nobody is there any more.
+const READ_TIMEOUT: Duration = Duration::from_secs(300);
 /// How often the issuer is looked after.
 const UPKEEP: Duration = Duration::from_secs(3600);
 
@@ -276,6 +279,7 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Error> {
         None => ClientConfig::incluster().map_err(Error::NotInCluster)?,
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(READ_TIMEOUT);
     Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))
 }
 

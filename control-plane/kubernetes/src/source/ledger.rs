@@ -52,6 +52,10 @@ impl Ledger {
         self.locked().clone()
     }
 
+    pub(super) fn keys(&self) -> Vec<Key> {
+        self.locked().keys().cloned().collect()
+    }
+
     /// How many objects there are, and how many of them were kept out.
     pub fn counts(&self) -> (usize, usize) {
         let entries = self.locked();

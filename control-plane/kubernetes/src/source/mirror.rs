@@ -44,6 +44,8 @@ pub struct Mirror {
     pub ledger: Arc<Ledger>,
     /// Objects that read well and contradict others: they are tried again when others change.
     contradicting: BTreeMap<Key, Seen>,
+    /// The last of those that was tried.
+    tried: Option<Key>,
 }
 
 /// One step that is asked of the store.
@@ -69,7 +71,7 @@ impl Step {
 
 impl Mirror {
     pub fn new(store: Arc<dyn Store>, objects: Arc<Objects>, mesh: Mesh, ledger: Arc<Ledger>) -> Self {
-        Self { store, objects, mesh, ledger, contradicting: BTreeMap::new() }
+        Self { store, objects, mesh, ledger, contradicting: BTreeMap::new(), tried: None }
     }
 
     /// Takes news in. `whole` are the kinds of which all is known, with their objects: whatever else the store has of them
@@ -80,14 +82,14 @@ impl Mirror {
         whole: &BTreeMap<Kind, BTreeSet<Key>>,
     ) -> Result<Revision, store::Error> {
         let present = self.objects.present().await?;
-        let stored = present.objects().keys().cloned();
-        for key in stored.chain(self.ledger.entries().into_keys()) {
-            let gone = whole.get(&key.kind).is_some_and(|all| !all.contains(&key));
-            if gone {
-                batch.entry(key).or_insert(None);
-            }
+        if !whole.is_empty() {
+            let known = present.objects().keys().cloned().chain(self.ledger.keys());
+            let is_gone = |key: &Key| whole.get(&key.kind).is_some_and(|all| !all.contains(key));
+            known.filter(is_gone).for_each(|key| _ = batch.entry(key).or_insert(None));
         }
         let mut steps = self.steps(&present, batch);
+        // While somebody looks at the present, it is copied whenever it moves.
+        drop(present);
         self.try_again(&mut steps);
         // What goes makes room; then the older comes before the younger, which may contradict it.
         steps.sort_by_cached_key(|step| {
@@ -103,9 +105,13 @@ impl Mirror {
         let moves = |step: &&Step| step.put.is_none() || step.key.kind == Kind::McpServer;
         let moved: BTreeSet<Namespace> =
             steps.iter().filter(moves).map(|step| step.key.namespace.clone()).collect();
-        let waiting = self.contradicting.keys().filter(|key| moved.contains(&key.namespace));
+        let is_later = |key: &&Key| self.tried.as_ref().is_none_or(|tried| *key > tried);
+        let (later, earlier): (Vec<_>, Vec<_>) = self.contradicting.keys().partition(is_later);
+        let waiting = later.into_iter().chain(earlier).filter(|key| moved.contains(&key.namespace));
         let waiting: Vec<Key> = waiting.take(RETRIED_MAX).cloned().collect();
-        steps.extend(waiting.iter().filter_map(|key| self.contradicting.remove(key)).filter_map(put));
+        steps.extend(waiting.iter().filter_map(|key| self.contradicting.get(key).cloned()).filter_map(put));
+        // Where there are more, everyone has a turn.
+        self.tried = waiting.last().cloned();
     }
 
     /// What is to be done. Whatever is so already is only noted.
@@ -208,9 +214,10 @@ impl Mirror {
         }
     }
 
-    fn note(&self, part: Vec<Step>, revision: Revision, changes: Changes) {
+    fn note(&mut self, part: Vec<Step>, revision: Revision, changes: Changes) {
         let mut warnings: BTreeMap<Key, Vec<String>> =
             changes.outcomes.into_iter().map(|it| (it.key, it.warnings)).collect();
+        part.iter().for_each(|step| _ = self.contradicting.remove(&step.key));
         let entries = part.into_iter().filter_map(|step| match (step.seen, step.put) {
             (Some(seen), _) => {
                 let mut told = warnings.remove(&step.key).unwrap_or_default();

@@ -27,7 +27,7 @@ use told::{Told, Way, published_as, tell};
 pub const FIELD_MANAGER: &str = "weft";
 /// Shortest time between two looks at all objects.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
-/// Longest time between two looks, for what changes without a word, and after failures.
+/// Longest pause after failures.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How long it is waited for news before the sidecars are counted again.
 const QUIET: Duration = Duration::from_secs(3);
@@ -91,8 +91,8 @@ async fn go_on(mut deps: Deps) {
                 );
             }
         }
-        let pause = (memory.counting * SHARE).max(PAUSE_MIN * 2u32.saturating_pow(failures.min(6)));
-        tokio::time::sleep(pause.min(PAUSE_MAX)).await;
+        let pause = (PAUSE_MIN * 2u32.saturating_pow(failures.min(6))).min(PAUSE_MAX);
+        tokio::time::sleep(pause.max(memory.counting * SHARE)).await;
         if memory.next.is_none() {
             let _ = tokio::time::timeout(QUIET, news.changed()).await;
         }
@@ -166,6 +166,11 @@ async fn write(deps: &Deps, key: &Key, entry: &Entry, told: &Told) -> Result<(),
         }
         // It is gone, or is another one now: its own news are on their way.
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        // Others are not to wait for one that cannot be told.
+        Err(kube::Error::Api(status)) if matches!(status.code, 400 | 422) => {
+            tracing::warn!(object = %key, message = status.message, "what became of an object is not taken");
+            Ok(())
+        }
         Err(error) => Err(error),
     }
 }

@@ -216,3 +216,20 @@ async fn warnings_are_kept_as_long_as_the_object_is_the_same() {
         assert_eq!(world.mirror.ledger.entries()[&lonely.key].warnings, ["it selects no server that exists"]);
     }
 }
+
+#[tokio::test]
+async fn of_many_that_contradict_each_has_its_turn() {
+    let mut world = World::new().await;
+    let first = server("first", 1, &["shared"]);
+    let others =
+        (0..2 * RETRIED_MAX as i64).map(|number| server(&format!("s{number:03}"), 2 + number, &["shared"]));
+    world.take([first.clone()].into_iter().chain(others)).await;
+    assert_eq!(world.mirror.ledger.counts(), (1 + 2 * RETRIED_MAX, 2 * RETRIED_MAX));
+    // One of them takes its place, and the others go on waiting.
+    let gone = Batch::from([(first.key, None)]);
+    world.mirror.take(gone, &BTreeMap::new()).await.unwrap();
+    assert_eq!(world.mirror.ledger.counts(), (2 * RETRIED_MAX, 2 * RETRIED_MAX - 1));
+    let tried = world.mirror.tried.clone();
+    world.take([server("unrelated", 900, &[])]).await;
+    assert_ne!(world.mirror.tried, tried);
+}
