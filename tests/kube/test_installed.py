@@ -2,53 +2,13 @@
 account and no others. Only its node is missing, so that it runs on this machine."""
 
 import json
-import os
 
 import pytest
-import yaml
 
 from charts import CHART, helm
 from cluster import Cluster, Refused
-from processes import Process, eventually
-
-SYSTEM = "weft-system"
-
-
-class Installed:
-    """A release in a cluster of its own, and its control plane."""
-
-    def __init__(self, cluster: Cluster, folder, release: str, *values: str):
-        self.cluster, self.release = cluster, release
-        helm("install", release, CHART, "-n", SYSTEM, "--create-namespace", *values, cluster=cluster)
-        suffix = "" if release == "weft" else f"-{release}"
-        self.name = f"weft-control-plane{suffix}"
-        said = eventually(lambda: cluster.finds("pod", f"{self.name}-0", "-n", SYSTEM), within=20)
-        folder.mkdir()
-        args = said["spec"]["containers"][0]["args"]
-        settings = cluster.get("configmap", f"weft-injector{suffix}", "-n", SYSTEM)["data"]["settings.yaml"]
-        (folder / "settings.yaml").write_text(settings)
-        moved = {"--data-dir=/var/lib/weft": f"--data-dir={folder / 'data'}"}
-        moved["--injector-settings=/etc/weft/settings.yaml"] = f"--injector-settings={folder / 'settings.yaml'}"
-        assert set(moved) <= set(args)
-        doors = [f"--listen-{door}=127.0.0.1:0" for door in ("sidecars", "operators", "health")]
-        self.process = Process(
-            folder / "control-plane.log", os.environ["WEFT_BIN"], *(moved.get(it, it) for it in args), *doors,
-            "--listen-webhooks=0.0.0.0:0", f"--kubeconfig={self._kubeconfig(folder)}",
-            WEFT_POD_NAME=said["metadata"]["name"],
-        )
-        cluster.answers(f"weft-webhooks{suffix}", SYSTEM, webhooks=int(self.process.ready["webhooks"].rsplit(":", 1)[1]))
-
-    def _kubeconfig(self, folder):
-        """How the pod reaches the API server: by the token of its account."""
-        config = yaml.safe_load(self.cluster.kubeconfig.read_text())
-        token = self.cluster.kubectl("create", "token", self.name, "-n", SYSTEM).strip()
-        config["users"][0]["user"] = {"token": token}
-        (folder / "kubeconfig").write_text(yaml.safe_dump(config))
-        return folder / "kubeconfig"
-
-    def log(self) -> str:
-        return self.process.log()
-
+from installed import SYSTEM, Installed
+from processes import eventually
 
 def forbidden(installed: Installed) -> list[str]:
     """What the control plane was not allowed, as it complained."""
@@ -62,6 +22,7 @@ def main(tmp_path_factory):
     installed = None
     try:
         cluster.start()
+        helm("install", "weft", CHART, "-n", SYSTEM, "--create-namespace", cluster=cluster)
         installed = Installed(cluster, folder / "main", "weft")
         yield installed
     finally:
@@ -137,7 +98,8 @@ def test_resources_with_mistakes_are_refused_and_others_say_what_became_of_them(
 def test_a_second_control_plane_is_tried_beside_the_first_and_taken_away_again(main, tmp_path):
     cluster = main.cluster
     values = ("--set", "revision=next,crds.install=false,proxy.image.tag=0.2.0")
-    beside = Installed(cluster, tmp_path / "next", "next", *values)
+    helm("install", "next", CHART, "-n", SYSTEM, *values, cluster=cluster)
+    beside = Installed(cluster, tmp_path / "next", "next")
     try:
         cluster.namespace("early", weft_dev__revision="next")
         eventually(lambda: sidecar(made(cluster, "early", "app")) == "weft-sidecar:0.2.0", within=30)
