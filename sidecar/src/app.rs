@@ -36,7 +36,7 @@ use crate::servers::{self, Servers};
 use crate::state::Live;
 use crate::stdio::launch::Launcher;
 use crate::trace::{self, Tracer};
-use crate::{control, gateway, push, session_id};
+use crate::{control, exposure, gateway, push, session_id};
 use shown::Shown;
 use sockets::Sockets;
 
@@ -176,6 +176,8 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
     }
     let shown = Arc::new(core.shown(control.state.clone(), logging));
     let _ = about.shown.set(Arc::<Shown>::clone(&shown));
+    let stop = core.tokens.stop.clone();
+    lasting.spawn(exposure::watch(core.servers.clone(), Arc::clone(&core.metrics), stop));
     if let Some(push) = core.push(&shown) {
         lasting.spawn(push);
     }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use weft_proto::name::ServerName;
 use weft_proto::resource::kinds::{External, HealthCheck, Location, McpServer, Stdio};
 
-use crate::bootstrap::Upstream;
+use crate::bootstrap::{Node, Upstream};
 use crate::exchange::front::{Front, Place};
 use crate::external::{self, Outward};
 use crate::health::Health;
@@ -123,8 +123,7 @@ impl Backend {
         }
         let path = spec.path.as_ref().map_or("/mcp", |path| path.as_str());
         let path = PathAndQuery::try_from(path).map_err(|_| Error::Path)?;
-        let upstream = parts.node.upstreams.get(name).cloned().or_else(|| said_by(&spec.location));
-        let (destination, host) = match upstream.ok_or(Error::NoAddress)? {
+        let (destination, host) = match listens_at(name, spec, &parts.node).ok_or(Error::NoAddress)? {
             Upstream::Address(address) => {
                 // The guards of SDKs against rebound names know a server on loopback by this name.
                 let host = format!("localhost:{}", address.port());
@@ -277,6 +276,15 @@ fn settings(spec: &McpServer, parts: &Parts, usual: Settings) -> Settings {
     let connect_timeout = spec.timeouts.connect.map_or(CONNECT_TIMEOUT, |span| span.duration());
     let connections_max = usual.connections_max + parts.limits.listening_max;
     Settings { connect_timeout, connections_max, ..usual }
+}
+
+/// Where a server listens, if it is one that does, beside this sidecar.
+pub fn listens_at(name: &ServerName, spec: &McpServer, node: &Node) -> Option<Upstream> {
+    let elsewhere = matches!(spec.location, Location::Stdio(_) | Location::External(_));
+    if elsewhere || node.commands.contains_key(name) {
+        return None;
+    }
+    node.upstreams.get(name).cloned().or_else(|| said_by(&spec.location))
 }
 
 /// Where the resource says that the server listens.

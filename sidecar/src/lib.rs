@@ -24,6 +24,7 @@ pub mod control;
 pub mod copy;
 pub mod descriptors;
 pub mod exchange;
+pub mod exposure;
 pub mod external;
 pub mod forward;
 pub mod gateway;

@@ -149,6 +149,7 @@ metrics! {
     in_flight: Family<ServerLabel, Gauge> = Family::default(), "Calls under way at a server";
     upstream_up: Family<ServerLabel, Gauge> = Family::default(), "Whether a server beside this sidecar answers: 1, or 0";
     server_healthy: Family<ServerLabel, Gauge> = Family::default(), "Whether a server with a health check is well: 1, or 0";
+    server_exposed: Family<ServerLabel, Gauge> = Family::default(), "Whether a server that listens can be called past this sidecar: 1, or 0";
     child_restarts: Family<ServerLabel, Gauge> = Family::default(), "Starts of a stdio server after its first";
     child_garbage_lines: Family<ServerLabel, Gauge> = Family::default(), "Lines of a stdio server that were no messages";
     quota_decisions: Family<QuotaLabels, Tally> = Family::default(), "Calls that a limit of a quota counted, or would not: allowed, near (allowed, with four fifths taken), denied, shadow_denied";

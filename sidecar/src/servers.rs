@@ -16,8 +16,8 @@ use weft_proto::policy::placement;
 use weft_proto::resource::kinds::McpServer;
 
 use crate::admit::Places;
-use crate::backend::{Backend, CALL_TIMEOUT};
-use crate::bootstrap::Node;
+use crate::backend::{self, Backend, CALL_TIMEOUT};
+use crate::bootstrap::{Node, Upstream};
 use crate::classify::Call;
 use crate::health::check::Checked;
 use crate::health::{Health, Told};
@@ -114,6 +114,12 @@ impl Servers {
 
     pub fn all(&self) -> Vec<Arc<Local>> {
         self.0.table.load().values().cloned().collect()
+    }
+
+    /// Those that listen, and where they are spoken to.
+    pub fn listening(&self) -> Vec<(Arc<str>, Upstream)> {
+        let at = |local: &Local| backend::listens_at(&local.name, &local.spec, &self.0.parts.node);
+        self.all().iter().filter_map(|it| Some((Arc::clone(&it.label), at(it)?))).collect()
     }
 
     /// How each server is, in the order of their names.

@@ -88,6 +88,7 @@ fn metrics_shown() -> String {
     }
     let Metrics { in_flight, upstream_up, server_healthy, child_restarts, child_garbage_lines, .. } =
         &metrics;
+    drop(metrics.server_exposed.get_or_create(&ServerLabel { server: "".into() }));
     for family in [in_flight, upstream_up, server_healthy, child_restarts, child_garbage_lines] {
         drop(family.get_or_create(&ServerLabel { server: "".into() }));
     }
