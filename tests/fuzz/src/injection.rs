@@ -44,7 +44,7 @@ fn file_of(pod: &Value) -> Option<&str> {
     let ours =
         containers.filter(|it| it["name"] == "weft-sidecar" || it["command"][0] == "/weft/bin/weft-sidecar");
     let variables = ours.filter_map(|it| it["env"].as_array()).flatten();
-    variables.filter(|it| it["name"] == "WEFT_SIDECAR_YAML").filter_map(|it| it["value"].as_str()).last()
+    variables.filter(|it| it["name"] == "WEFT_SIDECAR_YAML").filter_map(|it| it["value"].as_str()).next_back()
 }
 
 /// The text as a cluster would give it to the container.
