@@ -108,7 +108,14 @@ impl IdentityService {
         let lifetime = self.lifetime(&request)?;
         // Checked before the proof is spent: a bad request must not cost a token its use.
         let checked = ca::request::check(&request.csr).map_err(Refusal::Csr)?;
-        let attested = self.attestor.attest(request.proof, &request.spiffe_id, peer, now).await?;
+        let attested = self.attestor.attest(request.proof, &request.spiffe_id, peer, now).await;
+        let attested = attested.map_err(|error| match error {
+            // Whoever comes back at once, with all the others, keeps it away.
+            attest::Error::Kubernetes(kubernetes::Error::Unavailable(why)) => {
+                Refusal::ClusterAway { why, after: self.spread() }
+            }
+            other => other.into(),
+        })?;
         let issued = self.sign(checked, &attested, lifetime).await?;
         let root = Fingerprint::of(&issued.root).to_string();
         if let Some(old) = &attested.renews {
@@ -195,6 +202,8 @@ enum Refusal {
     Lifetime,
     #[error("the signing request cannot be used: {0}")]
     Csr(#[source] ca::request::Error),
+    #[error("the cluster could not be asked about the token: {why}; come back in {} ms", .after.as_millis())]
+    ClusterAway { why: String, after: Duration },
     #[error(transparent)]
     Attest(#[from] attest::Error),
     #[error("the certificate could not be issued: {0}")]
@@ -217,9 +226,7 @@ impl Refusal {
             }
             Self::Attest(attest::Error::Token(_)) => (Code::Unauthenticated, "join_token", None),
             Self::Attest(attest::Error::NoCluster) => (Code::FailedPrecondition, "no_cluster", None),
-            Self::Attest(attest::Error::Kubernetes(kubernetes::Error::Unavailable(_))) => {
-                (Code::Unavailable, "cluster_unavailable", None)
-            }
+            Self::ClusterAway { after, .. } => (Code::Unavailable, "cluster_unavailable", Some(*after)),
             Self::Attest(attest::Error::Kubernetes(_)) => (Code::Unauthenticated, "account_token", None),
             Self::Attest(
                 attest::Error::NotAWorkload(_)
