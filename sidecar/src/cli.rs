@@ -19,6 +19,7 @@ use weft_telemetry::recent::Recent;
 use crate::access_log::Sink;
 use crate::app::{self, Running, Surroundings};
 use crate::bootstrap::{Bootstrap, FILE_BYTES_MAX};
+use crate::capture::{self, Capture};
 use crate::copy;
 use crate::descriptors;
 use crate::logging::Logging;
@@ -44,6 +45,11 @@ Examples:
 const COPY_EXAMPLES: &str = "\
 Examples:
   weft sidecar copy /weft/bin/weft-sidecar";
+
+const CAPTURE_EXAMPLES: &str = "\
+Examples:
+  weft sidecar capture --port 9000 --to 7443 --uid 7443
+  weft sidecar capture --port 9000,9001 --print";
 
 /// The sidecar of a Weft mesh: stands next to an MCP server or an agent
 #[derive(Debug, Parser)]
@@ -73,6 +79,30 @@ pub enum Command {
         /// Where the copy is to be
         path: PathBuf,
     },
+    /// Makes ports lead to the sidecar, whoever connects to them from elsewhere
+    ///
+    /// Sets rules of nftables in the network namespace that it runs in, in place of those that it set before: TCP to the
+    /// ports goes to the sidecar's own, UDP to them is dropped. Loopback, and the sidecar's user, still reach what
+    /// listens there. Takes the capability NET_ADMIN; ends when the rules are set.
+    #[command(after_help = CAPTURE_EXAMPLES)]
+    Capture(CaptureArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct CaptureArgs {
+    /// The ports, with commas between or each with a flag of its own; at most 16
+    #[arg(long = "port", value_name = "PORT", required = true, value_delimiter = ',')]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub ports: Vec<u16>,
+    /// The sidecar's port for callers
+    #[arg(long, value_name = "PORT", default_value = "7443", value_parser = clap::value_parser!(u16).range(1..))]
+    pub to: u16,
+    /// The user id that the sidecar runs with
+    #[arg(long, value_name = "UID", default_value = "7443")]
+    pub uid: u32,
+    /// Only show the rules, as nft does
+    #[arg(long)]
+    pub print: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -180,6 +210,13 @@ pub fn try_run(command: Command, launcher: Launcher) -> anyhow::Result<ExitCode>
         Command::Run(args) => return run_until_stopped(&args, launcher),
         Command::Check(args) => args.read().map(|_| say("the file can be run"))?,
         Command::Copy { path } => copy::itself(&path)?,
+        Command::Capture(args) => {
+            let rules = Capture::new(&args.ports, args.to, args.uid)?;
+            match args.print {
+                true => say(rules.to_string().trim_end()),
+                false => capture::set(&rules)?,
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -17,6 +17,7 @@ pub mod backend;
 pub mod body;
 pub mod bootstrap;
 pub mod bridge;
+pub mod capture;
 pub mod classify;
 pub mod cli;
 pub mod clock;

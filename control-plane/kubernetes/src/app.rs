@@ -154,7 +154,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     followed.start(client.clone(), &control_plane, synced.clone(), leads.subscribe(), &tasks);
     let leases = Api::namespaced(client.clone(), namespace);
     let me = format!("{}_{:016x}", config.pod, u64::from_be_bytes(random()?));
-    let campaign = Campaign::new(leases, parts.names.lease.clone(), me, config.leadership, leads);
+    let campaign = Campaign::new(leases, parts.names.lease, me, config.leadership, leads);
     tasks.spawn(lead(campaign, synced, shutdown));
     Ok(Running { control_plane, client, tasks })
 }

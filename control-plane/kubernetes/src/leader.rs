@@ -185,7 +185,7 @@ impl Campaign {
     }
 
     /// Gives the lease back, so that nobody has to wait for its end. Nothing is lent any more by then.
-    async fn release(&mut self) {
+    async fn release(&self) {
         self.leads.send_replace(false);
         let Some(transitions) = self.seat.held(self.now()) else { return };
         let release = async {
