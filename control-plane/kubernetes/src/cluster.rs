@@ -238,7 +238,7 @@ fn could_be_ours(token: &str, audience: &str, now: SystemTime) -> Result<(), &'s
     }
     let secs = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     match claims.exp {
-        Some(ends) if ends + 60 < secs => Err("it has expired"),
+        Some(ends) if ends.saturating_add(60) < secs => Err("it has expired"),
         _ => Ok(()),
     }
 }
@@ -270,3 +270,6 @@ fn may_run(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     !matches!(phase, Some("Succeeded" | "Failed"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -352,3 +352,6 @@ fn is_past_half(files: &Files, now: SystemTime) -> bool {
     };
     now >= begins + ends.duration_since(begins).unwrap_or_default() / 2
 }
+
+#[cfg(test)]
+mod tests;

@@ -253,6 +253,17 @@ fn of_a_policy_that_is_younger_than_this_run_is_lent_at_once() {
 }
 
 #[test]
+fn one_of_several_may_lend_only_while_it_leads() {
+    let leads = watch::Sender::new(false);
+    let lender = Lender::new(Settings::default(), Arc::new(Metrics::new()));
+    assert!(lender.lends(), "alone, it always may");
+    let lender = lender.lending_while(Some(leads.subscribe()));
+    assert!(!lender.lends());
+    leads.send_replace(true);
+    assert!(lender.lends());
+}
+
+#[test]
 fn what_is_lent_is_counted_for_those_who_watch() {
     let mut bench = Bench::new();
     bench.report(bench.key(0, "a"), 0, 1, false);
