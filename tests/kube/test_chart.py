@@ -149,16 +149,16 @@ def test_the_control_plane_may_do_what_it_needs_and_nothing_else(installed, ques
 
 def test_whoever_edits_a_namespace_edits_its_policies_and_never_their_status(installed):
     installed.namespace("tenant")
-    for role in ("view", "edit"):
-        installed.kubectl("create", "rolebinding", role, f"--clusterrole={role}", f"--user={role}er", "-n", "tenant")
+    for role, user in (("view", "viewer"), ("edit", "editor")):
+        installed.kubectl("create", "rolebinding", role, f"--clusterrole={role}", f"--user={user}", "-n", "tenant")
     eventually(lambda: may(installed, "get routes.weft.dev -n tenant", "viewer"), within=10)
-    eventually(lambda: may(installed, "patch routes.weft.dev -n tenant", "editer"), within=10)
+    eventually(lambda: may(installed, "patch routes.weft.dev -n tenant", "editor"), within=10)
     assert not may(installed, "patch routes.weft.dev -n tenant", "viewer")
-    assert not may(installed, "patch routes.weft.dev/status -n tenant", "editer")
-    assert not may(installed, "get routes.weft.dev -n weft-system", "editer")
+    assert not may(installed, "patch routes.weft.dev/status -n tenant", "editor")
+    assert not may(installed, "get routes.weft.dev -n weft-system", "editor")
     # Every kind that there is, lest one be forgotten.
     kinds = installed.kubectl("api-resources", "--api-group=weft.dev", "-o", "name").split()
-    assert len(kinds) == 9 and all(may(installed, f"create {kind} -n tenant", "editer") for kind in kinds)
+    assert len(kinds) == 9 and all(may(installed, f"create {kind} -n tenant", "editor") for kind in kinds)
 
 
 @pytest.mark.parametrize("name", ["staging", "production"])
