@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from control_plane import NAMESPACE, TRUST_DOMAIN, ControlPlane, eventually, pod, token
+from control_plane import NAMESPACE, TRUST_DOMAIN, ControlPlane, eventually, pod, sidecar_file, token
 from processes import Process
 
 
@@ -19,26 +19,6 @@ def plane(cluster, tmp_path_factory):
         yield plane
     finally:
         plane.stop()
-
-
-def sidecar_file(cluster, plane, directory, namespace: str, name: str, proof: str) -> str:
-    """The file of a sidecar that proves itself by a token, as one in a pod has it. The roots are the ConfigMap's."""
-    directory.mkdir(parents=True, exist_ok=True)
-    roots = eventually(lambda: cluster.finds("configmap", "weft-roots", "-n", namespace), within=10)
-    (directory / "ca.crt").write_text(roots["data"]["ca.crt"])
-    (directory / "token").write_text(proof)
-    config = {
-        "node": {"id": f"{namespace}/{name}"},
-        "source": {"controlPlane": {
-            "address": plane.ready["sidecars"],
-            "proof": {"tokenFile": str(directory / "token")},
-            "caFile": str(directory / "ca.crt"),
-        }},
-        "listen": {"inbound": "127.0.0.1:0", "outbound": None, "health": "127.0.0.1:0", "admin": "127.0.0.1:0"},
-    }
-    file = directory / "sidecar.yaml"
-    file.write_text(json.dumps(config))
-    return str(file)
 
 
 def refused(plane, file: str, expected: str):

@@ -24,11 +24,13 @@ struct Model {
     /// By revision.
     states: Vec<State>,
     oldest: Revision,
+    /// What was the oldest after each compaction.
+    oldests: Vec<Revision>,
 }
 
 impl Model {
     fn new() -> Self {
-        Self { states: vec![State::new()], oldest: Revision(1) }
+        Self { states: vec![State::new()], oldest: Revision(1), oldests: Vec::new() }
     }
 
     fn head(&self) -> Revision {
@@ -99,6 +101,7 @@ impl Model {
             return Err(Error::Future { head: self.head() });
         }
         self.oldest = self.oldest.max(keep_from);
+        self.oldests.push(self.oldest);
         Ok(self.oldest)
     }
 
@@ -297,7 +300,8 @@ impl Pair {
             }
             (Some(Err(Error::Compacted { oldest })), _) if behind => {
                 // As it was when the watch was overtaken: what came later may have let go of more.
-                assert!(oldest.0 > followed.seen.0 + 1 && oldest <= model.oldest, "{oldest:?}");
+                let overtook = oldest.0 > followed.seen.0 + 1 && model.oldests.contains(&oldest);
+                assert!(overtook, "{oldest:?} of {:?}", model.oldests);
                 self.watches.remove(watch);
             }
             (told, next) => panic!("told {told:?}, but {next:?} comes next"),
