@@ -16,7 +16,7 @@ pub(crate) use index::exact_names;
 pub use observed::{Instance, Observation, Speaker};
 pub use sight::Lookup;
 pub use viewer::{Stances, Viewer};
-pub use world::{Change, Published, TrustRoots, Update, World, version_of};
+pub use world::{Change, Published, TrustRoots, Update, World, type_of, version_of};
 
 use weft_proto::name::{Namespace, ServerName};
 use weft_proto::wire::ResourceType;

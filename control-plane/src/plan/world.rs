@@ -477,7 +477,8 @@ pub(super) fn selector_of(spec: &Spec) -> Option<&ServerSelector> {
     }
 }
 
-fn type_of(kind: Kind) -> ResourceType {
+/// As which type the objects of a kind are published.
+pub const fn type_of(kind: Kind) -> ResourceType {
     match kind {
         Kind::McpServer => ResourceType::Server,
         Kind::VirtualServer => ResourceType::VirtualServer,

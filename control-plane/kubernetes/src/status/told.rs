@@ -5,8 +5,9 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use weft_control_plane::plan::type_of;
 use weft_control_plane::xds::Held;
-use weft_proto::resource::{Key, Kind};
+use weft_proto::resource::Key;
 use weft_proto::wire::{MESH_NAME, ResourceType};
 
 use crate::source::{Before, Entry, Fate, clipped};
@@ -46,18 +47,10 @@ struct Condition {
 
 /// How an object is published; none for a name that stands for itself.
 pub(super) fn published_as(key: &Key) -> (ResourceType, String) {
-    let ty = match key.kind {
-        Kind::McpServer => ResourceType::Server,
-        Kind::VirtualServer => ResourceType::VirtualServer,
-        Kind::Route => ResourceType::Route,
-        Kind::AccessPolicy => ResourceType::AccessPolicy,
-        Kind::QuotaPolicy => ResourceType::QuotaPolicy,
-        Kind::ToolPolicy => ResourceType::ToolPolicy,
-        Kind::Authentication => ResourceType::Authentication,
-        Kind::Telemetry => ResourceType::Telemetry,
-        Kind::Trust => return (ResourceType::Mesh, MESH_NAME.to_owned()),
-    };
-    (ty, format!("{}/{}", key.namespace, key.name))
+    match type_of(key.kind) {
+        ResourceType::Mesh => (ResourceType::Mesh, MESH_NAME.to_owned()),
+        ty => (ty, format!("{}/{}", key.namespace, key.name)),
+    }
 }
 
 /// What there is to tell. `published` is the revision that sidecars are told about, `held` how far they are, if it
