@@ -25,12 +25,12 @@ struct Model {
     states: Vec<State>,
     oldest: Revision,
     /// What was the oldest after each compaction.
-    oldests: Vec<Revision>,
+    overtaken_at: Vec<Revision>,
 }
 
 impl Model {
     fn new() -> Self {
-        Self { states: vec![State::new()], oldest: Revision(1), oldests: Vec::new() }
+        Self { states: vec![State::new()], oldest: Revision(1), overtaken_at: Vec::new() }
     }
 
     fn head(&self) -> Revision {
@@ -101,7 +101,7 @@ impl Model {
             return Err(Error::Future { head: self.head() });
         }
         self.oldest = self.oldest.max(keep_from);
-        self.oldests.push(self.oldest);
+        self.overtaken_at.push(self.oldest);
         Ok(self.oldest)
     }
 
@@ -300,8 +300,8 @@ impl Pair {
             }
             (Some(Err(Error::Compacted { oldest })), _) if behind => {
                 // As it was when the watch was overtaken: what came later may have let go of more.
-                let overtook = oldest.0 > followed.seen.0 + 1 && model.oldests.contains(&oldest);
-                assert!(overtook, "{oldest:?} of {:?}", model.oldests);
+                let overtook = oldest.0 > followed.seen.0 + 1 && model.overtaken_at.contains(&oldest);
+                assert!(overtook, "{oldest:?} of {:?}", model.overtaken_at);
                 self.watches.remove(watch);
             }
             (told, next) => panic!("told {told:?}, but {next:?} comes next"),
