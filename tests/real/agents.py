@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import subprocess
+import sys
 import time
 import warnings
 from contextlib import asynccontextmanager, suppress
@@ -67,6 +68,7 @@ def talk(agent: str, url: str, *steps: tuple) -> Talk:
     script = {"url": url, "mode": mode, "transport": "sse" if url.endswith("/sse") else "http", "steps": steps}
     command = [*(RUST if sdk == "rust" else TYPESCRIPT), json.dumps(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECS_MAX)
+    sys.stderr.write(done.stderr)
     assert done.returncode == 0, done.stderr
     return Talk(**json.loads(done.stdout))
 

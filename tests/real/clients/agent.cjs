@@ -165,6 +165,12 @@ async function until(client, tool, seen) {
     }
 }
 
+// The code is the answer; what was said with it is for whoever looks for the fault.
+function failed(step, error) {
+    process.stderr.write(`${step}: ${error}\n`);
+    return { error: typeof error.code === 'number' ? error.code : String(error) };
+}
+
 async function main({ url, mode, transport: kind, steps }) {
     const client = newClient(mode);
     const Transport = kind === 'sse' ? SSEClientTransport : StreamableHTTPClientTransport;
@@ -174,7 +180,7 @@ async function main({ url, mode, transport: kind, steps }) {
     for (const [name, ...values] of steps) {
         const late = new Promise((_, fail) => setTimeout(fail, STEP_MS_MAX, new Error('no answer')).unref());
         const step = Promise.race([STEPS[name](client, ...values), late]);
-        answers.push(await step.catch((error) => ({ error: typeof error.code === 'number' ? error.code : String(error) })));
+        answers.push(await step.catch((error) => failed(name, error)));
     }
     const version = client.getNegotiatedProtocolVersion();
     await transport.terminateSession?.();

@@ -371,6 +371,12 @@ impl Conversation {
         self.tokens = first.map(|old| Tokens { old, new: token(request) });
         self.id = request.id.raw().to_owned();
         self.renamed = true;
+        // A server may have answered while the caller was away, where what it asked was another call's matter.
+        for heard in &mut self.ahead {
+            if let Heard::Response(response) = heard {
+                *response = under_id(response, &self.id, self.rules.bounds)?;
+            }
+        }
         self.rules.patience = patience;
         for answer in answers {
             self.peer.answer(&self.asker, answer).await?;

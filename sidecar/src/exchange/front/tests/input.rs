@@ -102,7 +102,7 @@ async fn everything_that_a_server_asked_while_the_caller_was_away_is_asked_and_a
     }
     let more = retry(&asked["result"]["requestState"], json!({ "action": "decline" }));
     let last = value(&json(answered(stage.modern(&modern_call(10, &json!({"a": 1}), &more))).await).await);
-    assert_eq!(last["result"]["resultType"], "complete", "{last}");
+    assert_eq!((&last["id"], &last["result"]["resultType"]), (&json!(10), &json!("complete")), "{last}");
     let mut told = 0;
     while stage.told.try_recv().is_ok() {
         told += 1;
