@@ -1,7 +1,10 @@
 //! The two doors for whoever runs the sidecar: health and metrics, which show no secrets and change nothing, and
 //! administration, on loopback only. Small enough for hyper alone.
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,14 +17,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use bytes::Bytes;
 
 use crate::probes::{self, Prober};
 
-/// Connections to one of these doors at once.
+/// Connections to one of these doors at once. Of the address that has most of them, the longest makes place for another: who
+/// holds all of them must not keep a kubelet from its answer.
 const CONNECTIONS_MAX: usize = 64;
 /// Age of a connection, besides the time that a probe may take: whoever asks here proves nothing, so nobody keeps a place for
 /// long.
@@ -59,20 +63,24 @@ pub async fn serve(
     probes: Arc<Prober>,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut open: Vec<(IpAddr, AbortHandle)> = Vec::with_capacity(CONNECTIONS_MAX);
     let age_max = AGE_MAX + probes.longest();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok((stream, from)) = accepted else {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+        open.retain(|(_, connection)| !connection.is_finished());
+        if open.len() == CONNECTIONS_MAX {
+            let (_, longest) = open.remove(longest_of_most(open.iter().map(|(address, _)| *address)));
+            longest.abort();
+        }
         let (shown, probes, stop) = (Arc::clone(&shown), Arc::clone(&probes), stop.clone());
-        tokio::spawn(async move {
+        let connection = tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 let (shown, probes) = (Arc::clone(&shown), Arc::clone(&probes));
                 async move {
@@ -92,9 +100,20 @@ pub async fn serve(
                 _ = tokio::time::timeout(age_max, connection) => {}
                 () = stop.cancelled() => {}
             }
-            drop(place);
         });
+        open.push((from.ip(), connection.abort_handle()));
     }
+}
+
+/// Which connection is the first of the address that has most of them.
+fn longest_of_most(open: impl Iterator<Item = IpAddr>) -> usize {
+    let mut of_each: HashMap<IpAddr, (usize, usize)> = HashMap::new();
+    for (at, address) in open.enumerate() {
+        let (_, count) = of_each.entry(address).or_insert((at, 0));
+        *count += 1;
+    }
+    let most = of_each.into_values().max_by_key(|(first, count)| (*count, Reverse(*first)));
+    most.map_or(0, |(first, _)| first)
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -204,6 +223,8 @@ pub fn certificate(leaf: &weft_certs::svid::Leaf) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     #[test]
     fn a_level_is_read_from_its_query() {
@@ -211,5 +232,64 @@ mod tests {
         assert_eq!(level(Some("x=1&level=info%2Ca%3Ddebug")), Some("info,a=debug".to_owned()));
         assert_eq!(level(Some("level=")), None);
         assert_eq!(level(None), None);
+    }
+
+    #[test]
+    fn whoever_has_most_connections_makes_place() {
+        let longest =
+            |addresses: &[u8]| longest_of_most(addresses.iter().map(|last| IpAddr::from([10, 0, 0, *last])));
+        assert_eq!(longest(&[1, 2, 2, 3]), 1);
+        assert_eq!(longest(&[3, 1, 1, 3]), 0, "of equals, who has been there for longest");
+    }
+
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl Shown for Nothing {
+        fn ready(&self) -> Result<String, String> {
+            Ok("ready".to_owned())
+        }
+
+        fn metrics(&self) -> String {
+            String::new()
+        }
+
+        fn config_dump(&self) -> Value {
+            Value::Null
+        }
+
+        fn certificates(&self) -> Value {
+            Value::Null
+        }
+
+        fn set_logging(&self, _: &str) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn drain(&self, _: bool) {}
+    }
+
+    #[tokio::test]
+    async fn whoever_holds_every_place_keeps_nobody_from_an_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let door = serve(Door::Health, listener, Arc::new(Nothing), Arc::default(), stop.clone());
+        let door = tokio::spawn(door);
+        let mut held = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            held.push(TcpStream::connect(at).await.unwrap());
+        }
+        let mut asking = TcpStream::connect(at).await.unwrap();
+        asking
+            .write_all(b"GET /healthz/ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        asking.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert_eq!(held[0].read(&mut [0]).await.unwrap(), 0, "the longest made place");
+        stop.cancel();
+        door.await.unwrap();
     }
 }
