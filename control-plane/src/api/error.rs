@@ -295,7 +295,11 @@ impl From<store::Error> for Error {
             Store::Compacted { oldest } => Self::Compacted { oldest: oldest.0 },
             Store::Future { head } => Self::UnknownRevision(format!("the newest revision is {head}")),
             Store::Full => Self::StoreFull,
-            Store::ReadOnly { .. } | Store::Closed => Self::StoreUnavailable(error),
+            Store::ReadOnly { .. }
+            | Store::Closed
+            | Store::Follows
+            | Store::Leads
+            | Store::OutOfOrder { .. } => Self::StoreUnavailable(error),
             Store::NoLease { .. } | Store::Failed(_) => Self::Internal(Box::new(error)),
         }
     }

@@ -30,6 +30,15 @@ pub enum Error {
     #[error("there is no lease {lease}")]
     NoLease { lease: LeaseId },
 
+    /// The store is a copy that follows another, which is the one to write to.
+    #[error("the store follows another control plane's, and takes nothing but what that one wrote")]
+    Follows,
+    /// The store leads, and is nobody's copy.
+    #[error("the store leads, and takes nothing from another")]
+    Leads,
+    /// What was to be copied does not come next.
+    #[error("what was to be copied does not follow revision {head}")]
+    OutOfOrder { head: Revision },
     /// There is no room. Nothing was written, and the store works again when there is.
     #[error("no room is left to write to the store")]
     Full,

@@ -13,6 +13,7 @@ pub mod audit;
 pub mod embedded;
 mod error;
 pub mod limits;
+pub mod replicated;
 mod retention;
 mod rollback;
 mod types;

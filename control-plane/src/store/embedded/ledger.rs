@@ -57,9 +57,9 @@ pub(super) struct Slot {
 }
 
 /// A key's row in `entry`.
-struct Found {
-    created: Revision,
-    modified: Revision,
+pub(super) struct Found {
+    pub(super) created: Revision,
+    pub(super) modified: Revision,
     lease: Option<LeaseId>,
 }
 
@@ -73,17 +73,17 @@ struct Planned<'t> {
 
 /// The statements that every transaction needs, prepared once.
 pub(super) struct Ledger<'c> {
-    connection: &'c Connection,
-    audit_records_max: u64,
+    pub(super) connection: &'c Connection,
+    pub(super) audit_records_max: u64,
     find: Statement<'c>,
     has_value: Statement<'c>,
-    add_revision: Statement<'c>,
-    add_change: Statement<'c>,
-    set_entry: Statement<'c>,
-    drop_entry: Statement<'c>,
+    pub(super) add_revision: Statement<'c>,
+    pub(super) add_change: Statement<'c>,
+    pub(super) set_entry: Statement<'c>,
+    pub(super) drop_entry: Statement<'c>,
     find_lease: Statement<'c>,
     add_audit: Statement<'c>,
-    drop_audit: Statement<'c>,
+    pub(super) drop_audit: Statement<'c>,
     set_count: Statement<'c>,
     drop_counts: Statement<'c>,
     /// When sums were forgotten last, in seconds since 1970.
@@ -243,7 +243,7 @@ impl<'c> Ledger<'c> {
         }
     }
 
-    fn find(&mut self, key: &Key) -> rusqlite::Result<Option<Found>> {
+    pub(super) fn find(&mut self, key: &Key) -> rusqlite::Result<Option<Found>> {
         let found = self.find.query_row([key], |row| {
             Ok(Found { created: row.get(0)?, modified: row.get(1)?, lease: row.get(2)? })
         });
@@ -251,13 +251,18 @@ impl<'c> Ledger<'c> {
     }
 
     pub(super) fn keep_counts(&mut self, counts: &[Count], at: Timestamp) -> Result<(), Fault> {
-        for count in counts {
-            self.set_count.execute(params![count.name, count.ends, integer(count.milli)])?;
-        }
+        self.set_counts(counts)?;
         // Which reads all of them, so not each time.
         if at.as_second() >= self.counts_dropped.saturating_add(COUNTS_DROPPED_EVERY_SECS) {
             self.counts_dropped = at.as_second();
             self.drop_counts.execute([at.as_second().saturating_sub(COUNT_KEPT_AFTER_SECS)])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_counts(&mut self, counts: &[Count]) -> Result<(), Fault> {
+        for count in counts {
+            self.set_count.execute(params![count.name, count.ends, integer(count.milli)])?;
         }
         Ok(())
     }

@@ -4,8 +4,10 @@
 //! refuses it, and commits the whole group with one flush to disk; only then are the callers answered. Readers have
 //! connections of their own and see nothing but committed groups.
 //!
-//! Not here: replication. A second process on the same directory is turned away.
+//! A store may be opened as a copy that follows another: then it takes [`Piece`]s and nothing else, until it is told to
+//! lead. A second process on the same directory is turned away.
 
+mod copy;
 mod leases;
 mod ledger;
 mod open;
@@ -15,6 +17,8 @@ mod schema;
 mod tail;
 mod writer;
 
+#[cfg(test)]
+mod copies;
 #[cfg(test)]
 mod tests;
 
@@ -27,14 +31,15 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, oneshot, watch};
 
 use super::audit;
 use super::error::Result;
 use super::limits;
+use super::replicated::{Beside, Piece, Position};
 use super::types::{
-    Committed, Count, Entry, Head, Key, LeaseId, Listing, Page, Prefix, Revision, RevisionDiff, RevisionInfo,
-    Txn, Write,
+    Committed, Count, Entry, Event, Head, Key, LeaseId, Listing, Page, Prefix, Revision, RevisionDiff,
+    RevisionInfo, Txn, Write,
 };
 use super::{Clock, Store, Watch};
 use readers::Readers;
@@ -45,6 +50,8 @@ use writer::{Op, Reply, Request};
 const QUEUE_BYTES_MAX: usize = 2 * limits::TXN_BYTES_MAX;
 /// What a waiting request counts for beside its keys and values.
 const REQUEST_BYTES: usize = 4096;
+/// Most groups of writes that wait for whoever copies the store; who is slower is told so.
+pub const BESIDE_MAX: usize = 4096;
 /// Most revisions that one step of a compaction drops, so that transactions get in between.
 const COMPACT_STEP_REVISIONS: u64 = 500;
 
@@ -59,6 +66,8 @@ pub struct Options {
     pub audit_records_max: u64,
     /// How large the file may grow. Beyond, writes are refused with [`super::Error::Full`].
     pub file_bytes_max: u64,
+    /// Whether it is a copy, which follows until it is told to lead.
+    pub follows: bool,
 }
 
 impl Options {
@@ -68,6 +77,7 @@ impl Options {
             clock,
             audit_records_max: 1_000_000,
             file_bytes_max: 16 * 1024 * 1024 * 1024,
+            follows: false,
         }
     }
 }
@@ -107,6 +117,7 @@ pub struct EmbeddedStore {
     readers: Arc<Readers>,
     tail: Arc<Tail>,
     head: watch::Receiver<Revision>,
+    beside: broadcast::Sender<Arc<Beside>>,
     queue_bytes: Arc<Semaphore>,
     /// Empty only while the store is dropped.
     requests: Option<mpsc::Sender<Request>>,
@@ -132,6 +143,47 @@ impl EmbeddedStore {
         let requests = self.requests.as_ref().ok_or(super::Error::Closed)?;
         requests.send(Request { op: op(reply), permit }).map_err(|_| super::Error::Closed)?;
         answer.await.unwrap_or(Err(super::Error::Closed))
+    }
+
+    /// How far the store is, and how it came there.
+    pub async fn position(&self) -> Result<Position> {
+        self.readers.read(|connection| Ok(query::position(connection)?)).await
+    }
+
+    /// Leads from now on, as a new epoch. One that leads already goes on.
+    pub async fn lead(&self, epoch: u64) -> Result<()> {
+        self.request(0, |reply| Op::Lead(epoch, reply)).await
+    }
+
+    /// Takes what the leader wrote, as it is. Refused on a store that leads.
+    pub async fn take(&self, piece: Piece) -> Result<()> {
+        let bytes = match &piece {
+            Piece::Base(entries) => entries.iter().map(Entry::bytes).sum(),
+            Piece::Events(events) => events.iter().map(Event::bytes).sum(),
+            _ => 0,
+        };
+        self.request(bytes.min(limits::TXN_BYTES_MAX), |reply| Op::Take(Box::new(piece), reply)).await
+    }
+
+    /// Forgets everything, so that it can become the copy of another. Refused on a store that leads. Whoever reads it
+    /// must begin anew.
+    pub async fn wipe(&self) -> Result<()> {
+        self.request(0, Op::Wipe).await
+    }
+
+    /// What is written from now on that makes no revision.
+    pub fn beside(&self) -> broadcast::Receiver<Arc<Beside>> {
+        self.beside.subscribe()
+    }
+
+    /// Audit records after one, the oldest first, at most [`limits::PAGE_ENTRIES_MAX`].
+    pub async fn audited_after(&self, sequence: u64) -> Result<Vec<audit::Entry>> {
+        self.readers.read(move |connection| query::audited_after(connection, sequence)).await
+    }
+
+    /// All leases that run, with the milliseconds that they run for.
+    pub async fn leases(&self) -> Result<Vec<(LeaseId, u64)>> {
+        self.readers.read(query::leases).await
     }
 
     async fn compact_in_steps(&self, keep_from: Revision) -> Result<Revision> {

@@ -8,14 +8,14 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, broadcast, watch};
 
 use super::ledger::Ledger;
 use super::readers::Readers;
-use super::schema::{APPLICATION_ID, COUNTS, TABLES, VERSION, integer};
+use super::schema::{APPLICATION_ID, COUNTS, EPOCHS, TABLES, VERSION, integer};
 use super::tail::Tail;
-use super::writer::{Request, Writer};
-use super::{EmbeddedStore, Error, Options, QUEUE_BYTES_MAX};
+use super::writer::{Request, Told, Writer};
+use super::{BESIDE_MAX, EmbeddedStore, Error, Options, QUEUE_BYTES_MAX};
 use crate::store::types::Revision;
 
 const FILE_NAME: &str = "store.sqlite";
@@ -34,14 +34,16 @@ pub(super) fn open(options: Options) -> Result<EmbeddedStore, Error> {
 
     let tail = Arc::new(Tail::default());
     let (head_sender, head) = watch::channel(Revision::ZERO);
+    let beside = broadcast::Sender::new(BESIDE_MAX);
     let (requests, queue) = mpsc::channel::<Request>();
     let (ready, started) = mpsc::channel();
-    let writer_tail = Arc::clone(&tail);
+    let told = Told { tail: Arc::clone(&tail), head: head_sender, beside: beside.clone() };
+    let follows = options.follows;
     let writer = move || {
         // Held until the last thing was written and the file is closed.
         let _lock = lock;
         match Ledger::prepare(&connection, options.audit_records_max)
-            .and_then(|ledger| Writer::new(ledger, queue, writer_tail, head_sender, options.clock))
+            .and_then(|ledger| Writer::new(ledger, queue, told, options.clock, follows))
         {
             Ok(writer) => {
                 // Whoever opens the store waits for this.
@@ -59,6 +61,7 @@ pub(super) fn open(options: Options) -> Result<EmbeddedStore, Error> {
         readers: Arc::new(Readers::new(file.clone())),
         tail,
         head,
+        beside,
         queue_bytes: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
         requests: Some(requests),
         writer: Some(writer),
@@ -120,7 +123,7 @@ pub(super) fn connect(path: &Path, file_bytes_max: u64) -> Result<Connection, Er
     } else {
         check_soundness(&connection, path).map_err(problem)??;
     }
-    connection.execute_batch(COUNTS).map_err(problem)?;
+    connection.execute_batch(COUNTS).and_then(|()| connection.execute_batch(EPOCHS)).map_err(problem)?;
     Ok(connection)
 }
 

@@ -9,8 +9,10 @@ use super::schema::{At, Unsigned, integer};
 use crate::store::audit;
 use crate::store::error::{Error, Result};
 use crate::store::limits::{self, BEYOND_KEYS, KEYS_SHOWN_MAX, PAGE_BYTES_MAX, PAGE_ENTRIES_MAX};
+use crate::store::replicated::{Epoch, Position};
 use crate::store::types::{
-    Change, Count, Diff, Entry, Event, Head, Key, Listing, Page, Prefix, Revision, RevisionDiff, RevisionInfo,
+    Change, Count, Diff, Entry, Event, Head, Key, LeaseId, Listing, Page, Prefix, Revision, RevisionDiff,
+    RevisionInfo,
 };
 
 /// Most revisions that are read ahead for a watcher.
@@ -178,6 +180,45 @@ pub(super) fn counts(connection: &Connection, after: Option<&Key>) -> Result<Vec
     let after = after.map_or("", Key::as_str);
     let rows = query.query_map(params![after, integer(PAGE_ENTRIES_MAX as u64)], count_of)?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn position(connection: &Connection) -> rusqlite::Result<Position> {
+    let sql = "SELECT name, after_revision, after_audit FROM epoch ORDER BY number";
+    let mut query = connection.prepare(sql)?;
+    let epochs = query.query_map((), |row| {
+        let (name, Unsigned(audited)) = (row.get::<_, i64>(0)?.cast_unsigned(), row.get(2)?);
+        Ok(Epoch { name, after: row.get(1)?, audited })
+    });
+    Ok(Position {
+        epochs: epochs?.collect::<rusqlite::Result<_>>()?,
+        head: head(connection)?,
+        audited: last_number(connection, "audit")?,
+        leased: last_number(connection, "lease")?,
+    })
+}
+
+/// The last number that was given to a row of a table, which may be gone.
+pub(super) fn last_number(connection: &Connection, table: &str) -> rusqlite::Result<u64> {
+    let sql = "SELECT seq FROM sqlite_sequence WHERE name = ?";
+    let found: Option<Unsigned> = connection.query_row(sql, [table], |row| row.get(0)).optional()?;
+    Ok(found.map_or(0, |it| it.0))
+}
+
+/// Audit records after one, the oldest first.
+pub(super) fn audited_after(connection: &Connection, sequence: u64) -> Result<Vec<audit::Entry>> {
+    let sql =
+        "SELECT sequence, at_us, revision, who, peer, action, object, outcome, reason, details FROM audit
+               WHERE sequence > ? ORDER BY sequence";
+    let mut query = connection.prepare(sql)?;
+    let rows = query.query([integer(sequence)])?;
+    Ok(take(rows, PAGE_ENTRIES_MAX, audit_of, |_| 0)?.0)
+}
+
+/// All leases that run, with the milliseconds that they run for.
+pub(super) fn leases(connection: &Connection) -> Result<Vec<(LeaseId, u64)>> {
+    let mut query = connection.prepare("SELECT lease, ttl_ms FROM lease ORDER BY lease")?;
+    let rows = query.query_map((), |row| Ok((row.get(0)?, row.get::<_, Unsigned>(1)?.0)));
+    Ok(rows?.collect::<rusqlite::Result<_>>()?)
 }
 
 /// The state at a revision can be told if the revision has been made, and nothing since has been forgotten.

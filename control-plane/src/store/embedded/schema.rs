@@ -73,6 +73,21 @@ pub(super) const COUNTS: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
+/// Which leaders the store had; see [`crate::store::replicated::Epoch`]. Made wherever it is missing.
+pub(super) const EPOCHS: &str = "
+    CREATE TABLE IF NOT EXISTS epoch (
+        number         INTEGER PRIMARY KEY,
+        name           INTEGER NOT NULL,
+        after_revision INTEGER NOT NULL,
+        after_audit    INTEGER NOT NULL
+    ) STRICT;
+";
+
+/// A number of which all 64 bits are used.
+pub(super) const fn signed(number: u64) -> i64 {
+    number.cast_signed()
+}
+
 /// SQLite's integers are signed; no revision, lease or sequence number comes near the end of them, but a number that
 /// a caller asks for may.
 pub(super) fn integer(number: u64) -> i64 {

@@ -52,6 +52,10 @@ impl Tail {
         }
     }
 
+    pub(super) fn clear(&self) {
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Newest::default();
+    }
+
     fn later(&self, prefix: &Prefix, after: Revision) -> Later {
         let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         let events = &newest.events;

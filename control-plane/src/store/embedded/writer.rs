@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, broadcast, oneshot, watch};
 
 use super::COMPACT_STEP_REVISIONS;
 use super::leases::Deadlines;
@@ -15,6 +15,7 @@ use crate::store::Clock;
 use crate::store::audit;
 use crate::store::error::{Error, Result};
 use crate::store::limits::{LEASES_MAX, TXN_BYTES_MAX, Violation};
+use crate::store::replicated::{Beside, Piece};
 use crate::store::types::{Committed, Count, Event, LeaseId, Revision, Txn};
 
 /// Most requests in one group.
@@ -42,6 +43,9 @@ pub(super) enum Op {
     Grant(u64, Reply<LeaseId>),
     KeepAlive(LeaseId, Reply<Duration>),
     Revoke(LeaseId, Reply<()>),
+    Lead(u64, Reply<()>),
+    Take(Box<Piece>, Reply<()>),
+    Wipe(Reply<()>),
 }
 
 impl Op {
@@ -57,7 +61,9 @@ impl Op {
             Self::Compact(_, reply) => send(reply, error),
             Self::Grant(_, reply) => send(reply, error),
             Self::KeepAlive(_, reply) => send(reply, error),
-            Self::Revoke(_, reply) => send(reply, error),
+            Self::Revoke(_, reply) | Self::Lead(_, reply) | Self::Take(_, reply) | Self::Wipe(reply) => {
+                send(reply, error);
+            }
         }
     }
 }
@@ -72,6 +78,16 @@ struct Group {
     answers: Vec<Answer>,
     granted: Vec<(LeaseId, Duration)>,
     ended: Vec<LeaseId>,
+    beside: Beside,
+    /// Whether it is the first of those that lead.
+    leads: bool,
+}
+
+/// Whom the writer tells of what is on disk.
+pub(super) struct Told {
+    pub(super) tail: Arc<Tail>,
+    pub(super) head: watch::Sender<Revision>,
+    pub(super) beside: broadcast::Sender<Arc<Beside>>,
 }
 
 impl Group {
@@ -92,9 +108,12 @@ impl Group {
 pub(super) struct Writer<'c> {
     ledger: Ledger<'c>,
     requests: Receiver<Request>,
-    tail: Arc<Tail>,
-    head: watch::Sender<Revision>,
+    told: Told,
     clock: Clock,
+    /// Whether it takes what another wrote, and nothing else.
+    follows: bool,
+    /// The number of the last thing beside revisions.
+    number: u64,
     deadlines: Deadlines,
     /// Lapses are not tried before.
     lapses_from: Instant,
@@ -106,17 +125,28 @@ impl<'c> Writer<'c> {
     pub(super) fn new(
         ledger: Ledger<'c>,
         requests: Receiver<Request>,
-        tail: Arc<Tail>,
-        head: watch::Sender<Revision>,
+        told: Told,
         clock: Clock,
+        follows: bool,
     ) -> rusqlite::Result<Self> {
-        let now = Instant::now();
-        let mut deadlines = Deadlines::default();
-        for (lease, ttl) in ledger.leases()? {
-            deadlines.start(lease, ttl, now);
+        let (now, deadlines) = (Instant::now(), Deadlines::default());
+        told.head.send_replace(ledger.head()?.revision);
+        let (number, broken) = (0, None);
+        let mut writer =
+            Self { ledger, requests, told, clock, follows, number, deadlines, lapses_from: now, broken };
+        if !follows {
+            writer.start_leases()?;
         }
-        head.send_replace(ledger.head()?.revision);
-        Ok(Self { ledger, requests, tail, head, clock, deadlines, lapses_from: now, broken: None })
+        Ok(writer)
+    }
+
+    /// Gives every lease its whole time. Those of a store that follows never lapse.
+    fn start_leases(&mut self) -> rusqlite::Result<()> {
+        let now = Instant::now();
+        for (lease, ttl) in self.ledger.leases()? {
+            self.deadlines.start(lease, ttl, now);
+        }
+        Ok(())
     }
 
     /// Works until nobody can ask for anything any more.
@@ -165,11 +195,13 @@ impl<'c> Writer<'c> {
         let (ops, _permits): (Vec<_>, Vec<_>) =
             requests.into_iter().map(|request| (request.op, request.permit)).unzip();
         let mut group = Group {
-            head: *self.head.borrow(),
+            head: *self.told.head.borrow(),
             events: Vec::new(),
             answers: Vec::with_capacity(ops.len()),
             granted: Vec::new(),
             ended: Vec::new(),
+            beside: Beside::default(),
+            leads: false,
         };
         let mut ops = ops.into_iter();
         let written = self
@@ -189,6 +221,44 @@ impl<'c> Writer<'c> {
     }
 
     fn perform(&mut self, op: Op, group: &mut Group) -> rusqlite::Result<()> {
+        let follows = self.follows && !group.leads;
+        match op {
+            Op::Lead(epoch, reply) => {
+                let outcome = if follows { self.ledger.begin_epoch(epoch) } else { Ok(()) };
+                group.leads |= outcome.is_ok() && follows;
+                group.answer(reply, outcome)
+            }
+            Op::Take(_, reply) | Op::Wipe(reply) if !follows => {
+                let _ = reply.send(Err(Error::Leads));
+                Ok(())
+            }
+            Op::Take(piece, reply) => {
+                let outcome = self.take(*piece, group);
+                group.answer(reply, outcome)
+            }
+            Op::Wipe(reply) => {
+                let outcome = self.ledger.wipe();
+                group.head = Revision::ZERO;
+                group.answer(reply, outcome)
+            }
+            op if follows => {
+                op.refuse(Error::Follows);
+                Ok(())
+            }
+            op => self.write_own(op, group),
+        }
+    }
+
+    /// Takes a piece, all of it or nothing.
+    fn take(&mut self, piece: Piece, group: &mut Group) -> Result<(), Fault> {
+        for event in self.ledger.take(piece, group.head)? {
+            append(Some(event), group);
+        }
+        Ok(())
+    }
+
+    /// What a store does that is nobody's copy.
+    fn write_own(&mut self, op: Op, group: &mut Group) -> rusqlite::Result<()> {
         match op {
             Op::Commit(txn, reply) => {
                 let outcome = self.commit(&txn, group);
@@ -196,13 +266,19 @@ impl<'c> Writer<'c> {
             }
             Op::Audit(record, reply) => {
                 let outcome = self.ledger.append_audit(&record, None, self.now());
+                group.beside.audited = true;
                 group.answer(reply, outcome)
             }
             Op::Count(counts, reply) => {
                 let outcome = self.ledger.keep_counts(&counts, self.now());
+                group.beside.counts.extend(counts);
                 group.answer(reply, outcome)
             }
-            Op::Compact(keep_from, reply) => group.answer(reply, self.compact(keep_from)),
+            Op::Compact(keep_from, reply) => {
+                let outcome = self.compact(keep_from);
+                group.beside.oldest = outcome.as_ref().ok().copied().or(group.beside.oldest);
+                group.answer(reply, outcome)
+            }
             Op::Grant(ttl_ms, reply) => {
                 let outcome = self.grant(ttl_ms, group);
                 group.answer(reply, outcome)
@@ -217,11 +293,17 @@ impl<'c> Writer<'c> {
                 let outcome = self.end_lease(lease, "was revoked", group);
                 group.answer(reply, outcome)
             }
+            // Done before anybody comes here.
+            Op::Lead(_, reply) | Op::Take(_, reply) | Op::Wipe(reply) => {
+                let _ = reply.send(Err(Error::Leads));
+                Ok(())
+            }
         }
     }
 
     fn commit(&mut self, txn: &Txn, group: &mut Group) -> Result<Committed, Fault> {
         let made = self.ledger.commit(txn, self.slot(group))?;
+        group.beside.audited |= txn.audit.is_some();
         Ok(match append(made, group) {
             true => Committed::New(group.head),
             false => Committed::Unchanged(group.head),
@@ -252,6 +334,7 @@ impl<'c> Writer<'c> {
         }
         let lease = self.ledger.add_lease(ttl_ms)?;
         group.granted.push((lease, Duration::from_millis(ttl_ms)));
+        group.beside.began.push((lease, ttl_ms));
         Ok(lease)
     }
 
@@ -259,13 +342,14 @@ impl<'c> Writer<'c> {
         let made = self.ledger.end_lease(lease, how, self.slot(group))?;
         append(made, group);
         group.ended.push(lease);
+        group.beside.ended.push(lease);
         Ok(())
     }
 
     /// Ends the leases whose time is over. Those kept alive within this group are not among them.
     fn lapse(&mut self, group: &mut Group) -> rusqlite::Result<()> {
         let now = Instant::now();
-        if now < self.lapses_from {
+        if now < self.lapses_from || self.follows {
             return Ok(());
         }
         for lease in self.deadlines.lapsed(now, GROUP_LAPSES_MAX) {
@@ -294,9 +378,24 @@ impl<'c> Writer<'c> {
         group.granted.into_iter().for_each(|(lease, ttl)| self.deadlines.start(lease, ttl, now));
         group.ended.into_iter().for_each(|lease| self.deadlines.end(lease));
         let head = group.head;
-        group.events.into_iter().for_each(|event| self.tail.push(Arc::new(event)));
+        if head < *self.told.head.borrow() {
+            // It was wiped.
+            self.told.tail.clear();
+        }
+        group.events.into_iter().for_each(|event| self.told.tail.push(Arc::new(event)));
         // Watchers look into the tail once they hear of the head.
-        self.head.send_replace(head);
+        self.told.head.send_replace(head);
+        if !group.beside.is_nothing() {
+            self.number += 1;
+            // Nobody may be there to hear it.
+            let _ = self.told.beside.send(Arc::new(Beside { number: self.number, ..group.beside }));
+        }
+        if group.leads {
+            self.follows = false;
+            if let Err(failure) = self.start_leases() {
+                tracing::error!(error = %failure, "leases do not lapse: the store cannot read them");
+            }
+        }
         group.answers.into_iter().for_each(|answer| answer(None));
     }
 
