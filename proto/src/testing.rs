@@ -21,6 +21,7 @@ use crate::name::{
 use crate::policy::expr::{Condition, Weight};
 use crate::resource::bounded::{Count, List, Map, Text};
 use crate::resource::kinds::*;
+use crate::resource::moment::Moment;
 use crate::resource::units::{Budget, ByteSize, CalendarWindow, Rate, Ratio, Span};
 use crate::resource::{Kind, Metadata, ROOT_NAMESPACE, Resource, Spec, TRUST_NAME};
 use crate::wire::Endpoint;

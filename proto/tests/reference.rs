@@ -15,6 +15,7 @@ use weft_proto::name::{
     Namespace, ObjectName, ServerName, ToolName, TrustDomain, WebUrl,
 };
 use weft_proto::resource::kinds::{self, Dimension};
+use weft_proto::resource::moment::Moment;
 use weft_proto::resource::units::{Budget, ByteSize, Rate, Ratio, Span};
 use weft_proto::resource::{
     API_VERSION, DEFAULT_NAMESPACE, Kind, Metadata, ROOT_NAMESPACE, ResourceVersion, parse_one,
@@ -78,6 +79,11 @@ fn formats() -> Vec<(String, &'static str, &'static str)> {
         ),
         (pattern::<Digest>(), "digest", "`sha256:` and 64 lower-case hex digits"),
         (pattern::<Span>(), "duration", "`500ms`, `60s`, `1h30m`, `7d`; at most ten years"),
+        (
+            pattern::<Moment>(),
+            "time",
+            "`2027-01-31T12:00:00Z`, `2027-01-31T13:00:00+01:00`: RFC 3339 in whole seconds",
+        ),
         (pattern::<ByteSize>(), "size", "`512B`, `64KiB`, `10MB`, `1GiB`; at most 1 TiB"),
         (pattern::<Rate>(), "rate", "`5/s`, `10/min`, `2000/h`, `30/10s`"),
         (pattern::<Budget>(), "budget", "`500/day`, `10000/month`"),

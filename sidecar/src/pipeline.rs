@@ -439,6 +439,7 @@ impl Refusal {
                 | Self::ForeignHost
                 | Self::ForeignOrigin
                 | Self::Unauthenticated { .. }
+                | Self::KeyExpired { .. }
                 | Self::InsufficientScope
                 | Self::ClaimsTooLarge { .. }
                 | Self::IssuerAway(_)

@@ -52,6 +52,10 @@ pub enum Refusal {
         brought: bool,
         why: String,
     },
+    /// The key was good, and is not any more. Its name is for the log.
+    KeyExpired {
+        key: String,
+    },
     /// The token lacks a scope that every token needs.
     InsufficientScope,
     /// What there is to say of the caller is more than is passed on.
@@ -201,6 +205,7 @@ impl Refusal {
             Self::ForeignHost => told(403, 4031, "foreign_host", false),
             Self::ForeignOrigin => told(403, 4032, "foreign_origin", false),
             Self::Unauthenticated { .. } => told(401, 4010, "unauthenticated", false),
+            Self::KeyExpired { .. } => told(401, 4011, "key_expired", false),
             Self::InsufficientScope => told(403, 4033, "insufficient_scope", false),
             Self::ClaimsTooLarge { .. } => told(403, 4034, "claims_too_large", false),
             Self::IssuerAway(_) => told(502, 5026, "issuer_away", true),
@@ -264,6 +269,7 @@ impl Refusal {
             Self::ForeignHost,
             Self::ForeignOrigin,
             Self::Unauthenticated { brought: true, why: text() },
+            Self::KeyExpired { key: text() },
             Self::InsufficientScope,
             Self::ClaimsTooLarge { max: 8 << 10 },
             Self::IssuerAway(text()),
@@ -354,6 +360,7 @@ impl Refusal {
             Self::ForeignOrigin => "this origin may not call",
             Self::Unauthenticated { brought: false, .. } => "a token is needed",
             Self::Unauthenticated { brought: true, .. } => "the token is not accepted",
+            Self::KeyExpired { .. } => "the key has expired",
             Self::InsufficientScope => "the token lacks a scope that is needed",
             Self::IssuerAway(_) => "the token cannot be verified at the moment",
             Self::CallerBusy => "too many requests of this caller are under way",
@@ -414,6 +421,7 @@ impl Refusal {
             | Self::Unauthenticated { why: detail, .. }
             | Self::ChildBusy(detail) => format!("{}: {detail}", self.message()),
             Self::NotRecorded(why) => format!("{}: {why}", self.message()),
+            Self::KeyExpired { key } => format!("{}: {key}", self.message()),
             Self::Denied { target, rule, .. } => format!("{target} is refused by {rule}"),
             other => other.message(),
         }

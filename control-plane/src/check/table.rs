@@ -102,6 +102,14 @@ pub static CHECKS: &[Check] = &[
     },
     Check {
         group: Group::Trust,
+        name: "keys of callers",
+        passes: "every API key of an Authentication is good for two weeks more",
+        why: "whoever calls with such a key is refused at every gateway when it ends",
+        remedy: "give its caller another key, under the same `caller`, and take the old one out",
+        judge: trust::caller_keys,
+    },
+    Check {
+        group: Group::Trust,
         name: "certificate lifetime",
         passes: "certificates of workloads live a week at most",
         why: "whoever steals a key is believed until its certificate ends",

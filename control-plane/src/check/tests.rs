@@ -68,6 +68,15 @@ fn with(facts: &mut Facts, more: &[(&str, &str, &str)]) {
     facts.objects = objects(&[&[FILES, READERS], more].concat());
 }
 
+/// An `Authentication` with a key for each end.
+fn keys_until(ends: &[i64]) -> String {
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let keys = ends.iter().enumerate().map(|(number, secs)| {
+        format!("{{name: key-{number}, digest: '{digest}', notAfter: '{}'}}", at(*secs))
+    });
+    format!("{{apiKeys: [{}]}}", keys.collect::<Vec<_>>().join(", "))
+}
+
 fn report() -> Report {
     let served = Served { health: Health::Serving, detail: String::new(), in_flight: 0 };
     Report {
@@ -328,6 +337,18 @@ const CASES: &[Case] = &[
         |it| with(it, &[("Authentication", "outside", "{federatedDomains: [other.example]}")]),
         Warning,
         "other.example (authentications/research/outside)",
+    ),
+    (
+        "keys of callers",
+        |it| with(it, &[("Authentication", "outside", &keys_until(&[14 * DAY - 1, -3600, 14 * DAY]))]),
+        Warning,
+        "key-0 of research/outside expires in 13 days, key-1 of research/outside expired 1 h ago",
+    ),
+    (
+        "keys of callers",
+        |it| with(it, &[("Authentication", "outside", &keys_until(&[14 * DAY]))]),
+        Well,
+        "none ends soon",
     ),
     ("certificate lifetime", |it| it.trust.svid_lifetime = "200h".to_owned(), Warning, "200h"),
     ("certificate lifetime", |it| it.trust.svid_lifetime = "168h".to_owned(), Well, "168h"),

@@ -16,6 +16,8 @@ use crate::tokens::{State, Token};
 const DAY_SECS: i64 = 86_400;
 /// A root, an issuer: from when on its end is told.
 const SOON_SECS: i64 = 60 * DAY_SECS;
+/// An API key of a caller should be good for longer than this.
+const CALLER_KEY_SECS_MIN: i64 = 14 * DAY_SECS;
 /// A rotation that takes longer was probably forgotten.
 const ROTATION_SECS_MAX: i64 = 7 * DAY_SECS;
 /// A certificate that is stolen is good for this long at most.
@@ -90,6 +92,30 @@ pub(super) fn federated_domains(facts: &Facts) -> Verdict {
     match named(missing) {
         Some(missing) => Verdict::warning(format!("not federated: {missing}")),
         None => Verdict::ok("all that are named are federated"),
+    }
+}
+
+/// Keys of callers from outside that ended, or do soon.
+pub(super) fn caller_keys(facts: &Facts) -> Verdict {
+    let keys = facts.objects.readable().flat_map(|(key, resource)| {
+        let keys = match &resource.spec {
+            Spec::Authentication(it) => &it.api_keys[..],
+            _ => &[],
+        };
+        keys.iter().map(move |it| (key, it))
+    });
+    let ending = keys.filter_map(|(object, key)| {
+        let secs = key.not_after?.timestamp().as_second() - facts.now.as_second();
+        let what = || format!("{} of {}/{}", key.name, object.namespace, object.name);
+        match secs {
+            ..=0 => Some(format!("{} expired {} ago", what(), span(-secs))),
+            1..CALLER_KEY_SECS_MIN => Some(format!("{} expires in {}", what(), span(secs))),
+            _ => None,
+        }
+    });
+    match named(ending) {
+        Some(ending) => Verdict::warning(ending),
+        None => Verdict::ok("none ends soon"),
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod bounded;
 pub mod kinds;
+pub mod moment;
 mod parse;
 pub mod redact;
 pub mod units;

@@ -24,7 +24,7 @@ fn echo(text: &str) -> String {
     text[..end].to_owned()
 }
 
-fn form<T>(text: &str, expected: &'static str) -> Result<T, Error> {
+pub(super) fn form<T>(text: &str, expected: &'static str) -> Result<T, Error> {
     Err(Error::Form { found: echo(text), expected })
 }
 

@@ -60,8 +60,16 @@ pub(super) fn authentication() -> BoxedStrategy<Authentication> {
             required_scopes,
         },
     );
-    let api_key = (object_name(), digest(), option::of(text()), option::of(object_name()))
-        .prop_map(|(name, digest, tenant, caller)| ApiKey { name, digest, tenant, caller });
+    let moment = (0..4_000_000_000i64).prop_filter_map("in range", Moment::from_second);
+    let api_key =
+        (object_name(), digest(), option::of(text()), option::of(object_name()), option::of(moment))
+            .prop_map(|(name, digest, tenant, caller, not_after)| ApiKey {
+                name,
+                digest,
+                tenant,
+                caller,
+                not_after,
+            });
     (labels(), list(jwt), option::of(oauth), list(api_key), list(trust_domain()))
         .prop_map(|(gateways, jwt, oauth, api_keys, federated_domains)| Authentication {
             gateways,

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue};
 use weft_certs::tls::LiveIdentity;
 use weft_proto::name::{Namespace, Workload};
 use weft_proto::resource::kinds::{ApiKey, Authentication, JwtIssuer, Labels};
+use weft_proto::resource::moment::Moment;
 use weft_proto::wire::Object;
 
 use super::fetch::Fetcher;
@@ -114,6 +115,16 @@ impl Authenticator {
         peer: Option<&Workload>,
         endpoint: &str,
     ) -> Result<Arc<Verified>, Refusal> {
+        self.authenticate_at(clock::now(), headers, peer, endpoint).await
+    }
+
+    async fn authenticate_at(
+        &self,
+        now: SystemTime,
+        headers: &HeaderMap,
+        peer: Option<&Workload>,
+        endpoint: &str,
+    ) -> Result<Arc<Verified>, Refusal> {
         let brought = brought(headers, self.0.parts.limits.token_bytes_max)?;
         if brought == Brought::Nothing && peer.is_none() {
             return Err(Refusal::Unauthenticated { brought: false, why: "nothing was brought".to_owned() });
@@ -122,11 +133,11 @@ impl Authenticator {
         let verified = match brought {
             Brought::Nothing => self.by_certificate(&trusted, peer)?,
             Brought::Key(text) => {
-                self.by_key(&trusted, text)?.ok_or_else(|| unknown("no key is like this"))?
+                self.by_key(&trusted, text, now)?.ok_or_else(|| unknown("no key is like this"))?
             }
-            Brought::Bearer(text) => match self.by_key(&trusted, text)? {
+            Brought::Bearer(text) => match self.by_key(&trusted, text, now)? {
                 Some(verified) => verified,
-                None if token::is_token(text) => self.by_token(&trusted, text).await?,
+                None if token::is_token(text) => self.by_token(&trusted, text, now).await?,
                 None => return Err(unknown("it is neither a key nor a token")),
             },
         };
@@ -155,11 +166,20 @@ impl Authenticator {
         namespace.as_ref() == Some(&object.meta.namespace) && selects(&object.spec.gateways, labels)
     }
 
-    fn by_key(&self, trusted: &Arc<Trusted>, text: &str) -> Result<Option<Arc<Verified>>, Refusal> {
+    fn by_key(
+        &self,
+        trusted: &Arc<Trusted>,
+        text: &str,
+        now: SystemTime,
+    ) -> Result<Option<Arc<Verified>>, Refusal> {
         let digest = digest(text);
         let Some(key) = trusted.key(&digest) else { return Ok(None) };
-        if let Some(known) = self.known(trusted, &digest) {
+        if let Some(known) = self.known(trusted, &digest, now) {
             return Ok(Some(known));
+        }
+        let until = key.not_after.map(Moment::time);
+        if until.is_some_and(|until| until <= now) {
+            return Err(Refusal::KeyExpired { key: key.name.to_string() });
         }
         let said = Said {
             iss: format!("api-keys/{}", trusted.object.meta.full_name()),
@@ -168,7 +188,7 @@ impl Authenticator {
             claims: serde_json::Map::new(),
         };
         let guest = self.guest(&said)?;
-        let verified = Verified { guest, until: None, trusted: Arc::clone(trusted), token: None };
+        let verified = Verified { guest, until, trusted: Arc::clone(trusted), token: None };
         Ok(Some(self.keep(digest, verified)))
     }
 
@@ -198,9 +218,14 @@ impl Authenticator {
         self.trusted().is_some_and(|trusted| !trusted.object.spec.federated_domains.is_empty())
     }
 
-    async fn by_token(&self, trusted: &Arc<Trusted>, text: &str) -> Result<Arc<Verified>, Refusal> {
+    async fn by_token(
+        &self,
+        trusted: &Arc<Trusted>,
+        text: &str,
+        now: SystemTime,
+    ) -> Result<Arc<Verified>, Refusal> {
         let digest = digest(text);
-        if let Some(known) = self.known(trusted, &digest) {
+        if let Some(known) = self.known(trusted, &digest, now) {
             return Ok(known);
         }
         let token = Token::parse(text).map_err(bad)?;
@@ -212,7 +237,7 @@ impl Authenticator {
             Ok(verified) => verified.map_err(bad)?,
             Err(Away(why)) => return Err(Refusal::IssuerAway(format!("{}: {why}", claims.issuer))),
         };
-        let until = claims.until(clock::now(), *self.0.parts.limits.token_leeway).map_err(bad)?;
+        let until = claims.until(now, *self.0.parts.limits.token_leeway).map_err(bad)?;
         if claims.is_bound() {
             return Err(bad(token::Error::Bound));
         }
@@ -226,9 +251,9 @@ impl Authenticator {
     }
 
     /// Somebody who was verified before, if that still holds.
-    fn known(&self, trusted: &Arc<Trusted>, digest: &Digest) -> Option<Arc<Verified>> {
+    fn known(&self, trusted: &Arc<Trusted>, digest: &Digest, now: SystemTime) -> Option<Arc<Verified>> {
         let found = self.0.known.find(digest)?;
-        let holds = Arc::ptr_eq(&found.trusted, trusted) && found.holds(clock::now());
+        let holds = Arc::ptr_eq(&found.trusted, trusted) && found.holds(now);
         if !holds {
             self.0.known.forget(digest);
         }

@@ -53,7 +53,9 @@ impl Authenticator {
     pub fn challenge(&self, refusal: &Refusal, endpoint: &str) -> Option<HeaderValue> {
         let mut told = match refusal {
             Refusal::Unauthenticated { brought: false, .. } => Vec::new(),
-            Refusal::Unauthenticated { brought: true, .. } => vec!["error=\"invalid_token\"".to_owned()],
+            Refusal::Unauthenticated { brought: true, .. } | Refusal::KeyExpired { .. } => {
+                vec!["error=\"invalid_token\"".to_owned()]
+            }
             Refusal::InsufficientScope => vec!["error=\"insufficient_scope\"".to_owned()],
             _ => return None,
         };

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Labels, is_default};
 use crate::name::{Digest, ObjectName, TrustDomain, WebUrl};
 use crate::resource::bounded::{List, Text};
+use crate::resource::moment::Moment;
 
 /// How gateways know callers from outside the mesh: at least one of `jwt`, `apiKeys` and `federatedDomains`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -161,4 +162,7 @@ pub struct ApiKey {
     /// another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caller: Option<ObjectName>,
+    /// From when on it is refused; never if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<Moment>,
 }

@@ -19,11 +19,12 @@ pub(super) fn encode(meta: Option<pb::Meta>, it: &Authentication) -> pb::Authent
             required_scopes: strings(required_scopes),
         }
     });
-    let api_keys = api_keys.iter().map(|ApiKey { name, digest, tenant, caller }| pb::ApiKey {
+    let api_keys = api_keys.iter().map(|ApiKey { name, digest, tenant, caller, not_after }| pb::ApiKey {
         name: name.to_string(),
         sha256: digest.hex().to_owned(),
         tenant: string(tenant),
         caller: string(caller),
+        not_after: string(not_after),
     });
     pb::Authentication {
         meta,
@@ -88,11 +89,12 @@ fn decode_oauth(message: pb::ProtectedResource) -> Read<ProtectedResource> {
 }
 
 fn decode_api_key(message: pb::ApiKey) -> Read<ApiKey> {
-    let pb::ApiKey { name, sha256, tenant, caller } = message;
+    let pb::ApiKey { name, sha256, tenant, caller, not_after } = message;
     Ok(ApiKey {
         name: at("name", text(&name))?,
         digest: at("sha256", rule(Digest::parse(&format!("sha256:{sha256}"))))?,
         tenant: at("tenant", optional_text(&tenant))?,
         caller: at("caller", optional_text(&caller))?,
+        not_after: at("not_after", optional_text(&not_after))?,
     })
 }

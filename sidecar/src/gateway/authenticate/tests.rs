@@ -200,6 +200,34 @@ async fn keys_are_known_by_their_digest_and_may_be_exchanged_for_one_caller() {
 }
 
 #[tokio::test]
+async fn a_key_ends_at_its_time_also_for_whoever_was_known_by_it() {
+    let digest = hex(&digest_of("k1"));
+    let key = |end: &str| format!("apiKeys: [{{ name: one, digest: 'sha256:{digest}'{end} }}]");
+    let door = Door::new(&key(", notAfter: '2027-01-31T13:00:00+01:00'"));
+    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1_801_396_800);
+    let (before, second) = (end - Duration::from_secs(1), Duration::from_secs(1));
+    let expired = Refusal::KeyExpired { key: "one".to_owned() };
+    let comes = async |at: SystemTime, header: &'static str, value: &'static str| {
+        let headers = [(header.parse().unwrap(), HeaderValue::from_static(value))].into_iter().collect();
+        door.authenticator.authenticate_at(at, &headers, None, "/mcp").await
+    };
+    let known = comes(before, "x-api-key", "k1").await.unwrap();
+    assert_eq!(known.until, Some(end), "streams end then too");
+    assert!(Arc::ptr_eq(&known, &comes(before, "authorization", "Bearer k1").await.unwrap()));
+    for at in [end, end + second] {
+        assert_eq!(comes(at, "x-api-key", "k1").await.unwrap_err(), expired);
+        assert_eq!(comes(at, "authorization", "Bearer k1").await.unwrap_err(), expired);
+    }
+    let told = door.authenticator.challenge(&expired, "/mcp").unwrap();
+    assert_eq!(told, "Bearer error=\"invalid_token\", error_description=\"the key has expired\"");
+    // Another end counts at once, and none is none.
+    door.trusts("edge", &door.jwt(&key(", notAfter: '2027-01-31T12:00:01Z'")));
+    assert!(comes(end, "x-api-key", "k1").await.is_ok());
+    door.trusts("edge", &door.jwt(&key("")));
+    assert_eq!(comes(end + second, "x-api-key", "k1").await.unwrap().until, None);
+}
+
+#[tokio::test]
 async fn nothing_and_too_much_are_told_apart() {
     let door = Door::new("");
     let nothing = door.knows(&[], "/mcp").await.unwrap_err();
