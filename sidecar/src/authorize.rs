@@ -7,6 +7,7 @@ use weft_proto::policy::access::{Call as Asked, Decision, Foretold, Marked, Reas
 use weft_proto::resource::kinds::DefaultAction;
 
 use crate::classify::{Call, Kind};
+use crate::gateway::is_of_token;
 use crate::identify::Caller;
 use crate::refusal::Refusal;
 
@@ -63,6 +64,7 @@ pub fn authorize(
             target: "a caller for whom a workload speaks that is no gateway".to_owned(),
             rule: "the gateways of the mesh's trust".to_owned(),
             explain: false,
+            scope: None,
         });
     }
     if !is_of_mesh(snapshot, proved.caller.workload()) {
@@ -70,6 +72,7 @@ pub fn authorize(
             target: "a caller of another trust domain".to_owned(),
             rule: "federation is for gateways".to_owned(),
             explain: false,
+            scope: None,
         });
     }
     judge(&proved.view(snapshot, entry), call, decided)
@@ -112,7 +115,12 @@ pub fn judge_one(view: &View, asked: Asked<'_>, decided: &mut Decided) -> Result
     decided.add(&decision);
     match decision.allowed {
         true => Ok(Permit(())),
-        false => Err(denied(asked, decision.reason, decision.explain)),
+        false => {
+            // Whoever came with a key or a certificate has no way to another scope.
+            let asks = is_of_token(view.caller());
+            let scope = asks.then(|| view.scope_for(asked)).flatten().map(str::to_owned);
+            Err(denied(asked, &decision, scope))
+        }
     }
 }
 
@@ -127,21 +135,26 @@ pub fn is_gateway(snapshot: &Snapshot, id: &SpiffeId) -> bool {
     snapshot.mesh.as_ref().is_some_and(|mesh| mesh.is_gateway(id))
 }
 
-fn denied(asked: Asked<'_>, reason: Reason<'_>, explain: bool) -> Refusal {
-    let target = match asked.target {
+fn denied(asked: Asked<'_>, decision: &Decision<'_>, scope: Option<String>) -> Refusal {
+    let rule = decision.reason.to_string();
+    Refusal::Denied { target: target_of(asked), rule, explain: decision.explain, scope }
+}
+
+fn target_of(asked: Asked<'_>) -> String {
+    match asked.target {
         Some(Target::Tool(name)) => format!("tool {name:?}"),
         Some(Target::Prompt(name)) => format!("prompt {name:?}"),
         Some(Target::Resource(uri)) => format!("resource {uri:?}"),
         Some(Target::Task(id)) => format!("task {id:?}"),
         None => format!("{:?}", asked.method),
-    };
-    Refusal::Denied { target, rule: reason.to_string(), explain }
+    }
 }
 
 /// Something that is not among what is shown, which looks the same as what may not be used.
 pub fn not_shown(target: Target<'_>) -> Refusal {
     let asked = Asked { method: "", target: Some(target), arguments: None };
-    denied(asked, Reason::NoRule, false)
+    let rule = Reason::NoRule.to_string();
+    Refusal::Denied { target: target_of(asked), rule, explain: false, scope: None }
 }
 
 /// The agent beside this sidecar asks in the sidecar's own name; whether that may call is decided where the server is.
@@ -157,6 +170,7 @@ fn anonymous(snapshot: &Snapshot, entry: &ServerEntry) -> Result<Permit, Refusal
             target: "a caller without an identity".to_owned(),
             rule: "the listener has no TLS".to_owned(),
             explain: true,
+            scope: None,
         }),
     }
 }

@@ -8,6 +8,7 @@ use http::HeaderMap;
 use http::header::{
     AUTHORIZATION, CONNECTION, COOKIE, HOST, HeaderName, HeaderValue, ORIGIN, SET_COOKIE, WWW_AUTHENTICATE,
 };
+use weft_proto::policy::access::is_scope;
 
 /// The identity of the caller, as its certificate proved it.
 pub const CALLER: HeaderName = HeaderName::from_static("weft-caller");
@@ -19,6 +20,8 @@ pub const ON_BEHALF_OF: HeaderName = HeaderName::from_static("weft-on-behalf-of"
 pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Why a request was refused: the word of the table of refusals.
 pub const REASON: HeaderName = HeaderName::from_static("weft-reason");
+/// The scope for want of which a call was refused, as the sidecar beside the server tells a gateway. It ends there.
+pub const SCOPE: HeaderName = HeaderName::from_static("weft-scope");
 /// Whether the answer is one that was kept: `hit`, or absent.
 pub const CACHE: HeaderName = HeaderName::from_static("weft-cache");
 /// The session of the legacy era.
@@ -56,6 +59,12 @@ pub fn toward_caller(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
+}
+
+/// The scope for want of which another sidecar refused, taken from its answer.
+pub fn take_scope(headers: &mut HeaderMap) -> Option<String> {
+    let scope = headers.remove(SCOPE)?;
+    scope.to_str().ok().filter(|scope| is_scope(scope)).map(ToOwned::to_owned)
 }
 
 /// Makes the headers of a server's answer ours. It cannot speak for us.
@@ -186,6 +195,20 @@ mod tests {
             ("host", "localhost:9000"),
         ]);
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_is_taken_for_a_scope_is_one() {
+        let check = |value: &str, expected: Option<&str>| {
+            let mut found = headers(&[("weft-scope", value)]);
+            assert_eq!(take_scope(&mut found).as_deref(), expected, "{value}");
+            assert!(found.is_empty(), "it goes nowhere else");
+        };
+        check("files:write", Some("files:write"));
+        check("a b", None);
+        check("a\", error=\"x", None);
+        check("", None);
+        check(&"a".repeat(129), None);
     }
 
     #[test]

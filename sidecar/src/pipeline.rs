@@ -23,7 +23,7 @@ use crate::authorize::{Decided, Permit};
 use crate::body::Body;
 use crate::classify::{self, Call};
 use crate::forward::{self, Inbound as ForwardInbound};
-use crate::headers::{ON_BEHALF_OF, REASON};
+use crate::headers::{ON_BEHALF_OF, REASON, SCOPE};
 use crate::identify::Identified;
 use crate::limits::Limits;
 use crate::metrics::{Counted, Dimensions, Metrics, ServerSeries, method_index};
@@ -298,6 +298,7 @@ impl Inbound {
                 target: "a call for somebody else".to_owned(),
                 rule: "the mesh's Trust, which does not name this gateway".to_owned(),
                 explain: true,
+                scope: None,
             };
             return (connection, Err(refused));
         }
@@ -378,6 +379,11 @@ pub(crate) fn refused(refusal: &Refusal, id: Option<&str>, legacy: bool) -> Resp
     if let Some(after) = refusal.retry_after() {
         headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
     }
+    if let Refusal::Denied { scope: Some(scope), .. } = refusal
+        && let Ok(scope) = HeaderValue::from_str(scope)
+    {
+        headers.insert(SCOPE, scope);
+    }
     if let Refusal::HttpMethod { allow } = refusal {
         headers.insert(http::header::ALLOW, HeaderValue::from_static(allow));
     }
@@ -441,6 +447,7 @@ impl Refusal {
                 | Self::Unauthenticated { .. }
                 | Self::KeyExpired { .. }
                 | Self::InsufficientScope
+                | Self::ScopeNeeded { .. }
                 | Self::ClaimsTooLarge { .. }
                 | Self::IssuerAway(_)
                 | Self::CallerBusy

@@ -81,6 +81,13 @@ pub enum Refusal {
         target: String,
         rule: String,
         explain: bool,
+        /// A scope with which the caller's token would have been enough.
+        scope: Option<String>,
+    },
+    /// Policy refuses, and would not if the caller's token had one more scope. Given are the scopes to ask for: that one,
+    /// and those that the token has.
+    ScopeNeeded {
+        scopes: Vec<String>,
     },
     /// The arguments of a call are not as the tool's schema wants. The text says where and what.
     BadArguments {
@@ -207,6 +214,7 @@ impl Refusal {
             Self::Unauthenticated { .. } => told(401, 4010, "unauthenticated", false),
             Self::KeyExpired { .. } => told(401, 4011, "key_expired", false),
             Self::InsufficientScope => told(403, 4033, "insufficient_scope", false),
+            Self::ScopeNeeded { .. } => told(403, 4035, "scope_needed", false),
             Self::ClaimsTooLarge { .. } => told(403, 4034, "claims_too_large", false),
             Self::IssuerAway(_) => told(502, 5026, "issuer_away", true),
             Self::CallerBusy => told(429, 4293, "caller_busy", true),
@@ -280,7 +288,8 @@ impl Refusal {
             Self::SessionUnknown,
             Self::TooManySessions,
             Self::TooManyStreams,
-            Self::Denied { target: text(), rule: text(), explain: false },
+            Self::Denied { target: text(), rule: text(), explain: false, scope: None },
+            Self::ScopeNeeded { scopes: vec![text()] },
             Self::Limited(Hit { limit: text(), window: "10/min".to_owned(), after: Some(after) }),
             Self::BudgetSpent(Hit { limit: text(), window: "500/day".to_owned(), after: Some(after) }),
             Self::NotLent(Hit { limit: text(), window: "500/day".to_owned(), after: Some(after) }),
@@ -325,7 +334,7 @@ impl Refusal {
                 format!("what the token says of its bearer takes more than {max} bytes")
             }
             Self::UnknownServer(name) => format!("there is no server {name:?}, or not for you"),
-            Self::Denied { target, rule, explain: true } => format!("{target} is refused by {rule}"),
+            Self::Denied { target, rule, explain: true, .. } => format!("{target} is refused by {rule}"),
             Self::Denied { target, .. } => format!("{target} is unknown or not permitted"),
             Self::BadArguments { problems, .. } => {
                 format!("the arguments are not as the tool wants them: {problems}")
@@ -362,6 +371,7 @@ impl Refusal {
             Self::Unauthenticated { brought: true, .. } => "the token is not accepted",
             Self::KeyExpired { .. } => "the key has expired",
             Self::InsufficientScope => "the token lacks a scope that is needed",
+            Self::ScopeNeeded { .. } => "the token lacks a scope that this needs",
             Self::IssuerAway(_) => "the token cannot be verified at the moment",
             Self::CallerBusy => "too many requests of this caller are under way",
             Self::CallerStreams => "too many streams of this caller are open",
@@ -478,7 +488,9 @@ mod tests {
             target: "tool x".to_owned(),
             rule: "research/p#1".to_owned(),
             explain,
+            scope: Some("tools.write".to_owned()),
         };
+        assert!(!denied(true).message().contains("tools.write"));
         assert!(
             !denied(false).message().contains("research/p") && denied(true).message().contains("research/p")
         );

@@ -6,6 +6,7 @@ mod explain;
 #[cfg(test)]
 mod reference;
 pub mod review;
+mod scope;
 mod table;
 mod template;
 mod view;
@@ -20,6 +21,7 @@ use crate::wire::Object;
 pub use explain::{
     Asked, Audience, AudienceRule, Explanation, May, Question, RULES_MAX, RuleTold, Unasked, audience,
 };
+pub use scope::{SCOPE_BYTES_MAX, is_scope};
 pub use table::Policies;
 pub use template::template_fits;
 pub use view::View;

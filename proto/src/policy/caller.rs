@@ -1,10 +1,16 @@
 //! Whether a caller is the one that a rule speaks of.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+
+use serde_json::Value;
 
 use crate::mcp::{self, Raw};
 use crate::name::{SpiffeId, Workload};
 use crate::resource::kinds::{CallerMatch, Patterns};
+
+/// The claims that a token's scopes are in, by the names that issuers have for them.
+const SCOPES: [&str; 2] = ["scope", "scp"];
 
 /// Deepest nesting of claims.
 const CLAIMS_DEPTH_MAX: usize = 32;
@@ -73,9 +79,35 @@ impl Caller {
         self.0.claims.as_deref().map(Raw::scanned)
     }
 
+    /// The scopes of which a match wants one and the caller has none, where all else of it fits; and in which claim.
+    pub(super) fn lacks_scope<'m>(&self, wanted: &'m CallerMatch) -> Option<(&'m str, &'m Patterns)> {
+        let mut lacking =
+            wanted.claims.iter().filter(|(claim, values)| !self.claims_any(claim.as_str(), values));
+        let (claim, values) = lacking.next().filter(|(claim, _)| SCOPES.contains(&claim.as_str()))?;
+        let is_all = lacking.next().is_none() && self.misses_besides_claims(wanted).is_none();
+        is_all.then_some((claim.as_str(), values))
+    }
+
+    /// The same caller with one more scope; none of whoever has no claims.
+    pub(super) fn with_scope(&self, claim: &str, scope: &str) -> Option<Self> {
+        let mut claims: serde_json::Map<_, _> = serde_json::from_str(self.claims()?.get()).ok()?;
+        let had = claims.entry(claim).or_insert_with(|| Value::Array(Vec::new()));
+        match had {
+            Value::Array(all) => all.push(scope.into()),
+            one => *one = Value::Array(vec![one.take(), scope.into()]),
+        }
+        self.clone().with_claims(&Value::from(claims).to_string()).ok()
+    }
+
     /// Whether the caller is one of several; everyone is where none are given.
     pub(super) fn is_one_of<'m>(&self, matches: Option<impl IntoIterator<Item = &'m CallerMatch>>) -> bool {
         matches.is_none_or(|matches| matches.into_iter().any(|it| self.misses(it).is_none()))
+    }
+
+    /// A claim that is one text.
+    pub fn claim(&self, name: &str) -> Option<Cow<'_, str>> {
+        let exactly = |(key, value): (Raw<'_>, _)| (key.text()? == name).then_some(value);
+        self.claims()?.parts().find_map(exactly)?.text()
     }
 
     /// How the caller is like any one of several, by its identity alone.
@@ -94,11 +126,14 @@ impl Caller {
 
     /// The first part of a match that does not fit, by the name of its field: every part that is given must.
     pub(super) fn misses(&self, wanted: &CallerMatch) -> Option<&'static str> {
-        let is_of = |tenants: &Patterns| self.tenant().is_some_and(|tenant| any(tenants, tenant));
-        let known = self.misses_by_identity(wanted);
-        let tenant = || (!wanted.tenants.as_ref().is_none_or(is_of)).then_some("tenants");
         let claimed = || wanted.claims.iter().all(|(claim, values)| self.claims_any(claim.as_str(), values));
-        known.or_else(tenant).or_else(|| (!claimed()).then_some("claims"))
+        self.misses_besides_claims(wanted).or_else(|| (!claimed()).then_some("claims"))
+    }
+
+    fn misses_besides_claims(&self, wanted: &CallerMatch) -> Option<&'static str> {
+        let is_of = |tenants: &Patterns| self.tenant().is_some_and(|tenant| any(tenants, tenant));
+        let tenant = || (!wanted.tenants.as_ref().is_none_or(is_of)).then_some("tenants");
+        self.misses_by_identity(wanted).or_else(tenant)
     }
 
     fn misses_by_identity(&self, wanted: &CallerMatch) -> Option<&'static str> {

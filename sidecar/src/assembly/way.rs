@@ -13,7 +13,7 @@ use weft_proto::name::ServerName;
 
 use crate::exchange::BoxFuture;
 use crate::exchange::http::{AnswerBody, Http, Target};
-use crate::headers::CALLER;
+use crate::headers::{CALLER, take_scope};
 use crate::outbound::{Affinity, Call, Outbound};
 use crate::refusal::Refusal;
 use crate::route::{self, Asked};
@@ -82,7 +82,10 @@ impl Http for ToMember {
             let affinity = waits.map_or(Affinity::Any, Affinity::Waits);
             let addressed = entry.server.meta.full_name();
             let call = Call { tool: tool.as_deref(), ..Call::new(request, affinity) };
-            let answer = self.to.forward(&addressed, &course, call).await?;
+            let mut answer = self.to.forward(&addressed, &course, call).await?;
+            if let Some(scope) = take_scope(answer.response.headers_mut()) {
+                return Err(Refusal::ScopeNeeded { scopes: vec![scope] });
+            }
             let broke = |error: hyper::Error| Refusal::UpstreamBroke(error.to_string());
             Ok(answer.response.map(|body| body.map_err(broke).boxed_unsync()))
         })

@@ -342,6 +342,17 @@ impl Trusted {
 }
 
 impl Verified {
+    /// A refusal for want of a scope, as a client is told that can ask for it: with the scopes that it has, because many
+    /// ask for those alone that they are told.
+    pub fn asking_for_scopes(&self, refusal: Refusal) -> Refusal {
+        let (needed, token) = match (refusal, &self.token) {
+            (Refusal::Denied { scope: Some(scope), .. }, Some(token)) => (vec![scope], token),
+            (Refusal::ScopeNeeded { scopes }, Some(token)) => (scopes, token),
+            (other, _) => return other,
+        };
+        Refusal::ScopeNeeded { scopes: needed.into_iter().chain(token.scopes.iter().cloned()).collect() }
+    }
+
     fn holds(&self, now: SystemTime) -> bool {
         let is_in_time = self.until.is_none_or(|until| now < until);
         let is_signed = |token: &Told| {

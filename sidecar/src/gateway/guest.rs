@@ -109,6 +109,13 @@ impl Guest {
     }
 }
 
+/// Whether somebody came with a token: an issuer of tokens is called by its address, which nobody else is who vouches for
+/// a guest.
+pub fn is_of_token(caller: &policy::Caller) -> bool {
+    let is_address = |iss: &str| iss.starts_with("https://") || iss.starts_with("http://");
+    caller.claim("iss").is_some_and(|iss| is_address(&iss))
+}
+
 /// What is said of a guest, as a header. A policy may speak of any claim, so none is left out for want of room.
 fn told(said: &Said, bytes_max: usize) -> Result<HeaderValue, Error> {
     let json = serde_json::to_vec(said).map_err(|_| Error::Form)?;

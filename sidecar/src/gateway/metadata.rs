@@ -5,6 +5,7 @@ use http::HeaderValue;
 use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE};
 use http::{Response, Uri};
 use serde_json::json;
+use weft_proto::policy::access::is_scope;
 
 use super::authenticate::{Authenticator, Trusted};
 use crate::answer::Answer;
@@ -12,6 +13,8 @@ use crate::body::Body;
 use crate::receive;
 use crate::refusal::Refusal;
 
+/// Room for scopes in a challenge.
+const SCOPES_BYTES_MAX: usize = 2048;
 /// Where the metadata of an endpoint is, before its path.
 const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 
@@ -56,7 +59,9 @@ impl Authenticator {
             Refusal::Unauthenticated { brought: true, .. } | Refusal::KeyExpired { .. } => {
                 vec!["error=\"invalid_token\"".to_owned()]
             }
-            Refusal::InsufficientScope => vec!["error=\"insufficient_scope\"".to_owned()],
+            Refusal::InsufficientScope | Refusal::ScopeNeeded { .. } => {
+                vec!["error=\"insufficient_scope\"".to_owned()]
+            }
             _ => return None,
         };
         if !told.is_empty() {
@@ -64,13 +69,13 @@ impl Authenticator {
         }
         let trusted = self.trusted();
         let oauth = trusted.as_ref().and_then(|it| it.object.spec.oauth.as_ref().map(|oauth| (it, oauth)));
-        if let Some((trusted, oauth)) = oauth {
+        if let Some((trusted, _)) = oauth {
             told.push(format!("resource_metadata=\"{}\"", self.address_of(trusted, endpoint)));
-            let needed: Vec<_> = oauth.required_scopes.iter().map(|it| it.as_str()).collect();
-            let needed: Vec<_> = needed.into_iter().filter(|it| is_scope(it)).collect();
-            if !needed.is_empty() {
-                told.push(format!("scope=\"{}\"", needed.join(" ")));
-            }
+        }
+        let required = oauth.iter().flat_map(|(_, oauth)| oauth.required_scopes.iter());
+        let scopes = scopes_told(refusal, required.map(|it| it.as_str()));
+        if !scopes.is_empty() {
+            told.push(format!("scope=\"{scopes}\""));
         }
         let challenge = match told.is_empty() {
             true => "Bearer".to_owned(),
@@ -91,7 +96,22 @@ impl Authenticator {
     }
 }
 
-/// What a scope may be written with, so that it cannot end the text that it stands in.
-fn is_scope(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
+/// The scopes to ask for: the one that a call needs, then those that every token needs, then those that this one has, as
+/// many as there is room for.
+fn scopes_told<'s>(refusal: &'s Refusal, required: impl Iterator<Item = &'s str>) -> String {
+    let asked: &[String] = match refusal {
+        Refusal::ScopeNeeded { scopes } => scopes,
+        _ => &[],
+    };
+    let mut asked = asked.iter().map(String::as_str);
+    let all = asked.next().into_iter().chain(required).chain(asked);
+    let mut told: Vec<&str> = Vec::new();
+    let mut room = SCOPES_BYTES_MAX;
+    for scope in all.filter(|it| is_scope(it)) {
+        if scope.len() < room && !told.contains(&scope) {
+            room -= scope.len() + 1;
+            told.push(scope);
+        }
+    }
+    told.join(" ")
 }

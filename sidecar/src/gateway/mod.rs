@@ -20,7 +20,7 @@ mod token;
 
 pub use authenticate::{Authenticator, Parts, Verified};
 pub use certificate::{Certificate, Error as CertificateError};
-pub use guest::Guest;
+pub use guest::{Guest, is_of_token};
 pub use metadata::asked;
 pub use pages::{Pages, allow, is_preflight, preflight};
 pub use settings::{Gateway, KeyFetching, PublicUrl, TlsFiles};

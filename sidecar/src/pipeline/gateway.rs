@@ -95,7 +95,8 @@ impl Gateway {
         let brought = taken(request.headers_mut());
         let caller = Caller::Guest(Arc::clone(&verified.guest));
         let known = Identified { address: connection.address, caller, protocol: connection.protocol };
-        let mut response = Box::pin(parts.to.run(&known, request, record)).await?;
+        let outcome = Box::pin(parts.to.run(&known, request, record)).await;
+        let mut response = outcome.map_err(|refusal| verified.asking_for_scopes(refusal))?;
         headers::toward_public(response.headers_mut());
         let share = self.share(share, &verified, record.event.listens)?;
         let standing = is_event_stream(response.headers()).then(|| {

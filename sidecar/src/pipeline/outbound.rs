@@ -135,11 +135,14 @@ impl Outbound {
         let began = record.mark();
         let answer = self.send(server, (connection, received), call, way, onward).await;
         record.took(Part::Upstream, began);
-        let answer = answer?;
+        let mut answer = answer?;
         // Whose call it is, is known now.
         let series = self.about(&answer.server, record);
         if let Some(trace) = &mut record.trace {
             trace.to(&answer.address);
+        }
+        if let Some(scope) = headers::take_scope(answer.response.headers_mut()) {
+            return Err(Refusal::ScopeNeeded { scopes: vec![scope] });
         }
         if answer.was_chosen && may_begin(call) {
             record.begins = Some(Box::new(parts.to.learning(server, answer.instance)));

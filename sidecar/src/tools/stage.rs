@@ -217,6 +217,7 @@ impl Asked<'_> {
             target: format!("tool {tool:?}"),
             rule: format!("{policy}: {why}"),
             explain: self.entry.access.iter().any(|policy| policy.spec.explain),
+            scope: None,
         };
         self.take(manner, "pin", Err(refusal), treated)
     }
@@ -296,6 +297,7 @@ fn judge(
             target: format!("tool {tool:?}"),
             rule: "it is not advertised, so that its arguments cannot be validated".to_owned(),
             explain: false,
+            scope: None,
         });
     };
     let schema = definition.schema(limits).map_err(|why| Refusal::NotValidated(why.to_string()))?;

@@ -73,11 +73,11 @@ impl Story {
         eventually("the gateway has been told", knows).await;
     }
 
-    async fn apply(&self, yaml: &str) {
+    pub(super) async fn apply(&self, yaml: &str) {
         self.pair.apply(yaml).await;
     }
 
-    fn token(&self, claims: Value) -> String {
+    pub(super) fn token(&self, claims: Value) -> String {
         format!("Bearer {}", self.signer.token(&claims))
     }
 
@@ -93,7 +93,7 @@ impl Story {
         sender.send_request(at_gateway(request)).await.unwrap()
     }
 
-    async fn answer(&self, request: Request<Full<Bytes>>) -> Answer {
+    pub(super) async fn answer(&self, request: Request<Full<Bytes>>) -> Answer {
         Answer::read(self.send(request).await).await
     }
 
@@ -130,7 +130,7 @@ pub(super) fn by(mut request: Request<Full<Bytes>>, authorization: &str) -> Requ
     request
 }
 
-fn at(mut request: Request<Full<Bytes>>, path: &str) -> Request<Full<Bytes>> {
+pub(super) fn at(mut request: Request<Full<Bytes>>, path: &str) -> Request<Full<Bytes>> {
     *request.uri_mut() = path.parse().unwrap();
     request
 }
@@ -139,7 +139,7 @@ fn get(path: &str) -> Request<Full<Bytes>> {
     Request::get(path).body(Full::default()).unwrap()
 }
 
-fn initialize() -> Value {
+pub(super) fn initialize() -> Value {
     json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
         "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "x", "version": "1" } } })
 }

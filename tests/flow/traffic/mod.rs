@@ -34,6 +34,7 @@ mod public;
 mod quotas;
 mod reads;
 mod routes;
+mod scopes;
 mod shared;
 mod streams;
 mod tools;

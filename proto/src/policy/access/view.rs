@@ -186,6 +186,37 @@ impl View {
         self.settle(tally, call).0
     }
 
+    /// The enforced rules that are about a call, whomever they speak of, in their order.
+    pub(super) fn about(&self, call: Call<'_>) -> Vec<(RuleNumber, &AccessRule)> {
+        let mut numbers = Vec::new();
+        self.table.about(&self.table.enforced, call, |number| numbers.push(number));
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers.into_iter().filter_map(|number| Some((number, self.table.rule(number)?))).collect()
+    }
+
+    /// Whether another caller would be allowed a call that names what it is about. Given are the rules about it.
+    pub(super) fn would_allow(
+        &self,
+        caller: Caller,
+        about: &[(RuleNumber, &AccessRule)],
+        call: Call<'_>,
+    ) -> bool {
+        let mut speaks = vec![0_u64; self.speaks.len()].into_boxed_slice();
+        for (number, rule) in about {
+            if caller.is_one_of(rule.from.as_ref()) {
+                speaks[*number as usize / 64] |= 1 << (number % 64);
+            }
+        }
+        let (table, server) = (Arc::clone(&self.table), self.server.clone());
+        let (default_action, first_allow, is_of_any) = (self.default_action, None, false);
+        let other = Self { table, caller, server, default_action, speaks, first_allow, is_of_any };
+        let meter = Meter::default();
+        let mut judge = |rule: &AccessRule| other.condition(rule, call, &meter);
+        let tally = other.tally(&other.table.enforced, None, call, &mut judge);
+        other.settle(tally, call).0
+    }
+
     /// Every rule of the policies, in the order of conflicts, whomever it speaks of.
     pub(super) fn rules(&self) -> impl Iterator<Item = (RuleRef<'_>, &AccessRule)> {
         self.table.policies.iter().flat_map(|policy| {

@@ -6,6 +6,7 @@ use weft_proto::name::SpiffeId;
 use weft_proto::resource::{Spec, parse};
 use weft_proto::wire::{Meta, Part};
 
+use super::super::guest::is_of_token;
 use super::super::known::digest as digest_of;
 use super::super::testing::{Signer, set};
 use super::*;
@@ -317,6 +318,16 @@ async fn clients_are_told_where_to_get_a_token() {
     assert_eq!(told(&plain, "/mcp"), format!("Bearer {metadata}, scope=\"mcp\"").as_str());
     let scopes = told(&Refusal::InsufficientScope, "/mcp");
     assert!(scopes.to_str().unwrap().starts_with("Bearer error=\"insufficient_scope\", error_description="));
+    // The scope of one call, then what every token needs, then what this one has.
+    let needed = Refusal::ScopeNeeded { scopes: ["write", "read", "mcp", "a\" b"].map(str::to_owned).into() };
+    let expected = format!(
+        "Bearer error=\"insufficient_scope\", error_description=\"the token lacks a scope that this needs\", \
+         {metadata}, scope=\"write mcp read\""
+    );
+    assert_eq!(told(&needed, "/mcp"), expected.as_str());
+    let many = (0..1000).map(|number| format!("scope-{number}"));
+    let many = told(&Refusal::ScopeNeeded { scopes: many.collect() }, "/mcp");
+    assert!(many.len() < 2500 && many.to_str().unwrap().contains("scope=\"scope-0 mcp scope-1 "), "{many:?}");
     assert!(door.authenticator.challenge(&Refusal::NoSuchPath, "/mcp").is_none());
     // What a path says never gets into the header.
     let odd = told(&plain, "/mcp\", x=\"");
@@ -334,6 +345,24 @@ async fn clients_are_told_where_to_get_a_token() {
     assert_eq!(document(None).await["resource"], "https://mcp.example.com");
     door.trusts("edge", &door.jwt(&oauth.replace("example.com'", "example.com/mcp'")));
     assert_eq!(document(Some("/mcp")).await["resource"], "https://mcp.example.com/mcp");
+}
+
+#[tokio::test]
+async fn only_whoever_came_with_a_token_is_asked_for_scopes() {
+    let digest = hex(&digest_of("k1"));
+    let door = Door::new(&format!("apiKeys: [{{ name: one, digest: 'sha256:{digest}' }}]"));
+    let denied = || Refusal::Denied {
+        target: "tool \"x\"".to_owned(),
+        rule: "no-rule".to_owned(),
+        explain: false,
+        scope: Some("write".to_owned()),
+    };
+    let (token, key) = (door.claims(good()).await.unwrap(), door.bearer("k1").await.unwrap());
+    assert!(is_of_token(&token.guest.caller) && !is_of_token(&key.guest.caller));
+    let asking = Refusal::ScopeNeeded { scopes: ["write", "read", "write"].map(str::to_owned).into() };
+    assert_eq!(token.asking_for_scopes(denied()), asking);
+    assert_eq!(token.asking_for_scopes(Refusal::NotReady), Refusal::NotReady);
+    assert_eq!(key.asking_for_scopes(denied()), denied());
 }
 
 #[tokio::test]

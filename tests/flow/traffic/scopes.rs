@@ -1,0 +1,120 @@
+//! Callers of a gateway whose token lacks a scope for one call are asked for it.
+
+use http::Request;
+use http_body_util::Full;
+use serde_json::{Value, json};
+
+use super::gateway::{Story, at, by, call, initialize};
+use super::pair::{self, Answer, legacy};
+use super::upstream::{self, Upstream};
+use crate::mesh::eventually;
+
+/// Who may call `echo`, and who `other`, which takes no scope.
+const POLICY: &str = "apiVersion: weft.dev/v1alpha1
+kind: AccessPolicy
+metadata: { namespace: research, name: writers }
+spec:
+  servers: { names: [files] }
+  rules:
+    - { action: allow, from: [{ claims: { scope: ['files:write'], groups: [dev] } }], to: [{ tools: [echo] }] }
+    - { action: allow, from: [{ claims: { groups: [dev, ops] } }], to: [{ tools: [other] }] }
+";
+
+/// A gateway before a server with the tool `echo`, of which it has been told.
+async fn story() -> Story {
+    let list = |seen: &upstream::Seen| {
+        let mut answer = json!({ "jsonrpc": "2.0", "id": seen.json()["id"] });
+        answer["result"] = json!({ "resultType": "complete", "ttlMs": 0, "cacheScope": "private", "tools":
+            [{ "name": "echo", "inputSchema": { "type": "object" } }] });
+        upstream::document(&answer)
+    };
+    let upstream = Upstream::with(move |seen| async move {
+        if seen.method_name() == "tools/list" { list(&seen) } else { upstream::echo(&seen) }
+    });
+    let story = Story::with(upstream.await, json!({}), json!({})).await;
+    story.apply(POLICY).await;
+    let files = "research/files".parse().unwrap();
+    let offered = || {
+        let current = story.gateway.live.load();
+        let offer = current.snapshot.server(&files).and_then(|it| it.offer.clone());
+        offer.is_some_and(|it| !it.items().is_empty())
+    };
+    eventually("the gateway knows what it may be asked for", offered).await;
+    story
+}
+
+#[track_caller]
+fn asks_for(answer: &Answer, scopes: &str, path: &str) {
+    let expected = format!(
+        "Bearer error=\"insufficient_scope\", error_description=\"the token lacks a scope that this needs\", \
+         resource_metadata=\"https://mcp.test/.well-known/oauth-protected-resource{path}\", scope=\"{scopes}\""
+    );
+    assert_eq!((answer.status, answer.reason()), (403, "scope_needed"), "{answer:?}");
+    assert_eq!(answer.headers["www-authenticate"], expected.as_str());
+    assert_eq!(answer.code(), 4035);
+    assert!(!answer.headers.contains_key("weft-scope"));
+    let text = format!("{answer:?}");
+    assert!(!text.contains("writers") && !text.contains("dev"), "nothing else of the rules: {text}");
+}
+
+fn refused(answer: &Answer) {
+    assert_eq!((answer.status, answer.reason()), (403, "denied"), "{answer:?}");
+    assert!(!answer.headers.contains_key("www-authenticate") && !answer.headers.contains_key("weft-scope"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_lacks_a_scope_for_one_call_is_asked_for_it() {
+    let story = story().await;
+    let token = |claims: Value| story.token(claims);
+    let reads = token(json!({ "sub": "ann", "groups": ["dev"], "scope": "openid files:read" }));
+    let writes = token(json!({ "sub": "ann", "groups": ["dev"], "scope": "openid files:read files:write" }));
+    for (path, tool) in [(pair::PATH, "echo"), ("/mcp", "files_echo")] {
+        let answer = story.answer(at(by(call(tool), &reads), path)).await;
+        asks_for(&answer, "files:write openid files:read", path);
+        assert_eq!(story.answer(at(by(call(tool), &writes), path)).await.status, 200, "{path}");
+        // No scope would do.
+        let ops = token(json!({ "sub": "bob", "groups": ["ops"], "scope": "openid" }));
+        refused(&story.answer(at(by(call(tool), &ops), path)).await);
+    }
+    // A workload of the mesh has no token that could be another.
+    let mut agent = story.pair.caller("agents", "a").await;
+    refused(&Answer::read(agent.send(call("echo")).await).await);
+    story.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_sessions_are_asked_by_the_same_status() {
+    let story = story().await;
+    let reads = story.token(json!({ "sub": "ann", "groups": ["dev"], "scope": "openid" }));
+    let writes = story.token(json!({ "sub": "ann", "groups": ["dev"], "scope": "files:write" }));
+    for (path, tool) in [(pair::PATH, "echo"), ("/mcp", "files_echo")] {
+        let opened = story.answer(at(by(legacy(&initialize(), None), &reads), path)).await;
+        let session = opened.headers["mcp-session-id"].to_str().unwrap().to_owned();
+        let called = json!({ "jsonrpc": "2.0", "id": 3, "method": "tools/call",
+            "params": { "name": tool, "arguments": {} } });
+        let calls = |token: &str| -> Request<Full<bytes::Bytes>> {
+            at(by(legacy(&called, Some(&session)), token), path)
+        };
+        asks_for(&story.answer(calls(&reads)).await, "files:write openid", path);
+        // With the new token the session goes on.
+        let answer = story.answer(calls(&writes)).await;
+        assert!(answer.status == 200 && !answer.body.is_empty(), "{path}: {answer:?}");
+        assert!(!String::from_utf8_lossy(&answer.body).contains("error"), "{path}: {answer:?}");
+    }
+    story.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_says_of_scopes_is_not_heard() {
+    let upstream = Upstream::with(|seen| async move {
+        let mut answer = upstream::echo(&seen);
+        *answer.status_mut() = http::StatusCode::FORBIDDEN;
+        answer.headers_mut().insert("weft-scope", "admin".parse().unwrap());
+        answer
+    });
+    let story = Story::with(upstream.await, json!({}), json!({})).await;
+    let answer = story.answer(by(call("echo"), &story.ann())).await;
+    assert!(!answer.headers.contains_key("www-authenticate"), "{answer:?}");
+    assert!(!answer.headers.contains_key("weft-scope") && answer.reason() == "", "{answer:?}");
+    story.stop().await;
+}
