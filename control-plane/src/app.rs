@@ -14,6 +14,7 @@ use weft_telemetry::recent::Recent;
 
 use crate::audit::{self, Own, Trails};
 use crate::catalog::{self, Catalogue};
+use crate::check::Observer;
 use crate::feed::{self, Feed};
 use crate::identity::attest::Attestor;
 use crate::identity::kubernetes::Cluster;
@@ -216,6 +217,7 @@ struct Parts {
     log: Recent,
     /// Whether objects are a cluster's, so that operators change them there.
     managed: bool,
+    cluster: Option<Observer>,
     standing: Standing,
     shutdown: CancellationToken,
 }
@@ -288,6 +290,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         data_dir: config.data_dir,
         log: config.log,
         managed: config.cluster.is_some(),
+        cluster: config.cluster.as_ref().map(|it| it.observer.clone()),
         standing,
         shutdown,
     };

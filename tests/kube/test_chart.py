@@ -100,7 +100,8 @@ def test_pods_of_the_control_plane_are_let_into_a_restricted_namespace(installed
 
 MAY = [
     "create tokenreviews.authentication.k8s.io",
-    "get pods -A", "watch namespaces", "list pods -n weft-system",
+    "get pods -A", "list pods -A", "watch pods -A", "watch namespaces",
+    "create events.events.k8s.io -A", "patch events.events.k8s.io -A", "list pods -n weft-system",
     "watch mcpservers.weft.dev -A", "list trusts.weft.dev -A",
     "patch accesspolicies.weft.dev/status -A",
     "get configmaps/weft-roots -A", "patch configmaps/weft-roots -A",
@@ -113,7 +114,7 @@ MAY = [
 MUST_NOT = [
     "get secrets -A", "list secrets -n weft-system", "get secrets/other -n weft-system",
     "get secrets/weft-issuer -n kube-system", "create secrets -n kube-system", "delete secrets -n weft-system",
-    "create events -A", "list pods -A", "watch pods -A",
+    "create events -A", "list events.events.k8s.io -A", "delete events.events.k8s.io -A", "update events.events.k8s.io -A",
     "create pods -A", "patch pods -A", "create pods -n weft-system", "delete pods -n weft-system", "delete pods -A", "create pods/exec -A", "get pods/log -A",
     "create serviceaccounts/token -A", "impersonate users", "impersonate serviceaccounts",
     "patch configmaps/other -A", "patch configmaps/weft-roots-2 -A", "list configmaps -n kube-system",

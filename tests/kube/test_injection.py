@@ -212,6 +212,80 @@ def test_a_dry_run_shows_the_same_and_leaves_no_trace(plane, cluster, mesh):
     assert count() == before + 1, "nobody asks about a pod that goes"
 
 
+def told(cluster, namespace: str) -> list[tuple[str, str, str, str]]:
+    """Events of ours in a namespace: why, about which kind and name, and what they say."""
+    events = cluster.get("events.events.k8s.io", "-n", namespace)["items"]
+    ours = [it for it in events if it["reportingController"] == "weft"]
+    return sorted((it["reason"], it["regarding"]["kind"], it["regarding"]["name"], it["note"]) for it in ours)
+
+
+def test_what_became_of_pods_is_told_of_whoever_made_them_and_dry_runs_of_nobody(plane, cluster, mesh):
+    tried(cluster, pod("tried", mesh))
+    selector = {"matchLabels": {"app": "it"}}
+    spec = {"replicas": 3, "selector": selector, "template": template()}
+    cluster.apply({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "it", "namespace": mesh}, "spec": spec})
+    owner = eventually(lambda: cluster.get("replicasets", "-n", mesh)["items"], within=20)[0]["metadata"]
+    created(cluster, pod("host", mesh, hostNetwork=True))
+    with pytest.raises(Refused):
+        created(cluster, pod("wrong", mesh, {"weft.dev/port": "http"}))
+    eventually(lambda: len(told(cluster, mesh)) >= 3, within=20)
+    expected = [
+        ("Injected", "ReplicaSet", owner["name"], "a pod of it got its sidecar"),
+        ("InjectionRefused", "Namespace", mesh, "the pod wrong was refused, as it cannot have its sidecar: weft.dev/port"),
+        ("InjectionSkipped", "Namespace", mesh, "the pod host is made without its sidecar: it uses the network of its node"),
+    ]
+    found = told(cluster, mesh)
+    assert [it[:3] for it in found] == [it[:3] for it in expected]
+    assert all(it[3].startswith(said[3]) for it, said in zip(found, expected, strict=True)), found
+
+    # Three pods are one event, with the owner's UID, and a fourth counts.
+    def injected():
+        events = cluster.get("events.events.k8s.io", "-n", mesh)["items"]
+        return [it for it in events if it["reason"] == "Injected"]
+
+    assert injected()[0]["regarding"]["uid"] == owner["uid"]
+    cluster.kubectl("scale", "deployment", "it", "-n", mesh, "--replicas=4")
+    eventually(lambda: injected()[0].get("series", {}).get("count") == 4, within=30)
+    assert len(injected()) == 1
+    shown = cluster.kubectl("get", "events", "-n", mesh, "--field-selector", "reportingComponent=weft")
+    assert "InjectionSkipped" in shown and "Injected" in shown
+
+
+def test_pods_that_are_older_than_the_label_are_flagged_until_they_are_made_anew(plane, cluster, namespace_of_others):
+    namespace = namespace_of_others
+
+    def flagged() -> str:
+        found = next(it for it in plane.api("/checks?group=sidecars")["items"] if it["name"] == "pods without a sidecar")
+        return found["detail"] if found["outcome"] == "failed" else found["outcome"]
+
+    def counted() -> int:
+        found = re.search(rf'without_sidecar{{namespace="{namespace}"}} (\d+)', plane.health("/metrics")[1])
+        return int(found[1]) if found else 0
+
+    eventually(plane.leads, within=20)
+    # Of these two only one could have a sidecar; and one has ended.
+    created(cluster, pod("old", namespace))
+    created(cluster, pod("host", namespace, hostNetwork=True))
+    created(cluster, pod("ended", namespace))
+    ended = json.dumps({"status": {"phase": "Succeeded"}})
+    cluster.kubectl("patch", "pod", "ended", "-n", namespace, "--subresource=status", "--type=merge", "-p", ended)
+    assert f"{namespace}/" not in flagged() and counted() == 0
+    cluster.kubectl("label", "namespace", namespace, "weft.dev/inject=enabled")
+    eventually(lambda: f"{namespace}/old" in flagged(), within=30)
+    assert f"{namespace}/host" not in flagged() and f"{namespace}/ended" not in flagged()
+    assert counted() == 1
+    note = "the pod asks for a sidecar and has none"
+    missing = eventually(lambda: [it for it in told(cluster, namespace) if it[0] == "SidecarMissing"], within=20)
+    assert [it[:3] for it in missing] == [("SidecarMissing", "Pod", "old")] and missing[0][3].startswith(note)
+    described = cluster.kubectl("describe", "pod", "old", "-n", namespace)
+    assert "SidecarMissing" in described
+    # Made anew, it has one.
+    cluster.kubectl("delete", "pod", "old", "-n", namespace, "--grace-period=0", "--force")
+    eventually(lambda: SIDECAR in containers(tried(cluster, pod("old", namespace))), within=20)
+    created(cluster, pod("old", namespace))
+    eventually(lambda: f"{namespace}/" not in flagged() and counted() == 0, within=30)
+
+
 @pytest.mark.parametrize(("name", "value", "said"), [
     ("port", "http", "weft.dev/port: \"http\" holds no port between 1 and 65535"),
     ("servers", "../etc", "weft.dev/servers: \"../etc\" holds no name of a server"),

@@ -67,6 +67,23 @@ def test_pods_of_a_namespace_that_opts_in_get_the_sidecar_of_the_release(main):
     assert not forbidden(main)
 
 
+def test_pods_without_a_sidecar_are_told_of_with_the_rights_of_the_release(main):
+    cluster = main.cluster
+    cluster.namespace("late")
+    cluster.kubectl("run", "old", "--image=app", "-n", "late")
+    cluster.kubectl("label", "namespace", "late", "weft.dev/inject=enabled")
+
+    def told() -> set[str]:
+        events = cluster.get("events.events.k8s.io", "-n", "late")["items"]
+        return {it["reason"] for it in events if it["reportingController"] == "weft"}
+
+    eventually(lambda: "SidecarMissing" in told(), within=40)
+    eventually(lambda: sidecar(made(cluster, "late", "new")), within=20)
+    cluster.kubectl("run", "new", "--image=app", "-n", "late")
+    eventually(lambda: "Injected" in told(), within=20)
+    assert not forbidden(main)
+
+
 def test_resources_with_mistakes_are_refused_and_others_say_what_became_of_them(main):
     cluster = main.cluster
     server = {

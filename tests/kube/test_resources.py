@@ -280,6 +280,9 @@ def test_what_came_past_the_webhook_is_kept_out_and_what_it_said_before_holds(pl
         told = eventually(lambda: conditions(cluster, "qp", namespace, "fair"), within=20)
         assert {name: it["status"] for name, it in told.items()} == {"Accepted": "False", "Programmed": "False"}
         assert re.match(r"spec\.limits\[0\]\.rate: .*; what it said before goes on holding", told["Accepted"]["message"])
+        checks = {it["name"]: it for it in plane.api("/checks?group=control-plane")["items"]}
+        assert checks["objects kept out"]["outcome"] == "failed" and checks["objects kept out"]["remedy"]
+        assert f"quotapolicies/{namespace}/fair (spec.limits[0].rate: " in checks["objects kept out"]["detail"]
         shown = plane.api(f"/namespaces/{namespace}/quotapolicies/fair")
         assert shown["spec"]["limits"][0]["rate"] == "10/min"
     finally:

@@ -17,21 +17,25 @@ use tokio_util::task::TaskTracker;
 use weft_certs::bundle::Bundles;
 use weft_certs::pem;
 use weft_control_plane::app::{self as control_plane, Surroundings, Webhooks};
+use weft_control_plane::check::{self, Observer};
 use weft_control_plane::clock;
 use weft_control_plane::listen;
 use weft_control_plane::metrics::Metrics;
 use weft_control_plane::trust::Trust;
 use weft_proto::name::{Namespace, TrustDomain};
 
+use crate::admission::mutate::Told;
 use crate::admission::{self, Deps, Injector, Judge, Namespaces};
 use crate::ca_bundle::{self, Kind};
 use crate::cluster::{self, Accounts};
+use crate::events::{self, Events};
 use crate::follow::Followed;
 use crate::inject::Settings;
 use crate::inject::settings::REVISION_DEFAULT;
 use crate::leader::{self, Campaign, Ended, label};
 use crate::roots;
 use crate::secrets::{self, Secrets};
+use crate::uninjected::{self, Uninjected};
 
 /// The Service that sidecars and operators find the control plane by that leads.
 pub const SERVICE: &str = "weft-control-plane";
@@ -130,19 +134,23 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let followed = Followed::new(trust_domain.clone());
     let (namespaces, following) = admission::namespaces::follow(client.clone());
     let mut inner = config.control_plane;
+    let events = Events::new(Arc::clone(&inner.metrics));
+    let injector = config.injector.map(|it| injector(it, namespaces, &events));
+    let uninjected = injector.clone().map(|it| Uninjected::new(it, Arc::clone(&events)));
     inner.hosts.extend(names.hosts());
     inner.cluster = Some(Surroundings {
         issuer: issuer.subscribe(),
         accounts: Arc::new(Accounts::new(client.clone(), config.accounts)),
         webhooks: Webhooks {
             address: config.webhooks,
-            service: webhooks(&followed, config.injector.map(|it| injector(it, namespaces)), &inner.metrics),
+            service: webhooks(&followed, injector, &inner.metrics),
             limits: webhook_limits(),
         },
         sessions: shared.sessions,
         admin: shared.admin,
         synced: synced.subscribe(),
         leads: leads.subscribe(),
+        observer: observer(&followed, uninjected.as_ref()),
     });
     let control_plane = Box::pin(control_plane::start(inner)).await?;
     let (tasks, shutdown) = (TaskTracker::new(), control_plane.shutdown());
@@ -150,6 +158,12 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     tasks.spawn(until(shutdown.clone(), following));
     tasks.spawn(until(shutdown.clone(), secrets.clone().follow(issuer)));
     tasks.spawn(until(shutdown.clone(), look_after_issuer(secrets, leads.subscribe())));
+    tasks.spawn(until(shutdown.clone(), events::write(events, client.clone(), config.pod.clone())));
+    if let Some(uninjected) = uninjected {
+        let metrics = Arc::clone(&control_plane.metrics);
+        let work = uninjected::follow(uninjected, client.clone(), metrics, leads.subscribe());
+        tasks.spawn(until(shutdown.clone(), work));
+    }
     keep(&parts, &tasks, &control_plane.trust, config.pod.clone());
     followed.start(client.clone(), &control_plane, synced.clone(), leads.subscribe(), &tasks);
     let leases = Api::namespaced(client.clone(), namespace);
@@ -292,8 +306,25 @@ fn webhooks(followed: &Followed, injector: Option<Injector>, metrics: &Arc<Metri
 }
 
 /// What puts sidecars into pods.
-fn injector(settings: Settings, namespaces: Namespaces) -> Injector {
-    Injector { settings: Arc::new(settings), namespaces, told: Arc::new(|_| ()) }
+fn injector(settings: Settings, namespaces: Namespaces, events: &Arc<Events>) -> Injector {
+    let (events, known, on_mistake) = (Arc::clone(events), Arc::clone(&namespaces), settings.on_mistake);
+    let told = Arc::new(move |told: Told| {
+        // Whoever reaches the door can ask about any namespace: nothing is written into one that there is not.
+        let is_known = || known(&told.namespace).is_some();
+        if let Some(event) = events::of(&told, on_mistake).filter(|_| is_known()) {
+            events.tell(event);
+        }
+    });
+    Injector { settings: Arc::new(settings), namespaces, told }
+}
+
+/// What checks ask about the cluster.
+fn observer(followed: &Followed, uninjected: Option<&Uninjected>) -> Observer {
+    let (ledger, pods) = (Arc::clone(&followed.ledger), uninjected.map(|it| Arc::clone(&it.known)));
+    Observer(Arc::new(move || check::Cluster {
+        kept_out: ledger.kept_out(),
+        pods: pods.as_ref().map_or(check::Pods::NotInjected, |it| it.pods()),
+    }))
 }
 
 /// The API server keeps few connections and asks much on them.

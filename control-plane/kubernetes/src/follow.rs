@@ -23,11 +23,12 @@ pub struct Followed {
     trust_domain: TrustDomain,
     /// The objects, and whether they are what the cluster says; none before there is a store.
     known: Arc<OnceLock<(Arc<Objects>, watch::Receiver<bool>)>>,
+    pub ledger: Arc<Ledger>,
 }
 
 impl Followed {
     pub fn new(trust_domain: TrustDomain) -> Self {
-        Self { trust_domain, known: Arc::default() }
+        Self { trust_domain, known: Arc::default(), ledger: Arc::default() }
     }
 
     /// Judges the request of a review. To be called where waiting is allowed, and not within the runtime.
@@ -58,7 +59,7 @@ impl Followed {
         tasks: &TaskTracker,
     ) {
         let (store, hub) = (Arc::clone(&control_plane.store), Arc::clone(&control_plane.hub));
-        let (ledger, shutdown) = (Arc::<Ledger>::default(), control_plane.shutdown());
+        let (ledger, shutdown) = (Arc::clone(&self.ledger), control_plane.shutdown());
         let objects = Arc::new(Objects::new(Arc::clone(&store)));
         // Whoever starts it twice follows twice, and judges by the first.
         let _ = self.known.set((Arc::clone(&objects), synced.subscribe()));

@@ -7,6 +7,7 @@ pub mod app;
 pub mod ca_bundle;
 pub mod cluster;
 pub mod crds;
+pub mod events;
 pub mod follow;
 pub mod inject;
 pub mod leader;
@@ -14,6 +15,7 @@ pub mod roots;
 pub mod secrets;
 pub mod source;
 pub mod status;
+pub mod uninjected;
 
 /// Who writes what we write, as the API server notes it.
 pub const MANAGER: &str = "weft-control-plane";

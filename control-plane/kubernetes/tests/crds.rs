@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
-use weft_kubernetes::{crds, source};
+use weft_kubernetes::events::{self, Reason};
+use weft_kubernetes::{crds, source, uninjected};
 use weft_proto::resource::Kind;
 
 fn folder() -> PathBuf {
@@ -137,5 +138,16 @@ fn the_page_about_objects_has_every_limit_of_following_them() {
     let page = include_str!("../../docs/objects.md");
     for (what, max) in source::limits() {
         assert!(page.contains(&format!("| {what} | {max} |")), "{what}: {max}");
+    }
+}
+
+#[test]
+fn the_page_about_control_planes_has_every_limit_and_every_reason_of_what_is_told_of_pods() {
+    let page = include_str!("../../docs/kubernetes.md");
+    for (what, max) in events::limits().into_iter().chain(uninjected::limits()) {
+        assert!(page.contains(&format!("| {what} | {max} |")), "{what}: {max}");
+    }
+    for reason in Reason::ALL {
+        assert!(page.contains(&format!("| `{}` |", reason.word())), "{reason:?}");
     }
 }

@@ -86,7 +86,7 @@ fn settings(page: &mut String) {
 
 fn reasons(page: &mut String) {
     page.push_str(
-        "\n## Reasons\n\nWhy a pod gets no sidecar. The word is the label `reason` of the metric `weft_admissions_total`, of events, and of the log. \
+        "\n## Reasons\n\nWhy a pod gets no sidecar. The word is the label `reason` of the metric `weft_admissions_total` and of the log; events have the sentence. \
          Where a sidecar was asked for, whoever creates the pod is warned; a mistake is handled as the setting `onMistake` says.\n\n\
          | word | says, for example | is |\n|---|---|---|\n",
     );

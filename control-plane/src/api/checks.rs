@@ -14,7 +14,7 @@ use super::call::{Call, json};
 use super::dto::DateTime;
 use super::{Api, Error};
 use crate::auth::timestamp;
-use crate::check::{self, Audit, Disk, Facts, Finding, Group, Leases, Objects, Revisions};
+use crate::check::{self, Audit, Disk, Facts, Finding, Group, Leases, Objects, Observer, Revisions};
 use crate::metrics::{Metrics, ReasonLabel};
 use crate::store::{Prefix, Revision};
 use crate::{audit, desired};
@@ -85,6 +85,7 @@ async fn facts(api: &Api) -> Result<Facts, Error> {
         leases: Leases { keys, keys_max },
         audit: trails(&deps.trails, &deps.metrics).await?,
         offers: deps.catalogue.entries(),
+        cluster: deps.cluster.as_ref().map(|Observer(observe)| observe()),
     })
 }
 

@@ -43,6 +43,7 @@ use weft_telemetry::recent::Recent;
 use crate::audit::Trails;
 use crate::auth::Keys;
 use crate::catalog::Catalogue;
+use crate::check::Observer;
 use crate::desired::Mesh;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
@@ -129,6 +130,8 @@ pub struct Deps {
     pub clock: store::Clock,
     /// The objects are those of a cluster: nobody changes them here.
     pub managed: bool,
+    /// What checks ask about the cluster.
+    pub cluster: Option<Observer>,
     /// The newest lines of the control plane's log.
     pub log: Recent,
     pub limits: Limits,

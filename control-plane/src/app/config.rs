@@ -10,6 +10,7 @@ use weft_certs::ca::external::Files;
 use weft_proto::name::TrustDomain;
 use weft_telemetry::recent::Recent;
 
+use crate::check::Observer;
 use crate::identity::kubernetes::Cluster;
 use crate::identity::{self, SessionSecret};
 use crate::listen::Limits;
@@ -105,6 +106,8 @@ pub struct Surroundings {
     pub synced: watch::Receiver<bool>,
     /// Whether this one leads. Sidecars and operators are let in once it does; limits are lent only while it does.
     pub leads: watch::Receiver<bool>,
+    /// What checks ask about the cluster.
+    pub observer: Observer,
 }
 
 /// What answers the API server, and where.

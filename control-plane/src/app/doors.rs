@@ -100,6 +100,7 @@ pub(super) fn doors(
         data_dir,
         log,
         managed,
+        cluster,
         standing,
         shutdown,
         ..
@@ -123,6 +124,7 @@ pub(super) fn doors(
         log,
         limits: api_limits,
         managed,
+        cluster,
         shutdown,
     };
     [

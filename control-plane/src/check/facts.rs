@@ -10,6 +10,7 @@ use weft_proto::resource::kinds::Trust as TrustSpec;
 use weft_proto::resource::{Key, Resource, Spec};
 use weft_proto::wire;
 
+use super::cluster::Cluster;
 use super::policy::Reviewed;
 use crate::api::trust::TrustStatus;
 use crate::audit::Head;
@@ -43,6 +44,8 @@ pub struct Facts {
     pub audit: Audit,
     /// What servers offer, and what each sidecar found.
     pub offers: Vec<Entry>,
+    /// None where the mesh is in no Kubernetes cluster.
+    pub cluster: Option<Cluster>,
 }
 
 /// How far the store is, and sidecars.

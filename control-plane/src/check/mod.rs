@@ -5,6 +5,7 @@
 //! is made from it. Not here: gathering the facts (that is the API's), and what only a client sees, such as whether it
 //! can reach the control plane at all.
 
+mod cluster;
 mod control_plane;
 mod facts;
 mod policy;
@@ -18,6 +19,7 @@ mod trust;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use cluster::{Cluster, KeptOut, Observer, Pods};
 pub use facts::{Audit, Disk, Facts, Leases, Objects, Revisions};
 pub use said::versions_fit;
 pub use table::CHECKS;

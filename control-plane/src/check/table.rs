@@ -1,6 +1,6 @@
 //! The one list of checks, in the order in which they are made and shown.
 
-use super::{Check, Group, control_plane, policy, quota, sidecars, telemetry, trust};
+use super::{Check, Group, cluster, control_plane, policy, quota, sidecars, telemetry, trust};
 
 /// Every check that the control plane makes.
 pub static CHECKS: &[Check] = &[
@@ -19,6 +19,14 @@ pub static CHECKS: &[Check] = &[
         why: "what an object says that cannot be read is not in force",
         remedy: "apply it anew as this version writes it, or delete it: weft get shows it as it is stored",
         judge: control_plane::readable,
+    },
+    Check {
+        group: Group::ControlPlane,
+        name: "objects kept out",
+        passes: "every object of the Kubernetes cluster is in force",
+        why: "such an object came past the webhook, or contradicts an older one: what it said before goes on holding, or nothing of it",
+        remedy: "mend it in the cluster: its condition Accepted says what is wrong (kubectl describe)",
+        judge: cluster::kept_out,
     },
     Check {
         group: Group::ControlPlane,
@@ -235,6 +243,14 @@ pub static CHECKS: &[Check] = &[
         why: "calls of it find nobody",
         remedy: "start one beside it; weft token create makes what it joins with",
         judge: sidecars::instances,
+    },
+    Check {
+        group: Group::Sidecars,
+        name: "pods without a sidecar",
+        passes: "every pod of the Kubernetes cluster that asks for a sidecar and can have one has it",
+        why: "the mesh neither protects such a pod nor lets it call: it is older than the label, or was made while no webhook answered",
+        remedy: "make it anew: kubectl rollout restart; label it weft.dev/inject=disabled if it is to have none",
+        judge: cluster::pods,
     },
     Check {
         group: Group::Policy,

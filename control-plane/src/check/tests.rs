@@ -78,7 +78,8 @@ fn keys_until(ends: &[i64]) -> String {
 }
 
 fn report() -> Report {
-    let served = Served { health: Health::Serving, detail: String::new(), in_flight: 0 };
+    let served =
+        Served { health: Health::Serving, detail: String::new(), in_flight: 0 };
     Report {
         at: moment(-5),
         clock: Some(moment(-5)),
@@ -215,6 +216,10 @@ fn well() -> Facts {
         limits: vec![standing(true), standing(false)],
         leases: Leases { keys: 10, keys_max: 1000 },
         offers: vec![offer()],
+        cluster: Some(Cluster {
+            kept_out: Vec::new(),
+            pods: Pods::Without { pods: Vec::new(), beyond: false },
+        }),
         audit: Audit {
             heads: vec![Head {
                 node: "research/files-0".to_owned(),
@@ -237,6 +242,15 @@ fn reported(facts: &mut Facts, change: impl FnOnce(&mut Report)) {
     let mut report = report();
     change(&mut report);
     facts.sidecars[1].report = Some(Arc::new(report));
+}
+
+fn observed(facts: &mut Facts, change: impl FnOnce(&mut Cluster)) {
+    change(facts.cluster.as_mut().unwrap());
+}
+
+fn without(facts: &mut Facts, pods: &[&str], beyond: bool) {
+    let pods = pods.iter().map(|it| (*it).to_owned()).collect();
+    observed(facts, |cluster| cluster.pods = Pods::Without { pods, beyond });
 }
 
 fn federated(roots: &str) -> String {
@@ -278,6 +292,33 @@ const CASES: &[Case] = &[
     ),
     ("published revision", |it| it.revisions.published = 9, Well, "9, with every change up to 7"),
     ("readable objects", unreadable, Failed, "mcpservers/research/files"),
+    (
+        "objects kept out",
+        |it| {
+            let key = "quotapolicies/research/fair".parse().unwrap();
+            let why = "spec.limits[0].rate: no rate".to_owned();
+            observed(it, |cluster| cluster.kept_out.push(KeptOut { key, why }));
+        },
+        Failed,
+        "quotapolicies/research/fair (spec.limits[0].rate: no rate)",
+    ),
+    ("objects kept out", |it| it.cluster = None, Skipped, "in no Kubernetes cluster"),
+    (
+        "pods without a sidecar",
+        |it| without(it, &["shop/app-1", "shop/app-2"], false),
+        Failed,
+        "shop/app-1, shop/app-2",
+    ),
+    ("pods without a sidecar", |it| without(it, &["shop/app-1"], true), Failed, "shop/app-1; there are more"),
+    ("pods without a sidecar", |it| without(it, &[], true), Warning, "more pods than are looked at"),
+    ("pods without a sidecar", |it| observed(it, |it| it.pods = Pods::Unread), Skipped, "are not read"),
+    (
+        "pods without a sidecar",
+        |it| observed(it, |it| it.pods = Pods::NotInjected),
+        Skipped,
+        "puts no sidecars into pods",
+    ),
+    ("pods without a sidecar", |it| it.cluster = None, Skipped, "in no Kubernetes cluster"),
     ("size of the mesh", |it| large(it, 129), Warning, "129 MiB of at most 256 MiB"),
     ("size of the mesh", |it| large(it, 232), Failed, "232 MiB"),
     (

@@ -25,6 +25,7 @@ use weft_control_plane::ask::{self, Answers, Whom};
 use weft_control_plane::audit::Trails;
 use weft_control_plane::auth::{Keys, bootstrap};
 use weft_control_plane::catalog::{Advertised, Catalogue, Tool};
+use weft_control_plane::check::{Cluster, Observer};
 use weft_control_plane::clock;
 use weft_control_plane::metrics::Metrics;
 use weft_control_plane::peer::Peer;
@@ -243,6 +244,7 @@ impl Mesh {
             data_dir: Some(directory.path().to_owned()),
             clock: Arc::new(clock::now),
             managed,
+            cluster: managed.then(|| Observer(Arc::new(Cluster::default))),
             log: log.clone(),
             limits,
             shutdown: shutdown.clone(),

@@ -153,7 +153,7 @@ impl Answer {
 }
 
 /// The beginning of a text, without control characters: it ends up in terminals and headers.
-fn clip(text: &str, bytes_max: usize) -> String {
+pub(crate) fn clip(text: &str, bytes_max: usize) -> String {
     let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     match plain.len() <= bytes_max {
         true => plain,

@@ -85,6 +85,11 @@ impl From<Misshapen> for Skip {
     }
 }
 
+/// Whether a pod asks for a sidecar, as far as its labels and those of its namespace tell.
+pub fn is_asked(pod: &Value, facts: &Facts<'_>, settings: &Settings) -> bool {
+    choose::asked(pod, facts, settings).is_ok()
+}
+
 /// Puts a sidecar into a pod.
 pub fn inject(pod: &Value, facts: &Facts<'_>, settings: &Settings) -> Result<Injected, Skip> {
     choose::asked(pod, facts, settings)?;

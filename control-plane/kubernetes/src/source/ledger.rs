@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 use tokio::sync::watch;
+use weft_control_plane::check::KeptOut;
 use weft_control_plane::store::Revision;
 use weft_proto::resource::Key;
 
@@ -61,6 +62,16 @@ impl Ledger {
         let entries = self.locked();
         let out = entries.values().filter(|entry| matches!(entry.fate, Fate::KeptOut { .. })).count();
         (entries.len(), out)
+    }
+
+    /// The objects that were kept out, each with why.
+    pub fn kept_out(&self) -> Vec<KeptOut> {
+        let entries = self.locked();
+        let out = entries.iter().filter_map(|(key, entry)| match &entry.fate {
+            Fate::KeptOut { message, .. } => Some(KeptOut { key: key.clone(), why: message.clone() }),
+            Fate::Taken(_) => None,
+        });
+        out.collect()
     }
 
     /// What was told of an object when it came, if it is still the same.
