@@ -1,4 +1,4 @@
-"""Helm, and what it makes of the chart."""
+"""Helm, what it makes of the chart, and the plain manifests."""
 
 import json
 import os
@@ -27,6 +27,15 @@ def helm(*args, cluster: Cluster | None = None) -> str:
 def rendered(*args, namespace: str = "weft-system") -> list[dict]:
     """The objects that the chart says."""
     return [it for it in yaml.safe_load_all(helm("template", "weft", CHART, "-n", namespace, *args)) if it]
+
+
+def manifests() -> list[dict]:
+    """The objects of the plain manifests."""
+    return [it for it in yaml.safe_load_all((ROOT / "deploy/kubernetes/weft.yaml").read_text()) if it]
+
+
+def named(kind: str, name: str) -> dict:
+    return next(it for it in manifests() if it["kind"] == kind and it["metadata"]["name"] == name)
 
 
 def identity(it: dict) -> tuple[str, str, str]:

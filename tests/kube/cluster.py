@@ -16,6 +16,8 @@ from processes import eventually
 DEFINITIONS = Path(__file__).parents[2] / "deploy/crds"
 START_SECS_MAX = 60
 TOKEN = "the-admin-of-a-test"
+NODE = "node"
+TOKEN_OF_NODE = "the-node-of-a-test"
 ISSUER = "https://kubernetes.default.svc"
 
 
@@ -57,7 +59,7 @@ class Cluster:
             f"--initial-cluster=default=http://127.0.0.1:{peer}",
         )
         self._spawn(
-            "apiserver", self._program("cluster"), "apiserver",
+            "apiserver", self.program("cluster"), "apiserver",
             f"--etcd-servers=http://127.0.0.1:{etcd}", "--bind-address=0.0.0.0", f"--secure-port={self.port}",
             f"--advertise-address={self.address}", f"--cert-dir={self.directory / 'certs'}",
             f"--token-auth-file={self.directory / 'tokens.csv'}", "--authorization-mode=Node,RBAC",
@@ -70,13 +72,20 @@ class Cluster:
         eventually(self._is_ready, within=START_SECS_MAX)
         self._write_kubeconfig()
         self._spawn(
-            "controllers", self._program("cluster"), "controller-manager", f"--kubeconfig={self.kubeconfig}",
+            "controllers", self.program("cluster"), "controller-manager", f"--kubeconfig={self.kubeconfig}",
             f"--service-account-private-key-file={self.directory / 'accounts.key'}", "--leader-elect=false",
             f"--root-ca-file={self.directory / 'certs/apiserver.crt'}", "--secure-port=0", "--v=1",
             "--use-service-account-credentials=false", "--concurrent-deployment-syncs=2",
         )
         # Without these, no pod can be made in the namespace.
         eventually(lambda: self.finds("serviceaccount", "default", "-n", "default"), within=START_SECS_MAX)
+
+    def schedules(self):
+        """Gives pods to nodes, where there are some."""
+        self._spawn(
+            "scheduler", self.program("cluster"), "scheduler", f"--kubeconfig={self.kubeconfig}", "--leader-elect=false",
+            "--secure-port=0", "--v=1",
+        )
 
     def stop(self):
         for process in reversed(self._running):
@@ -89,7 +98,7 @@ class Cluster:
 
     def kubectl(self, *args, stdin: str | None = None, as_token: str | None = None) -> str:
         """What kubectl prints; raises what it says when it fails."""
-        command = [self._program("kubectl"), f"--kubeconfig={self.kubeconfig}", *map(str, args)]
+        command = [self.program("kubectl"), f"--kubeconfig={self.kubeconfig}", *map(str, args)]
         if as_token:
             command.append(f"--token={as_token}")
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
@@ -162,7 +171,7 @@ class Cluster:
     def log(self, part: str) -> str:
         return (self.directory / f"{part}.log").read_text(errors="replace")
 
-    def _program(self, name: str) -> str:
+    def program(self, name: str) -> str:
         return str(Path(os.environ["WEFT_KUBE"]) / name)
 
     def _spawn(self, name: str, *command):
@@ -173,7 +182,9 @@ class Cluster:
         self._running.append(process)
 
     def _write_secrets(self):
-        (self.directory / "tokens.csv").write_text(f'{TOKEN},admin,admin,"system:masters"\n')
+        (self.directory / "tokens.csv").write_text(
+            f'{TOKEN},admin,admin,"system:masters"\n' + f'{TOKEN_OF_NODE},system:node:{NODE},node,"system:nodes"\n'
+        )
         key = self.directory / "accounts.key"
         subprocess.run(
             ["openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", key],

@@ -26,6 +26,9 @@ default_ulimits = ["nofile=20000:20000", "nproc=32768:32768"]
 """
 
 
+SIDECAR_USER = 7443
+
+
 class Failed(Exception):
     """What podman said when it failed."""
 
@@ -151,6 +154,15 @@ class Pod:
 
     def state(self, container: str) -> dict:
         return json.loads(self.node.podman("inspect", f"{self.name}-{container}", "--format", "{{json .State}}"))
+
+
+def small_server(folder: Path) -> Path:
+    """Builds the server that containers of tests run."""
+    program = folder / "small"
+    build = ["go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "."]
+    environment = os.environ | {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
+    subprocess.run(build, cwd=Path(__file__).parent / "server", env=environment, check=True, timeout=300)
+    return program
 
 
 def _libraries(program: Path) -> list[Path]:

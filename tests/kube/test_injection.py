@@ -10,20 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from charts import ROOT
+from charts import ROOT, named
 from cluster import Cluster, Refused
 from control_plane import NAMESPACE, TRUST_DOMAIN, ControlPlane, eventually
 
 SIDECAR = "weft-sidecar"
 STATUS = "weft.dev/status"
-
-
-def manifests() -> list[dict]:
-    return [it for it in yaml.safe_load_all((ROOT / "deploy/kubernetes/weft.yaml").read_text()) if it]
-
-
-def named(kind: str, name: str) -> dict:
-    return next(it for it in manifests() if it["kind"] == kind and it["metadata"]["name"] == name)
 
 
 @pytest.fixture(scope="module")

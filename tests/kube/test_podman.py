@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from calls import call, is_busy, text
 from charts import ROOT
 from cluster import Cluster
-from pods import Node
+from pods import SIDECAR_USER, Node, small_server
 from processes import Process, eventually
 
 DOMAIN = "weft.local"
@@ -112,13 +113,9 @@ class Mesh:
         return found.log(container)[-3000:] + self.control_plane.log()[-3000:]
 
     def _build_images(self):
-        server = self.folder / "small"
-        environment = os.environ | {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
-        build = ["go", "build", "-trimpath", "-ldflags=-s -w", "-o", server, "."]
-        subprocess.run(build, cwd=ROOT / "tests/kube/server", env=environment, check=True, timeout=300)
-        self.node.build("small:1", server)
+        self.node.build("small:1", small_server(self.folder))
         self.node.build("weft:1", Path(os.environ["WEFT_BIN"]))
-        self.node.build("weft-sidecar:1", Path(os.environ["WEFT_SIDECAR_BIN"]), user=7443)
+        self.node.build("weft-sidecar:1", Path(os.environ["WEFT_SIDECAR_BIN"]), user=SIDECAR_USER)
 
     def _injected(self) -> str:
         port = self.control_plane.ready["sidecars"].rsplit(":", 1)[1]
@@ -130,34 +127,20 @@ class Mesh:
         given = yaml.safe_dump_all(PODS)
         return subprocess.run(command, input=given, capture_output=True, text=True, check=True, timeout=30).stdout
 
-    def call(self, server: str, tool: str, arguments: dict, within: float = 30) -> dict:
+    def call(self, server: str, tool: str, arguments: dict) -> dict:
         """A call of the agent through its own sidecar."""
-        body = {
-            "jsonrpc": "2.0", "id": 1, "method": "tools/call",
-            "params": {"name": tool, "arguments": arguments, "_meta": {
-                "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-                "io.modelcontextprotocol/clientCapabilities": {},
-            }},
-        }
-        done = self.pods["assistant"].inside(
-            "curl", "-sS", "--max-time", str(within), f"http://127.0.0.1:7400/servers/library/{server}/mcp",
-            "-H", "Content-Type: application/json", "-H", "Accept: application/json, text/event-stream",
-            "-H", "MCP-Protocol-Version: 2026-07-28", "-H", "Mcp-Method: tools/call", "-H", f"Mcp-Name: {tool}",
-            "-d", json.dumps(body), within=within + 5,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return call(self.pods["assistant"], server, tool, arguments)
 
     def answered(self, server: str, tool: str, arguments: dict) -> dict:
         """The first call that is answered: where instances are is known a moment after they are ready."""
         last = []
 
-        def call():
+        def is_answered():
             last[:] = [self.call(server, tool, arguments)]
             return "result" in last[0]
 
         try:
-            eventually(call, within=30)
+            eventually(is_answered, within=30)
         except AssertionError as error:
             raise AssertionError(f"{last[0]}\n{self.told('assistant')}{self.told(server)}") from error
         return last[0]
@@ -174,11 +157,6 @@ def is_ready(pod) -> bool:
             return answer.status == 200
     except (OSError, urllib.error.URLError):
         return False
-
-
-def text(answer: dict) -> str:
-    assert "result" in answer, answer
-    return answer["result"]["content"][0]["text"]
 
 
 @pytest.fixture(scope="module")
@@ -232,17 +210,9 @@ def test_what_is_under_way_is_answered_when_the_pod_is_asked_to_end(mesh):
     wait = {"name": "late", "milliseconds": 3000}
     caller = threading.Thread(target=lambda: said.append(mesh.call("catalogue", "wait", wait)))
     caller.start()
-    in_flight = 'weft_sidecar_in_flight{'
-    eventually(lambda: any(
-        line.startswith(in_flight) and not line.endswith(" 0") for line in metrics(mesh.pods["catalogue"]).splitlines()
-    ), within=10)
+    eventually(lambda: is_busy(mesh.pods["catalogue"]), within=10)
     mesh.pods["catalogue"].stop(grace_secs=30)
     caller.join(30)
     assert text(said[0]) == "Hello, late!"
     for container in ("weft-sidecar", "catalogue"):
         assert mesh.pods["catalogue"].state(container)["ExitCode"] == 0, mesh.told("catalogue")
-
-
-def metrics(pod) -> str:
-    with urllib.request.urlopen(f"http://{pod.address}:7401/metrics", timeout=5) as answer:
-        return answer.read().decode()

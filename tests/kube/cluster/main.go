@@ -1,8 +1,9 @@
-// A Kubernetes control plane and its client in one program, from their own packages: what tests need of a cluster,
-// without its nodes. Called by the name kubectl, it is kubectl.
+// A Kubernetes control plane, its client, and the kubelet of a node in one program, from their own packages. Called by the
+// name kubectl, it is kubectl.
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllers "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
+	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
 func main() {
@@ -20,6 +22,7 @@ func main() {
 		"apiserver":          apiserver.NewAPIServerCommand,
 		"controller-manager": controllers.NewControllerManagerCommand,
 		"kubectl":            kubectl.NewDefaultKubectlCommand,
+		"kubelet":            func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) },
 		"scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
 	}
 	part, args := filepath.Base(os.Args[0]), os.Args[1:]

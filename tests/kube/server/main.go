@@ -1,5 +1,5 @@
 // A small MCP server over HTTP, of the era of sessions, in one static program: what a container of tests runs. It knows
-// nothing of Weft.
+// nothing of Weft. `call URL TOOL` is a client, which calls a tool once and ends.
 package main
 
 import (
@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -29,8 +30,12 @@ type object = map[string]any
 var tools = []object{
 	{"name": "greet", "description": "Greets", "inputSchema": object{"type": "object"}},
 	{"name": "wait", "description": "Greets after a while", "inputSchema": object{"type": "object"}},
+	{"name": "sicken", "description": "Fails the probes from now on", "inputSchema": object{"type": "object"}},
 	{"name": "destroy", "description": "Destroys nothing", "inputSchema": object{"type": "object"}},
 }
+
+// Whether somebody made it sick, so that it says so to probes until it is started again.
+var sick atomic.Bool
 
 // What there is to say to a request.
 func answer(asked *message) any {
@@ -46,6 +51,9 @@ func answer(asked *message) any {
 	case "tools/list":
 		return object{"tools": tools}
 	case "tools/call":
+		if asked.Params.Name == "sicken" {
+			sick.Store(true)
+		}
 		wait := min(asked.Params.Arguments.Milliseconds, 20_000)
 		time.Sleep(time.Duration(wait) * time.Millisecond)
 		said := "Hello, " + asked.Params.Arguments.Name + "!"
@@ -78,13 +86,22 @@ func serve(to http.ResponseWriter, from *http.Request) {
 	_ = json.NewEncoder(to).Encode(said)
 }
 
+func health(to http.ResponseWriter, _ *http.Request) {
+	if sick.Load() {
+		to.WriteHeader(http.StatusInternalServerError)
+	}
+}
+
 func main() {
+	if len(os.Args) == 4 && os.Args[1] == "call" {
+		os.Exit(call(os.Args[2], os.Args[3]))
+	}
 	at := "127.0.0.1:8080"
 	if len(os.Args) > 1 {
 		at = os.Args[1]
 	}
 	http.HandleFunc("/mcp", serve)
-	http.HandleFunc("/healthz", func(to http.ResponseWriter, _ *http.Request) { to.WriteHeader(http.StatusOK) })
+	http.HandleFunc("/healthz", health)
 	server := &http.Server{Addr: at}
 	told, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()

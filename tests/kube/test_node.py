@@ -1,0 +1,176 @@
+"""Injected pods on a node: a real kubelet starts them, asks their probes, gives them their tokens and ends them.
+
+The sidecar's program is the one that was just built, with the libraries that it is linked with, as in `test_podman.py`.
+"""
+
+import base64
+import json
+import os
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+
+from calls import call, is_busy, text
+from mesh import DOMAIN, Mesh, agent, server, serving
+from processes import eventually
+
+SIDECAR = "weft-sidecar"
+SERVERS = ("catalogue", "leaving", "sick", "captured", "plain")
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory):
+    assert os.geteuid() == 0, "a node has namespaces and groups of processes of its own: this needs root"
+    mesh = Mesh(tmp_path_factory.mktemp("node"))
+    try:
+        mesh.start()
+        mesh.cluster.apply(serving(*SERVERS))
+        yield mesh
+    finally:
+        mesh.stop()
+
+
+@pytest.fixture(scope="module")
+def catalogue(mesh):
+    """A server that nobody ends."""
+    return mesh.runs(server("catalogue"))
+
+
+def container_id(pod, container: str) -> str:
+    return pod.status(container)["containerID"].removeprefix("containerd://")
+
+
+def is_running(pod, container: str) -> bool:
+    return "running" in pod.status(container).get("state", {})
+
+
+def test_the_sidecar_starts_before_the_application_whose_agent_calls_it_as_who_it_is(mesh, catalogue):
+    first = catalogue.said()["spec"]["initContainers"][0]
+    assert (first["name"], first["restartPolicy"]) == (SIDECAR, "Always")
+    sidecar, application = (mesh.node.event("start", container_id(catalogue, it)) for it in (SIDECAR, "server"))
+    assert sidecar.at < application.at
+    assert text(mesh.answered("catalogue", "greet", name="node")) == "Hello, node!"
+    caller = f"spiffe://{DOMAIN}/ns/agents/sa/assistant"
+    eventually(lambda: caller in catalogue.log(SIDECAR), within=10)
+    assert call(mesh.agent, "catalogue", "destroy", {})["error"]["data"]["reason"] == "denied"
+
+
+def test_the_application_waits_until_its_sidecar_is_ready(mesh):
+    waiting = server("waiting")
+    waiting["spec"]["schedulingGates"] = [{"name": "weft.dev/test"}]
+    pod = mesh.makes(waiting)
+    with mesh.frozen():
+        # Its sidecar was put in already; now it starts, and has no certificate.
+        ungated = json.dumps([{"op": "remove", "path": "/spec/schedulingGates"}])
+        mesh.cluster.kubectl("patch", "pod", "waiting", "-n", "library", "--type=json", "-p", ungated)
+        eventually(lambda: is_running(pod, SIDECAR), within=30)
+        events = ("events", "-n", "library", "--field-selector=involvedObject.name=waiting,reason=Unhealthy")
+        unready = eventually(lambda: mesh.cluster.get(*events)["items"], within=30)
+        assert unready[0]["involvedObject"]["fieldPath"] == f"spec.initContainers{{{SIDECAR}}}"
+        assert not pod.status(SIDECAR)["started"]
+        assert pod.status("server")["state"]["waiting"]["reason"] == "PodInitializing"
+    mesh.awaits(pod)
+    assert pod.status("server")["restartCount"] == pod.status(SIDECAR)["restartCount"] == 0
+
+
+def test_a_job_whose_only_call_is_its_first_completes_and_its_sidecar_ends_after_it(mesh, catalogue):
+    mesh.answered("catalogue", "greet", name="before")
+    template = agent("once", args=["call", "http://127.0.0.1:7400/servers/library/catalogue/mcp", "greet"])
+    spec = template["spec"] | {"restartPolicy": "Never", "hostAliases": mesh.names}
+    mesh.cluster.apply({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "once", "namespace": "agents"},
+        "spec": {"backoffLimit": 0, "template": {"metadata": {"labels": {"job": "once"}}, "spec": spec}},
+    })
+    found = eventually(lambda: mesh.cluster.get("pods", "-n", "agents", "-l", "job=once")["items"], within=20)
+    pod = mesh.node.pod(found[0]["metadata"]["name"], "agents")
+
+    def ended():
+        status = mesh.cluster.get("job", "once", "-n", "agents")["status"]
+        return [it["type"] for it in status.get("conditions", []) if it["status"] == "True"]
+
+    assert "Complete" in eventually(ended, within=60), pod.told()
+    assert "Hello, job!" in pod.log("server")
+    assert pod.said()["status"]["phase"] == "Succeeded"
+    assert pod.status(SIDECAR)["state"]["terminated"]["exitCode"] == 0
+    application, sidecar = (mesh.node.event("exit", container_id(pod, it)) for it in ("server", SIDECAR))
+    assert application.at < sidecar.at
+
+
+def test_probes_of_the_application_are_asked_by_way_of_its_sidecar(mesh, catalogue):
+    assert catalogue.said()["spec"]["containers"][0]["livenessProbe"]["httpGet"]["port"] == 7401
+    # The server listens on loopback, where no kubelet asks it.
+    around = subprocess.run(
+        ["curl", "-sS", "--max-time", "5", f"http://{catalogue.address}:8080/healthz"], capture_output=True, check=False
+    )
+    assert around.returncode == 7
+    assert catalogue.status("server")["restartCount"] == 0
+
+
+def test_an_application_that_fails_its_probe_is_started_again_and_its_sidecar_is_not(mesh):
+    pod = mesh.runs(server("sick"))
+    mesh.answered("sick", "sicken")
+    eventually(lambda: pod.status("server")["restartCount"] == 1, within=40)
+    mesh.awaits(pod)
+    assert pod.status(SIDECAR)["restartCount"] == 0
+    assert text(mesh.answered("sick", "greet", name="again")) == "Hello, again!"
+
+
+def test_a_call_under_way_is_answered_when_the_pod_is_deleted_and_the_sidecar_ends_last(mesh):
+    pod = mesh.runs(server("leaving"))
+    mesh.answered("leaving", "greet", name="before")
+    ids = [container_id(pod, it) for it in ("server", SIDECAR)]
+    said = []
+    late = {"name": "late", "milliseconds": 3000}
+    caller = threading.Thread(target=lambda: said.append(call(mesh.agent, "leaving", "wait", late)))
+    caller.start()
+    eventually(lambda: is_busy(pod), within=10)
+    mesh.cluster.kubectl("delete", "pod", "leaving", "-n", "library")
+    caller.join(30)
+    assert text(said[0]) == "Hello, late!"
+    application, sidecar = (mesh.node.event("exit", it) for it in ids)
+    assert application.at < sidecar.at
+    assert (application.status, sidecar.status) == (0, 0)
+
+
+def test_the_kubelets_token_is_of_an_hour_for_the_mesh_and_the_api_server_knows_its_pod(mesh, catalogue):
+    token = Path(f"/proc/{catalogue.pid(SIDECAR)}/root/var/run/weft/token").read_text()
+    body = token.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+    assert (claims["aud"], claims["exp"] - claims["iat"]) == ([f"weft.{DOMAIN}"], 3607)
+    uid = catalogue.said()["metadata"]["uid"]
+    assert claims["kubernetes.io"]["pod"] == {"name": "catalogue", "uid": uid}
+    assert claims["kubernetes.io"]["node"]["name"] == "node"
+    review = {
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+        "spec": {"token": token, "audiences": [f"weft.{DOMAIN}"]},
+    }
+    said = json.loads(mesh.cluster.kubectl("create", "-o", "json", "-f", "-", stdin=yaml.safe_dump(review)))["status"]
+    assert said["authenticated"] and said["user"]["username"] == "system:serviceaccount:library:servers"
+    assert said["user"]["extra"]["authentication.kubernetes.io/pod-uid"] == [uid]
+
+
+def test_a_captured_port_leads_to_the_sidecar_whoever_connects_to_it(mesh):
+    pod = mesh.runs(server("captured", "0.0.0.0:8080", servers="captured", port="8080", capture="enabled"))
+    assert pod.status("weft-capture")["state"]["terminated"]["exitCode"] == 0
+    assert text(mesh.answered("captured", "greet", name="caught")) == "Hello, caught!"
+    # The server is there, for whoever is in the pod, and behind its sidecar for all others.
+    assert pod.inside("curl", "-sS", "--max-time", "5", "http://127.0.0.1:8080/healthz").returncode == 0
+    at = f"{pod.address}:8080"
+    around = subprocess.run(["curl", "-sS", "--max-time", "5", f"http://{at}/healthz"], capture_output=True, check=False)
+    assert around.returncode not in (0, 7), around
+    shown = subprocess.run(
+        ["openssl", "s_client", "-connect", at, "-showcerts"], input=b"", capture_output=True, timeout=20, check=False
+    )
+    named = subprocess.run(
+        ["openssl", "x509", "-noout", "-ext", "subjectAltName"], input=shown.stdout, capture_output=True, check=False
+    )
+    assert f"URI:spiffe://{DOMAIN}/ns/library/sa/servers".encode() in named.stdout, shown
+
+
+def test_a_plain_sidecar_runs_beside_the_application(mesh):
+    pod = mesh.runs(server("plain", native="disabled"))
+    assert [it["name"] for it in pod.said()["spec"]["containers"]] == [SIDECAR, "server"]
+    assert text(mesh.answered("plain", "greet", name="both")) == "Hello, both!"
