@@ -18,6 +18,8 @@ START_SECS_MAX = 60
 TOKEN = "the-admin-of-a-test"
 NODE = "node"
 TOKEN_OF_NODE = "the-node-of-a-test"
+TOKEN_OF_PROXY = "the-proxy-of-a-test"
+SERVICES = "10.96.0.0/16"
 ISSUER = "https://kubernetes.default.svc"
 
 
@@ -65,7 +67,7 @@ class Cluster:
             f"--token-auth-file={self.directory / 'tokens.csv'}", "--authorization-mode=Node,RBAC",
             f"--service-account-issuer={ISSUER}", f"--service-account-key-file={self.directory / 'accounts.key'}",
             f"--service-account-signing-key-file={self.directory / 'accounts.key'}",
-            "--service-cluster-ip-range=10.96.0.0/16", "--allow-privileged=true", "--profiling=false",
+            f"--service-cluster-ip-range={SERVICES}", "--allow-privileged=true", "--profiling=false",
             # Webhooks that are named by their Service are found at its endpoints: nothing here forwards cluster IPs.
             "--enable-aggregator-routing=true", "--event-ttl=10m", "--v=1",
         )
@@ -183,7 +185,9 @@ class Cluster:
 
     def _write_secrets(self):
         (self.directory / "tokens.csv").write_text(
-            f'{TOKEN},admin,admin,"system:masters"\n' + f'{TOKEN_OF_NODE},system:node:{NODE},node,"system:nodes"\n'
+            f'{TOKEN},admin,admin,"system:masters"\n'
+            f'{TOKEN_OF_NODE},system:node:{NODE},node,"system:nodes"\n'
+            f"{TOKEN_OF_PROXY},system:kube-proxy,proxy\n"
         )
         key = self.directory / "accounts.key"
         subprocess.run(

@@ -1,4 +1,4 @@
-"""A mesh on a node: the control plane on this machine, and the pods that its webhooks put sidecars into."""
+"""A mesh on a node: a release of the chart, and the pods that its webhooks put sidecars into."""
 
 import json
 import os
@@ -11,10 +11,10 @@ import yaml
 
 import pods
 from calls import call
-from charts import named
-from cluster import Cluster, free_port
+from charts import CHART, helm
+from cluster import NODE, Cluster
 from node import Node, Pod
-from processes import Process, eventually
+from processes import eventually
 
 DOMAIN = "weft.local"
 SYSTEM = "weft-system"
@@ -22,7 +22,7 @@ READY_SECS_MAX = 90
 
 
 class Mesh:
-    """A cluster with one node, its control plane, and one agent."""
+    """A cluster with one node, a control plane on it, and one agent."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -30,15 +30,13 @@ class Mesh:
         self.cluster = Cluster(folder / "cluster")
         self.images = pods.Node(folder / "images", subnet=number, dns=False)
         self.node = Node(self.cluster, folder / "node", number)
-        self.control_plane = None
+        self.control_plane = self.node.pod("weft-control-plane-0", SYSTEM)
 
     def start(self):
         self.cluster.start()
-        self.cluster.defines()
         self.cluster.schedules()
         self.node.start(self._build_images())
-        self.cluster.namespace(SYSTEM)
-        self._inject()
+        self._install()
         for namespace, account in (("library", "servers"), ("agents", "assistant")):
             self.cluster.namespace(namespace, weft_dev__inject="enabled")
             self.cluster.kubectl("create", "serviceaccount", account, "-n", namespace)
@@ -46,12 +44,11 @@ class Mesh:
         self.agent = self.runs(agent("assistant", args=["127.0.0.1:9999"]))
 
     def stop(self):
-        for part in (self.node, self.control_plane, self.images, self.cluster):
-            if part:
-                part.stop()
+        for part in (self.node, self.images, self.cluster):
+            part.stop()
 
     def makes(self, manifest: dict) -> Pod:
-        """Makes a pod, which has the control plane's name at hand: nothing here answers for the names of Services."""
+        """Makes a pod, which has the control plane's address at hand: nothing here answers for the names of Services."""
         metadata = manifest["metadata"]
         manifest["spec"]["hostAliases"] = self.names
         self.cluster.kubectl("create", "-f", "-", stdin=yaml.safe_dump(manifest))
@@ -65,7 +62,7 @@ class Mesh:
         try:
             eventually(pod.is_ready, within=READY_SECS_MAX)
         except AssertionError as error:
-            raise AssertionError(f"{pod.told()}{self.control_plane.log()[-3000:]}{self.node.told()}") from error
+            raise AssertionError(f"{pod.told()}{self.control_plane.told()}{self.node.told()}") from error
         return pod
 
     def answered(self, server: str, tool: str, **arguments) -> dict:
@@ -85,52 +82,57 @@ class Mesh:
     @contextmanager
     def frozen(self):
         """Lets the control plane answer nobody for a while."""
-        os.kill(self.control_plane.pid, signal.SIGSTOP)
+        pid = self.control_plane.pid("control-plane")
+        os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            os.kill(self.control_plane.pid, signal.SIGCONT)
+            os.kill(pid, signal.SIGCONT)
 
     @property
     def names(self) -> list[dict]:
-        return [{"ip": self.node.host, "hostnames": [f"weft-control-plane.{SYSTEM}.svc"]}]
+        service = self.cluster.get("service", "weft-control-plane", "-n", SYSTEM)
+        return [{"ip": service["spec"]["clusterIP"], "hostnames": [f"weft-control-plane.{SYSTEM}.svc"]}]
 
     def _build_images(self) -> list[Path]:
         self.images.build("pause:1", Path(shutil.which("catatonit")), "-P")
         self.images.build("small:1", pods.small_server(self.folder))
+        self.images.build("weft-control-plane:1", Path(os.environ["WEFT_BIN"]))
         self.images.build("weft-sidecar:1", Path(os.environ["WEFT_SIDECAR_BIN"]), user=pods.SIDECAR_USER)
         archives = []
-        for it in ("pause", "small", "weft-sidecar"):
+        for it in ("pause", "small", "weft-control-plane", "weft-sidecar"):
             archives.append(self.folder / f"{it}.tar")
             self.images.podman("save", "--quiet", "--format=docker-archive", "-o", archives[-1], f"localhost/{it}:1")
         return archives
 
-    def _inject(self):
-        """Starts the control plane with the webhooks of the manifests, and waits until they answer."""
-        port = free_port()
-        settings = yaml.safe_load(named("ConfigMap", "weft-injector")["data"]["settings.yaml"]) | {
-            "trustDomain": DOMAIN, "controlPlane": f"weft-control-plane.{SYSTEM}.svc:{port}",
-            "image": "localhost/weft-sidecar:1", "imagePullPolicy": "Never",
-        }
-        (self.folder / "settings.yaml").write_text(yaml.safe_dump(settings))
-        self.control_plane = Process(
-            self.folder / "control-plane.log", os.environ["WEFT_BIN"], "control-plane", "--kubernetes",
-            f"--kubeconfig={self.cluster.kubeconfig}", f"--namespace={SYSTEM}", f"--data-dir={self.folder / 'data'}",
-            f"--trust-domain={DOMAIN}", f"--listen-sidecars=0.0.0.0:{port}", "--listen-operators=127.0.0.1:0",
-            "--listen-health=127.0.0.1:0", "--listen-webhooks=0.0.0.0:0",
-            f"--injector-settings={self.folder / 'settings.yaml'}",
-        )
-        self.cluster.apply(named("Service", "weft-webhooks"), named("MutatingWebhookConfiguration", "weft-injector"))
-        webhooks = int(self.control_plane.ready["webhooks"].rsplit(":", 1)[1])
-        self.cluster.answers("weft-webhooks", SYSTEM, webhooks=webhooks)
+    def _install(self):
+        """Installs the chart, and waits until its control plane is ready and its webhooks answer."""
+        place = self.folder / "volume"
+        place.mkdir()
+        here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}
+        self.cluster.apply({
+            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "disk"},
+            "spec": {
+                "capacity": {"storage": "8Gi"}, "accessModes": ["ReadWriteOnce"], "local": {"path": str(place)},
+                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}},
+            },
+        })
+        images = "image.hub=localhost,image.tag=1,image.pullPolicy=Never"
+        helm("install", "weft", CHART, "-n", SYSTEM, "--create-namespace", "--set-string", images, cluster=self.cluster)
+        eventually(lambda: self.cluster.finds("pod", self.control_plane.name, "-n", SYSTEM), within=20)
+        self.awaits(self.control_plane)
         self.cluster.namespace("trial", weft_dev__inject="enabled")
+        self.injects()
 
-        def injects():
+    def injects(self):
+        """Waits until pods are made with sidecars."""
+
+        def is_injected():
             trial = json.dumps(server("trial", namespace="trial", account="default"))
             made = self.cluster.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=trial)
             return "weft-sidecar" in made
 
-        eventually(injects, within=40)
+        eventually(is_injected, within=40)
 
 
 def server(name: str, *args: str, namespace="library", account="servers", grace=30, **annotations: str) -> dict:

@@ -1,6 +1,6 @@
-"""A node of the cluster: Kubernetes' own kubelet over Debian's containerd, on this machine and apart from it.
+"""A node of the cluster: Kubernetes' own kubelet over Debian's containerd, and kube-proxy, on this machine and apart from it.
 
-Both run in namespaces of their own, of mounts, processes and the network, as do the pods below them. Whatever they write
+They run in namespaces of their own, of mounts, processes and the network, as do the pods below them. Whatever they write
 outside of the test's folder they write over folders of memory, and all that they started ends with the first process of
 the namespaces. What is left then, a device and groups of processes, `Node.stop` takes away.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from cluster import NODE, TOKEN_OF_NODE, Cluster
+from cluster import NODE, TOKEN_OF_NODE, TOKEN_OF_PROXY, Cluster
 from processes import eventually
 
 START_SECS_MAX = 60
@@ -80,9 +80,10 @@ class Node:
             self.ctr("images", "import", image)
         self._spawn(
             "kubelet", self.cluster.program("cluster"), "kubelet", f"--config={self._write_kubelet()}",
-            f"--kubeconfig={self._write_kubeconfig()}", f"--hostname-override={NODE}", f"--node-ip={self.address}",
+            f"--kubeconfig={self._write_kubeconfig('kubelet', TOKEN_OF_NODE)}", f"--hostname-override={NODE}", f"--node-ip={self.address}",
             f"--root-dir={self.folder / 'kubelet'}", f"--cert-dir={self.folder / 'certs'}", "--v=2",
         )
+        self._spawn("proxy", self.cluster.program("cluster"), "proxy", f"--config={self._write_proxy()}", "--v=2")
         eventually(self._is_ready, within=START_SECS_MAX)
 
     def stop(self):
@@ -172,7 +173,8 @@ class Node:
         (self.folder / "cni/10-weft.conflist").write_text(json.dumps({
             "cniVersion": "0.4.0", "name": "weft",
             "plugins": [{
-                "type": "bridge", "bridge": "pods", "isGateway": True,
+                # Not a bridge, on which answers of one pod to another would not go by the proxy.
+                "type": "ptp",
                 "ipam": {
                     "type": "host-local", "dataDir": str(self.folder / "addresses"),
                     "ranges": [[{"subnet": self.pods}]], "routes": [{"dst": "0.0.0.0/0"}],
@@ -205,12 +207,25 @@ class Node:
         file.write_text(yaml.safe_dump(config))
         return file
 
-    def _write_kubeconfig(self) -> Path:
-        """How the kubelet reaches the API server: as the node that it is."""
+    def _write_proxy(self) -> Path:
+        config = {
+            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+            "kind": "KubeProxyConfiguration",
+            "mode": "nftables", "detectLocalMode": "ClusterCIDR", "clusterCIDR": self.pods, "hostnameOverride": NODE,
+            "clientConnection": {"kubeconfig": str(self._write_kubeconfig("proxy", TOKEN_OF_PROXY))},
+            # These are of the whole machine.
+            "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+        }
+        file = self.folder / "proxy.yaml"
+        file.write_text(yaml.safe_dump(config))
+        return file
+
+    def _write_kubeconfig(self, name: str, token: str) -> Path:
+        """How a part of the node reaches the API server: as what it is."""
         config = yaml.safe_load(self.cluster.kubeconfig.read_text())
         config["clusters"][0]["cluster"]["server"] = f"https://{self.cluster.address}:{self.cluster.port}"
-        config["users"][0]["user"] = {"token": TOKEN_OF_NODE}
-        file = self.folder / "kubeconfig"
+        config["users"][0]["user"] = {"token": token}
+        file = self.folder / f"{name}.kubeconfig"
         file.write_text(yaml.safe_dump(config))
         return file
 

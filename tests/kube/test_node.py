@@ -1,6 +1,7 @@
-"""Injected pods on a node: a real kubelet starts them, asks their probes, gives them their tokens and ends them.
+"""Injected pods on a node, with the chart's control plane beside them: a real kubelet starts them, asks their probes, gives
+them their tokens and ends them.
 
-The sidecar's program is the one that was just built, with the libraries that it is linked with, as in `test_podman.py`.
+The programs are those that were just built, with the libraries that they are linked with, as in `test_podman.py`.
 """
 
 import base64
@@ -14,11 +15,11 @@ import pytest
 import yaml
 
 from calls import call, is_busy, text
-from mesh import DOMAIN, Mesh, agent, server, serving
+from mesh import DOMAIN, SYSTEM, Mesh, agent, server, serving
 from processes import eventually
 
 SIDECAR = "weft-sidecar"
-SERVERS = ("catalogue", "leaving", "sick", "captured", "plain")
+SERVERS = ("catalogue", "leaving", "sick", "captured", "plain", "notes")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,16 @@ def container_id(pod, container: str) -> str:
 
 def is_running(pod, container: str) -> bool:
     return "running" in pod.status(container).get("state", {})
+
+
+def test_the_control_plane_of_the_chart_runs_on_the_node_on_a_disk_that_is_its_own(mesh):
+    said = mesh.control_plane.said()
+    assert mesh.control_plane.is_ready() and said["spec"]["nodeName"] == "node"
+    claim = mesh.cluster.get("persistentvolumeclaim", "data-weft-control-plane-0", "-n", SYSTEM)
+    assert claim["status"]["phase"] == "Bound"
+    written = list((mesh.folder / "volume").iterdir())
+    assert written and {(it.stat().st_uid, it.stat().st_gid) for it in written} == {(7500, 7500)}
+    assert "forbidden" not in mesh.control_plane.log("control-plane").lower()
 
 
 def test_the_sidecar_starts_before_the_application_whose_agent_calls_it_as_who_it_is(mesh, catalogue):
@@ -174,3 +185,28 @@ def test_a_plain_sidecar_runs_beside_the_application(mesh):
     pod = mesh.runs(server("plain", native="disabled"))
     assert [it["name"] for it in pod.said()["spec"]["containers"]] == [SIDECAR, "server"]
     assert text(mesh.answered("plain", "greet", name="both")) == "Hello, both!"
+
+
+def test_a_command_of_a_pod_is_served_by_the_sidecar_that_was_copied_to_it(mesh):
+    notes = server("notes", stdio="server", servers="notes")
+    container = {"name": "server", "image": "localhost/weft-control-plane:1", "command": ["/opt/weft", "example-server"]}
+    notes["spec"]["containers"] = [container | {"imagePullPolicy": "Never"}]
+    pod = mesh.runs(notes)
+    assert [it["name"] for it in pod.said()["spec"]["containers"]] == ["server"]
+    assert text(mesh.answered("notes", "greet", name="pipe")) == "Hello, pipe!"
+
+
+def test_calls_go_on_while_the_control_planes_pod_is_replaced_and_new_pods_find_the_new_one(mesh, catalogue):
+    mesh.answered("catalogue", "greet", name="before")
+    first = mesh.control_plane.said()["metadata"]["uid"]
+    mesh.cluster.kubectl("delete", "pod", mesh.control_plane.name, "-n", SYSTEM, "--wait=false")
+
+    def is_replaced():
+        assert text(call(mesh.agent, "catalogue", "greet", {"name": "still"})) == "Hello, still!"
+        said = mesh.cluster.finds("pod", mesh.control_plane.name, "-n", SYSTEM)
+        return said and said["metadata"]["uid"] != first and mesh.control_plane.is_ready()
+
+    eventually(is_replaced, within=60)
+    # Where the webhooks are, the API server is told a moment later; until then pods are made without sidecars.
+    mesh.injects()
+    mesh.runs(server("late"))

@@ -1,5 +1,5 @@
-// A Kubernetes control plane, its client, and the kubelet of a node in one program, from their own packages. Called by the
-// name kubectl, it is kubectl.
+// A Kubernetes control plane, its client, and the kubelet and the proxy of a node in one program, from their own packages.
+// Called by the name kubectl, it is kubectl.
 package main
 
 import (
@@ -13,6 +13,7 @@ import (
 	kubectl "k8s.io/kubectl/pkg/cmd"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllers "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
@@ -23,6 +24,7 @@ func main() {
 		"controller-manager": controllers.NewControllerManagerCommand,
 		"kubectl":            kubectl.NewDefaultKubectlCommand,
 		"kubelet":            func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) },
+		"proxy":              proxy.NewProxyCommand,
 		"scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
 	}
 	part, args := filepath.Base(os.Args[0]), os.Args[1:]
