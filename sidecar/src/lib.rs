@@ -59,6 +59,7 @@ mod standing;
 pub mod state;
 pub mod stdio;
 mod striped;
+pub mod task_id;
 pub mod tools;
 pub mod trace;
 pub mod upstream;

@@ -413,6 +413,9 @@ impl Refusal {
                     data["retryAfterSecs"] = after.as_secs().into();
                 }
             }
+            Self::MissingCapability(extension) => {
+                data["requiredCapabilities"] = serde_json::json!({ "extensions": { extension: {} } });
+            }
             Self::BodyTooLarge { max } | Self::HeadTooLarge { max } => data["bytesMax"] = (*max).into(),
             _ => {}
         }

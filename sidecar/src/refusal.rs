@@ -24,8 +24,10 @@ pub enum Refusal {
     },
     /// A method that this era does not have.
     MethodNotFound(String),
-    /// A server asked for what this caller did not say it can do.
+    /// An extension that this caller did not say it knows.
     MissingCapability(String),
+    /// No task of this caller's goes by this id.
+    TaskUnknown,
     BodyTooLarge {
         max: usize,
     },
@@ -200,6 +202,7 @@ impl Refusal {
             Self::UnsupportedVersion { .. } => told(400, -32022, "unsupported_version", false),
             Self::MethodNotFound(_) => told(404, -32601, "method_not_found", false),
             Self::MissingCapability(_) => told(400, -32021, "missing_capability", false),
+            Self::TaskUnknown => told(400, -32602, "task_unknown", false),
             Self::BodyTooLarge { .. } => told(413, 4130, "body_too_large", false),
             Self::HeadTooLarge { .. } => told(431, 4310, "head_too_large", false),
             Self::BodyTimeout => told(408, 4080, "body_timeout", true),
@@ -265,6 +268,7 @@ impl Refusal {
             Self::UnsupportedVersion { requested: text(), supported: vec!["2026-07-28"] },
             Self::MethodNotFound(text()),
             Self::MissingCapability(text()),
+            Self::TaskUnknown,
             Self::BodyTooLarge { max: 4 << 20 },
             Self::HeadTooLarge { max: 60 << 10 },
             Self::BodyTimeout,
@@ -326,7 +330,7 @@ impl Refusal {
                 format!("protocol version {requested:?} is not supported")
             }
             Self::MethodNotFound(method) => format!("method {method:?} is not available"),
-            Self::MissingCapability(what) => format!("this needs the client capability {what}"),
+            Self::MissingCapability(what) => format!("this needs the client capability {what:?}"),
             Self::BodyTooLarge { max } => format!("the body is larger than {max} bytes"),
             Self::HeadTooLarge { max } => format!("the headers are larger than {max} bytes"),
             Self::HttpMethod { allow } => format!("only {allow} is allowed here"),
@@ -375,6 +379,7 @@ impl Refusal {
             Self::IssuerAway(_) => "the token cannot be verified at the moment",
             Self::CallerBusy => "too many requests of this caller are under way",
             Self::CallerStreams => "too many streams of this caller are open",
+            Self::TaskUnknown => "there is no such task, or not for you",
             Self::SessionMissing => "the session id is missing",
             Self::SessionUnknown => "the session is unknown or has ended",
             Self::TooManySessions => "too many sessions are open",

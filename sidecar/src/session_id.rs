@@ -42,6 +42,13 @@ const DOT: char = '.';
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tag([u8; TAG_LEN]);
 
+impl Tag {
+    /// As it is written.
+    pub fn parse(text: &str) -> Option<Self> {
+        decode(text).map(Self)
+    }
+}
+
 impl fmt::Debug for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tag({self})")

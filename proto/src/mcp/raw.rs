@@ -151,7 +151,7 @@ impl<'a> Raw<'a> {
     }
 
     /// One member of an object; none also where there is no object.
-    pub(super) fn member(self, key: &'static str) -> Option<Self> {
+    pub fn member(self, key: &'static str) -> Option<Self> {
         self.members(&[key]).ok().and_then(|[value]| value)
     }
 }

@@ -85,6 +85,11 @@ impl Drawn {
         self.source.virtual_server.as_ref().is_none_or(|it| policy::is_for(guest, &it.spec))
     }
 
+    /// Whether a server is one of those that this is made of.
+    pub(super) fn has(&self, server: &ServerName) -> bool {
+        self.source.offers.iter().any(|offer| offer.server == *server)
+    }
+
     /// What the virtual server's own policies say of one of them.
     pub(super) fn view_of(&self, guest: &Caller) -> Option<View> {
         self.source.view_of(guest.clone())

@@ -8,6 +8,7 @@ mod drawn;
 mod peer;
 mod search;
 mod subscribed;
+mod tasks;
 mod way;
 mod written;
 
@@ -32,6 +33,7 @@ use crate::outbound::Outbound;
 use crate::refusal::Refusal;
 use crate::session_id::{Ring, Whence};
 use crate::state::Live;
+use crate::task_id::TaskIds;
 
 use drawn::Drawn;
 use peer::Members;
@@ -110,14 +112,16 @@ impl Assemblies {
         let unknown = || Refusal::UnknownServer(name.map_or_else(String::new, ToString::to_string));
         let drawn = Drawn::new(&current.snapshot, name, self.asks(&workload), None).ok_or_else(unknown)?;
         let drain = parts.drain.child_token();
-        let members = Members::new(Arc::new(drawn), &parts.to, &parts.live, &parts.limits);
         // What is for this workload is not for those for whom it calls.
         let whose = match parts.audience {
             Audience::Own => "own",
             Audience::Guests => "guests",
         };
         let scope = format!("{whose} {}", name.map_or_else(|| "all".to_owned(), ToString::to_string));
-        let place = Place { here: parts.here, ring: parts.ring.clone(), scope: scope.into() };
+        let scope: Arc<str> = scope.into();
+        let ids = TaskIds::new(parts.ring.clone(), Arc::clone(&scope));
+        let members = Members::new(Arc::new(drawn), ids, &parts.to, &parts.live, &parts.limits);
+        let place = Place { here: parts.here, ring: parts.ring.clone(), scope };
         let front = Front::new(Arc::<Members>::clone(&members), &parts.limits, drain.clone(), place);
         let name_of_all = || ServerName { namespace: workload.namespace.clone(), name: everything() };
         let counted = name.cloned().unwrap_or_else(name_of_all);
@@ -196,10 +200,10 @@ impl Assembly {
         }
     }
 
-    /// Where what is asked for is; none for what the assembly answers itself. What is not shown looks the same as what
-    /// does not exist.
-    pub fn locate(&self, request: &Request<'_>) -> Result<Option<Found>, Refusal> {
-        locate(&self.members.drawn(), request)
+    /// Where what a caller asks for is; none for what the assembly answers itself. What is not shown looks the same as
+    /// what does not exist.
+    pub fn locate(&self, request: &Request<'_>, caller: &str) -> Result<Option<Found>, Refusal> {
+        self.members.locate(request, caller)
     }
 }
 
@@ -250,10 +254,6 @@ impl Found {
 
 fn locate(drawn: &Drawn, request: &Request<'_>) -> Result<Option<Found>, Refusal> {
     let Some(target) = request.target() else { return Ok(None) };
-    // Whose task it is, its id does not say, so there are none here.
-    if matches!(target, Target::Task(_)) {
-        return Err(Refusal::MethodNotFound(request.method.clone().into_owned()));
-    }
     if drawn.search.is_none() || request.method != method::TOOLS_CALL {
         return find(drawn, target).map(Some);
     }

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc};
 use weft_proto::mcp::lists::Listed;
-use weft_proto::mcp::{self, Message, Request, edit, method};
+use weft_proto::mcp::{self, Message, Request, Target, edit, method};
 use weft_proto::name::ServerName;
 
 use crate::exchange::http::{ModernHttp, Settings};
@@ -16,17 +16,19 @@ use crate::limits::Limits;
 use crate::outbound::Outbound;
 use crate::refusal::Refusal;
 use crate::state::Live;
+use crate::task_id::TaskIds;
 
 use super::drawn::Drawn;
 use super::way::ToMember;
-use super::{locate, search, subscribed, written};
+use super::{Found, locate, search, subscribed, written};
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Members {
     drawn: ArcSwap<Drawn>,
+    pub(super) ids: TaskIds,
+    pub(super) to: Arc<Outbound>,
     asides: broadcast::Sender<Aside>,
-    to: Arc<Outbound>,
     live: Live,
     settings: Settings,
     /// Those that were called, as they are spoken to.
@@ -34,10 +36,17 @@ pub(super) struct Members {
 }
 
 impl Members {
-    pub(super) fn new(drawn: Arc<Drawn>, to: &Arc<Outbound>, live: &Live, limits: &Limits) -> Arc<Self> {
+    pub(super) fn new(
+        drawn: Arc<Drawn>,
+        ids: TaskIds,
+        to: &Arc<Outbound>,
+        live: &Live,
+        limits: &Limits,
+    ) -> Arc<Self> {
         let settings = Settings::of(limits);
         Arc::new(Self {
             drawn: ArcSwap::from(drawn),
+            ids,
             asides: broadcast::Sender::new(settings.queue_max),
             to: Arc::clone(to),
             live: live.clone(),
@@ -76,12 +85,25 @@ impl Members {
         &self.settings
     }
 
+    /// Where what a caller asks for is; none for what is answered here.
+    pub(super) fn locate(&self, request: &Request<'_>, caller: &str) -> Result<Option<Found>, Refusal> {
+        match request.target() {
+            Some(Target::Task(id)) => self.task(caller, id).map(|held| Some(held.into())),
+            _ => locate(&self.drawn(), request),
+        }
+    }
+
     /// What is asked of a member, under the names that it has itself.
-    fn forwarded(&self, message: &Bytes, request: &Request<'_>) -> Result<(ServerName, Bytes), Refusal> {
+    async fn forwarded(&self, ask: &Ask, request: &Request<'_>) -> Result<Reply, Refusal> {
         let unknown = || Refusal::MethodNotFound(request.method.clone().into_owned());
-        let found = locate(&self.drawn(), request)?.ok_or_else(unknown)?;
-        let message = found.renamed(message, request).ok_or_else(unknown)?;
-        Ok((found.server, message.into()))
+        let found = self.locate(request, &ask.asker.caller)?.ok_or_else(unknown)?;
+        let message = found.renamed(&ask.message, request).ok_or_else(unknown)?.into();
+        let member = self.member(&found.server);
+        let reply = member.call(Ask { asker: ask.asker.clone(), message }).await?;
+        Ok(match self.shown(&ask.asker.caller, request, found) {
+            None => reply,
+            Some(shown) => shown.over(reply, self.settings.queue_max),
+        })
     }
 }
 
@@ -126,8 +148,7 @@ impl Peer for Members {
                     if let Some(response) = answered {
                         return Ok(said(response));
                     }
-                    let (server, message) = self.forwarded(&ask.message, &request)?;
-                    self.member(&server).call(Ask { asker: ask.asker.clone(), message }).await
+                    self.forwarded(&ask, &request).await
                 }
             }
         })

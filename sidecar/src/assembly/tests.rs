@@ -27,7 +27,7 @@ fn introduction(offers: &[Arc<Offer>], instructions: Option<&str>) -> Value {
 }
 
 #[test]
-fn an_assembly_can_do_what_any_member_can_but_for_tasks() {
+fn an_assembly_can_do_what_any_member_can() {
     let tasks = json!({ "io.modelcontextprotocol/tasks": {}, "io.modelcontextprotocol/ui": { "a": 1 } });
     let one = offer("x/a", &json!({ "completions": {}, "extensions": tasks, "tasks": {} }), "", &[]);
     let other = offer(
@@ -40,7 +40,7 @@ fn an_assembly_can_do_what_any_member_can_but_for_tasks() {
         "tools": { "listChanged": true }, "prompts": { "listChanged": true },
         "resources": { "listChanged": true, "subscribe": true },
         "completions": {}, "logging": {}, "experimental": { "e": {} },
-        "extensions": { "io.modelcontextprotocol/ui": { "a": 1 } },
+        "extensions": { "io.modelcontextprotocol/ui": { "a": 1 }, "io.modelcontextprotocol/tasks": {} },
     });
     assert_eq!(introduction(&[one, other], None)["capabilities"], expected);
     let odd = offer("x/a", &json!({ "extensions": 7 }), "", &[]);

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Frame;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use weft_proto::mcp::{header, method};
@@ -14,7 +15,7 @@ use weft_proto::name::ServerName;
 use crate::exchange::BoxFuture;
 use crate::exchange::http::{AnswerBody, Http, Target};
 use crate::headers::{CALLER, take_scope};
-use crate::outbound::{Affinity, Call, Outbound};
+use crate::outbound::{Affinity, Call, Course, Outbound};
 use crate::refusal::Refusal;
 use crate::route::{self, Asked};
 use crate::session_id::Whence;
@@ -72,22 +73,45 @@ impl Http for ToMember {
             let said = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
             let waits = waits(&body);
             let name = said(header::METHOD).unwrap_or_default();
-            let tool = said(header::NAME).filter(|_| name == method::TOOLS_CALL);
-            let tool = tool.and_then(|name| Some(header::decode(name).ok()?.into_owned()));
+            let named = said(header::NAME).and_then(|name| Some(header::decode(name).ok()?.into_owned()));
+            let (tool, task) = match name {
+                method::TOOLS_CALL => (named, None),
+                method::TASKS_GET | method::TASKS_UPDATE | method::TASKS_CANCEL => (None, named),
+                _ => (None, None),
+            };
+            let begins = tool.is_some();
             let is_single = name != method::SUBSCRIPTIONS_LISTEN && !name.starts_with("notifications/");
             let headers = request.headers();
             let asked =
                 Asked { method: name, tool: tool.as_deref(), is_single, headers, caller: None, waits };
-            let course = route::course(&current.snapshot, entry, &asked, &self.to, rand::random);
-            let affinity = waits.map_or(Affinity::Any, Affinity::Waits);
             let addressed = entry.server.meta.full_name();
+            let began = task.as_deref().and_then(|task| self.to.began(&addressed, task));
+            let home = began.as_ref().and_then(|(home, _)| current.snapshot.server(home));
+            let course = match home {
+                Some(home) => Course::from(route::stop(&current.snapshot, home, &asked)),
+                None => route::course(&current.snapshot, entry, &asked, &self.to, rand::random),
+            };
+            let affinity = match (waits, began, task.as_deref()) {
+                (Some(whence), ..) => Affinity::Waits(whence),
+                (None, Some((_, instance)), task) => Affinity::Rather(instance, task),
+                (None, None, Some(task)) => Affinity::Key(task),
+                (None, None, None) => Affinity::Any,
+            };
             let call = Call { tool: tool.as_deref(), ..Call::new(request, affinity) };
             let mut answer = self.to.forward(&addressed, &course, call).await?;
             if let Some(scope) = take_scope(answer.response.headers_mut()) {
                 return Err(Refusal::ScopeNeeded { scopes: vec![scope] });
             }
             let broke = |error: hyper::Error| Refusal::UpstreamBroke(error.to_string());
-            Ok(answer.response.map(|body| body.map_err(broke).boxed_unsync()))
+            // Where a task began, its id will say.
+            let learning = begins.then(|| self.to.learning(&addressed, answer.instance));
+            let heard = move |frame: Frame<Bytes>| {
+                if let (Some(learning), Some(piece)) = (&learning, frame.data_ref()) {
+                    learning.hear(piece);
+                }
+                frame
+            };
+            Ok(answer.response.map(|body| body.map_err(broke).map_frame(heard).boxed_unsync()))
         })
     }
 }

@@ -18,8 +18,6 @@ const PAGE: PageLimits = PageLimits { items_max: 1000, bytes_max: 2 << 20 };
 const INSTRUCTIONS_BYTES_MAX: usize = 16 << 10;
 /// What each member has of that at least.
 const INSTRUCTIONS_SHARE_BYTES_MIN: usize = 1 << 10;
-/// Things that members can do which an assembly can no more than pass on. Of tasks nobody could say whose they are.
-const TASKS: &str = "io.modelcontextprotocol/tasks";
 
 /// What an assembly says of itself is made of this.
 #[derive(Debug)]
@@ -71,7 +69,7 @@ fn capabilities(offers: &[Arc<Offer>]) -> Value {
             let Some(Value::Object(theirs)) = own.get(key) else { continue };
             let all = capabilities.as_object_mut().map(|it| it.entry(key).or_insert_with(|| json!({})));
             let Some(Value::Object(all)) = all else { continue };
-            for (name, value) in theirs.iter().filter(|(name, _)| *name != TASKS) {
+            for (name, value) in theirs {
                 all.entry(name.clone()).or_insert_with(|| value.clone());
             }
         }

@@ -90,6 +90,11 @@ impl Outbound {
         Learning { to: Arc::clone(self), addressed: addressed.clone(), instance }
     }
 
+    /// What began at an instance, as somebody knows who was told.
+    pub fn remember(&self, addressed: &ServerName, name: &str, instance: Tag) {
+        self.begun.learn(addressed, name, instance);
+    }
+
     /// Where a task, or a call that goes on with a state, began, as far as that is remembered and still there.
     pub fn began(&self, addressed: &ServerName, name: &str) -> Option<(ServerName, Tag)> {
         let instance = self.begun.find(addressed, name)?;

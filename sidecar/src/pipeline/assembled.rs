@@ -23,8 +23,8 @@ use crate::record::Open;
 use crate::refusal::Refusal;
 use crate::route::{self, PEER_FIRST};
 use crate::state::{Current, Origin};
-use crate::trace;
 use crate::trace::Part;
+use crate::{task_id, trace};
 
 use super::note;
 use super::outbound::Outbound;
@@ -45,10 +45,13 @@ impl Outbound {
         let assembly = parts.assemblies.find(name)?;
         self.about(&assembly.name, record);
         assembly.permit(call, connection.caller.proved(), &mut record.event.decided)?;
-        let found = call.request().map(|request| assembly.locate(request)).transpose()?.flatten();
+        let caller = connection.caller.shared_name();
+        let found = call.request().map(|request| assembly.locate(request, &caller)).transpose()?.flatten();
+        // What a task is called here is not what its server calls it, in the answers either.
+        let is_task = call.era == Era::Modern && call.request().is_some_and(task_id::is_concerned);
         match found {
             // Which of the arguments of a call within a call are told in headers too, its caller does not know.
-            Some(found) if call.era == Era::Modern && found.arguments.is_none() => {
+            Some(found) if call.era == Era::Modern && found.arguments.is_none() && !is_task => {
                 let renamed = self.renamed(received, call, &found)?;
                 let call = classify::again(&renamed.body, call.era, &parts.limits)?;
                 note(&call, record);
@@ -56,7 +59,9 @@ impl Outbound {
             }
             found => {
                 let server = found.as_ref().map_or(&assembly.name, |found| &found.server);
-                if let Some(Found { own, arguments: Some(_), .. }) = &found {
+                if let Some(Found { own, arguments, .. }) = &found
+                    && (arguments.is_some() || is_task)
+                {
                     // What is called, whatever it is called by.
                     record.event.target = Some(own.as_str().into());
                 }
@@ -97,8 +102,9 @@ impl Outbound {
         record: &mut Open,
     ) -> Result<Response<Answer>, Refusal> {
         let parts = &*self.0;
+        let caller = connection.caller.shared_name();
         let requests = call.messages().iter().filter_map(|message| match message {
-            Message::Request(request) => Some((&*request.method, assembly.locate(request).ok()??)),
+            Message::Request(request) => Some((&*request.method, assembly.locate(request, &caller).ok()??)),
             Message::Notification(_) | Message::Response(_) => None,
         });
         let found: Vec<_> = requests.collect();
@@ -106,7 +112,7 @@ impl Outbound {
         let again =
             onward.is_changed.then(|| classify::again(&onward.body, call.era, &parts.limits)).transpose()?;
         let incoming = Incoming {
-            caller: &connection.caller.shared_name(),
+            caller: &caller,
             said: connection.caller.said(),
             head: &received.head,
             body: &onward.body,

@@ -101,11 +101,11 @@ fn updated(uri: &str) -> Bytes {
 }
 
 /// Several servers, each with a sidecar beside it, and an agent.
-struct Many {
-    mesh: Mesh,
-    inbound: Vec<Running>,
-    upstreams: Vec<Upstream>,
-    agent: Agent,
+pub(super) struct Many {
+    pub(super) mesh: Mesh,
+    pub(super) inbound: Vec<Running>,
+    pub(super) upstreams: Vec<Upstream>,
+    pub(super) agent: Agent,
 }
 
 impl Many {
@@ -117,7 +117,7 @@ impl Many {
         Self::with(all).await
     }
 
-    async fn with(servers: Vec<(&'static str, Upstream)>) -> Self {
+    pub(super) async fn with(servers: Vec<(&'static str, Upstream)>) -> Self {
         let mesh = Mesh::start().await;
         let (mut inbound, mut upstreams, mut all) = (Vec::new(), Vec::new(), Vec::new());
         for (name, upstream) in servers {
@@ -141,14 +141,14 @@ impl Many {
     }
 
     /// Applies objects, and waits until the agent's sidecar has something new.
-    async fn apply(&self, yaml: &str) {
+    pub(super) async fn apply(&self, yaml: &str) {
         let mut changes = self.agent.sidecar.live.watch();
         changes.borrow_and_update();
         self.mesh.apply(yaml).await;
         tokio::time::timeout(std::time::Duration::from_secs(20), changes.changed()).await.unwrap().unwrap();
     }
 
-    async fn ask(&self, path: &str, request: Request<Full<Bytes>>) -> Answer {
+    pub(super) async fn ask(&self, path: &str, request: Request<Full<Bytes>>) -> Answer {
         self.agent.answer(at(path, request)).await
     }
 
@@ -157,7 +157,7 @@ impl Many {
         names(&answer.json()["result"]["tools"], "name")
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.agent.sidecar.stop().await;
         for sidecar in self.inbound {
             sidecar.stop().await;
@@ -166,7 +166,7 @@ impl Many {
     }
 }
 
-fn at(path: &str, mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
+pub(super) fn at(path: &str, mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
     *request.uri_mut() = path.parse().unwrap();
     request
 }
@@ -467,16 +467,6 @@ async fn in_search_mode_a_tool_is_found_described_and_called_and_policy_holds_as
     let refused = many.ask(path, call("call_tool", json!({ "name": "files_write" }))).await;
     assert_eq!((refused.status, refused.code()), (403, 4030), "{refused:?}");
     assert!(many.upstreams[0].seen().iter().all(|it| it.json()["params"]["name"] != "write"));
-    many.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn there_are_no_tasks_and_no_methods_for_them() {
-    let many = Many::start(&[("files", tools(&["read"]))]).await;
-    for method in ["tasks/get", "tasks/result", "tasks/cancel"] {
-        let asked = many.ask("/mcp", modern(method, "x", json!({ "taskId": "x" }))).await;
-        assert_eq!(asked.code(), -32601, "{method}: {asked:?}");
-    }
     many.stop().await;
 }
 

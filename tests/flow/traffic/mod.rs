@@ -37,5 +37,6 @@ mod routes;
 mod scopes;
 mod shared;
 mod streams;
+mod tasks;
 mod tools;
 mod traces;

@@ -230,10 +230,20 @@ impl Answer {
 }
 
 /// A request of the modern era. `name` goes into the header where the method has one.
-pub(crate) fn modern(method: &str, name: &str, mut params: Value) -> Request<Full<Bytes>> {
+pub(crate) fn modern(method: &str, name: &str, params: Value) -> Request<Full<Bytes>> {
+    modern_by(method, name, params, json!({}))
+}
+
+/// The same of a caller that declares what it can.
+pub(crate) fn modern_by(
+    method: &str,
+    name: &str,
+    mut params: Value,
+    capabilities: Value,
+) -> Request<Full<Bytes>> {
     params["_meta"] = json!({
         "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-        "io.modelcontextprotocol/clientCapabilities": {},
+        "io.modelcontextprotocol/clientCapabilities": capabilities,
     });
     let body = json!({ "jsonrpc": "2.0", "id": 7, "method": method, "params": params });
     let mut request = post(&body).header("mcp-protocol-version", "2026-07-28").header("mcp-method", method);

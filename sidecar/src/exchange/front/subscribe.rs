@@ -19,6 +19,7 @@ use weft_proto::resource::kinds::Era;
 use crate::body::Body;
 use crate::exchange::{Aside, Asker, Introduction};
 use crate::refusal::Refusal;
+use crate::task_id;
 
 use super::conversation::{Asked, Conversation, Heard, Question};
 use super::interest::{self, Interest};
@@ -44,6 +45,9 @@ impl Front {
         super::calls::check_length(&request.id)?;
         let introduction = Arc::clone(&self.server().await?.introduction);
         let mut interest = Interest::parse(&request.params)?.within(&introduction);
+        if !interest.task_ids.is_empty() && !task_id::is_declared(request) {
+            return Err(Refusal::MissingCapability(task_id::EXTENSION.to_owned()));
+        }
         // From here on nothing is missed, whatever is agreed on meanwhile.
         let asides = self.peer.asides(&asker);
         let items = interest.items();
