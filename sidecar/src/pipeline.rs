@@ -1,6 +1,7 @@
 //! A request's life, on one screen: each stage takes what the one before it proved, and may refuse.
 
 mod assembled;
+mod cards;
 mod gateway;
 mod outbound;
 
@@ -40,6 +41,7 @@ use crate::tools::Treated;
 use crate::trace::{Part, Trace};
 use crate::{accept, authorize, clock, logged, session_id, tools, trace};
 
+pub use cards::Cards;
 pub use gateway::{Gateway, Parts as GatewayParts};
 pub use outbound::{Outbound, Parts as OutboundParts};
 
@@ -314,6 +316,10 @@ impl accept::Service for Inbound {
         let (connection, said) = self.in_whose_name(connection, &request);
         let mut record = opened("inbound", &connection, &request, &self.0.nowhere, &self.0.log);
         let outcome = match said {
+            // In a box: it is rare.
+            Ok(()) if receive::is_about_card(&request) => {
+                Box::pin(self.card(&connection, request, &mut record)).await
+            }
             Ok(()) => self.run(&connection, request, &mut record).await,
             Err(refusal) => Err(refusal),
         };

@@ -5,11 +5,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Version};
+use http::{HeaderMap, Method, Request, Uri, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::timeout;
+use weft_proto::catalogue::card::SUFFIX;
 use weft_proto::name::{Namespace, ObjectName, ServerName};
 
 use crate::identify::{Caller, Identified};
@@ -76,6 +77,29 @@ fn place(head: &Parts) -> Result<Place, Refusal> {
         return Err(Refusal::HeadTooLarge { max: TARGET_BYTES_MAX });
     }
     place_at(head.uri.path()).ok_or(Refusal::NoSuchPath)
+}
+
+/// The endpoint that a path speaks of: the path, without what asks for a card.
+pub(crate) fn endpoint(path: &str) -> &str {
+    path.strip_suffix(SUFFIX).filter(|endpoint| is_endpoint(endpoint)).unwrap_or(path)
+}
+
+/// Whether a request is about the card of an endpoint.
+pub(crate) fn is_about_card<T>(request: &Request<T>) -> bool {
+    let path = request.uri().path();
+    endpoint(path).len() < path.len()
+}
+
+/// The place whose card a request asks for. It has no body that anybody would read.
+pub(crate) fn card<T>(request: Box<Request<T>>, caller: &Caller, limits: &Limits) -> Result<Place, Refusal> {
+    let (mut head, _) = request.into_parts();
+    check_hosts(&head, caller)?;
+    check_head(&head, limits)?;
+    if head.method != Method::GET {
+        return Err(Refusal::HttpMethod { allow: "GET" });
+    }
+    head.uri = Uri::try_from(endpoint(head.uri.path())).map_err(|_| Refusal::NoSuchPath)?;
+    place(&head)
 }
 
 /// Whether a path is that of an endpoint.
@@ -266,6 +290,29 @@ mod tests {
             "/mcp%00",
         ] {
             check(path, Err(Refusal::NoSuchPath));
+        }
+    }
+
+    #[test]
+    fn a_card_is_asked_for_by_get_below_an_endpoint_and_nowhere_else() {
+        let asked = |method: &str, path: &str| {
+            let request = Request::builder().method(method).uri(path).header("host", "localhost");
+            let request = request.body(()).unwrap();
+            is_about_card(&request).then(|| card(Box::new(request), &Caller::Local, &Limits::default()))
+        };
+        let files: ServerName = "research/files".parse().unwrap();
+        assert_eq!(asked("GET", "/mcp/server-card?x=1"), Some(Ok(Place::Only)));
+        assert_eq!(
+            asked("GET", "/servers/research/files/mcp/server-card"),
+            Some(Ok(Place::Server(files.clone())))
+        );
+        assert_eq!(asked("GET", "/virtual/research/files/mcp/server-card"), Some(Ok(Place::Virtual(files))));
+        for method in ["POST", "DELETE", "HEAD", "OPTIONS"] {
+            let refused = Some(Err(Refusal::HttpMethod { allow: "GET" }));
+            assert_eq!(asked(method, "/mcp/server-card"), refused, "{method}");
+        }
+        for path in ["/server-card", "/mcp/server-card/", "/mcp//server-card", "/mcp/Server-Card", "/mcp"] {
+            assert_eq!(asked("GET", path), None, "{path}");
         }
     }
 

@@ -297,8 +297,14 @@ fn read_token(token: &str) -> Result<Key, Error> {
 
 /// The servers that there are and of which it is known what they offer.
 pub(super) async fn known(api: &Api) -> Result<Vec<Entry>, Error> {
-    let (_, entries) = wanted(api, Servers::default()).await?;
-    Ok(entries.into_iter().filter(|entry| entry.known.is_some()).collect())
+    known_with_objects(api).await.map(|(_, entries)| entries)
+}
+
+/// The same, with the objects that say how they are offered.
+pub(super) async fn known_with_objects(api: &Api) -> Result<(Arc<Present>, Vec<Entry>), Error> {
+    let (present, mut entries) = wanted(api, Servers::default()).await?;
+    entries.retain(|entry| entry.known.is_some());
+    Ok((present, entries))
 }
 
 #[cfg(test)]

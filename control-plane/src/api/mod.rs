@@ -8,6 +8,7 @@ mod access;
 mod asked;
 mod beside;
 mod call;
+mod cards;
 mod catalogue;
 mod changes;
 mod checks;
@@ -54,6 +55,7 @@ pub use asked::config::{Difference, HeldResource, SidecarConfig};
 pub use asked::counts::{CallCount, CallCounts, CountedBy, SilentSidecar};
 pub use asked::logging::{LogLines, SidecarLogging};
 pub use asked::tap::TapEvent;
+pub use cards::{AiCatalogue, AiCatalogueEntry};
 pub use catalogue::{
     Hint, ItemKind, OfferedItem, OfferedList, OfferedReplica, OfferedShown, OfferedVersion, OfferingList,
     OfferingReplica, OfferingServer,

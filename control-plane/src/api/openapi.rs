@@ -111,6 +111,7 @@ fn responses(operation: &Operation, generator: &mut SchemaGenerator) -> Value {
         Answer::Events(schema) => {
             ("200", "Events.", Some(content("text/event-stream", schema(generator).into())))
         }
+        Answer::As(media, schema) => ("200", "Done.", Some(content(media, schema(generator).into()))),
         Answer::NoContent => ("204", "Done.", None),
         Answer::Free => ("200", "Done.", Some(json_of(json!({})))),
     };

@@ -7,17 +7,19 @@ use axum::response::Response;
 use axum::routing::MethodFilter;
 use futures_util::future::BoxFuture;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
+use weft_proto::catalogue::card::{self, ServerCard};
 
 use super::asked::{config, counts, logging, tap};
 use super::call::{Call, Content};
 use super::sidecars::{PlanStatus, Sidecar, SidecarList, SidecarsQuery};
 use super::trust::{RevocationRequest, RotationRequest, TrustStatus};
 use super::{
-    Api, ApplyResult, AuditList, CallCounts, CheckList, Error, ExplainRequest, Explained, HistoryItem,
-    HistoryList, KeyCreated, KeyList, KeyRequest, LogLines, ObjectList, OfferedList, OfferedShown,
-    OfferingList, QuotaList, RegistryServer, RegistryServers, RollbackRequest, SidecarConfig, SidecarLogging,
-    TapEvent, TokenCreated, TokenList, TokenRequest, ToolList, Version, WhoCan, access, catalogue, checks,
-    dto, explain, history, objects, openapi, quotas, registry, sidecars, tools, trails, trust, watch,
+    AiCatalogue, Api, ApplyResult, AuditList, CallCounts, CheckList, Error, ExplainRequest, Explained,
+    HistoryItem, HistoryList, KeyCreated, KeyList, KeyRequest, LogLines, ObjectList, OfferedList,
+    OfferedShown, OfferingList, QuotaList, RegistryServer, RegistryServers, RollbackRequest, SidecarConfig,
+    SidecarLogging, TapEvent, TokenCreated, TokenList, TokenRequest, ToolList, Version, WhoCan, access,
+    cards, catalogue, checks, dto, explain, history, objects, openapi, quotas, registry, sidecars, tools,
+    trails, trust, watch,
 };
 use crate::auth::Scope;
 
@@ -63,6 +65,8 @@ pub(super) enum Answer {
     NoContent,
     /// Any JSON.
     Free,
+    /// JSON of a media type of its own.
+    As(&'static str, SchemaOf),
 }
 
 /// One operation.
@@ -149,7 +153,7 @@ macro_rules! run {
     };
 }
 
-use Answer::{Created, Events, NoContent, Ok as Answers};
+use Answer::{As, Created, Events, NoContent, Ok as Answers};
 use Method::{Delete, Get, Post, Put};
 use Scope::{Admin, Operator, Readonly};
 
@@ -294,6 +298,14 @@ pub(super) static OPERATIONS: &[Operation] = &[
         .reads(Readonly)
         .query(of::<registry::VersionsQuery>)
         .answers(Answers(of::<RegistryServer>)),
+    Operation::new("getServerCard", Get, "/v0.1/servers/{server}/server-card", run!(cards::card))
+        .says("The card of a server (SEP-2127): what it is, and where an agent's sidecar has it.")
+        .reads(Readonly)
+        .answers(As(card::MEDIA_TYPE, of::<ServerCard>)),
+    Operation::new("getCatalogue", Get, "/.well-known/ai-catalog.json", run!(cards::catalogue))
+        .says("The cards of all servers, in the form of an AI catalogue.")
+        .reads(Readonly)
+        .answers(As(cards::CATALOGUE_TYPE, of::<AiCatalogue>)),
     Operation::new("listQuotas", Get, "/v1/quotas", run!(quotas::list))
         .says("How mesh-wide limits stand: what is lent of each, used, and refused; the most used first.")
         .reads(Readonly)

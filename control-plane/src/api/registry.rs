@@ -9,7 +9,7 @@ use axum::response::Response;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use weft_proto::catalogue::card::About;
 use weft_proto::name::ServerName;
 
 use super::call::{Call, json};
@@ -24,11 +24,6 @@ const SCHEMA: &str = "https://static.modelcontextprotocol.io/schemas/2025-12-11/
 const OUTBOUND: &str = "http://localhost:7400";
 const LIMIT_DEFAULT: usize = 30;
 const LIMIT_MAX: usize = 100;
-/// Characters of texts, as the form has it.
-const TEXT_CHARS_MAX: usize = 100;
-const VERSION_BYTES_MAX: usize = 255;
-/// Of a server that does not say which it is.
-const VERSION_UNKNOWN: &str = "0.0.0";
 
 /// Which servers are wanted.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -188,13 +183,20 @@ pub(super) async fn version(api: Arc<Api>, call: Call) -> Result<Response, Error
 }
 
 async fn find(api: &Api, call: &Call) -> Result<RegistryServer, Error> {
-    let text: String = call.part("server")?;
-    let missing = || Error::NotFound { what: format!("server {text:?}") };
-    // What is no name of the mesh's is the name of nothing here, not a mistake.
-    let wanted: ServerName = text.parse().map_err(|_| missing())?;
+    let name = named(call)?;
     let entries = catalogue::known(api).await?;
-    let entry = entries.iter().find(|entry| entry.server == wanted);
-    entry.and_then(RegistryServer::of).ok_or_else(missing)
+    let entry = entries.iter().find(|entry| entry.server == name);
+    entry.and_then(RegistryServer::of).ok_or_else(|| unknown(&name.to_string()))
+}
+
+/// The server that a path names. What is no name of the mesh's is the name of nothing here, not a mistake.
+pub(super) fn named(call: &Call) -> Result<ServerName, Error> {
+    let text: String = call.part("server")?;
+    text.parse().map_err(|_| unknown(&text))
+}
+
+pub(super) fn unknown(server: &str) -> Error {
+    Error::NotFound { what: format!("server {server:?}") }
 }
 
 fn name(parameter: &'static str, text: &str) -> Result<ServerName, Error> {
@@ -202,32 +204,24 @@ fn name(parameter: &'static str, text: &str) -> Result<ServerName, Error> {
         .map_err(|error| Error::BadParameter { name: parameter, problem: error.to_string() })
 }
 
+/// Where the agent beside a sidecar reaches a server.
+pub(super) fn url(server: &ServerName) -> String {
+    format!("{OUTBOUND}/servers/{server}/mcp")
+}
+
 impl RegistryServer {
     fn of(entry: &Entry) -> Option<Self> {
         let known = entry.known.as_ref()?;
-        let introduction = &known.offer.introduction;
-        let info: Value = introduction
-            .server_info
-            .as_deref()
-            .and_then(|it| serde_json::from_str(it).ok())
-            .unwrap_or_default();
-        let said = |member: &str| info[member].as_str().and_then(line);
-        let instructions = introduction.instructions.as_deref().and_then(line);
-        let described = said("description").or(instructions);
-        let plain = || line(&format!("The server {} of the mesh", entry.server)).unwrap_or_default();
-        let version = info["version"].as_str().filter(|it| is_version(it)).unwrap_or(VERSION_UNKNOWN);
+        let about = About::of(&entry.server, Some(&known.offer.introduction));
         let at = timestamp(known.since);
         Some(Self {
             server: RegistryServerDetail {
                 schema: SCHEMA.to_owned(),
                 name: entry.server.to_string(),
-                description: described.unwrap_or_else(plain),
-                title: said("title").or_else(|| said("name")),
-                version: version.to_owned(),
-                remotes: vec![RegistryRemote {
-                    kind: "streamable-http".to_owned(),
-                    url: format!("{OUTBOUND}/servers/{}/mcp", entry.server),
-                }],
+                description: about.description,
+                title: about.title,
+                version: about.version,
+                remotes: vec![RegistryRemote { kind: "streamable-http".to_owned(), url: url(&entry.server) }],
             },
             meta: RegistryMeta {
                 official: RegistryStatus {
@@ -247,44 +241,5 @@ impl RegistryServer {
 
     fn is(&self, version: &str) -> bool {
         version == "latest" || version == self.server.version
-    }
-}
-
-/// The beginning of a text, if there is any.
-fn line(text: &str) -> Option<String> {
-    let line: String = text.trim().lines().next()?.chars().take(TEXT_CHARS_MAX).collect();
-    (!line.is_empty()).then_some(line)
-}
-
-/// Whether the form takes it: one version, and no range of them.
-fn is_version(text: &str) -> bool {
-    let is_range =
-        text.starts_with(['^', '~', '>', '<', '=']) || text.split('.').any(|it| it == "x" || it == "*");
-    !text.is_empty()
-        && text.len() <= VERSION_BYTES_MAX
-        && !is_range
-        && !text.contains(['/', ' '])
-        && text != "latest"
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_version_is_one() {
-        for text in ["1.0.2", "2.1.0-alpha", "2026-01-01", "v3"] {
-            assert!(is_version(text), "{text}");
-        }
-        for text in ["", "^1.2.3", "~1", ">=1.2", "1.x", "1.*", "latest", "a b", "a/b", &"1".repeat(256)] {
-            assert!(!is_version(text), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_text_is_one_line_of_the_length_that_the_form_takes() {
-        assert_eq!(line(" Be brief.\nAlways. ").as_deref(), Some("Be brief."));
-        assert_eq!(line(" \n "), None);
-        assert_eq!(line(&"é".repeat(200)).unwrap().chars().count(), TEXT_CHARS_MAX);
     }
 }

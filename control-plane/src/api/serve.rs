@@ -49,7 +49,8 @@ pub(super) async fn serve(api: Arc<Api>, operation: &'static Operation, request:
     });
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("-")));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // What may be kept says so itself.
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let (status, seconds) = (response.status().as_u16(), started.elapsed().as_secs_f64());
     api.deps.metrics.api_requests.get_or_create(&ApiLabels { operation: operation.id, status }).inc();

@@ -39,7 +39,7 @@ async fn every_operation_is_routed_and_its_scope_is_enforced() {
             assert!(answer.json().is_none_or(|it| it["code"] != "unknown-route"), "{method} {path}");
         }
     }
-    assert_eq!(seen, 48);
+    assert_eq!(seen, 50);
 }
 
 #[tokio::test]

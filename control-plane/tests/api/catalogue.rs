@@ -204,3 +204,42 @@ async fn clients_of_a_registry_find_the_servers() {
     mesh.admin("GET", "/v0.1/servers/io.example%2Fother/versions/latest", "").await.refused(404, "not-found");
     mesh.as_nobody("GET", "/v0.1/servers").await.refused(401, "unauthenticated");
 }
+
+#[tokio::test]
+async fn each_server_has_a_card_and_the_catalogue_has_all_of_them() {
+    let mesh = mesh().await;
+    let answer = mesh.admin("GET", "/v0.1/servers/research%2Ffiles/server-card", "").await;
+    assert_eq!(answer.headers["content-type"], "application/mcp-server-card+json");
+    assert_eq!(answer.headers["cache-control"], "private, max-age=3600", "it was shown for a key");
+    let card = answer.ok();
+    let url = "http://localhost:7400/servers/research/files/mcp";
+    let versions = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"];
+    assert_eq!(
+        card,
+        json!({
+            "$schema": "https://static.modelcontextprotocol.io/schemas/v2/server-card.schema.json",
+            "name": "research/files", "title": "Files", "version": "1.2.3",
+            "description": "Read before you write.",
+            "remotes": [{ "type": "streamable-http", "url": url, "supportedProtocolVersions": versions }],
+        })
+    );
+    let answer = mesh.admin("GET", "/.well-known/ai-catalog.json", "").await;
+    assert_eq!(answer.headers["content-type"], "application/ai-catalog+json");
+    let all = answer.ok();
+    assert_eq!((&all["specVersion"], all["entries"].as_array().unwrap().len()), (&json!("1.0"), 2));
+    assert_eq!(
+        all["entries"][0],
+        json!({
+            "identifier": "urn:air:corp.example:research:files", "displayName": "Files",
+            "type": "application/mcp-server-card+json", "data": card,
+        })
+    );
+    mesh.admin("DELETE", "/v1/namespaces/research/mcpservers/mail", "").await.ok();
+    for gone in ["research%2Fmail", "io.example%2Fother", "files"] {
+        mesh.admin("GET", &format!("/v0.1/servers/{gone}/server-card"), "").await.refused(404, "not-found");
+    }
+    for path in ["/v0.1/servers/research%2Ffiles/server-card", "/.well-known/ai-catalog.json"] {
+        mesh.as_nobody("GET", path).await.refused(401, "unauthenticated");
+        mesh.admin("GET", &format!("{path}?x=1"), "").await.refused(400, "bad-parameter");
+    }
+}

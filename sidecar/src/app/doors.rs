@@ -13,7 +13,7 @@ use super::{Core, Error, is_plain};
 use crate::accept::{Listener, Tls};
 use crate::gateway::{self, Authenticator, Certificate, Pages, Shares};
 use crate::metrics::{SeriesByServer, ServerSeries};
-use crate::pipeline;
+use crate::pipeline::{self, Cards};
 
 /// What the kinds of callers may speak, the better first.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -47,6 +47,7 @@ impl Core {
             log: self.log.clone(),
             drain: self.tokens.drain.clone(),
             nowhere: self.nowhere("gateway"),
+            cards: Cards::public(gateway.public_url.base()),
             traced: self.tracer.calling(),
             tracer: self.tracer.clone(),
         });
@@ -107,6 +108,7 @@ impl Core {
     }
 
     pub(super) fn outbound(&self, socket: TcpListener) -> impl Future<Output = ()> + use<> {
+        let port = socket.local_addr().map_or(0, |address| address.port());
         let service = pipeline::Outbound::new(pipeline::OutboundParts {
             live: self.live.clone(),
             to: Arc::clone(&self.to),
@@ -117,6 +119,7 @@ impl Core {
             log: self.log.clone(),
             drain: self.tokens.leave.clone(),
             nowhere: self.nowhere("outbound"),
+            cards: Cards::local(port),
             traced: self.tracer.calling(),
             tracer: self.tracer.clone(),
         });

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use weft_proto::catalogue::card::About;
 use weft_proto::compile::{ServerEntry, Snapshot, VirtualEntry};
 use weft_proto::mcp::Target;
 use weft_proto::mcp::lists::Listed;
@@ -78,6 +79,13 @@ impl Drawn {
         asks: (&Workload, Audience),
     ) -> bool {
         Source::new(snapshot, name, asks).is_some_and(|source| source.is_same(&self.source))
+    }
+
+    /// What is told of it before anybody connects: what its resource says, and nothing of its members.
+    pub(super) fn about(&self) -> About {
+        let spec = self.source.virtual_server.as_ref().map(|it| &it.spec);
+        let instructions = spec.and_then(|spec| spec.instructions.as_ref());
+        About::whole(env!("CARGO_PKG_VERSION"), instructions.map_or("", |it| it.as_str()))
     }
 
     /// Whether it is for one of those whom a gateway calls for.

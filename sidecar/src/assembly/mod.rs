@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::value::RawValue;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use weft_certs::tls::LiveIdentity;
+use weft_proto::catalogue::card::About;
 use weft_proto::mcp::lists::Listed;
 use weft_proto::mcp::{Message, Raw, Request, Target, edit, method};
 use weft_proto::name::{ObjectName, ServerName, Workload};
@@ -198,6 +199,11 @@ impl Assembly {
             Kind::Listen | Kind::End => judge(whole(method::INITIALIZE)),
             Kind::Message(_) | Kind::Batch(_) => Ok(()),
         }
+    }
+
+    /// What its card says of it.
+    pub fn about(&self) -> About {
+        self.members.drawn().about()
     }
 
     /// Where what a caller asks for is; none for what the assembly answers itself. What is not shown looks the same as

@@ -77,7 +77,7 @@ impl Gateway {
         if request.uri().query().is_some_and(brings_token) {
             return Err(Refusal::Invalid("a token must not be in the address".to_owned()));
         }
-        let endpoint = request.uri().path().to_owned();
+        let endpoint = receive::endpoint(request.uri().path()).to_owned();
         let peer = connection.caller.proved().map(|caller| caller.workload().clone());
         let known = parts.authenticator.authenticate(request.headers(), peer.as_ref(), &endpoint).await;
         let reason = known.as_ref().map_or_else(|refusal| refusal.told().reason, |_| "ok");
@@ -157,7 +157,8 @@ impl accept::Service for Gateway {
             (Ok(_), None) => self.run(&connection, request, &mut record).await,
         };
         let challenge = outcome.as_ref().err();
-        let challenge = challenge.and_then(|it| parts.authenticator.challenge(it, head.uri.path()));
+        let endpoint = receive::endpoint(head.uri.path());
+        let challenge = challenge.and_then(|it| parts.authenticator.challenge(it, endpoint));
         let mut response = finish(outcome, record);
         dress(response.headers_mut(), challenge, origin);
         response

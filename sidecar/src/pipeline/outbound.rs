@@ -37,6 +37,7 @@ use crate::state::{Current, Live, Origin};
 use crate::trace::{Onward, Part, Trace, Tracer};
 use crate::{accept, authorize, logged, trace};
 
+use super::cards::Cards;
 use super::{finish, note, opened};
 
 /// Everything that requests of the outbound listener need.
@@ -57,6 +58,7 @@ pub struct Parts {
     /// For requests about no server.
     pub nowhere: Arc<ServerSeries>,
     pub series: SeriesByServer,
+    pub cards: Cards,
     pub tracer: Tracer,
     /// The agent, as its calls are traced.
     pub traced: trace::Service,
@@ -86,6 +88,9 @@ impl Outbound {
         record: &mut Open,
     ) -> Result<Response<Answer>, Refusal> {
         let parts = &*self.0;
+        if receive::is_about_card(&request) {
+            return self.card(connection, request, record);
+        }
         let received = receive::receive(request, connection, &parts.limits, &parts.room).await?;
         record.event.request_bytes = received.body.len() as u64;
         let call = classify::classify(&received, &parts.limits).map_err(|unclear| {

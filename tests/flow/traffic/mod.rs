@@ -13,6 +13,7 @@ mod beginnings;
 mod bridged;
 mod broken;
 mod budgets;
+mod cards;
 mod catalogue;
 mod changes;
 mod conditions;
