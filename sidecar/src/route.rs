@@ -11,9 +11,9 @@ use weft_proto::compile::{ServerEntry, Snapshot};
 use weft_proto::mcp::{Message, Target, method};
 use weft_proto::name::ServerName;
 use weft_proto::policy;
-use weft_proto::policy::route::{self, Facts};
+use weft_proto::policy::route::{self, Facts, Single, is_harmless};
 use weft_proto::policy::tools::{Speaking, Treatment};
-use weft_proto::resource::kinds::{Mirror, MirroredCalls, RetryClass, RouteRule};
+use weft_proto::resource::kinds::{RetryClass, RouteRule};
 
 use crate::classify::Call;
 use crate::headers::SESSION;
@@ -98,35 +98,16 @@ pub fn stop(snapshot: &Snapshot, entry: &ServerEntry, asked: &Asked<'_>) -> Stop
     Stop { server: entry.server.meta.full_name(), manner }
 }
 
-/// Who gets a copy of a call, if somebody does: only of one that would do no harm there, unless the rule says that none
-/// does.
+/// Who gets a copy of a call, if somebody does.
 fn copy(
     snapshot: &Snapshot,
     rule: &RouteRule,
     asked: &Asked<'_>,
     random: &mut impl FnMut() -> u64,
 ) -> Option<Stop> {
-    let mirror =
-        rule.mirror.as_ref().filter(|_| asked.is_single && !means_nothing_elsewhere(asked.method))?;
-    let entry = snapshot.server(&mirror.server)?;
-    let may = may_be_copied(snapshot, entry, mirror, asked);
-    (may && route::is_copied(mirror, random())).then(|| stop(snapshot, entry, asked))
-}
-
-/// Methods that open something, or speak of what was opened, so that they mean nothing anywhere else.
-fn means_nothing_elsewhere(name: &str) -> bool {
-    name == method::INITIALIZE || name.starts_with("tasks/")
-}
-
-fn may_be_copied(snapshot: &Snapshot, entry: &ServerEntry, mirror: &Mirror, asked: &Asked<'_>) -> bool {
-    let reads = || match (asked.method, asked.tool) {
-        (method::TOOLS_CALL, tool) => {
-            tool.is_some_and(|tool| treated(snapshot, entry, tool, |it| it.retry == RetryClass::ReadOnly))
-        }
-        (method::PROMPTS_GET | method::RESOURCES_READ | method::COMPLETION_COMPLETE, _) => true,
-        (other, _) => is_harmless(other),
-    };
-    mirror.calls == MirroredCalls::All || reads()
+    let single = Single { method: asked.method, tool: asked.tool };
+    let (mirror, entry) = route::mirrored(snapshot, rule, single).filter(|_| asked.is_single)?;
+    route::is_copied(mirror, random()).then(|| stop(snapshot, entry, asked))
 }
 
 /// How a request is sent, as its method and the policies for its tool say.
@@ -148,19 +129,6 @@ fn treated<T>(
     look: impl FnOnce(&Treatment<'_>) -> T,
 ) -> T {
     look(&Speaking::of(entry, &snapshot.root_namespace(), tool).treatments(tool).enforced)
-}
-
-/// Methods that may be asked of two instances without harm.
-fn is_harmless(method: &str) -> bool {
-    matches!(
-        method,
-        "server/discover"
-            | "ping"
-            | "tools/list"
-            | "prompts/list"
-            | "resources/list"
-            | "resources/templates/list"
-    )
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! What the policies say of a call that nobody makes, and of whoever could make it: by the objects as they are now, and
 //! by the same code that decides in sidecars.
 
-use std::collections::BTreeSet;
+mod along;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::response::Response;
@@ -20,6 +22,10 @@ use super::call::{Call, json};
 use super::{Api, Error};
 use crate::desired::Present;
 
+pub use along::{Led, PassedOver, RouteTold, ThroughTold};
+
+use along::Arrived;
+
 /// Most identities that an answer names.
 const IDENTITIES_MAX: usize = 1000;
 
@@ -30,7 +36,7 @@ pub struct ExplainRequest {
     /// Who would call: a SPIFFE ID, or `<namespace>/<service account>` for a workload of this mesh.
     #[serde(rename = "as")]
     pub caller: String,
-    /// `<namespace>/<name>`, or an alias.
+    /// `<namespace>/<name>`, or an alias; or the name of a virtual server, where no server has it.
     #[schemars(with = "String")]
     pub server: ServerName,
     /// The tool that would be called; one of `tool`, `prompt`, `resource` and `method` is given.
@@ -49,6 +55,9 @@ pub struct ExplainRequest {
     pub claims: Option<Box<RawValue>>,
     /// The caller's tenant, as a gateway's authentication names it.
     pub tenant: Option<String>,
+    /// Headers of the request, which routes look at.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
 }
 
 /// What would come of a call.
@@ -58,8 +67,19 @@ pub struct Explained {
     /// The objects that were looked at.
     pub revision: u64,
     pub caller: String,
+    /// The server that is called, before its route is looked at.
     pub server: String,
     pub method: String,
+    /// The virtual server that was asked about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<ThroughTold>,
+    /// What the server's route makes of it, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<RouteTold>,
+    /// The server whose decision this is, where it is another: of those that share the calls the first that would refuse
+    /// it, or else the one with the largest share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided_at: Option<String>,
     #[serde(flatten)]
     pub explanation: Explanation,
     /// The limits that would count it, if it is allowed.
@@ -114,7 +134,7 @@ pub(super) async fn explain(api: Arc<Api>, call: Call) -> Result<Response, Error
     call.no_query()?;
     let request: ExplainRequest = call.json()?;
     let caller = caller(&request, &api.mesh.trust_domain)?;
-    let ExplainRequest { server, tool, prompt, resource, method, args, .. } = request;
+    let ExplainRequest { server, tool, prompt, resource, method, args, headers, .. } = request;
     let question = Question {
         target: target(tool, prompt, resource)?,
         method,
@@ -122,30 +142,44 @@ pub(super) async fn explain(api: Arc<Api>, call: Call) -> Result<Response, Error
     };
     let world = World::now(&api).await?;
     let (lender, sidecars) = (Arc::clone(&api.deps.lender), api.deps.sidecars.status());
+    let known = Arc::clone(&api.deps.catalogue);
     let explain = move || -> Result<Explained, Error> {
-        let entry = world.server(&server)?;
-        let server = entry.server.meta.full_name();
-        let explanation = match caller.workload().trust_domain == world.trust_domain {
-            true => world.view(entry, caller.clone()).explain(&question).map_err(unasked)?,
-            false => Explanation::foreign(&caller),
-        };
+        let revision = world.present.revision().0;
+        let arrived = world.arrive(server, question, &caller, || known.entries()).map_err(unasked)?;
+        let Arrived { through, ended, server, question } = arrived;
+        let method = question.method().unwrap_or_default().to_owned();
+        let id = caller.id().to_string();
+        let is_foreign = caller.workload().trust_domain != world.trust_domain;
+        let foreign = || is_foreign.then(|| Explanation::foreign(&caller));
+        if let Some(explanation) = ended.map(|ended| foreign().unwrap_or(ended)) {
+            let server = server.to_string();
+            return Ok(Explained::here(revision, (id, server, method), through, explanation));
+        }
+        let asked = Arc::clone(world.server(&server)?);
+        if let Some(explanation) = foreign() {
+            let server = asked.server.meta.full_name().to_string();
+            return Ok(Explained::here(revision, (id, server, method), None, explanation));
+        }
+        let routed = world.routed(&asked, &question, &caller, &headers).map_err(unasked)?;
+        let (route, answers) = routed.map_or((None, None), |(told, answers)| (Some(told), answers));
+        let entry = answers.unwrap_or_else(|| Arc::clone(&asked));
+        let (asked, server) = (asked.server.meta.full_name(), entry.server.meta.full_name());
+        let explanation = world.view(&entry, caller.clone()).explain(&question).map_err(unasked)?;
         let of_server = sidecars.iter().flat_map(|it| &it.tools).filter(|(name, _)| **name == server);
         let beside = |call: access::Call<'_>| {
             let named =
                 |tool: &ToolName| matches!(call.target, Some(Target::Tool(name)) if *tool.as_str() == *name);
             let advertised = of_server.flat_map(|(_, it)| &it.tools).filter(|(name, _)| named(name));
             let definition = beside::pin(&server, call, advertised.map(|(_, tool)| tool), &world.snapshot);
-            (beside::limits(entry, &server, &caller, call, &lender), definition)
+            (beside::limits(&entry, &server, &caller, call, &lender), definition)
         };
         let (limits, definition) = question.read(beside).map_err(unasked)?;
         Ok(Explained {
-            revision: world.present.revision().0,
-            caller: caller.id().to_string(),
-            server: server.to_string(),
             limits: if explanation.allowed { limits } else { Vec::new() },
             definition,
-            method: question.method().unwrap_or_default().to_owned(),
-            explanation,
+            route,
+            decided_at: (asked != server).then(|| server.to_string()),
+            ..Explained::here(revision, (id, asked.to_string(), method), through, explanation)
         })
     };
     Ok(json(&api.heavy(explain).await??))
@@ -179,6 +213,20 @@ pub(super) async fn who_can(api: Arc<Api>, call: Call) -> Result<Response, Error
     Ok(json(&api.heavy(find).await??))
 }
 
+impl Explained {
+    /// Of a call that ends where it is, with nothing beside it.
+    fn here(
+        revision: u64,
+        (caller, server, method): (String, String, String),
+        through: Option<ThroughTold>,
+        explanation: Explanation,
+    ) -> Self {
+        let (route, decided_at, definition) = (None, None, None);
+        let limits = Vec::new();
+        Self { revision, caller, server, method, through, route, decided_at, explanation, limits, definition }
+    }
+}
+
 /// The servers and their policies as they are now.
 struct World {
     present: Arc<Present>,
@@ -191,8 +239,9 @@ impl World {
         let (present, trust_domain) = (api.present().await?, api.mesh.trust_domain.clone());
         api.heavy(move || {
             let decides = |kind| {
-                use Kind::{AccessPolicy, McpServer, QuotaPolicy, ToolPolicy, Trust, VirtualServer};
-                matches!(kind, McpServer | AccessPolicy | QuotaPolicy | ToolPolicy | VirtualServer | Trust)
+                use Kind::{AccessPolicy, McpServer, QuotaPolicy, Route, ToolPolicy, Trust, VirtualServer};
+                let is_policy = matches!(kind, AccessPolicy | QuotaPolicy | ToolPolicy | Trust);
+                is_policy || matches!(kind, McpServer | VirtualServer | Route)
             };
             let objects = present.objects().iter().filter(|(key, _)| decides(key.kind));
             let resources = objects.filter_map(|(_, object)| object.aged());
@@ -204,8 +253,8 @@ impl World {
         .await?
     }
 
-    fn server(&self, name: &ServerName) -> Result<&ServerEntry, Error> {
-        let found = self.snapshot.server(name).map(|entry| &**entry);
+    fn server(&self, name: &ServerName) -> Result<&Arc<ServerEntry>, Error> {
+        let found = self.snapshot.server(name);
         found.ok_or_else(|| Error::NotFound { what: format!("server {name}") })
     }
 

@@ -63,7 +63,7 @@ pub use catalogue::{
 pub use checks::CheckList;
 pub use dto::*;
 pub use error::{Code, Error, FieldError, Problem};
-pub use explain::{ExplainRequest, Explained, IdentityMay, WhoCan};
+pub use explain::{ExplainRequest, Explained, IdentityMay, Led, PassedOver, RouteTold, ThroughTold, WhoCan};
 pub use openapi::document as openapi;
 use operations::{METHOD_NOT_ALLOWED, OPERATIONS, UNKNOWN_ROUTE};
 pub use quotas::{QuotaCount, QuotaList, QuotaPart};

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weft_proto::compile::ServerEntry;
-use weft_proto::mcp::Target;
 use weft_proto::mcp::lists::Listed;
 use weft_proto::name::ServerName;
 use weft_proto::offer::{Offer, Offered};
@@ -129,7 +128,7 @@ impl World {
         let items = whole.offer.items();
         let mut bits = vec![0_u64; items.len().div_ceil(64)].into_boxed_slice();
         for ((at, item), approved) in items.iter().enumerate().zip(&judged.approved) {
-            if *approved && may_use(&view, item) {
+            if *approved && view.may_list(item.kind, &item.name) {
                 bits[at / 64] |= 1 << (at % 64);
             }
         }
@@ -204,13 +203,4 @@ fn object<S: Clone>(published: &Published, spec: impl Fn(&Spec) -> Option<&S>) -
     let resource = published.object.as_deref()?;
     let spec = spec(&resource.spec)?.clone();
     Some(Arc::new(Object { meta: Meta::new(&resource.metadata, 0), spec }))
-}
-
-fn may_use(view: &View, item: &Offered) -> bool {
-    match item.kind {
-        Listed::Tool => view.may_see(Target::Tool(&item.name)),
-        Listed::Prompt => view.may_see(Target::Prompt(&item.name)),
-        Listed::Resource => view.may_see(Target::Resource(&item.name)),
-        Listed::ResourceTemplate => view.may_see_template(&item.name),
-    }
 }

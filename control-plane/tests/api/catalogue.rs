@@ -49,6 +49,11 @@ const LOG: &str = r#"{"uri":"file:///log","name":"The log"}"#;
 const ANY: &str = r#"{"uriTemplate":"file:///{path}","name":"Any file"}"#;
 const MAIL: &str = r#"{"name":"send_mail","description":"Sends a file to somebody."}"#;
 
+/// A sidecar tells that a server offers one tool.
+pub(super) fn offers(mesh: &Mesh, server: &str, tool: &str) {
+    tell(mesh, server, 1, 1, &[(Listed::Tool, tool)]);
+}
+
 async fn mesh() -> Mesh {
     let mesh = Mesh::start().await;
     mesh.apply(&server("files", "")).await;

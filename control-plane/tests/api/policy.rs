@@ -97,3 +97,94 @@ async fn a_bad_expression_is_refused_with_its_place_and_an_idle_policy_warned_of
     let applied = mesh.admin("POST", "/v1/apply", &idle).await.ok();
     assert_eq!(applied["results"][0]["warnings"], json!(["it selects no server that exists"]));
 }
+
+const ROUTE: &str = "{ server: research/files, rules: [\
+     { match: { tools: [write], headers: { x-canary: ['1'] } }, to: [{ server: research/next }] },\
+     { match: { tools: ['read_*'] }, to: [{ server: research/files, weight: 3 }, { server: research/next, weight: 1 }, \
+     { server: research/idle, weight: 0 }], fallback: [research/old], mirror: { server: research/copy, percent: 10 } }] }";
+
+/// A mesh in which the calls of `research/files` are shared with others.
+async fn routed() -> Mesh {
+    let mesh = Mesh::start().await;
+    let servers: String =
+        ["files", "next", "idle", "old", "copy"].iter().map(|name| server(name, "")).collect();
+    let policy = "{ servers: { names: [next, copy] }, rules: [{ name: no, action: deny, to: [{ tools: [read_file] }] }] }";
+    let read_only = "{ servers: { names: [copy] }, tools: ['read_*'], retry: read-only }";
+    mesh.apply(
+        &(servers
+            + &document("Route", "research", "shared", ROUTE)
+            + &document("AccessPolicy", "research", "next", policy)
+            + &document("ToolPolicy", "research", "copies", read_only)),
+    )
+    .await;
+    mesh
+}
+
+#[tokio::test]
+async fn a_call_is_explained_along_its_route_and_decided_at_each_server() {
+    let mesh = routed().await;
+    let explain = async |more: Value| mesh.admin("POST", "/v1/explain", &question(&more)).await.ok();
+    let told = explain(json!({})).await;
+    let (route, led) = (&told["route"], &told["route"]["leadsTo"]);
+    assert_eq!((&route["route"], &route["rule"]), (&json!("research/shared"), &json!(1)), "{told}");
+    assert_eq!(route["passedOver"], json!([{ "rule": 0, "misses": ["tools", "headers"] }]));
+    let shown =
+        |led: &Value| json!([led["server"], led["as"], led["percent"], led["allowed"], led["reason"]]);
+    assert_eq!(
+        led.as_array().unwrap().iter().map(shown).collect::<Vec<_>>(),
+        [
+            json!(["research/files", "share", 75.0, true, "default"]),
+            json!(["research/next", "share", 25.0, false, "research/next#no"]),
+            json!(["research/idle", "share", 0.0, true, "default"]),
+            json!(["research/old", "fallback", null, true, "default"]),
+            json!(["research/copy", "mirror", 10.0, false, "research/next#no"]),
+        ]
+    );
+    // A quarter of its calls would be refused, so that the whole is not told to be allowed.
+    assert_eq!((&told["server"], &told["decidedAt"]), (&json!("research/files"), &json!("research/next")));
+    assert_eq!((&told["allowed"], &told["reason"]), (&json!(false), &json!("research/next#no")));
+    let other = explain(json!({ "tool": "read_mail" })).await;
+    assert_eq!(
+        (&other["allowed"], other.get("decidedAt")),
+        (&json!(true), None),
+        "the largest share decides"
+    );
+    let written = explain(json!({ "tool": "write", "headers": { "X-Canary": "1" } })).await;
+    assert_eq!((&written["route"]["rule"], &written["decidedAt"]), (&json!(0), &json!("research/next")));
+    let plain = explain(json!({ "tool": "write" })).await;
+    assert_eq!(
+        (plain["route"].get("rule"), plain.get("decidedAt")),
+        (None, None),
+        "the server itself is called"
+    );
+    assert_eq!(plain["route"]["passedOver"][0]["misses"], json!(["headers"]));
+}
+
+#[tokio::test]
+async fn a_call_is_explained_through_a_virtual_server_by_the_name_that_is_shown() {
+    let mesh = routed().await;
+    catalogue::offers(&mesh, "files", r#"{"name":"read_file"}"#);
+    let desk = "{ members: [{ server: research/files }], for: [{ namespaces: [agents] }] }";
+    let policy =
+        "{ virtualServers: [desk], rules: [{ name: no, action: deny, to: [{ tools: [files_wipe] }] }] }";
+    mesh.apply(
+        &(document("VirtualServer", "research", "desk", desk)
+            + &document("AccessPolicy", "research", "desk", policy)),
+    )
+    .await;
+    let explain = async |more: Value| mesh.admin("POST", "/v1/explain", &question(&more)).await.ok();
+    let told = explain(json!({ "server": "research/desk", "tool": "files_read_file" })).await;
+    let through = &told["through"];
+    assert_eq!(
+        (&through["virtualServer"], &through["server"], &through["name"]),
+        (&json!("research/desk"), &json!("research/files"), &json!("read_file")),
+        "{told}"
+    );
+    // From there it goes the way of any call of the member.
+    assert_eq!((&told["route"]["rule"], &told["decidedAt"]), (&json!(1), &json!("research/next")));
+    let reason = async |more: Value| explain(more).await["reason"].clone();
+    assert_eq!(reason(json!({ "server": "research/desk", "tool": "files_wipe" })).await, "research/desk#no");
+    assert_eq!(reason(json!({ "server": "research/desk", "tool": "read_file" })).await, "not-shown");
+    let other = json!({ "server": "research/desk", "tool": "files_read_file", "as": "others/x" });
+    assert_eq!(reason(other).await, "audience");
+}

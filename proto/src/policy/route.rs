@@ -2,10 +2,14 @@
 //!
 //! Not here: what is known of servers' instances, sessions, which stay where they were opened, and sending.
 
+mod copies;
+
 use crate::name::ServerName;
 use crate::resource::kinds::{Mirror, Patterns, Route, RouteMatch, RouteRule, WeightedServer};
 
 use super::Caller;
+
+pub use copies::{Single, is_harmless, mirrored};
 
 /// Whether any value of a header is as a test wants it. Names come as the rule has them.
 pub type Headers<'a> = dyn Fn(&str, &dyn Fn(&str) -> bool) -> bool + 'a;
@@ -36,17 +40,56 @@ pub fn decide<'r>(route: &'r Route, facts: &Facts<'_>) -> Option<(usize, &'r Rou
     rules.find(|(_, rule)| rule.matches.as_ref().is_none_or(|wanted| facts.fit(wanted)))
 }
 
+/// What a rule may ask of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asks {
+    Methods,
+    Tools,
+    Headers,
+    Claims,
+}
+
+impl Asks {
+    const ALL: [Self; 4] = [Self::Methods, Self::Tools, Self::Headers, Self::Claims];
+
+    /// As the field of `match` is called.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Methods => "methods",
+            Self::Tools => "tools",
+            Self::Headers => "headers",
+            Self::Claims => "claims",
+        }
+    }
+}
+
+/// What a rule asks for that a call has not.
+pub fn missed(rule: &RouteRule, facts: &Facts<'_>) -> Vec<Asks> {
+    let Some(wanted) = &rule.matches else { return Vec::new() };
+    Asks::ALL.into_iter().filter(|asks| !facts.meet(*asks, wanted)).collect()
+}
+
 impl Facts<'_> {
-    /// Every part that is given must match. Of callers who proved nothing, no claim matches.
+    /// Every part that is given must match.
     fn fit(&self, wanted: &RouteMatch) -> bool {
+        Asks::ALL.into_iter().all(|asks| self.meet(asks, wanted))
+    }
+
+    /// Of callers who proved nothing, no claim matches.
+    fn meet(&self, asks: Asks, wanted: &RouteMatch) -> bool {
         let RouteMatch { headers, claims, methods, tools } = wanted;
         let says = |name: &str, values: &Patterns| (self.header)(name, &|it| super::any(values, it));
-        methods.as_ref().is_none_or(|list| super::any(list, self.method))
-            && tools.as_ref().is_none_or(|list| self.tool.is_some_and(|tool| super::any(list, tool)))
-            && headers.iter().all(|(name, values)| says(name.as_str(), values))
-            && claims.iter().all(|(claim, values)| {
-                self.caller.is_some_and(|caller| caller.claims_any(claim.as_str(), values))
-            })
+        let claimed = |claim: &str, values: &Patterns| {
+            self.caller.is_some_and(|caller| caller.claims_any(claim, values))
+        };
+        match asks {
+            Asks::Methods => methods.as_ref().is_none_or(|list| super::any(list, self.method)),
+            Asks::Tools => {
+                tools.as_ref().is_none_or(|list| self.tool.is_some_and(|tool| super::any(list, tool)))
+            }
+            Asks::Headers => headers.iter().all(|(name, values)| says(name.as_str(), values)),
+            Asks::Claims => claims.iter().all(|(claim, values)| claimed(claim.as_str(), values)),
+        }
     }
 }
 
@@ -87,7 +130,8 @@ fn drawn_first(servers: Vec<&WeightedServer>, draw: u64) -> Vec<&ServerName> {
     order
 }
 
-fn weight(it: &WeightedServer) -> u64 {
+/// What a server's share is against the others'.
+pub fn weight(it: &WeightedServer) -> u64 {
     it.weight.map_or(1, |weight| weight.get().into())
 }
 

@@ -7,6 +7,7 @@
 mod names;
 mod page;
 mod uris;
+mod whole;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

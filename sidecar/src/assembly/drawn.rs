@@ -5,8 +5,6 @@ use std::sync::Arc;
 
 use weft_proto::catalogue::card::About;
 use weft_proto::compile::{ServerEntry, Snapshot, VirtualEntry};
-use weft_proto::mcp::Target;
-use weft_proto::mcp::lists::Listed;
 use weft_proto::name::{ServerName, Workload};
 use weft_proto::offer::Offer;
 use weft_proto::policy::access::{Policies, View};
@@ -157,23 +155,19 @@ impl Source {
         is_said.then(|| View::new(&self.access, DefaultAction::Allow, caller, name))
     }
 
-    /// The members of a virtual server, as it wants them shown. Its own policies speak of the names that are shown; those
-    /// of the members hold besides.
+    /// The members of a virtual server, as it wants them shown.
     fn roster_of(
         &self,
         snapshot: &Snapshot,
         virtual_server: &Object<VirtualServer>,
         view: Option<&View>,
     ) -> Roster {
-        let name = virtual_server.meta.full_name();
-        let members = snapshot.virtual_servers.get(&name).map_or(&[][..], |entry| &entry.members);
+        let Some(entry) = snapshot.virtual_servers.get(&virtual_server.meta.full_name()) else {
+            return Roster::default();
+        };
         let offers: HashMap<&ServerName, &Offer> =
             self.offers.iter().map(|offer| (&offer.server, &**offer)).collect();
-        let parts = members.iter().filter_map(|it| Some(Part::of(&it.member, offers.get(&it.server)?)));
-        let spec = &virtual_server.spec;
-        let separator = spec.separator.as_ref().map_or(SEPARATOR, |separator| separator.as_str());
-        let naming = Naming { prefix: spec.prefix, separator };
-        Roster::new(parts, naming, |kind, name| view.is_none_or(|view| may_see(view, kind, name)))
+        Roster::of_virtual(entry, |server| offers.get(server).copied(), view)
     }
 
     /// Every server of which this workload may use anything. Where two namespaces have one of the same name, both are
@@ -191,14 +185,5 @@ impl Source {
         let parts = self.offers.iter().zip(&prefixes);
         let parts = parts.map(|(offer, prefix)| Part { offer, prefix, tools: None, rename: None });
         Roster::new(parts, Naming::default(), |_, _| true)
-    }
-}
-
-fn may_see(view: &View, kind: Listed, name: &str) -> bool {
-    match kind {
-        Listed::Tool => view.may_see(Target::Tool(name)),
-        Listed::Prompt => view.may_see(Target::Prompt(name)),
-        Listed::Resource => view.may_see(Target::Resource(name)),
-        Listed::ResourceTemplate => view.may_see_template(name),
     }
 }

@@ -19,7 +19,6 @@ use serde_json::value::RawValue;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use weft_certs::tls::LiveIdentity;
 use weft_proto::catalogue::card::About;
-use weft_proto::mcp::lists::Listed;
 use weft_proto::mcp::{Message, Raw, Request, Target, edit, method};
 use weft_proto::name::{ObjectName, ServerName, Workload};
 use weft_proto::policy;
@@ -275,20 +274,8 @@ fn locate(drawn: &Drawn, request: &Request<'_>) -> Result<Option<Found>, Refusal
 }
 
 fn find(drawn: &Drawn, target: Target<'_>) -> Result<Found, Refusal> {
-    let named = |kind, name| {
-        let shown = drawn.roster.find(kind, name)?;
-        Some(Found { server: shown.server.clone(), own: shown.own.name.to_string(), arguments: None })
-    };
-    let found = match target {
-        Target::Tool(name) => named(Listed::Tool, name),
-        Target::Prompt(name) => named(Listed::Prompt, name),
-        Target::Resource(uri) => {
-            let found = drawn.roster.resource(uri);
-            found.map(|(server, own)| Found { server: server.clone(), own: own.to_owned(), arguments: None })
-        }
-        Target::Task(_) => None,
-    };
-    found.ok_or_else(|| authorize::not_shown(target))
+    let (server, own) = drawn.roster.locate(target).ok_or_else(|| authorize::not_shown(target))?;
+    Ok(Found { server, own, arguments: None })
 }
 
 #[cfg(test)]

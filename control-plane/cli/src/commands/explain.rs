@@ -3,7 +3,7 @@
 use clap::Args;
 use hyper::Method;
 use serde_json::{Map, Value};
-use weft_control_plane::api::Explained;
+use weft_control_plane::api::{Explained, RouteTold};
 use weft_proto::policy::access::{Explanation, RuleTold};
 
 use super::call::CallArgs;
@@ -46,6 +46,9 @@ pub(crate) struct ExplainArgs {
     /// The caller's tenant
     #[arg(long, value_name = "TENANT")]
     pub(crate) tenant: Option<String>,
+    /// A header of the request, as <name>=<value>, for routes that look at it; repeatable
+    #[arg(long = "header", value_name = "HEADER", value_parser = header)]
+    pub(crate) headers: Vec<(String, String)>,
     /// Exit with 1 if the call is refused
     #[arg(long)]
     pub(crate) exit_code: bool,
@@ -59,6 +62,11 @@ fn claim(text: &str) -> Result<(String, Value), String> {
     Ok((name.to_owned(), value))
 }
 
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected <name>=<value>")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 pub(crate) async fn run(args: ExplainArgs, context: &Context) -> Result<ExitCode, Failure> {
     let answer = context.client()?.send(Method::POST, &Path::v1(&["explain"]), question(&args)?).await?;
     let allowed = answer["allowed"] == Value::Bool(true);
@@ -67,7 +75,9 @@ pub(crate) async fn run(args: ExplainArgs, context: &Context) -> Result<ExitCode
         None => {
             let explained: Explained = client::read(answer)?;
             let colour = context.terminal.color();
-            let text = render(&explained.explanation, colour) + &beside(&explained, colour);
+            let text = along(&explained, colour)
+                + &render(&explained.explanation, colour)
+                + &beside(&explained, colour);
             context.terminal.print(&text)?;
         }
     }
@@ -86,6 +96,10 @@ fn question(args: &ExplainArgs) -> Result<Body, Failure> {
         let claims: Map<_, _> = args.claims.iter().cloned().collect();
         question.insert("claims".to_owned(), claims.into());
     }
+    if !args.headers.is_empty() {
+        let pairs = args.headers.iter().map(|(name, value)| (name.clone(), value.clone().into()));
+        question.insert("headers".to_owned(), pairs.collect::<Map<_, _>>().into());
+    }
     let mut json = Value::from(question).to_string();
     if let Some(arguments) = &args.args {
         let wrong = |error| Failure::usage("--args is not JSON").because(error);
@@ -94,6 +108,55 @@ fn question(args: &ExplainArgs) -> Result<Body, Failure> {
         json.push_str(&format!(r#","args":{raw}}}"#));
     }
     Ok(Body::JsonText(json))
+}
+
+/// The way of the call before it is decided: through a virtual server, and by a route.
+fn along(explained: &Explained, colour: bool) -> String {
+    let mut text = String::new();
+    if let Some(through) = &explained.through {
+        let (name, because) = (plain(&through.virtual_server), plain(&through.because));
+        match (&through.server, &through.name) {
+            (Some(server), Some(own)) => {
+                text.push_str(&format!("through {name} to {} at {}: {because}\n", plain(own), plain(server)));
+            }
+            _ => text.push_str(&format!("at {name}: {because}\n")),
+        }
+    }
+    let Some(told) = &explained.route else { return text };
+    for passed in &told.passed_over {
+        let misses = passed.misses.join(", ");
+        text.push_str(&format!(
+            "the route {}: rule {} asks for other {}\n",
+            plain(&told.route),
+            passed.rule,
+            plain(&misses)
+        ));
+    }
+    match told.rule {
+        Some(rule) => text.push_str(&format!("the route {}: rule {rule} matches\n", plain(&told.route))),
+        None => text.push_str(&format!("the route {}: no rule matches\n", plain(&told.route))),
+    }
+    text.push_str(&led(told, colour));
+    if let Some(server) = &explained.decided_at {
+        text.push_str(&format!("what follows is decided at {}\n", plain(server)));
+    }
+    text
+}
+
+/// The servers that a route leads to.
+fn led(told: &RouteTold, colour: bool) -> String {
+    let mut table = Table::new(vec!["SERVER", "AS", "OF CALLS", "DECISION", "REASON"]);
+    for led in &told.leads_to {
+        let (word, tone) = if led.allowed { ("allowed", Tone::Good) } else { ("refused", Tone::Bad) };
+        table.push(vec![
+            Cell::new(&led.server),
+            Cell::new(&led.part),
+            Cell::new(led.percent.map_or_else(|| "-".to_owned(), |percent| format!("{percent}%"))),
+            Cell::new(word).toned(tone),
+            Cell::new(&led.reason),
+        ]);
+    }
+    if table.is_empty() { String::new() } else { format!("\n{}\n", table.render(colour)) }
 }
 
 /// What else a call would meet: the limits that count it, and a definition that is not approved.

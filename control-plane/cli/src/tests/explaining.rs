@@ -137,3 +137,35 @@ async fn a_file_of_tests_that_cannot_be_run_is_a_usage_error() {
     fake.file("mesh.yaml", &RESOURCES.replace("args.path", "arg.path"));
     check(&one("tool: research/files/x"), "unknown name `arg`; did you mean `args`?").await;
 }
+
+#[tokio::test]
+async fn an_explanation_says_where_a_route_leads_and_what_is_decided_there() {
+    let mut told = refused();
+    told["through"] = json!({ "virtualServer": "research/desk", "allowed": true, "because": "it allows it",
+        "server": "research/files", "name": "x" });
+    told["route"] = json!({ "route": "research/shared", "rule": 1,
+        "passedOver": [{ "rule": 0, "misses": ["tools", "headers"] }],
+        "leadsTo": [
+            { "server": "research/files", "as": "share", "percent": 75.0, "allowed": true, "reason": "default", "because": "" },
+            { "server": "research/old", "as": "fallback", "allowed": false, "reason": "no-rule", "because": "" }] });
+    told["decidedAt"] = json!("research/next");
+    let fake = Fake::start(move |_| ok(told.clone())).await;
+    let words = ["explain", "--as", "a/b", "--tool", "research/desk/x", "--header", "x-canary=1=2"];
+    let ran = fake.run(&words).await;
+    let expected = "\
+through research/desk to x at research/files: it allows it
+the route research/shared: rule 0 asks for other tools, headers
+the route research/shared: rule 1 matches
+
+SERVER          AS        OF CALLS  DECISION  REASON
+research/files  share     75%       allowed   default
+research/old    fallback  -         refused   no-rule
+
+what follows is decided at research/next
+refused: none allows it (no-rule)
+";
+    let out = ran.done().out;
+    assert!(out.starts_with(expected), "{out}");
+    let body: Value = serde_json::from_str(&fake.asked()[0].body).unwrap();
+    assert_eq!(body["headers"], json!({ "x-canary": "1=2" }));
+}

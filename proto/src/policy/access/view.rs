@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::mcp::lists::Listed;
 use crate::mcp::{Target, method};
 use crate::name::{Namespace, ObjectName, ServerName};
 use crate::policy::Caller;
@@ -163,6 +164,16 @@ impl View {
             Target::Task(_) => method::TASKS_GET,
         };
         self.could(Call { method, target: Some(target), arguments: None })
+    }
+
+    /// The same of what is listed under a name, a URI or a template.
+    pub fn may_list(&self, kind: Listed, name: &str) -> bool {
+        match kind {
+            Listed::Tool => self.may_see(Target::Tool(name)),
+            Listed::Prompt => self.may_see(Target::Prompt(name)),
+            Listed::Resource => self.may_see(Target::Resource(name)),
+            Listed::ResourceTemplate => self.may_see_template(name),
+        }
     }
 
     /// Whether a call would be allowed with some arguments.
