@@ -16,7 +16,7 @@ use weft_proto::name::{
 };
 use weft_proto::resource::kinds::{self, Dimension};
 use weft_proto::resource::moment::Moment;
-use weft_proto::resource::units::{Budget, ByteSize, Rate, Ratio, Span};
+use weft_proto::resource::units::{Budget, ByteSize, Delay, Rate, Ratio, Span};
 use weft_proto::resource::{
     API_VERSION, DEFAULT_NAMESPACE, Kind, Metadata, ROOT_NAMESPACE, ResourceVersion, parse_one,
 };
@@ -78,6 +78,7 @@ fn formats() -> Vec<(String, &'static str, &'static str)> {
             "`https` or `http`, to anywhere; no credentials, no query, no fragment",
         ),
         (pattern::<Digest>(), "digest", "`sha256:` and 64 lower-case hex digits"),
+        (pattern::<Delay>(), "delay", "a [duration](#formats), or `p95`"),
         (pattern::<Span>(), "duration", "`500ms`, `60s`, `1h30m`, `7d`; at most ten years"),
         (
             pattern::<Moment>(),

@@ -1,11 +1,15 @@
 //! Amounts as people write them: durations, sizes, rates, budgets, ratios. Each prints in one canonical form, so that
 //! equal configuration has equal text.
 
+mod delay;
+
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use crate::name::serde_as_text;
+
+pub use delay::Delay;
 
 /// Why a text is not the amount it was meant to be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -402,6 +406,8 @@ mod tests {
 
     #[test]
     fn amounts_print_in_one_canonical_form() {
+        prints::<Delay>("p95", "p95");
+        prints::<Delay>("60s", "1m");
         prints::<Span>("60s", "1m");
         prints::<Span>("1h30m", "1h30m");
         prints::<Span>("90m", "1h30m");

@@ -1,6 +1,7 @@
 //! Policies: for access, quotas and tools.
 
 use super::*;
+use crate::resource::units::Delay;
 
 pub(crate) fn caller() -> BoxedStrategy<CallerMatch> {
     let identity = parsed("spiffe://(\\*|[a-d]\\.example)/ns/[a-d*]/sa/([a-d]\\*?|\\*)");
@@ -140,7 +141,9 @@ pub(super) fn tool_policy() -> BoxedStrategy<ToolPolicy> {
     let retry =
         prop_oneof![Just(RetryClass::Never), Just(RetryClass::ReadOnly), Just(RetryClass::Idempotent)];
     let checks = (strictness(), strictness(), map(tool_name(), digest()));
-    let answers = (option::of(size.prop_map(ByteSize::new)), option::of(cache), retry, some_span());
+    let delay = (some_span(), any::<bool>())
+        .prop_map(|(span, learnt)| span.map(|span| if learnt { Delay::P95 } else { Delay::Given(span) }));
+    let answers = (option::of(size.prop_map(ByteSize::new)), option::of(cache), retry, delay);
     let flags = (any::<bool>(), list(text()), any::<bool>());
     (selector(), some_patterns(), some_span(), checks, answers, flags)
         .prop_map(|(servers, tools, timeout, checks, answers, flags)| {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::{Response, StatusCode};
 use tokio::time::{Instant, sleep_until, timeout_at};
+use weft_proto::resource::units::Delay;
 
 use super::checks::Checks;
 use super::servers::{Instance, Reach};
@@ -55,7 +56,9 @@ pub(super) struct Trying<'a> {
     pub(super) affinity: Affinity<'a>,
     pub(super) time: Time,
     /// When another instance is asked as well.
-    pub(super) hedge_after: Option<Duration>,
+    pub(super) hedge_after: Option<Delay>,
+    /// The tool that is called.
+    pub(super) tool: Option<&'a str>,
 }
 
 impl Outbound {
@@ -72,8 +75,36 @@ impl Outbound {
         match trying.hedge_after.filter(|_| !trying.affinity.is_bound()) {
             None => self.attempt(reach, at, request, trying.time).await.map(|response| (at, response)),
             // In a box: it is rare, and every request would carry the room for two.
-            Some(after) => Box::pin(self.try_two(reach, (at, tried), request, (trying.time, after))).await,
+            Some(delay) => Box::pin(self.try_by(delay, reach, (at, tried), request, trying)).await,
         }
+    }
+
+    async fn try_by(
+        &self,
+        delay: Delay,
+        reach: &Reach,
+        (at, tried): (usize, &[usize]),
+        request: Outgoing,
+        Trying { time, tool, .. }: Trying<'_>,
+    ) -> Result<Served, Failure> {
+        let tool = match (delay, tool) {
+            (Delay::Given(after), _) => {
+                return self.try_two(reach, (at, tried), request, (time, after.duration())).await;
+            }
+            (Delay::P95, tool) => tool.unwrap_or_default(),
+        };
+        let (began, delay) = (Instant::now(), reach.pace.delay(tool));
+        let served = match delay {
+            None => self.attempt(reach, at, request, time).await.map(|response| (at, response)),
+            Some(after) => self.try_two(reach, (at, tried), request, (time, after)).await,
+        };
+        match &served {
+            Ok((_, response)) if is_failure(response) => {}
+            Ok((by, _)) if *by == at => reach.pace.answered(tool, began.elapsed()),
+            Ok(_) => reach.pace.answered(tool, delay.unwrap_or_default()),
+            Err(_) => {}
+        }
+        served
     }
 
     async fn try_two(

@@ -13,6 +13,7 @@ mod breaker;
 mod budget;
 mod checks;
 mod copies;
+mod pace;
 mod servers;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +29,7 @@ use weft_certs::bundle::TrustStore;
 use weft_certs::tls::LiveIdentity;
 use weft_proto::compile::Snapshot;
 use weft_proto::name::{HostPort, ServerName};
+use weft_proto::resource::units::Delay;
 
 use crate::metrics::ServerOutcomeLabels;
 use crate::refusal::Refusal;
@@ -112,7 +114,7 @@ pub struct Manner {
     /// Until the head of the answer, over all attempts; what the server's configuration says if not given.
     pub timeout: Option<Duration>,
     /// When another instance is asked as well; never if not given.
-    pub hedge_after: Option<Duration>,
+    pub hedge_after: Option<Delay>,
 }
 
 /// A server that may take a request.
@@ -261,7 +263,7 @@ impl Outbound {
     ) -> Result<(usize, Arc<Reach>, Response<UpstreamBody>), Unserved> {
         reach.budget.call(reach.budget_percent);
         let Call { request, path, affinity, tool } = call;
-        let trying = Trying { affinity, time, hedge_after: manner.hedge_after };
+        let trying = Trying { affinity, time, hedge_after: manner.hedge_after, tool };
         let mut request = reach.addressed(request, path);
         let (mut tried, mut retries, mut renewals) = (Vec::new(), reach.retries, RENEWALS_MAX);
         let (mut last, mut left) = (Refusal::NoInstance, false);

@@ -19,6 +19,7 @@ use super::balance::{Balancer, Ejection, Load, Member, stable_hash};
 use super::breaker::{self, Breaker};
 use super::budget::Budget;
 use super::checks::Checks;
+use super::pace::Pace;
 use crate::refusal::Refusal;
 use crate::session_id::{Tag, Whence};
 use crate::upstream::{Address, Destination, Pool, Settings};
@@ -55,6 +56,8 @@ pub(super) struct Reach {
     pub(super) budget: Arc<Budget>,
     /// How many second requests it is worth.
     pub(super) hedges: Arc<Budget>,
+    /// How long its answers take, where that decides.
+    pub(super) pace: Arc<Pace>,
     breaking: Option<breaker::Settings>,
     breaker: Arc<Breaker>,
 }
@@ -179,6 +182,7 @@ impl Reach {
             budget_percent: retries.budget_percent.map_or(BUDGET_PERCENT, |count| count.get()),
             budget: former.map(|former| Arc::clone(&former.budget)).unwrap_or_default(),
             hedges: former.map(|former| Arc::clone(&former.hedges)).unwrap_or_default(),
+            pace: former.map(|former| Arc::clone(&former.pace)).unwrap_or_default(),
             breaking: breaker::Settings::of(server.circuit_breaker.as_ref()),
             breaker: former.map(|former| Arc::clone(&former.breaker)).unwrap_or_default(),
             server: name.clone(),

@@ -3,6 +3,7 @@ use weft_certs::tls::LiveIdentity;
 use weft_proto::compile::compile;
 use weft_proto::resource::kinds::Era;
 use weft_proto::resource::parse_one;
+use weft_proto::resource::units::{Delay, Span};
 use weft_proto::wire::{self, Part};
 
 use super::*;
@@ -155,6 +156,9 @@ fn how_it_is_sent_is_said_by_the_policies_of_the_server_that_takes_it() {
     let manners: Vec<_> = course.stops.iter().map(|it| it.manner).collect();
     assert_eq!(
         manners,
-        [Manner { repeatable: true, timeout, hedge_after: Some(Duration::from_secs(1)) }, Manner::default()]
+        [
+            Manner { repeatable: true, timeout, hedge_after: Some(Delay::Given(Span::from_secs(1))) },
+            Manner::default()
+        ]
     );
 }

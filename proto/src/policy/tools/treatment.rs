@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::compile::{Precision, ServerEntry, Snapshot, Subject, specificity};
 use crate::name::{Digest, Namespace};
 use crate::resource::kinds::{ResponseCache, RetryClass, Strictness, ToolPolicy};
+use crate::resource::units::Delay;
 use crate::wire::Object;
 
 use super::Redaction;
@@ -34,7 +35,7 @@ pub struct Treatment<'p> {
     pub cache: Option<ResponseCache>,
     pub retry: RetryClass,
     /// When another instance is asked as well; only where that does no harm.
-    pub hedge_after: Option<Duration>,
+    pub hedge_after: Option<Delay>,
     pub trust_hints: bool,
     pub redaction: Redaction,
 }
@@ -113,7 +114,7 @@ impl<'p> Speaking<'p> {
         // What is in shadow hides nothing from callers, but from logs it may.
         let redacted = self.policies.iter().flat_map(|policy| policy.spec.redact.iter());
         let retry = specs().map(|spec| spec.retry).find(|it| *it != RetryClass::Never).unwrap_or_default();
-        let hedge_after = specs().find_map(|spec| spec.hedge_after).map(|it| it.duration());
+        let hedge_after = specs().find_map(|spec| spec.hedge_after);
         Treatment {
             timeout: specs().find_map(|spec| spec.timeout).map(|it| it.duration()),
             validate: validate.unwrap_or_default(),

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Patterns, ServerSelector, is_default};
 use crate::name::{Digest, ToolName};
 use crate::resource::bounded::{List, Map, Text};
-use crate::resource::units::{ByteSize, Span};
+use crate::resource::units::{ByteSize, Delay, Span};
 
 /// How calls of the tools it names are treated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -40,9 +40,10 @@ pub struct ToolPolicy {
     #[serde(default, skip_serializing_if = "is_default")]
     pub retry: RetryClass,
     /// After this long without an answer the caller's sidecar asks another instance as well, and takes the answer that
-    /// comes first; never if not given. Only for tools whose `retry` is `read-only` or `idempotent`.
+    /// comes first; never if not given. With `p95` it learns for each tool how long nineteen of twenty answers take, and
+    /// asks nobody else before it has seen enough of them. Only for tools whose `retry` is `read-only` or `idempotent`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hedge_after: Option<Span>,
+    pub hedge_after: Option<Delay>,
     /// Believe the server's own hints about its tools. Nothing follows from them yet.
     #[serde(default, skip_serializing_if = "is_default")]
     pub trust_hints: bool,

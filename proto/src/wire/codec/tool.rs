@@ -6,7 +6,7 @@ use super::read::{Read, at, map, optional_span, optional_texts, required, size, 
 use super::write::{duration, optional_duration, optional_strings, string_map, strings};
 use super::{decode_meta, pb};
 use crate::resource::kinds::{ResponseCache, ToolPolicy};
-use crate::resource::units::ByteSize;
+use crate::resource::units::{ByteSize, Delay};
 use crate::wire::Object;
 
 pub(super) fn encode(meta: Option<pb::Meta>, policy: &ToolPolicy) -> pb::ToolPolicy {
@@ -40,7 +40,11 @@ pub(super) fn encode(meta: Option<pb::Meta>, policy: &ToolPolicy) -> pb::ToolPol
         result_bytes_max: result_max.map(ByteSize::bytes),
         cache,
         retry: choice::retry_class::encode(*retry),
-        hedge_after: optional_duration(*hedge_after),
+        hedge_after: match hedge_after {
+            Some(Delay::Given(span)) => Some(duration(*span)),
+            Some(Delay::P95) | None => None,
+        },
+        hedge_after_p95: *hedge_after == Some(Delay::P95),
         trust_hints: *trust_hints,
         redact: strings(redact),
         shadow: *shadow,
@@ -60,6 +64,7 @@ pub(super) fn decode(message: pb::ToolPolicy) -> Read<Object<ToolPolicy>> {
         cache,
         retry,
         hedge_after,
+        hedge_after_p95,
         trust_hints,
         redact,
         shadow,
@@ -75,7 +80,10 @@ pub(super) fn decode(message: pb::ToolPolicy) -> Read<Object<ToolPolicy>> {
         result_max: at("result_bytes_max", result_bytes_max.map(size).transpose())?,
         cache: at("cache", cache.map(decode_cache).transpose())?,
         retry: at("retry", choice::retry_class::decode(retry))?,
-        hedge_after: at("hedge_after", optional_span(hedge_after))?,
+        hedge_after: match hedge_after_p95 {
+            true => Some(Delay::P95),
+            false => at("hedge_after", optional_span(hedge_after))?.map(Delay::Given),
+        },
         trust_hints,
         redact: at("redact", texts(redact))?,
         shadow,

@@ -1,11 +1,16 @@
 //! Second requests, and tools that are left alone.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use weft_proto::resource::units::{Delay, Span};
+
 use super::*;
 
 const SOON: Duration = Duration::from_millis(30);
 
 fn hedged() -> Manner {
-    Manner { hedge_after: Some(SOON), ..repeatable() }
+    let soon = Span::from_millis(SOON.as_millis().try_into().unwrap());
+    Manner { hedge_after: Some(Delay::Given(soon)), ..repeatable() }
 }
 
 fn hedges(outbound: &Outbound, outcome: &'static str) -> u64 {
@@ -53,6 +58,37 @@ async fn the_second_answer_is_taken_and_the_first_request_is_taken_back() {
     let load =
         |at: usize| outbound.servers.load().reach(&server_name()).unwrap().instances[at].load.in_flight();
     assert_eq!((load(0), load(1)), (0, 0));
+}
+
+#[tokio::test]
+async fn a_learnt_delay_is_that_of_the_tool_and_nobody_else_is_asked_before_it_is_known() {
+    let mesh = Mesh::new("loadBalancing: {policy: round-robin}");
+    let is_silent = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&is_silent);
+    let at_times = mesh.instance(move |_| {
+        let is_silent = asked.load(Ordering::Relaxed);
+        async move {
+            if is_silent {
+                std::future::pending::<()>().await;
+            }
+            Response::new(Body::full("quick"))
+        }
+    });
+    let (at_times, quick) = (at_times.await, mesh.instance(named("quick")).await);
+    let outbound = mesh.outbound([Endpoint::from(&at_times), Endpoint::from(&quick)]);
+    let manner = Manner { hedge_after: Some(Delay::P95), ..repeatable() };
+    let read = |tool| ask_so(&outbound, manner, Call { tool: Some(tool), ..call("{}") });
+    for _ in 0..32 {
+        assert_eq!(read("read").await.unwrap(), "quick");
+    }
+    assert_eq!(["won", "lost", "no_budget"].map(|it| hedges(&outbound, it)), [0, 0, 0]);
+    is_silent.store(true, Ordering::Relaxed);
+    for _ in 0..4 {
+        assert_eq!(read("read").await.unwrap(), "quick");
+    }
+    assert!(hedges(&outbound, "won") >= 2, "{}", hedges(&outbound, "won"));
+    let reach = outbound.servers.load().reach(&server_name()).cloned().unwrap();
+    assert!(reach.pace.delay("read").is_some() && reach.pace.delay("write").is_none());
 }
 
 #[tokio::test]
