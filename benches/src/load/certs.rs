@@ -22,10 +22,12 @@ use weft_certs::clock;
 use weft_certs::verifier::{ClientVerifier, Expect, ServerVerifier};
 use weft_proto::name::{SpiffeId, TrustDomain};
 
-const DOMAIN: &str = "bench.test";
+pub(crate) const DOMAIN: &str = "bench.test";
 /// Who the caller is.
 pub(crate) const CLIENT: &str = "spiffe://bench.test/ns/agents/sa/load";
 const SERVER: &str = "spiffe://bench.test/ns/bench/sa/server";
+/// Whose word on whom it calls for is believed.
+pub(crate) const GATEWAY: &str = "spiffe://bench.test/ns/edge/sa/gateway";
 const LIFETIME: Duration = Duration::from_secs(86_400);
 
 #[derive(Debug, clap::Args)]
@@ -59,6 +61,7 @@ impl Files {
         fs::write(files.roots(), weft_certs::pem::encode(ca.bundle().roots()))?;
         files.issue(&ca, "server", SERVER)?;
         files.issue(&ca, "client", CLIENT)?;
+        files.issue(&ca, "gateway", GATEWAY)?;
         Ok(files)
     }
 

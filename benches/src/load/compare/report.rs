@@ -199,8 +199,8 @@ fn goals(out: &mut impl Write, book: &Book) -> anyhow::Result<()> {
 }
 
 /// Two sidecars between agent and server, and one address for all servers.
-fn assembled(book: &Book) -> [(&'static str, Option<f64>, &'static str); 8] {
-    use System::{ContextForge, McpProxy, Weft, WeftTwo, WeftVirtual};
+fn assembled(book: &Book) -> [(&'static str, Option<f64>, &'static str); 12] {
+    use System::{ContextForge, McpProxy, Weft, WeftGateway, WeftGatewayKey, WeftTwo, WeftVirtual};
     let (one, busy) = (Load::Small(1), Load::Small(64));
     let added = |over: System, under: System| book.added_ratio(one, (over, under), |it| it.p50);
     let rate = |over: System, under: System| book.ratio(busy, (over, under), |it| it.rate);
@@ -218,6 +218,10 @@ fn assembled(book: &Book) -> [(&'static str, Option<f64>, &'static str); 8] {
         ("… added p50, one connection, ÷ mcp-proxy", added(WeftVirtual, McpProxy), "-"),
         ("… requests/s, 64 connections, ÷ ContextForge", rate(WeftVirtual, ContextForge), "-"),
         ("… added p50, one connection, ÷ ContextForge", added(WeftVirtual, ContextForge), "-"),
+        ("gateway, token: added p50, one connection, ÷ one sidecar's", added(WeftGateway, Weft), "-"),
+        ("… requests/s, 64 connections, ÷ one sidecar", rate(WeftGateway, Weft), "-"),
+        ("gateway, key: added p50, one connection, ÷ one sidecar's", added(WeftGatewayKey, Weft), "-"),
+        ("… requests/s, 64 connections, ÷ one sidecar", rate(WeftGatewayKey, Weft), "-"),
     ]
 }
 

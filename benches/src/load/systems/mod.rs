@@ -5,6 +5,7 @@
 
 mod contextforge;
 mod envoy;
+mod gateway;
 mod haproxy;
 mod mcp_proxy;
 mod mesh;
@@ -54,10 +55,14 @@ pub(crate) enum System {
     WeftTwo,
     /// Two sidecars, at the one address for all servers.
     WeftVirtual,
+    /// A gateway that checks the token of each call, and the sidecar beside the server.
+    WeftGateway,
+    /// The same with a key instead of a token.
+    WeftGatewayKey,
 }
 
 impl System {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Direct,
         Self::Relay,
         Self::Nginx,
@@ -73,6 +78,8 @@ impl System {
         Self::WeftAudited,
         Self::WeftTwo,
         Self::WeftVirtual,
+        Self::WeftGateway,
+        Self::WeftGatewayKey,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -92,6 +99,8 @@ impl System {
             Self::WeftAudited => "weft-audited",
             Self::WeftTwo => "weft-two",
             Self::WeftVirtual => "weft-virtual",
+            Self::WeftGateway => "weft-gateway",
+            Self::WeftGatewayKey => "weft-gateway-key",
         }
     }
 
@@ -129,6 +138,13 @@ impl System {
             }
             Self::WeftVirtual => {
                 "the same at `/mcp`, where tools of all servers are: found by name, and renamed"
+            }
+            Self::WeftGateway => {
+                "TLS without a client's certificate and a token (JWT, ES256) checked at the gateway, mTLS to the server's sidecar, \
+                 where policy speaks of a claim; both as `weft`, each with an access log: one core for both"
+            }
+            Self::WeftGatewayKey => {
+                "the same with an API key instead of the token, and no claim in the policy"
             }
         }
     }
@@ -242,17 +258,22 @@ impl Site {
             | System::WeftTraced
             | System::WeftAudited => Some(weft::command(self, address, &Behind::Http(system))?),
             System::WeftTwo | System::WeftVirtual => Some(mesh::command(self, address, system.name())?),
+            System::WeftGateway | System::WeftGatewayKey => Some(gateway::command(self, address, system)?),
         };
         let (path, prefix) = match system {
             System::McpProxy => ("/", "bench/"),
             System::ContextForge => ("/mcp/", "bench-"),
             System::WeftTwo => ("/servers/bench/server/mcp", ""),
             System::WeftVirtual => ("/mcp", "server_"),
+            System::WeftGateway | System::WeftGatewayKey => (gateway::PATH, ""),
             _ => ("/mcp", ""),
         };
         let mut place = Place::at(path, prefix);
         if system == System::ContextForge {
             contextforge::REVISION.clone_into(&mut place.revision);
+        }
+        if matches!(system, System::WeftGateway | System::WeftGatewayKey) {
+            place.bearer = Some(gateway::brought(self, system)?);
         }
         let child = command.map(|command| self.spawn(system.name(), command)).transpose()?;
         let mut running = Running { system, address, place, log: system.name(), child };
@@ -294,6 +315,7 @@ impl Site {
         for system in System::ALL {
             // Most have none.
             let _ = std::fs::remove_file(self.access_log(system.name()));
+            let _ = std::fs::remove_file(self.access_log(&format!("{}-sidecar", system.name())));
             let _ = std::fs::remove_dir_all(self.audit(system.name()));
         }
     }
@@ -365,8 +387,12 @@ impl Running {
             System::ContextForge => said().lines().any(|line| line == contextforge::REGISTERED),
             System::WeftTwo | System::WeftVirtual => true,
             _ => {
-                !self.log.starts_with("weft")
-                    || said().lines().any(|line| line.starts_with('{') && line.contains("\"inbound\":"))
+                let addresses = |line: &&str| line.starts_with('{') && line.contains("\"inbound\":");
+                let sidecars = match self.system {
+                    System::WeftGateway | System::WeftGatewayKey => 2,
+                    _ => 1,
+                };
+                !self.log.starts_with("weft") || said().lines().filter(addresses).count() >= sidecars
             }
         }
     }
