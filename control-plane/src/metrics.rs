@@ -102,7 +102,7 @@ metrics! {
     cluster_objects: Gauge = Gauge::default(), "Objects of the Kubernetes cluster that are followed";
     cluster_objects_kept_out: Gauge = Gauge::default(), "Objects of the cluster that are not in force, since they do not read or contradict others";
     cluster_pods_without_sidecar: Gauge = Gauge::default(), "Pods of the cluster that ask for a sidecar, could have one and have none, as whoever leads knows them";
-    cluster_namespace_pods_without_sidecar: Family<NamespaceLabel, Gauge> = Family::default(), "Pods of the cluster without the sidecar that they ask for, by namespace; beyond 100 namespaces under an empty name";
+    cluster_namespace_pods_without_sidecar: Family<NamespaceLabel, Gauge> = Family::default(), "Pods of the cluster without the sidecar that they ask for, by namespace, beyond 100 namespaces under an empty name";
     cluster_events: Family<ReasonLabel, Counter> = Family::default(), "Events about injection: written, dropped since too many waited, failed";
     cluster_watch_failures: Counter = Counter::default(), "Attempts to follow a kind of object in the cluster that failed";
     cluster_tellings: Counter = Counter::default(), "Times that the cluster was told what became of an object";

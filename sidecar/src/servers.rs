@@ -19,6 +19,7 @@ use crate::admit::Places;
 use crate::backend::{self, Backend, CALL_TIMEOUT};
 use crate::bootstrap::{Node, Upstream};
 use crate::classify::Call;
+use crate::exposure::Exposed;
 use crate::health::check::Checked;
 use crate::health::{Health, Told};
 use crate::identify::Caller;
@@ -66,6 +67,8 @@ struct Shared {
     table: ArcSwap<HashMap<ServerName, Arc<Local>>>,
     /// Whether the table is of some configuration, which may have no servers.
     made: AtomicBool,
+    /// Where servers can be called past this sidecar, as it was found last.
+    exposed: ArcSwap<Exposed>,
     /// Something happened by which the health of a server may be another.
     changes: watch::Sender<()>,
     parts: Parts,
@@ -89,7 +92,7 @@ pub struct Parts {
 impl Servers {
     pub fn new(parts: Parts) -> Self {
         let (table, made, changes) = (ArcSwap::default(), AtomicBool::new(false), watch::Sender::new(()));
-        Self(Arc::new(Shared { table, made, changes, parts }))
+        Self(Arc::new(Shared { table, made, exposed: ArcSwap::default(), changes, parts }))
     }
 
     /// Finds the server that a path leads to.
@@ -125,14 +128,24 @@ impl Servers {
     /// How each server is, in the order of their names.
     pub fn told(&self) -> Vec<Told> {
         let draining = self.0.parts.drain.is_cancelled();
+        let exposed = self.0.exposed.load();
         let told = |local: Arc<Local>| Told {
             server: Arc::clone(&local.label),
             health: if draining { Health::Draining } else { local.health() },
             in_flight: u32::try_from(local.in_flight.get()).unwrap_or_default(),
+            exposed_at: exposed.get(&local.label).map(|at| at.as_slice().into()).unwrap_or_default(),
         };
         let mut all: Vec<Told> = self.all().into_iter().map(told).collect();
         all.sort_by(|a, b| a.server.cmp(&b.server));
         all
+    }
+
+    /// Notes where servers can be called past this sidecar.
+    pub fn found_exposed(&self, exposed: Exposed) {
+        let before = self.0.exposed.swap(Arc::new(exposed));
+        if *before != **self.0.exposed.load() {
+            self.0.changes.send_replace(());
+        }
     }
 
     /// Notices when the health of a server may be another than before.

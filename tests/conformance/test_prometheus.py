@@ -25,6 +25,7 @@ SCRAPE_EVERY = "1s"
 RARE = {
     "weft_sidecar_kept_answers_total": "a tool whose answers are kept",
     "weft_sidecar_server_healthy": "a server with a health check",
+    "weft_sidecar_server_exposed": "a server that listens",
 }
 
 

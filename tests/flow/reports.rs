@@ -57,7 +57,13 @@ fn report(node: &str, health: Health) -> WorkloadReport {
         sequence: 1,
         node: node.to_owned(),
         inbound_address: "10.0.0.1:7443".to_owned(),
-        servers: vec![ServedServer { server, health: health.into(), detail, in_flight: 3 }],
+        servers: vec![ServedServer {
+            server,
+            health: health.into(),
+            detail,
+            in_flight: 3,
+            exposed_at: Vec::new(),
+        }],
         version: "9.9.9".to_owned(),
         ..WorkloadReport::default()
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use weft_control_plane::metrics::{ApiLabels, Metrics, ReasonLabel, TypeLabel};
+use weft_control_plane::metrics::{ApiLabels, Metrics, NamespaceLabel, ReasonLabel, TypeLabel};
 
 use crate::lexer;
 use crate::source::tests_begin;
@@ -60,6 +60,7 @@ pub(crate) fn metrics_shown() -> String {
     drop(resources.get_or_create(&TypeLabel { r#type: "" }));
     let Metrics { certificates_refused, handshakes_failed, .. } = &metrics;
     let Metrics { lease_streams_refused, lease_demands_refused, audit_refused, admissions, .. } = &metrics;
+    let Metrics { cluster_events, cluster_namespace_pods_without_sidecar, .. } = &metrics;
     let Metrics { xds_streams_refused, xds_streams_ended, report_streams_ended, .. } = &metrics;
     let streams = [xds_streams_refused, xds_streams_ended, report_streams_ended];
     for family in streams.into_iter().chain([
@@ -69,9 +70,12 @@ pub(crate) fn metrics_shown() -> String {
         lease_demands_refused,
         audit_refused,
         admissions,
+        cluster_events,
     ]) {
         drop(family.get_or_create(&ReasonLabel { reason: "" }));
     }
+    let namespace = NamespaceLabel { namespace: String::new() };
+    drop(cluster_namespace_pods_without_sidecar.get_or_create(&namespace));
     drop(metrics.api_requests.get_or_create(&ApiLabels { operation: "", status: 0 }));
     metrics.text()
 }

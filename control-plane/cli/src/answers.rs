@@ -168,7 +168,13 @@ answers! {
     }
 
     /// How a server is, by the word of the sidecar beside it.
-    Served { server: String, health: String, detail: Option<String>, in_flight: Option<u64> }
+    Served {
+        server: String,
+        health: String,
+        detail: Option<String>,
+        in_flight: Option<u64>,
+        exposed_at: Vec<String>,
+    }
 
     /// How far a sidecar has followed one type of configuration.
     TypeSync {

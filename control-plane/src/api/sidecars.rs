@@ -160,6 +160,9 @@ pub struct SidecarServer {
     pub detail: String,
     /// Calls under way.
     pub in_flight: u32,
+    /// Where it can be called past the sidecar: addresses with ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exposed_at: Vec<String>,
 }
 
 /// How far a sidecar is with resources of one type.
@@ -298,6 +301,7 @@ fn told_report(it: &Report) -> SidecarReport {
         health: served.health.word().to_owned(),
         detail: served.detail.clone(),
         in_flight: served.in_flight,
+        exposed_at: served.exposed_at.iter().map(ToString::to_string).collect(),
     });
     SidecarReport {
         at: timestamp(it.at),

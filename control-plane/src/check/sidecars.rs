@@ -108,6 +108,18 @@ pub(super) fn health(facts: &Facts) -> Verdict {
     }
 }
 
+pub(super) fn exposure(facts: &Facts) -> Verdict {
+    let exposed = facts.sidecars.iter().filter(|it| it.connected).flat_map(|it| {
+        let servers = it.report.iter().flat_map(|report| &report.servers);
+        let exposed = servers.filter(|(_, served)| !served.exposed_at.is_empty());
+        exposed.map(|(server, served)| {
+            let at: Vec<_> = served.exposed_at.iter().map(ToString::to_string).collect();
+            format!("{server} at {} ({})", it.node, at.join(", "))
+        })
+    });
+    named(exposed).map_or_else(|| Verdict::ok("none of which it is known"), Verdict::failed)
+}
+
 pub(super) fn addresses(facts: &Facts) -> Verdict {
     let unreachable = |it: &ClientStatus| {
         let report = it.report.as_ref()?;

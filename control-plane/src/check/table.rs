@@ -198,6 +198,14 @@ pub static CHECKS: &[Check] = &[
     },
     Check {
         group: Group::Sidecars,
+        name: "exposure",
+        passes: "no server can be called past its sidecar",
+        why: "whoever reaches such an address calls the server without an identity, and no policy, limit or audit trail is in the way",
+        remedy: "let the server listen on 127.0.0.1 alone, or capture its port: weft.dev/capture in a pod, weft-sidecar capture elsewhere",
+        judge: sidecars::exposure,
+    },
+    Check {
+        group: Group::Sidecars,
         name: "addresses",
         passes: "sidecars beside servers say where they are reached",
         why: "no other sidecar can call the servers beside them",

@@ -79,7 +79,7 @@ fn keys_until(ends: &[i64]) -> String {
 
 fn report() -> Report {
     let served =
-        Served { health: Health::Serving, detail: String::new(), in_flight: 0 };
+        Served { health: Health::Serving, detail: String::new(), in_flight: 0, exposed_at: Vec::new() };
     Report {
         at: moment(-5),
         clock: Some(moment(-5)),
@@ -471,11 +471,27 @@ const CASES: &[Case] = &[
     (
         "health",
         |it| {
-            let served = Served { health: Health::Degraded, detail: "disk full".to_owned(), in_flight: 0 };
+            let served = Served {
+                health: Health::Degraded,
+                detail: "disk full".to_owned(),
+                in_flight: 0,
+                exposed_at: Vec::new(),
+            };
             reported(it, |report| report.servers = [("research/files".parse().unwrap(), served)].into());
         },
         Warning,
         "research/files at research/files-1 (degraded: disk full)",
+    ),
+    (
+        "exposure",
+        |it| {
+            reported(it, |report| {
+                let served = report.servers.values_mut().next().unwrap();
+                served.exposed_at = ["0.0.0.0:9000", "[::]:9000"].map(|at| at.parse().unwrap()).into();
+            });
+        },
+        Failed,
+        "research/files at research/files-1 (0.0.0.0:9000, [::]:9000)",
     ),
     ("addresses", |it| reported(it, |report| report.inbound_address = None), Failed, "research/files-1"),
     (

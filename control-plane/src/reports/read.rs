@@ -1,6 +1,7 @@
 //! A report as it was sent, made into one that can be kept: everything in it has a limit.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use weft_proto::name::{self, HostPort, NodeId, ServerName, Workload};
@@ -10,6 +11,8 @@ use weft_proto::pb::weft::status::v1 as pb;
 pub const SERVERS_MAX: usize = 256;
 /// Bytes of what is said of one server.
 pub const DETAIL_BYTES_MAX: usize = 512;
+/// Places at which one server can be called past its sidecar.
+pub(super) const EXPOSED_MAX: usize = 16;
 /// Bytes of a version.
 pub const VERSION_BYTES_MAX: usize = 128;
 /// Longest time that a sidecar can have run: more is an error of its clock.
@@ -40,6 +43,10 @@ pub(super) enum Error {
     Twice(ServerName),
     #[error("the health of {0} is none that is known")]
     Health(ServerName),
+    #[error("the report says of more than {EXPOSED_MAX} places that {0} is exposed at them")]
+    TooManyExposed(ServerName),
+    #[error("the report says that {0} is exposed at what is no address with a port")]
+    ExposedAt(ServerName),
     #[error("the report's {what} is longer than {max} bytes")]
     TooLong { what: &'static str, max: usize },
     #[error("the report's inbound address: {0}")]
@@ -82,6 +89,8 @@ pub struct Served {
     /// Why it does not serve, in a few words.
     pub detail: String,
     pub in_flight: u32,
+    /// Where it can be called past its sidecar.
+    pub exposed_at: Vec<SocketAddr>,
 }
 
 /// What a sidecar lost since it began, and what lags behind.
@@ -205,7 +214,12 @@ fn read_server(server: pb::ServedServer, identity: &Workload) -> Result<(ServerN
         pb::Health::Unspecified => return Err(Error::Health(name)),
     };
     let detail = short("detail", server.detail, DETAIL_BYTES_MAX)?;
-    Ok((name, Served { health, detail, in_flight: server.in_flight }))
+    if server.exposed_at.len() > EXPOSED_MAX {
+        return Err(Error::TooManyExposed(name));
+    }
+    let exposed_at = server.exposed_at.iter().map(|at| at.parse()).collect::<Result<_, _>>();
+    let exposed_at = exposed_at.map_err(|_| Error::ExposedAt(name.clone()))?;
+    Ok((name, Served { health, detail, in_flight: server.in_flight, exposed_at }))
 }
 
 fn short(what: &'static str, text: String, max: usize) -> Result<String, Error> {
@@ -224,7 +238,13 @@ mod tests {
 
     fn served(server: &str, health: pb::Health) -> pb::ServedServer {
         let server = server.to_owned();
-        pb::ServedServer { server, health: health.into(), detail: "why".to_owned(), in_flight: 3 }
+        pb::ServedServer {
+            server,
+            health: health.into(),
+            detail: "why".to_owned(),
+            in_flight: 3,
+            exposed_at: Vec::new(),
+        }
     }
 
     fn report(servers: Vec<pb::ServedServer>) -> pb::WorkloadReport {
@@ -237,6 +257,21 @@ mod tests {
             servers,
             ..pb::WorkloadReport::default()
         }
+    }
+
+    #[test]
+    fn places_past_the_sidecar_are_addresses_and_few() {
+        let exposed = |at: &[&str]| {
+            let exposed_at = at.iter().map(|it| (*it).to_owned()).collect();
+            let sent = pb::ServedServer { exposed_at, ..served("research/a", pb::Health::Serving) };
+            read(report(vec![sent]), &identity(), SystemTime::UNIX_EPOCH)
+        };
+        let read = exposed(&["0.0.0.0:9000", "[::]:9000"]).unwrap();
+        let at = &read.servers.values().next().unwrap().exposed_at;
+        assert_eq!(at.iter().map(ToString::to_string).collect::<Vec<_>>(), ["0.0.0.0:9000", "[::]:9000"]);
+        assert!(matches!(exposed(&["\u{1b}[31m"]), Err(Error::ExposedAt(_))));
+        assert!(matches!(exposed(&["localhost:1"]), Err(Error::ExposedAt(_))));
+        assert!(matches!(exposed(&["0.0.0.0:1"; EXPOSED_MAX + 1]), Err(Error::TooManyExposed(_))));
     }
 
     #[test]

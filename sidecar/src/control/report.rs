@@ -26,6 +26,8 @@ use crate::servers::Servers;
 const SERVERS_MAX: usize = 256;
 /// Longest reason that is told of one server, in bytes.
 const DETAIL_BYTES_MAX: usize = 512;
+/// Places that are told of one server at which it can be called past this sidecar.
+const EXPOSED_MAX: usize = 8;
 /// Largest receipt, in bytes.
 const RECEIPT_BYTES_MAX: usize = 4 << 10;
 /// Time for a receipt.
@@ -163,6 +165,7 @@ fn server(told: &Told) -> pb::ServedServer {
         health: health.into(),
         detail: clipped(told.health.detail()).to_owned(),
         in_flight: told.in_flight,
+        exposed_at: told.exposed_at.iter().take(EXPOSED_MAX).map(ToString::to_string).collect(),
     }
 }
 
@@ -171,10 +174,10 @@ fn clipped(text: &str) -> &str {
     &text[..end.unwrap_or(0)]
 }
 
-/// Whether two reports say the same of every server's health. How many calls are under way is no news.
+/// Whether two reports say the same of every server's health, and of where it is exposed. How many calls are under way is no news.
 fn alike(one: &[Told], other: &[Told]) -> bool {
-    let of = |it: &[Told]| it.iter().map(|it| (it.server.clone(), it.health.clone())).collect::<Vec<_>>();
-    of(one) == of(other)
+    let of = |it: &Told| (it.server.clone(), it.health.clone(), it.exposed_at.clone());
+    one.iter().map(of).eq(other.iter().map(of))
 }
 
 /// The number of the next receipt, within the time for one.
@@ -190,10 +193,13 @@ fn late<T>(answer: Result<Result<T, Status>, tokio::time::error::Elapsed>) -> Re
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
     use super::*;
 
     fn told(health: Health, in_flight: u32) -> Vec<Told> {
-        vec![Told { server: "research/files".into(), health, in_flight }]
+        vec![Told { server: "research/files".into(), health, in_flight, exposed_at: Arc::default() }]
     }
 
     #[test]
@@ -203,6 +209,15 @@ mod tests {
         assert!(!alike(&told(Health::Serving, 1), &told(degraded("a"), 1)));
         assert!(!alike(&told(degraded("a"), 1), &told(degraded("b"), 1)));
         assert!(!alike(&told(Health::Serving, 1), &[]));
+    }
+
+    #[test]
+    fn where_a_server_is_exposed_is_news_and_the_first_places_are_told() {
+        let at: Arc<[SocketAddr]> = (1..=20).map(|port| SocketAddr::from(([0, 0, 0, 0], port))).collect();
+        let exposed = [Told { exposed_at: at, ..told(Health::Serving, 1).remove(0) }];
+        assert!(!alike(&told(Health::Serving, 1), &exposed) && alike(&exposed, &exposed));
+        let sent = server(&exposed[0]).exposed_at;
+        assert_eq!((sent.len(), sent[0].as_str()), (EXPOSED_MAX, "0.0.0.0:1"));
     }
 
     #[test]

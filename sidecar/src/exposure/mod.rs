@@ -29,7 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// The sockets of this network namespace.
 const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
 
-type Exposed = BTreeMap<Arc<str>, Vec<SocketAddr>>;
+/// Servers that can be called past this sidecar, and where.
+pub type Exposed = BTreeMap<Arc<str>, Vec<SocketAddr>>;
 
 /// Looks now and then, until it is stopped; tells what is another than before.
 pub async fn watch(servers: Servers, metrics: Arc<Metrics>, stop: CancellationToken) {
@@ -46,6 +47,7 @@ pub async fn watch(servers: Servers, metrics: Arc<Metrics>, stop: CancellationTo
         match look(&servers, &metrics) {
             Ok(now) => {
                 tell(&before, &now);
+                servers.found_exposed(now.clone());
                 before = now;
             }
             Err(error) => tracing::debug!(%error, "it cannot be told whether servers are exposed"),

@@ -6,6 +6,7 @@
 pub mod check;
 pub mod score;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// How a server is.
@@ -46,4 +47,6 @@ pub struct Told {
     pub health: Health,
     /// Calls under way.
     pub in_flight: u32,
+    /// Where it can be called past this sidecar.
+    pub exposed_at: Arc<[SocketAddr]>,
 }

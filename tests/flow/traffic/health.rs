@@ -1,5 +1,6 @@
 //! How servers are, by the word of the sidecars beside them: what operators see, and where callers go.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use super::pair::{self, Pair};
 use super::streams::{call, rest, stream};
 use super::upstream::{self, Body, Seen, Upstream};
 use crate::mesh::{Mesh, eventually};
+use crate::operator::Operator;
 
 /// What a sidecar says of its only server, and why.
 fn said(mesh: &Mesh, node: &str) -> Option<(&'static str, String)> {
@@ -69,6 +71,33 @@ async fn a_sidecar_tells_how_its_server_is_and_at_once_that_it_drains_and_caller
     assert_eq!(agent.call("echo", json!({})).await.status, 200);
     assert_eq!((pair.upstream.seen().len(), second.seen().len()), (0, 1));
     agent.sidecar.stop().await;
+    other.stop().await;
+    pair.stop().await;
+}
+
+/// Where a sidecar says that its only server can be called past it.
+fn exposed(mesh: &Mesh, node: &str) -> Option<Vec<String>> {
+    let status = mesh.running.hub.status().into_iter().find(|it| it.node.as_str() == node)?;
+    let report = status.report?;
+    Some(report.servers.values().next()?.exposed_at.iter().map(ToString::to_string).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_tells_that_its_server_can_be_called_past_it_and_operators_are_told_where() {
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    let pair = Pair::start(Upstream::at(everywhere, async |seen| upstream::echo(&seen)).await).await;
+    let hidden = Upstream::echo().await;
+    let other = another(&pair, &hidden).await;
+    let at = pair.upstream.address.to_string();
+    eventually("its address is told", || exposed(&pair.mesh, "research/files-1") == Some(vec![at.clone()]))
+        .await;
+    says(&pair.mesh, "research/files-2", "serving").await;
+    assert_eq!(exposed(&pair.mesh, "research/files-2"), Some(Vec::new()), "one on loopback alone is not");
+    let (status, checks) = Operator::admin(&pair.mesh).get("/v1/checks?group=sidecars").await;
+    assert_eq!(status, 200, "{checks}");
+    let found = checks["items"].as_array().unwrap().iter().find(|it| it["name"] == "exposure").unwrap();
+    assert_eq!(found["outcome"], "failed", "{found}");
+    assert_eq!(found["detail"], format!("research/files at research/files-1 ({at})"));
     other.stop().await;
     pair.stop().await;
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Standing, expiry, health_tone};
-use crate::answers::{Report, Sidecar};
+use crate::answers::{Report, Served, Sidecar};
 use crate::moments;
 use crate::table::{Cell, Table};
 use crate::terminal::{Tone, plain};
@@ -62,10 +62,19 @@ fn servers(report: &Report) -> Table {
             Cell::new(&one.server),
             Cell::new(&one.health).toned(health_tone(&one.health)),
             Cell::new(one.in_flight.map(|count| count.to_string()).unwrap_or_default()),
-            Cell::new(one.detail.as_deref().unwrap_or_default()),
+            detail(one),
         ]);
     }
     table
+}
+
+/// Why it does not serve, and where it can be called past its sidecar.
+fn detail(one: &Served) -> Cell {
+    let why = one.detail.clone().filter(|it| !it.is_empty());
+    let past = (!one.exposed_at.is_empty())
+        .then(|| format!("can be called past the sidecar at {}", one.exposed_at.join(", ")));
+    let tone = if past.is_some() { Tone::Bad } else { Tone::Plain };
+    Cell::new(why.into_iter().chain(past).collect::<Vec<_>>().join("; ")).toned(tone)
 }
 
 fn types(sidecar: &Sidecar) -> Table {
@@ -88,4 +97,26 @@ fn types(sidecar: &Sidecar) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_can_be_called_past_its_sidecar_says_where_beside_why_it_does_not_serve() {
+        let said = |detail: &str, exposed_at: &[&str]| {
+            let exposed_at = exposed_at.iter().map(|it| (*it).to_owned()).collect();
+            let served = Served { detail: Some(detail.to_owned()), exposed_at, ..Served::default() };
+            servers(&Report { servers: vec![served], ..Report::default() })
+                .render_bare(false)
+                .trim()
+                .to_owned()
+        };
+        assert_eq!(said("", &[]), "");
+        assert_eq!(said("disk full", &[]), "disk full");
+        let past = "can be called past the sidecar at 0.0.0.0:1, [::]:1";
+        assert_eq!(said("", &["0.0.0.0:1", "[::]:1"]), past);
+        assert_eq!(said("disk full", &["0.0.0.0:1", "[::]:1"]), format!("disk full; {past}"));
+    }
 }
