@@ -45,6 +45,24 @@ pub(crate) fn server(name: &str) -> String {
     object("McpServer", name, &format!("{{ workload: {{ labels: {{ app: {short} }} }} }}"))
 }
 
+fn speaker(number: u16, stream: u64) -> Speaker {
+    let identity = SpiffeId::parse("spiffe://mesh.test/ns/research/sa/files").unwrap();
+    Speaker { identity, node: NodeId::parse(&format!("research/files-{number}")).unwrap(), stream }
+}
+
+/// What is seen of an instance of `research/files`.
+pub(crate) fn announced(number: u16, stream: u64) -> Observation {
+    let by = speaker(number, stream);
+    let instance = Instance {
+        node: by.node.clone(),
+        address: HostPort::parse(&format!("10.0.0.{number}:7443")).unwrap(),
+        identity: by.identity.clone(),
+        locality: None,
+    };
+    let servers = vec![ServerName::parse("research/files").unwrap()];
+    Observation::Announced { by, instance: Some(instance), servers }
+}
+
 /// A sidecar of the account `sa` whose workload carries the label `app`.
 pub(crate) fn viewer(namespace: &str, app: &str, stances: Stances) -> Viewer {
     let identity = SpiffeId::parse(&format!("spiffe://mesh.test/ns/{namespace}/sa/{app}")).unwrap();
@@ -334,20 +352,11 @@ impl Instances {
     }
 
     fn by(number: u16, stream: u64) -> Speaker {
-        let identity = SpiffeId::parse("spiffe://mesh.test/ns/research/sa/files").unwrap();
-        Speaker { identity, node: NodeId::parse(&format!("research/files-{number}")).unwrap(), stream }
+        speaker(number, stream)
     }
 
     fn announce(&mut self, number: u16, stream: u64) -> usize {
-        let by = Self::by(number, stream);
-        let instance = Instance {
-            node: by.node.clone(),
-            address: HostPort::parse(&format!("10.0.0.{number}:7443")).unwrap(),
-            identity: by.identity.clone(),
-            locality: None,
-        };
-        let servers = vec![ServerName::parse("research/files").unwrap()];
-        self.observe(Observation::Announced { by, instance: Some(instance), servers })
+        self.observe(announced(number, stream))
     }
 
     fn report(&mut self, number: u16, stream: u64, unfit: &[&str]) -> usize {

@@ -124,8 +124,8 @@ impl World {
     }
 
     /// Whether a client that holds this keeps it as it is: the instances of a server are not known to be gone merely
-    /// because they have not come back yet.
-    pub fn keeps(&self, ty: ResourceType, name: &str) -> bool {
+    /// because they have not come back yet. Whoever holds that there are none loses none by what is seen.
+    pub fn keeps(&self, ty: ResourceType, name: &str, held: Option<&Arc<str>>) -> bool {
         let observed = |object: &Arc<Published>| match object.object.as_deref().map(|resource| &resource.spec)
         {
             Some(Spec::McpServer(spec)) => {
@@ -133,8 +133,12 @@ impl World {
             }
             _ => false,
         };
+        let none = |object: &Arc<Published>| {
+            server_of(object).map(|server| version_of(&wire::encode_endpoints(&server, &[])))
+        };
         let server = || self.tables[ResourceType::Server.index()].by_name.get(name);
-        self.settling && ty == ResourceType::Endpoints && server().is_some_and(observed)
+        let holds_some = |object: &Arc<Published>| observed(object) && held != none(object).as_ref();
+        self.settling && ty == ResourceType::Endpoints && server().is_some_and(holds_some)
     }
 
     /// The last revision taken in.

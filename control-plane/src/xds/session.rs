@@ -267,7 +267,7 @@ impl Session {
         let held = |state: &TypeState, published: &Published| {
             let version = state.version(&published.name);
             version == Some(&published.version)
-                || (state.brought(&published.name) && world.keeps(ty, &published.name))
+                || (state.brought(&published.name) && world.keeps(ty, &published.name, version))
         };
         if ask.wildcard {
             let concerning = view.world.concerning(view.viewer, &self.served, ty);
@@ -419,7 +419,7 @@ fn judge(
         Lookup::Found(published) if wants(state, served, &published, view) => {
             // An alias stands for the resource, and the client holds it under its own name.
             let held = state.version(&published.name);
-            let keeps = state.brought(&published.name) && view.world.keeps(ty, &published.name);
+            let keeps = state.brought(&published.name) && view.world.keeps(ty, &published.name, held);
             match held == Some(&published.version) || keeps {
                 true => Verdict::Nothing,
                 false => Verdict::Send(published),

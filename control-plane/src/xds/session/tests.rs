@@ -4,7 +4,8 @@ use weft_proto::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 use weft_proto::pb::google::rpc::Status;
 
 use super::*;
-use crate::plan::tests::{INBOUND, OUTBOUND, delete, object, put, server, viewer, world};
+use crate::plan::tests::{INBOUND, OUTBOUND, announced, delete, object, put, server, viewer, world};
+use crate::plan::{Change, Update};
 
 /// A client and the world it looks at. What is sent is acknowledged only when the test says so.
 struct Client {
@@ -425,6 +426,25 @@ fn instances_that_have_not_come_back_yet_are_not_taken_away() {
         &[Touched { ty: ResourceType::Endpoints, ..touch("research/files") }],
         &["Endpoints +research/files"],
     );
+}
+
+#[test]
+fn whoever_knew_of_no_instance_before_a_restart_is_told_the_first_at_once() {
+    const ENDPOINTS: &str = "type.googleapis.com/weft.config.v1.Endpoints";
+    let mut client = Client::new(world(&server("research/files")), viewer("agents", "bot", OUTBOUND));
+    let view = View { world: &client.world, viewer: &client.viewer };
+    let Lookup::Found(none) = view.world.lookup(view.viewer, &[], ResourceType::Endpoints, "research/files")
+    else {
+        panic!("the server is there")
+    };
+    let mut first = request(ENDPOINTS, &[], &[]);
+    first.initial_resource_versions = [(none.name.to_string(), none.version.to_string())].into();
+    client.asks(first, &["Endpoints"]);
+    for number in 1..=2 {
+        let seen = Update { revision: 0, changes: vec![Change::Observed(announced(number, 1))] };
+        let touched = client.world.apply(seen);
+        client.hears(&touched, &["Endpoints +research/files"]);
+    }
 }
 
 #[test]
