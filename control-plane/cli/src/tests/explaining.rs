@@ -164,7 +164,7 @@ research/old    fallback  -         refused   no-rule
 what follows is decided at research/next
 refused: none allows it (no-rule)
 ";
-    let out = ran.done().out;
+    let out = &ran.done().out;
     assert!(out.starts_with(expected), "{out}");
     let body: Value = serde_json::from_str(&fake.asked()[0].body).unwrap();
     assert_eq!(body["headers"], json!({ "x-canary": "1=2" }));
