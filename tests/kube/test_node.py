@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from mesh import DOMAIN, SYSTEM, Mesh, agent, server, serving
 from processes import eventually
 
 SIDECAR = "weft-sidecar"
-SERVERS = ("catalogue", "leaving", "sick", "captured", "plain", "notes")
+SERVERS = ("catalogue", "leaving", "sick", "captured", "plain", "notes", "late")
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +101,10 @@ def test_a_job_whose_only_call_is_its_first_completes_and_its_sidecar_ends_after
 
     def ended():
         status = mesh.cluster.get("job", "once", "-n", "agents")["status"]
-        return [it["type"] for it in status.get("conditions", []) if it["status"] == "True"]
+        said = {it["type"] for it in status.get("conditions", []) if it["status"] == "True"}
+        return said & {"Complete", "Failed"}
 
-    assert "Complete" in eventually(ended, within=60), pod.told()
+    assert eventually(ended, within=60) == {"Complete"}, pod.told()
     assert "Hello, job!" in pod.log("server")
     assert pod.said()["status"]["phase"] == "Succeeded"
     assert pod.status(SIDECAR)["state"]["terminated"]["exitCode"] == 0
@@ -210,3 +212,7 @@ def test_calls_go_on_while_the_control_planes_pod_is_replaced_and_new_pods_find_
     # Where the webhooks are, the API server is told a moment later; until then pods are made without sidecars.
     mesh.injects()
     mesh.runs(server("late"))
+    began = time.monotonic()
+    assert text(mesh.answered("late", "greet", name="new")) == "Hello, new!"
+    # Not only when everybody has had the time to come back.
+    assert time.monotonic() - began < 15
