@@ -9,6 +9,7 @@ import ipaddress
 import json
 import os
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,8 +107,11 @@ class Node:
         """The processes of a container, by the numbers that they have on this machine."""
         found = set()
         for top in _group_folders():
-            for it in (top / self.group).glob(f"**/pod{uid}/{container_id}/cgroup.procs"):
-                found |= {int(pid) for pid in it.read_text().split()}
+            # Not looked for in all of the tree, of which other pods are taken away meanwhile.
+            for quality in ("", "burstable/", "besteffort/"):
+                file = top / f"{self.group}/kubepods/{quality}pod{uid}/{container_id}/cgroup.procs"
+                with suppress(OSError):
+                    found |= {int(pid) for pid in file.read_text().split()}
         return sorted(found)
 
     def event(self, what: str, container_id: str) -> "Event":
