@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
     "envoy/service/discovery/v3/ads.proto",
     "opentelemetry/proto/collector/logs/v1/logs_service.proto",
     "opentelemetry/proto/collector/metrics/v1/metrics_service.proto",
@@ -14,6 +14,7 @@ const FILES: [&str; 11] = [
     "weft/status/v1/status.proto",
     "weft/audit/v1/audit.proto",
     "weft/ask/v1/ask.proto",
+    "weft/replica/v1/replica.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -27,6 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Sorted maps: equal messages encode to equal bytes, which is what content-hash versions stand on.
         .btree_map(".weft")
         .bytes(".weft.catalog")
+        .bytes(".weft.replica")
         .emit_rerun_if_changed(false)
         .compile_fds(descriptors)?;
     Ok(())

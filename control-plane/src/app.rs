@@ -22,6 +22,7 @@ use crate::identity::{self, IdentityService, SessionSecret};
 use crate::metrics::Metrics;
 use crate::plan::World;
 use crate::quota::{self, Leases, Lender};
+use crate::replica::Replication;
 use crate::store::embedded::{self, EmbeddedStore};
 use crate::store::{self, Expect, Retention, Store, Txn};
 use crate::tokens::Tokens;
@@ -31,10 +32,12 @@ use crate::{auth, clock};
 use authority::open_trust;
 pub use config::{Config, KekSource, Surroundings, Webhooks};
 use doors::Places;
+pub use replica::{Leading, Replica};
 
 mod authority;
 mod config;
 mod doors;
+mod replica;
 
 /// The file in the data folder that holds the roots.
 const ROOTS_FILE: &str = "ca.pem";
@@ -122,6 +125,8 @@ pub struct Running {
     pub hub: Arc<Hub>,
     pub store: Arc<dyn Store>,
     pub tokens: Arc<Tokens>,
+    /// Where it is one of several: how it follows, and how it begins to lead.
+    pub replica: Option<Replica>,
     pub metrics: Arc<Metrics>,
     /// Lends shares of mesh-wide limits.
     pub lender: Arc<Lender>,
@@ -153,7 +158,7 @@ impl Running {
         addresses: Addresses,
         admin_token: Option<auth::Secret>,
         fed: watch::Receiver<Option<store::Revision>>,
-        (roots_file, watching): (PathBuf, Option<ca::external::Handle>),
+        (roots_file, watching, replica): (PathBuf, Option<ca::external::Handle>, Option<Replica>),
         tasks: TaskTracker,
     ) -> Self {
         let Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, shutdown, .. } = parts;
@@ -167,6 +172,7 @@ impl Running {
             hub,
             store,
             tokens,
+            replica,
             metrics,
             lender,
             trails,
@@ -219,6 +225,8 @@ struct Parts {
     managed: bool,
     cluster: Option<Observer>,
     standing: Standing,
+    /// How others follow, where there are others.
+    replication: Option<Replication>,
     shutdown: CancellationToken,
 }
 
@@ -240,6 +248,10 @@ impl Standing {
         !is(&self.leads) && is(&self.synced)
     }
 
+    fn leads_now(&self) -> bool {
+        self.leads.as_ref().is_none_or(|leads| *leads.borrow())
+    }
+
     /// Ends once it leads.
     async fn leads(&self) {
         if let Some(leads) = &self.leads
@@ -254,8 +266,10 @@ impl Standing {
 pub async fn start(config: Config) -> Result<Running, Error> {
     let (shutdown, tasks, metrics) =
         (CancellationToken::new(), TaskTracker::new(), Arc::clone(&config.metrics));
-    let store = open_store(&config.data_dir.join("store")).await?;
-    let trust_domain = settle_trust_domain(&*store, config.trust_domain.clone()).await?;
+    let copy = open_store(&config.data_dir.join("store"), config.cluster.is_some()).await?;
+    let (store, standbys) = replica::kept(&copy, config.cluster.as_ref(), &metrics);
+    let writes = config.cluster.is_none();
+    let trust_domain = settle_trust_domain(&*store, config.trust_domain.clone(), writes).await?;
     let world = World::new(trust_domain.clone());
     let hub = Hub::start(config.xds.clone(), world, Arc::clone(&metrics), shutdown.clone());
     let (trust, watching) = open_trust(&config, trust_domain.clone(), &store, &hub, &metrics).await?;
@@ -268,7 +282,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let places = Places::take(places, standing.leads.as_ref())?;
     let [sidecars, operators, health] = places.addresses()?;
     let admin_token = match &config.cluster {
-        Some(cluster) => auth::settle(&*store, &cluster.admin, clock::now()).await.map(|()| None)?,
+        // Written by whoever leads.
+        Some(_) => None,
         None => auth::bootstrap(&*store, clock::now()).await?,
     };
 
@@ -278,6 +293,9 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let catalogue = Catalogue::open(Some(&config.data_dir.join(catalog::FILE)))?;
     // Before the store is read, which lets sidecars in: none is told that what it shows is offered no more.
     hub.remembered(catalogue.offers()).await;
+    let replication = replica::replication(&copy, standbys, &trust, &shutdown);
+    let replica =
+        config.cluster.as_ref().map(|it| replica::replica(copy, Arc::clone(&store), it, &trust, &metrics));
     let parts = Parts {
         store,
         hub,
@@ -292,6 +310,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         managed: config.cluster.is_some(),
         cluster: config.cluster.as_ref().map(|it| it.observer.clone()),
         standing,
+        replication,
         shutdown,
     };
     let (sessions, accounts, hooks) = match config.cluster {
@@ -306,7 +325,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let webhooks = hooks.map(|hooks| doors::webhooks(&parts, hooks, &tasks)).transpose()?;
     let fed = keep(&parts, &tasks, config.retention, roots_file.clone());
     let addresses = Addresses { sidecars, operators, health, webhooks };
-    Ok(Running::of(parts, addresses, admin_token, fed, (roots_file, watching), tasks))
+    Ok(Running::of(parts, addresses, admin_token, fed, (roots_file, watching, replica), tasks))
 }
 
 /// Everything that goes on by itself: following the store and the roots, looking after certificates, clearing away.
@@ -328,7 +347,8 @@ fn keep(
     tasks.spawn(own.run(shutdown.clone()));
     tasks.spawn(trails.retain(shutdown.clone()));
     tasks.spawn(Leases::new(Arc::clone(&hub), Arc::clone(&lender), Arc::clone(&store)).follow());
-    tasks.spawn(quota::read_budgets(Arc::clone(&lender), Arc::clone(&store), shutdown.clone()));
+    let budgets = quota::read_budgets(Arc::clone(&lender), Arc::clone(&store), shutdown.clone());
+    tasks.spawn(once_it_leads(standing.clone(), budgets, shutdown.clone()));
     let feed = Feed::new(feed::Deps {
         store: Arc::clone(&store),
         intake: hub.intake(),
@@ -337,11 +357,19 @@ fn keep(
     });
     let fed = feed.fed();
     tasks.spawn(feed.run(shutdown.clone()));
-    tasks.spawn(open_when_fed(Arc::clone(&hub), lender, fed.clone(), standing, shutdown.clone()));
+    tasks.spawn(open_when_fed(Arc::clone(&hub), lender, fed.clone(), standing.clone(), shutdown.clone()));
     tasks.spawn(Arc::clone(&trust).run(shutdown.clone()));
     tasks.spawn(trust::roots_file::follow(trust.bundles.clone(), roots_file, shutdown.clone()));
-    tasks.spawn(sweep(store, hub, tokens, retention, shutdown));
+    tasks.spawn(sweep((store, standing), hub, tokens, retention, shutdown));
     fed
+}
+
+/// What an earlier leader wrote down is all there only once this one leads.
+async fn once_it_leads(standing: Standing, work: impl Future<Output = ()>, shutdown: CancellationToken) {
+    tokio::select! {
+        () = standing.leads() => work.await,
+        () = shutdown.cancelled() => {}
+    }
 }
 
 fn identity_service(
@@ -363,14 +391,19 @@ fn identity_service(
     IdentityService::start(deps, settings).map(Arc::new).map_err(Error::Threads)
 }
 
-async fn open_store(path: &Path) -> Result<Arc<dyn Store>, Error> {
-    let options = embedded::Options::new(path, Arc::new(clock::now));
+async fn open_store(path: &Path, follows: bool) -> Result<Arc<EmbeddedStore>, Error> {
+    let options = embedded::Options { follows, ..embedded::Options::new(path, Arc::new(clock::now)) };
     let store = EmbeddedStore::open(options).await;
     Ok(Arc::new(store.map_err(|source| Error::OpenStore { path: path.to_owned(), source })?))
 }
 
-/// The trust domain is settled at first start: changing it later would orphan every identity.
-async fn settle_trust_domain(store: &dyn Store, asked: Option<TrustDomain>) -> Result<TrustDomain, Error> {
+/// The trust domain is settled at first start: changing it later would orphan every identity. A store that follows is not
+/// written to.
+async fn settle_trust_domain(
+    store: &dyn Store,
+    asked: Option<TrustDomain>,
+    writes: bool,
+) -> Result<TrustDomain, Error> {
     let wrong = |source| Error::Store { path: PathBuf::from(TRUST_DOMAIN_KEY), source };
     let key = store::Key::new(TRUST_DOMAIN_KEY).expect("the key is short and plain");
     match (store.get(&key).await.map_err(wrong)?, asked) {
@@ -384,6 +417,7 @@ async fn settle_trust_domain(store: &dyn Store, asked: Option<TrustDomain>) -> R
                 _ => Ok(found),
             }
         }
+        (None, Some(asked)) if !writes => Ok(asked),
         (None, Some(asked)) => {
             let txn = Txn::new("weft", "first start").expect(key.clone(), Expect::Absent);
             let txn = SessionSecret::with_one(txn);
@@ -419,7 +453,7 @@ async fn open_when_fed(
 }
 
 async fn sweep(
-    store: Arc<dyn Store>,
+    (store, standing): (Arc<dyn Store>, Standing),
     hub: Arc<Hub>,
     tokens: Arc<Tokens>,
     retention: Retention,
@@ -432,6 +466,9 @@ async fn sweep(
         }
         let now = clock::now();
         hub.sweep(now);
+        if !standing.leads_now() {
+            continue;
+        }
         if let Err(error) = tokens.sweep(now).await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,

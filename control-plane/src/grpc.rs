@@ -15,6 +15,7 @@ use weft_proto::pb::weft::audit::v1::audit_server::AuditServer;
 use weft_proto::pb::weft::catalog::v1::catalog_server::CatalogServer;
 use weft_proto::pb::weft::identity::v1::identity_server::IdentityServer;
 use weft_proto::pb::weft::quota::v1::quota_server::QuotaServer;
+use weft_proto::pb::weft::replica::v1::replica_server::ReplicaServer;
 use weft_proto::pb::weft::status::v1::status_server::StatusServer;
 
 use crate::ask::{self, Asking};
@@ -23,6 +24,7 @@ use crate::catalog::{Catalog, Catalogue};
 use crate::identity::IdentityService;
 use crate::peer::Peer;
 use crate::quota::Leases;
+use crate::replica::{self, Replication};
 use crate::reports::Reports;
 use crate::xds::{Discovery, Hub};
 
@@ -46,7 +48,7 @@ pub fn router(
     hub: &Arc<Hub>,
     identity: Arc<IdentityService>,
     catalogue: Arc<Catalogue>,
-    leases: Leases,
+    (leases, replication): (Leases, Option<Replication>),
     trails: audit::Trails,
     trust: TrustStore,
 ) -> Router {
@@ -69,6 +71,12 @@ pub fn router(
         .add_service(leases)
         .add_service(trails)
         .add_service(asking);
+    let routes = match replication {
+        Some(replication) => routes.add_service(
+            ReplicaServer::new(replication).max_decoding_message_size(replica::PROGRESS_BYTES_MAX),
+        ),
+        None => routes,
+    };
     routes.prepare().into_axum_router().layer(middleware::from_fn_with_state(trust, only_the_known))
 }
 

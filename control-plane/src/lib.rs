@@ -22,6 +22,7 @@ pub mod objects;
 pub mod peer;
 pub mod plan;
 pub mod quota;
+pub mod replica;
 pub mod reports;
 pub mod store;
 pub mod tokens;

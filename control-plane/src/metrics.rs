@@ -1,5 +1,7 @@
 //! What the control plane counts, in one place. Labels take few values by construction: types, outcomes, reasons.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
@@ -29,6 +31,11 @@ pub struct ApiLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct NamespaceLabel {
     pub namespace: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReplicaLabel {
+    pub replica: String,
 }
 
 /// Declares the metrics: each is registered under the name of its field.
@@ -106,6 +113,10 @@ metrics! {
     cluster_events: Family<ReasonLabel, Counter> = Family::default(), "Events about injection: written, dropped since too many waited, failed";
     cluster_watch_failures: Counter = Counter::default(), "Attempts to follow a kind of object in the cluster that failed";
     cluster_tellings: Counter = Counter::default(), "Times that the cluster was told what became of an object";
+    replicas: Gauge = Gauge::default(), "Control planes that stand by and follow this one";
+    replica_behind_revisions: Family<ReplicaLabel, Gauge> = Family::default(), "Revisions that a control plane which stands by lacks";
+    replica_behind_seconds: Family<ReplicaLabel, Gauge<f64, AtomicU64>> = Family::default(), "For how long a control plane which stands by has lacked something";
+    replica_follows: Gauge = Gauge::default(), "Whether this control plane stands by with a copy of the leader's store that is up to date";
     panics: Counter = Counter::default(), "Tasks that ended in a panic";
 }
 

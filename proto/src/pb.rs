@@ -115,6 +115,11 @@ pub mod weft {
             tonic::include_proto!("weft.audit.v1");
         }
     }
+    pub mod replica {
+        pub mod v1 {
+            tonic::include_proto!("weft.replica.v1");
+        }
+    }
     pub mod status {
         pub mod v1 {
             tonic::include_proto!("weft.status.v1");

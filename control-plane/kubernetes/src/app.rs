@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weft_certs::bundle::Bundles;
 use weft_certs::pem;
-use weft_control_plane::app::{self as control_plane, Surroundings, Webhooks};
+use weft_control_plane::app::{self as control_plane, Replica, Surroundings, Webhooks};
 use weft_control_plane::check::{self, Observer};
 use weft_control_plane::clock;
 use weft_control_plane::listen;
@@ -32,9 +32,10 @@ use crate::events::{self, Events};
 use crate::follow::Followed;
 use crate::inject::Settings;
 use crate::inject::settings::REVISION_DEFAULT;
-use crate::leader::{self, Campaign, Ended, label};
+use crate::leader::{self, Campaign, Ended, Others, label};
 use crate::roots;
 use crate::secrets::{self, Secrets};
+use crate::standby;
 use crate::uninjected::{self, Uninjected};
 
 /// The Service that sidecars and operators find the control plane by that leads.
@@ -129,7 +130,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let secrets = Secrets::new(own_secrets, trust_domain.clone(), config.issuer_is_given);
     let shared = Box::pin(secrets.settle(clock::now())).await?;
     let issuer = watch::Sender::new(Arc::new(shared.issuer));
-    let (synced, leads) = (watch::Sender::new(false), watch::Sender::new(false));
+    let [synced, leads, seat, follows, stands] = std::array::from_fn(|_| watch::Sender::new(false));
+    let leader = watch::Sender::new(None);
     let names = Names::new(namespace, config.injector.as_ref().map(|it| it.revision.as_str()));
     let followed = Followed::new(trust_domain.clone());
     let (namespaces, following) = admission::namespaces::follow(client.clone());
@@ -148,11 +150,14 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         },
         sessions: shared.sessions,
         admin: shared.admin,
-        synced: synced.subscribe(),
+        synced: stands.subscribe(),
+        replica: config.pod.clone(),
+        leader: leader.subscribe(),
+        follows: follows.clone(),
         leads: leads.subscribe(),
         observer: observer(&followed, uninjected.as_ref()),
     });
-    let control_plane = Box::pin(control_plane::start(inner)).await?;
+    let mut control_plane = Box::pin(control_plane::start(inner)).await?;
     let (tasks, shutdown) = (TaskTracker::new(), control_plane.shutdown());
     let parts = Parts { client: client.clone(), names, leads: leads.subscribe(), shutdown: shutdown.clone() };
     tasks.spawn(until(shutdown.clone(), following));
@@ -165,11 +170,20 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         tasks.spawn(until(shutdown.clone(), work));
     }
     keep(&parts, &tasks, &control_plane.trust, config.pod.clone());
-    followed.start(client.clone(), &control_plane, synced.clone(), leads.subscribe(), &tasks);
+    let (copied, useful) = standby::known(&follows, &synced, &stands, &tasks, &shutdown);
+    let source =
+        followed.start(client.clone(), &control_plane, (synced.clone(), useful), leads.subscribe(), &tasks);
+    if let Some(Replica { follower, leading }) = control_plane.replica.take() {
+        tasks.spawn(until(shutdown.clone(), standby::follow(follower, shutdown.clone())));
+        let standing = standby::Standing { seat: seat.subscribe(), leads, synced: synced.subscribe() };
+        tasks.spawn(until(shutdown.clone(), standing.promote(leading, source, tasks.clone())));
+    }
+    let address = standby::address(&client, namespace, &config.pod, control_plane.sidecars).await;
+    let others = Others { address, leader, copied };
     let leases = Api::namespaced(client.clone(), namespace);
     let me = format!("{}_{:016x}", config.pod, u64::from_be_bytes(random()?));
-    let campaign = Campaign::new(leases, parts.names.lease, me, config.leadership, leads);
-    tasks.spawn(lead(campaign, synced, shutdown));
+    let campaign = Campaign::new(leases, parts.names.lease, me, config.leadership, (seat, others));
+    tasks.spawn(lead(campaign, shutdown));
     Ok(Running { control_plane, client, tasks })
 }
 
@@ -224,13 +238,8 @@ fn text_of(bundles: &Bundles, domain: &TrustDomain) -> String {
     bundles.get(domain).map(|bundle| pem::encode(bundle.roots())).unwrap_or_default()
 }
 
-/// Campaigns once everything is read. Whoever was replaced ends.
-async fn lead(campaign: Campaign, synced: watch::Sender<bool>, shutdown: CancellationToken) {
-    let mut read = synced.subscribe();
-    tokio::select! {
-        () = shutdown.cancelled() => return,
-        read = read.wait_for(|read| *read) => if read.is_err() { return },
-    }
+/// Campaigns until the end. Whoever was replaced ends.
+async fn lead(campaign: Campaign, shutdown: CancellationToken) {
     if campaign.run(shutdown.clone()).await == Ended::Replaced {
         shutdown.cancel();
     }

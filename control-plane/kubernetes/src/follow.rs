@@ -21,7 +21,7 @@ use crate::status;
 #[derive(Clone, Debug)]
 pub struct Followed {
     trust_domain: TrustDomain,
-    /// The objects, and whether they are what the cluster says; none before there is a store.
+    /// The objects, and whether they are the mesh's; none before there is a store.
     known: Arc<OnceLock<(Arc<Objects>, watch::Receiver<bool>)>>,
     pub ledger: Arc<Ledger>,
 }
@@ -49,20 +49,22 @@ impl Followed {
         present.inspect_err(|error| tracing::error!(%error, "objects are judged alone: the store fails")).ok()
     }
 
-    /// Begins to follow and to tell. `synced` is told once sidecars can be told what the cluster says.
+    /// Begins to tell, and to judge by the objects that the store has once `useful` says that they are the mesh's. What
+    /// is answered follows the cluster into the store, which only the one that leads does: `synced` is told once sidecars
+    /// can be told what the cluster says.
     pub fn start(
         &self,
         client: Client,
         control_plane: &app::Running,
-        synced: watch::Sender<bool>,
+        (synced, useful): (watch::Sender<bool>, watch::Receiver<bool>),
         leads: watch::Receiver<bool>,
         tasks: &TaskTracker,
-    ) {
+    ) -> impl Future<Output = ()> + Send + use<> {
         let (store, hub) = (Arc::clone(&control_plane.store), Arc::clone(&control_plane.hub));
         let (ledger, shutdown) = (Arc::clone(&self.ledger), control_plane.shutdown());
         let objects = Arc::new(Objects::new(Arc::clone(&store)));
         // Whoever starts it twice follows twice, and judges by the first.
-        let _ = self.known.set((Arc::clone(&objects), synced.subscribe()));
+        let _ = self.known.set((Arc::clone(&objects), useful));
         let followed = source::Deps {
             client: client.clone(),
             store,
@@ -74,7 +76,7 @@ impl Followed {
             synced,
         };
         let metrics = Arc::clone(&control_plane.metrics);
-        tasks.spawn(source::run(followed, shutdown.clone()));
-        tasks.spawn(status::run(status::Deps { client, hub, ledger, metrics, leads }, shutdown));
+        tasks.spawn(status::run(status::Deps { client, hub, ledger, metrics, leads }, shutdown.clone()));
+        source::run(followed, shutdown)
     }
 }

@@ -10,6 +10,7 @@
 pub mod label;
 mod seat;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -23,6 +24,10 @@ use weft_control_plane::clock;
 
 use self::seat::{Move, Record, Seat};
 
+/// The annotation of the lease that says where its holder lets sidecars in, and those that stand by.
+pub const ADDRESS: &str = "weft.dev/address";
+/// How much longer one waits for its turn that has no copy of the leader's store which is up to date: others may have one.
+pub const HESITATION: Duration = Duration::from_secs(5);
 /// The name of the lease.
 pub const NAME: &str = "weft-leader";
 /// The API server takes no longer than this, or it is asked again.
@@ -69,6 +74,18 @@ pub struct Campaign {
     seat: Seat,
     began: Instant,
     leads: watch::Sender<bool>,
+    others: Others,
+}
+
+/// What a candidate has to do with the one that leads.
+#[derive(Debug)]
+pub struct Others {
+    /// Where this one is found, once it leads; unknown of one that nobody can follow.
+    pub address: Option<SocketAddr>,
+    /// Told where another is that leads.
+    pub leader: watch::Sender<Option<SocketAddr>>,
+    /// Whether this one has had a copy of the leader's store that was up to date.
+    pub copied: watch::Receiver<bool>,
 }
 
 impl Campaign {
@@ -78,9 +95,9 @@ impl Campaign {
         name: String,
         me: String,
         timing: Timing,
-        leads: watch::Sender<bool>,
+        (leads, others): (watch::Sender<bool>, Others),
     ) -> Self {
-        Self { api, name, seat: Seat::new(me, timing), timing, began: Instant::now(), leads }
+        Self { api, name, seat: Seat::new(me, timing), timing, began: Instant::now(), leads, others }
     }
 
     /// Campaigns until the process ends or another replaces this one.
@@ -139,6 +156,9 @@ impl Campaign {
         let found = self.api.get_opt(&self.name).await?;
         let now = self.now();
         self.seat.saw(found.as_ref().map(read), now);
+        self.seat.hesitate(if *self.others.copied.borrow() { Duration::ZERO } else { HESITATION });
+        let leader = found.as_ref().and_then(|lease| address(lease, self.seat.me()));
+        self.others.leader.send_if_modified(|known| std::mem::replace(known, leader) != leader);
         let asked = self.now();
         let outcome = match self.seat.next(asked) {
             Move::Wait => return Ok(()),
@@ -196,6 +216,7 @@ impl Campaign {
             let mut lease = self.written(found, transitions);
             let spec = lease.spec.get_or_insert_default();
             (spec.holder_identity, spec.lease_duration_seconds) = (Some(String::new()), Some(1));
+            lease.metadata.annotations.get_or_insert_default().remove(ADDRESS);
             self.api.replace(&self.name, &PostParams::default(), &lease).await.map(drop)
         };
         if !matches!(timeout(RELEASE_TIMEOUT, release).await, Ok(Ok(()))) {
@@ -214,6 +235,11 @@ impl Campaign {
             metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
             ..Lease::default()
         });
+        let annotations = lease.metadata.annotations.get_or_insert_default();
+        match self.others.address {
+            Some(address) => annotations.insert(ADDRESS.to_owned(), address.to_string()),
+            None => annotations.remove(ADDRESS),
+        };
         let before = lease.spec.take().unwrap_or_default();
         let is_mine = before.holder_identity.as_deref() == Some(self.seat.me());
         lease.spec = Some(LeaseSpec {
@@ -226,6 +252,13 @@ impl Campaign {
         });
         lease
     }
+}
+
+/// Where another is that holds the lease.
+fn address(lease: &Lease, me: &str) -> Option<SocketAddr> {
+    let holder = lease.spec.as_ref()?.holder_identity.as_deref()?;
+    let address = lease.metadata.annotations.as_ref()?.get(ADDRESS)?;
+    if holder.is_empty() || holder == me { None } else { address.parse().ok() }
 }
 
 fn read(lease: &Lease) -> Record {

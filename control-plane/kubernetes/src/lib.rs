@@ -14,6 +14,7 @@ pub mod leader;
 pub mod roots;
 pub mod secrets;
 pub mod source;
+mod standby;
 pub mod status;
 pub mod uninjected;
 

@@ -104,6 +104,12 @@ pub struct Surroundings {
     pub admin: auth::Secret,
     /// Whether everything is read that the cluster says. Before, this one is of no use to anybody.
     pub synced: watch::Receiver<bool>,
+    /// How this one is called among several.
+    pub replica: String,
+    /// Where the one is that leads, if that is another.
+    pub leader: watch::Receiver<Option<SocketAddr>>,
+    /// Told whether this one follows the leader with a copy of its store that is up to date.
+    pub follows: watch::Sender<bool>,
     /// Whether this one leads. Sidecars and operators are let in once it does; limits are lent only while it does.
     pub leads: watch::Receiver<bool>,
     /// What checks ask about the cluster.

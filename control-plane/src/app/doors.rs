@@ -102,6 +102,7 @@ pub(super) fn doors(
         managed,
         cluster,
         standing,
+        replication,
         shutdown,
         ..
     } = parts.clone();
@@ -133,7 +134,14 @@ pub(super) fn doors(
             place: sidecars,
             tls: tls(ClientAuth::Optional(ExpectPeer::AnyInMesh), &[b"h2"]),
             trust: Some(trust.bundles.clone()),
-            service: grpc::router(&hub, identity, catalogue, leases, trails, trust.bundles.clone()),
+            service: grpc::router(
+                &hub,
+                identity,
+                catalogue,
+                (leases, replication),
+                trails,
+                trust.bundles.clone(),
+            ),
             limits: sidecar_limits,
             metrics: Arc::clone(&metrics),
         },

@@ -66,7 +66,7 @@ impl Outcome {
         }
     }
 
-    pub(super) fn find(name: &str) -> Option<Self> {
+    pub(crate) fn find(name: &str) -> Option<Self> {
         [Self::Done, Self::Refused, Self::Failed].into_iter().find(|outcome| outcome.name() == name)
     }
 }

@@ -404,7 +404,7 @@ pub struct Event {
 }
 
 impl Event {
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.author.len() + self.reason.len() + self.changes.iter().map(Change::bytes).sum::<usize>()
     }
 }

@@ -40,15 +40,22 @@ pub(super) struct Seat {
     /// Until when this one leads: counted from before its last write was asked for.
     until: Option<Duration>,
     replaced: bool,
+    /// How much longer it waits before it takes the place of another: what it has may be less than others have.
+    hesitates: Duration,
 }
 
 impl Seat {
     pub(super) fn new(me: String, timing: Timing) -> Self {
-        Self { me, timing, seen: None, gone: None, until: None, replaced: false }
+        Self { me, timing, seen: None, gone: None, until: None, replaced: false, hesitates: Duration::ZERO }
     }
 
     pub(super) fn me(&self) -> &str {
         &self.me
+    }
+
+    /// Waits so much longer than others before it takes a place.
+    pub(super) const fn hesitate(&mut self, hesitates: Duration) {
+        self.hesitates = hesitates;
     }
 
     /// The lease was read.
@@ -83,7 +90,8 @@ impl Seat {
             Some((record, since)) => match record.holder.as_deref() {
                 Some(holder) if holder == self.me => Move::Take { transitions: record.transitions },
                 // Its holder gave no sign of life for a whole lease, as counted here.
-                Some(_) if now < *since + self.timing.lease => Move::Wait,
+                Some(_) if now < *since + self.timing.lease + self.hesitates => Move::Wait,
+                None if now < *since + self.hesitates => Move::Wait,
                 Some(_) | None => Move::Take { transitions: record.transitions.saturating_add(1) },
             },
         }

@@ -2,7 +2,8 @@
 //! the sidecars' streams find them like any others.
 //!
 //! What runs in the cluster is not followed for it: instances of servers announce themselves over their streams, so that
-//! neither pods nor EndpointSlices are watched. Every replica follows for itself; none writes objects to the cluster.
+//! neither pods nor EndpointSlices are watched. The replica that leads follows; the others have copies of its store. None
+//! writes objects to the cluster.
 
 mod ledger;
 mod mirror;

@@ -25,6 +25,7 @@ mod tests;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -88,6 +89,21 @@ impl fmt::Debug for Options {
     }
 }
 
+/// How much was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    pub revision: Revision,
+    /// Of what makes no revision; see [`Beside::number`].
+    pub number: u64,
+}
+
+impl Mark {
+    /// Whether whoever came so far has everything up to another.
+    pub fn has(self, other: Self) -> bool {
+        self.revision >= other.revision && self.number >= other.number
+    }
+}
+
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -118,6 +134,7 @@ pub struct EmbeddedStore {
     tail: Arc<Tail>,
     head: watch::Receiver<Revision>,
     beside: broadcast::Sender<Arc<Beside>>,
+    number: Arc<AtomicU64>,
     queue_bytes: Arc<Semaphore>,
     /// Empty only while the store is dropped.
     requests: Option<mpsc::Sender<Request>>,
@@ -169,6 +186,11 @@ impl EmbeddedStore {
     /// must begin anew.
     pub async fn wipe(&self) -> Result<()> {
         self.request(0, Op::Wipe).await
+    }
+
+    /// How much was written so far.
+    pub fn mark(&self) -> Mark {
+        Mark { revision: *self.head.borrow(), number: self.number.load(Ordering::Acquire) }
     }
 
     /// What is written from now on that makes no revision.

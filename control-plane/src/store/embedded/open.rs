@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -34,10 +35,15 @@ pub(super) fn open(options: Options) -> Result<EmbeddedStore, Error> {
 
     let tail = Arc::new(Tail::default());
     let (head_sender, head) = watch::channel(Revision::ZERO);
-    let beside = broadcast::Sender::new(BESIDE_MAX);
+    let (beside, number) = (broadcast::Sender::new(BESIDE_MAX), Arc::<AtomicU64>::default());
     let (requests, queue) = mpsc::channel::<Request>();
     let (ready, started) = mpsc::channel();
-    let told = Told { tail: Arc::clone(&tail), head: head_sender, beside: beside.clone() };
+    let told = Told {
+        tail: Arc::clone(&tail),
+        head: head_sender,
+        beside: beside.clone(),
+        number: Arc::clone(&number),
+    };
     let follows = options.follows;
     let writer = move || {
         // Held until the last thing was written and the file is closed.
@@ -62,6 +68,7 @@ pub(super) fn open(options: Options) -> Result<EmbeddedStore, Error> {
         tail,
         head,
         beside,
+        number,
         queue_bytes: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
         requests: Some(requests),
         writer: Some(writer),

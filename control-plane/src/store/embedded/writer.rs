@@ -1,6 +1,7 @@
 //! The thread that writes. It gathers requests into groups, makes each group durable with one commit, and answers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -88,6 +89,8 @@ pub(super) struct Told {
     pub(super) tail: Arc<Tail>,
     pub(super) head: watch::Sender<Revision>,
     pub(super) beside: broadcast::Sender<Arc<Beside>>,
+    /// The number of the last thing beside revisions.
+    pub(super) number: Arc<AtomicU64>,
 }
 
 impl Group {
@@ -112,8 +115,6 @@ pub(super) struct Writer<'c> {
     clock: Clock,
     /// Whether it takes what another wrote, and nothing else.
     follows: bool,
-    /// The number of the last thing beside revisions.
-    number: u64,
     deadlines: Deadlines,
     /// Lapses are not tried before.
     lapses_from: Instant,
@@ -131,9 +132,8 @@ impl<'c> Writer<'c> {
     ) -> rusqlite::Result<Self> {
         let (now, deadlines) = (Instant::now(), Deadlines::default());
         told.head.send_replace(ledger.head()?.revision);
-        let (number, broken) = (0, None);
         let mut writer =
-            Self { ledger, requests, told, clock, follows, number, deadlines, lapses_from: now, broken };
+            Self { ledger, requests, told, clock, follows, deadlines, lapses_from: now, broken: None };
         if !follows {
             writer.start_leases()?;
         }
@@ -386,9 +386,9 @@ impl<'c> Writer<'c> {
         // Watchers look into the tail once they hear of the head.
         self.told.head.send_replace(head);
         if !group.beside.is_nothing() {
-            self.number += 1;
+            let number = self.told.number.fetch_add(1, Ordering::AcqRel) + 1;
             // Nobody may be there to hear it.
-            let _ = self.told.beside.send(Arc::new(Beside { number: self.number, ..group.beside }));
+            let _ = self.told.beside.send(Arc::new(Beside { number, ..group.beside }));
         }
         if group.leads {
             self.follows = false;
