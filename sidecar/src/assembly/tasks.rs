@@ -1,12 +1,15 @@
 //! Tasks of members: their ids as callers are given them, each of which says at which server and instance the task is, and
 //! is good for the caller alone whose call began it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use weft_proto::mcp::{self, Bounds, Message, Outcome, Request, Target, span, splice};
 use weft_proto::name::ServerName;
 
 use crate::exchange::{Reply, Said};
+use crate::outbound::Outbound;
 use crate::refusal::Refusal;
 use crate::session_id::Tag;
 use crate::task_id::{self, TaskIds};
@@ -64,15 +67,13 @@ impl Members {
             _ if task_id::is_concerned(request) => None,
             _ => return None,
         };
-        let (to, bounds) = (self.to.clone(), self.settings().bounds);
-        let began = move |server: &ServerName, own: &str| to.began(server, own).map(|(_, instance)| instance);
         Some(Shown {
             ids: self.ids.clone(),
             caller: caller.to_owned(),
             id,
             found,
-            began: Box::new(began),
-            bounds,
+            to: Arc::clone(&self.to),
+            bounds: self.settings().bounds,
         })
     }
 }
@@ -84,8 +85,8 @@ pub(super) struct Shown {
     /// What the caller calls the task that it asks about; none while there is none yet.
     id: Option<String>,
     found: Found,
-    /// At which instance a task began.
-    began: Box<dyn Fn(&ServerName, &str) -> Option<Tag> + Send + Sync>,
+    /// Knows at which instance a task began.
+    to: Arc<Outbound>,
     bounds: Bounds,
 }
 
@@ -134,7 +135,7 @@ impl Shown {
     fn sealed(&self, own: Option<&str>) -> Result<String, Refusal> {
         let broke = || Refusal::UpstreamBroke("the id of the task is no text".to_owned());
         let (server, own) = (self.found.server.clone(), own.ok_or_else(broke)?.to_owned());
-        let instance = (self.began)(&server, &own);
+        let instance = self.to.began(&server, &own).map(|(_, instance)| instance);
         self.ids.seal(&self.caller, &Held { server, instance, own }.text())
     }
 }

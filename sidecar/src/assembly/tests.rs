@@ -43,6 +43,9 @@ fn an_assembly_can_do_what_any_member_can() {
         "extensions": { "io.modelcontextprotocol/ui": { "a": 1 }, "io.modelcontextprotocol/tasks": {} },
     });
     assert_eq!(introduction(&[one, other], None)["capabilities"], expected);
+    let legacy = json!({ "tasks": { "requests": { "tools": { "call": {} } } } });
+    let legacy = introduction(&[offer("x/a", &legacy, "", &[])], None);
+    assert_eq!(legacy["capabilities"]["extensions"], json!({ "io.modelcontextprotocol/tasks": {} }));
     let odd = offer("x/a", &json!({ "extensions": 7 }), "", &[]);
     assert_eq!(introduction(&[odd], None)["capabilities"].as_object().unwrap().len(), 3);
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use weft_proto::mcp::Revision;
 use weft_proto::mcp::lists::Listed;
@@ -10,7 +11,9 @@ use weft_proto::offer::Offer;
 use weft_proto::resource::kinds::Era;
 use weft_proto::roster::{PageLimits, Roster};
 
+use crate::bridge::tasks;
 use crate::exchange::Introduction;
+use crate::task_id;
 
 /// A page of a list. Many clients ask for no second one, so that the first is large.
 const PAGE: PageLimits = PageLimits { items_max: 1000, bytes_max: 2 << 20 };
@@ -59,7 +62,13 @@ fn capabilities(offers: &[Arc<Offer>]) -> Value {
     });
     for offer in offers {
         let own = offer.introduction.capabilities.as_deref();
+        // A member's sidecar offers a legacy server's tasks as those of the modern era.
+        let raw = own.and_then(|own| serde_json::from_str::<&RawValue>(own).ok());
+        let are_translated = raw.is_some_and(tasks::are_taken);
         let Some(Value::Object(own)) = own.and_then(|own| serde_json::from_str(own).ok()) else { continue };
+        if are_translated {
+            capabilities["extensions"][task_id::EXTENSION] = json!({});
+        }
         for key in ["completions", "logging"] {
             if own.contains_key(key) {
                 capabilities[key] = json!({});

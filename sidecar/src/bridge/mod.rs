@@ -8,7 +8,8 @@
 //! whoever keeps calls waiting for the answers is elsewhere. A server gets to ask only for what the caller declared.
 //!
 //! Simplifications, all on purpose:
-//! - Tasks have different shapes in the two eras and are not offered across.
+//! - Tasks of a modern server are not offered to legacy callers: these say that a call shall be a task, and there it is
+//!   the server that does.
 //! - A legacy server's log level is left as it is; what a modern caller did not ask for is not passed on.
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ mod headers;
 pub mod input;
 mod level;
 mod object;
+pub mod tasks;
 mod to_legacy;
 mod to_modern;
 
@@ -40,9 +42,6 @@ mod meta {
     pub(super) const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
     pub(super) const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
 }
-
-/// The extension whose name both eras have for different things.
-const TASKS_EXTENSION: &str = "io.modelcontextprotocol/tasks";
 
 /// What becomes of a caller's request.
 #[derive(Clone, Debug, PartialEq, Eq)]

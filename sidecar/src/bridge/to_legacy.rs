@@ -12,7 +12,7 @@ use crate::exchange::Introduction;
 use crate::refusal::Refusal;
 
 use super::object::{Edit, Object};
-use super::{Abilities, Level, Outgoing, input, is_cacheable, meta, response_in, with_code};
+use super::{Abilities, Level, Outgoing, input, is_cacheable, meta, response_in, tasks, with_code};
 
 /// What only the modern era says in `_meta` of a request.
 const MODERN_ONLY: [&str; 4] =
@@ -25,6 +25,8 @@ pub struct ToLegacy {
     server_info: String,
     /// The result of `server/discover`.
     discovered: String,
+    /// Whether calls of tools can be tasks.
+    has_tasks: bool,
     bounds: Bounds,
 }
 
@@ -77,12 +79,11 @@ impl ToLegacy {
             serde_json::from_str(text).map_err(|error| broke(error.to_string()))?;
         let capabilities = Object::parse(result.capabilities);
         let capabilities = capabilities.ok_or_else(|| broke("`capabilities` is no object".to_owned()))?;
-        let own = result.capabilities.get().as_bytes();
-        let offered = splice(own, capabilities.edits(own, &["tasks"], &[]));
-        let offered = String::from_utf8(offered).expect("whole members were cut from a text");
+        let offered = tasks::offered(result.capabilities, &capabilities);
         Ok(Self {
             server_info: result.server_info.get().to_owned(),
             discovered: discovered(&offered, &result),
+            has_tasks: tasks::are_taken(result.capabilities),
             bounds,
         })
     }
@@ -90,6 +91,11 @@ impl ToLegacy {
     /// The result of `server/discover`.
     pub fn discovered(&self) -> &str {
         &self.discovered
+    }
+
+    /// Whether calls of tools can be tasks.
+    pub const fn has_tasks(&self) -> bool {
+        self.has_tasks
     }
 
     /// What becomes of a request.
@@ -102,7 +108,7 @@ impl ToLegacy {
             }
             method::SUBSCRIPTIONS_LISTEN => Ok(Outgoing::Listen),
             // Either these are no methods of the caller's era, or those of the server's era by the same names are
-            // something else.
+            // something else. Where a server has tasks they are answered before this.
             method::INITIALIZE
             | method::PING
             | method::LOGGING_SET_LEVEL

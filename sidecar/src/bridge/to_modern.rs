@@ -10,12 +10,11 @@ use weft_proto::resource::kinds::Era;
 
 use crate::exchange::Introduction;
 use crate::refusal::Refusal;
+use crate::task_id;
 
 use super::input::Needs;
 use super::object::Object;
-use super::{
-    Abilities, Answered, Asked, Change, Level, Outgoing, TASKS_EXTENSION, meta, response_in, with_code,
-};
+use super::{Abilities, Answered, Asked, Change, Level, Outgoing, meta, response_in, with_code};
 
 /// What a server is called that does not say who it is; callers of the legacy era insist on something.
 const UNNAMED: &str = r#"{"name":"unnamed","version":"0"}"#;
@@ -223,7 +222,7 @@ fn without_modern(asked: Asked, message: &Bytes, result: &Object<'_>) -> Bytes {
 /// The capabilities without the tasks of the modern era.
 fn without_tasks(raw: &RawValue, capabilities: &Object<'_>) -> String {
     let edits = match capabilities.object("extensions") {
-        Some(extensions) => extensions.edits(raw.get().as_bytes(), &[TASKS_EXTENSION], &[]),
+        Some(extensions) => extensions.edits(raw.get().as_bytes(), &[task_id::EXTENSION], &[]),
         None => Vec::new(),
     };
     String::from_utf8(splice(raw.get().as_bytes(), edits)).expect("whole members were cut from a text")

@@ -21,6 +21,7 @@ use crate::classify::Call;
 use crate::limits::Limits;
 use crate::refusal::Refusal;
 use crate::session_id::{Ring, Whence};
+use crate::task_id::TaskIds;
 
 use super::Peer;
 use super::sessions::Sessions;
@@ -41,6 +42,7 @@ pub(super) mod replay;
 mod rounds;
 pub(super) mod streams;
 mod subscribe;
+mod tasks;
 pub(super) mod topics;
 mod translate;
 mod watch;
@@ -99,6 +101,7 @@ pub struct Front {
     discovered: discover::Discovered,
     watched: watch::Watched,
     parked: parked::Parked,
+    task_ids: TaskIds,
     settings: Settings,
     /// What has no end of its own ends now.
     drain: CancellationToken,
@@ -129,6 +132,7 @@ impl Front {
         };
         let background = CancellationToken::new();
         let stop = CancellationToken::new();
+        let task_ids = TaskIds::new(ring.clone(), Arc::clone(&scope));
         let front = Arc::new(Self {
             sessions: Sessions::new(Arc::clone(&peer), limits, (ring, scope)),
             peer,
@@ -137,6 +141,7 @@ impl Front {
             discovered: discover::Discovered::default(),
             watched: watch::Watched::default(),
             parked: parked::Parked::new(here, limits, drain.clone()),
+            task_ids,
             settings,
             drain: drain.clone(),
             stop: stop.clone(),

@@ -73,6 +73,12 @@ impl Front {
         let mut conversation = match resumed {
             Some(conversation) => conversation,
             None => {
+                super::calls::check_length(&request.id)?;
+                // In a box: few requests need its room.
+                let answered = Box::pin(self.modern_task(&asker, request, incoming)).await?;
+                if let Some(response) = answered {
+                    return Ok(response);
+                }
                 let question = self.modern_question(asker, request, incoming.body.clone()).await?;
                 self.conversation(question, incoming.patience, incoming.admitted.clone())
             }
@@ -144,7 +150,7 @@ impl Front {
         Ok(Question { asker, asked, id, renamed, way, questions: None, first, under_way: Some(under_way) })
     }
 
-    fn with_id(&self, message: &[u8], id: &str) -> Result<Bytes, Refusal> {
+    pub(super) fn with_id(&self, message: &[u8], id: &str) -> Result<Bytes, Refusal> {
         match mcp::parse(message, self.settings.bounds) {
             Ok(mcp::Body::One(Message::Request(request))) => Ok(edit::with_id(message, &request, id).into()),
             Ok(_) => Err(Refusal::Invalid("the request is none".to_owned())),

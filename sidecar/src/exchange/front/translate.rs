@@ -13,11 +13,15 @@ use crate::bridge::{self, Abilities, Answered, Asked, Change, Outgoing, ToLegacy
 use crate::exchange::{Introduction, Peer};
 use crate::refusal::Refusal;
 
+use super::tasks::Tools;
+
 /// A server, with what is needed for callers of the other era.
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) introduction: Arc<Introduction>,
     translator: Result<Translator, Refusal>,
+    /// Which of its tools can be tasks.
+    pub(super) tools: Tools,
 }
 
 #[derive(Clone, Debug)]
@@ -60,7 +64,15 @@ impl Server {
             Era::Legacy => ToLegacy::new(&introduction, bounds).map(|it| Translator::ToLegacy(Arc::new(it))),
             Era::Modern => ToModern::new(&introduction, bounds).map(|it| Translator::ToModern(Arc::new(it))),
         };
-        Self { introduction, translator }
+        Self { introduction, translator, tools: Tools::default() }
+    }
+
+    /// What translates the tasks of a server of the legacy era that has any.
+    pub(super) fn tasks(&self) -> Option<Arc<ToLegacy>> {
+        match &self.translator {
+            Ok(Translator::ToLegacy(bridge)) if bridge.has_tasks() => Some(Arc::clone(bridge)),
+            Ok(_) | Err(_) => None,
+        }
     }
 
     /// The way of one request and what comes in answer to it.

@@ -6,6 +6,7 @@ mod modern;
 mod resuming;
 mod sessions;
 mod subscriptions;
+mod tasks;
 
 use std::sync::Mutex;
 

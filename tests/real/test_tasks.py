@@ -1,0 +1,84 @@
+"""A call that a server of 2025-11-25 will only do as a task, for a caller that knows tasks as the extension of the modern
+era: the reference server, whose research takes about four seconds, on the official TypeScript SDK's own tasks."""
+
+import itertools
+
+import pytest
+import requests
+
+from processes import eventually
+from wire import CAPABILITIES_KEY, MODERN, VERSION_KEY, modern_headers
+
+TASKS = "io.modelcontextprotocol/tasks"
+TOOL = "simulate-research-query"
+SECS_MAX = 30
+ids = itertools.count(1)
+
+
+@pytest.fixture(params=["everything", "everything-stdio"])
+def url(parts, request):
+    if parts.is_direct:
+        pytest.skip("the server itself does not know the modern era")
+    return parts.through(request.param)
+
+
+def ask(url: str, method: str, name: str, params: dict, knows: bool = True, **more) -> dict:
+    capabilities = {"extensions": {TASKS: {}} if knows else {}, **more}
+    params = {**params, "_meta": {VERSION_KEY: MODERN, CAPABILITIES_KEY: capabilities}}
+    body = {"jsonrpc": "2.0", "id": next(ids), "method": method, "params": params}
+    headers = dict(modern_headers(mcp_method=method, mcp_name=name or None))
+    response = requests.post(url, json=body, headers=headers, timeout=SECS_MAX)
+    answer = response.json()
+    assert answer["id"] == body["id"]
+    return answer
+
+
+def begin(url: str, topic: str, **more) -> dict:
+    answer = ask(url, "tools/call", TOOL, {"name": TOOL, "arguments": {"topic": topic, **more}}, elicitation={})
+    assert answer["result"]["resultType"] == "task", answer
+    return answer["result"]
+
+
+def about(url: str, method: str, task: str, **more) -> dict:
+    return ask(url, method, task, {"taskId": task, **more})
+
+
+def test_research_goes_on_as_a_task_until_its_report_is_there(url):
+    discovered = ask(url, "server/discover", "", {})["result"]
+    assert TASKS in discovered["capabilities"]["extensions"] and "tasks" not in discovered["capabilities"]
+    # What is ambiguous would be asked about, if the server thought that somebody could be asked.
+    task = begin(url, "rust", ambiguous=True)
+    assert task["status"] == "working" and "ttlMs" in task
+    seen = []
+
+    def is_over() -> bool:
+        now = about(url, "tasks/get", task["taskId"])["result"]
+        assert (now["resultType"], now["taskId"]) == ("complete", task["taskId"])
+        seen.append(now)
+        return now["status"] != "working"
+
+    eventually(is_over, SECS_MAX)
+    assert seen[0]["status"] == "working" and seen[-1]["status"] == "completed"
+    assert "Research Report: rust" in seen[-1]["result"]["content"][0]["text"]
+    assert all("result" not in it for it in seen[:-1])
+    # What has ended is cancelled in vain, and without harm.
+    assert about(url, "tasks/cancel", task["taskId"])["result"]["resultType"] == "complete"
+    assert about(url, "tasks/get", task["taskId"])["result"]["status"] == "completed"
+
+
+def test_a_task_is_cancelled(url):
+    task = begin(url, "go")["taskId"]
+    assert about(url, "tasks/update", task, inputResponses={})["result"]["resultType"] == "complete"
+    assert about(url, "tasks/cancel", task)["result"]["resultType"] == "complete"
+    cancelled = about(url, "tasks/get", task)["result"]
+    assert cancelled["status"] == "cancelled" and "result" not in cancelled
+
+
+def test_whoever_does_not_know_tasks_is_told_what_is_missing_and_others_ids_are_none(url):
+    call = {"name": TOOL, "arguments": {"topic": "c"}}
+    error = ask(url, "tools/call", TOOL, call, knows=False)["error"]
+    assert (error["code"], error["data"]["requiredCapabilities"]) == (-32021, {"extensions": {TASKS: {}}})
+    error = about(url, "tasks/get", "786512e2-9e0d-44bd-8f29-789f320fe840")["error"]
+    assert (error["code"], error["data"]["reason"]) == (-32602, "task_unknown")
+    echo = ask(url, "tools/call", "echo", {"name": "echo", "arguments": {"message": "x"}})["result"]
+    assert echo["content"][0]["text"] == "Echo: x"
