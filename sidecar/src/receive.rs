@@ -91,7 +91,7 @@ pub(crate) fn is_about_card<T>(request: &Request<T>) -> bool {
 }
 
 /// The place whose card a request asks for. It has no body that anybody would read.
-pub(crate) fn card<T>(request: Box<Request<T>>, caller: &Caller, limits: &Limits) -> Result<Place, Refusal> {
+pub(crate) fn card<T>(request: Request<T>, caller: &Caller, limits: &Limits) -> Result<Place, Refusal> {
     let (mut head, _) = request.into_parts();
     check_hosts(&head, caller)?;
     check_head(&head, limits)?;

@@ -88,46 +88,12 @@ pub(super) fn doors(
     Places { sidecars, operators, health: plain }: Places,
     (sidecar_limits, operator_limits, api_limits): (Limits, Limits, api::Limits),
 ) -> [Door; 3] {
-    let Parts {
-        store,
-        hub,
-        trust,
-        tokens,
-        metrics,
-        lender,
-        trails,
-        catalogue,
-        data_dir,
-        log,
-        managed,
-        cluster,
-        standing,
-        replication,
-        shutdown,
-        ..
-    } = parts.clone();
-    let leases = Leases::new(Arc::clone(&hub), Arc::clone(&lender), Arc::clone(&store));
+    let api = operator_api(parts, api_limits);
+    let Parts { store, hub, trust, metrics, lender, trails, catalogue, standing, replication, .. } =
+        parts.clone();
+    let leases = Leases::new(Arc::clone(&hub), lender, store);
     let tls =
         |auth, alpn: &[&[u8]]| Some(Arc::new(tls::server_config(&trust.live, &trust.bundles, auth, alpn)));
-    let api = api::Deps {
-        keys: Arc::new(auth::Keys::new(Arc::clone(&store))),
-        store,
-        sidecars: Arc::clone(&hub) as Arc<dyn api::Sidecars>,
-        lender,
-        trails: trails.clone(),
-        catalogue: Arc::clone(&catalogue),
-        trust: Arc::new(trust::Control::new(Arc::clone(&trust), Arc::clone(&hub))),
-        tokens,
-        metrics: Arc::clone(&metrics),
-        trust_domain: trust.trust_domain().clone(),
-        data_dir: Some(data_dir),
-        clock: Arc::new(clock::now),
-        log,
-        limits: api_limits,
-        managed,
-        cluster,
-        shutdown,
-    };
     [
         Door {
             name: "sidecars",
@@ -164,4 +130,29 @@ pub(super) fn doors(
             metrics,
         },
     ]
+}
+
+/// What stands behind the operators' door.
+fn operator_api(parts: &Parts, limits: api::Limits) -> api::Deps {
+    let Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, .. } = parts.clone();
+    let Parts { data_dir, log, managed, cluster, shutdown, .. } = parts.clone();
+    api::Deps {
+        keys: Arc::new(auth::Keys::new(Arc::clone(&store))),
+        store,
+        sidecars: Arc::clone(&hub) as Arc<dyn api::Sidecars>,
+        lender,
+        trails,
+        catalogue,
+        trust_domain: trust.trust_domain().clone(),
+        trust: Arc::new(trust::Control::new(trust, hub)),
+        tokens,
+        metrics,
+        data_dir: Some(data_dir),
+        clock: Arc::new(clock::now),
+        log,
+        limits,
+        managed,
+        cluster,
+        shutdown,
+    }
 }

@@ -75,10 +75,7 @@ impl Replication {
             revision = copy.head.revision.0,
             "a control plane follows"
         );
-        let watch = match session.begin(course, position, copy).await? {
-            Some(watch) => watch,
-            None => return Ok(()),
-        };
+        let Some(watch) = session.begin(course, position, copy).await? else { return Ok(()) };
         // What is read above has it.
         session.told.number = heard_from;
         Box::pin(session.go_on(watch, beside, progress, &place)).await

@@ -93,7 +93,7 @@ impl Outbound {
         let parts = &*self.0;
         record.event.method = method_index("GET");
         let url = format!("{}{}", parts.cards.base, receive::endpoint(request.uri().path()));
-        let place = receive::card(request, &connection.caller, &parts.limits)?;
+        let place = receive::card(*request, &connection.caller, &parts.limits)?;
         let current = parts.live.load();
         if current.origin == Origin::Nothing {
             return Err(Refusal::NotReady);
@@ -129,7 +129,7 @@ impl Inbound {
     ) -> Result<Response<Answer>, Refusal> {
         let parts = &*self.0;
         record.event.method = method_index("GET");
-        let place = receive::card(request, &connection.caller, &parts.limits)?;
+        let place = receive::card(*request, &connection.caller, &parts.limits)?;
         let current = parts.live.load();
         let server = parts.servers.find(&place, &current)?;
         record.about(Arc::clone(&server.series), Arc::clone(&server.label));

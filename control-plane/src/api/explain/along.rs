@@ -78,6 +78,9 @@ pub struct Led {
     pub because: String,
 }
 
+/// What a route makes of a call, and the server that answers for the whole.
+pub(super) type Routed = (RouteTold, Option<Arc<ServerEntry>>);
+
 /// A call as it reaches a server.
 pub(super) struct Arrived {
     pub(super) through: Option<ThroughTold>,
@@ -164,7 +167,7 @@ impl World {
         question: &Question,
         caller: &Caller,
         headers: &BTreeMap<String, String>,
-    ) -> Result<Option<(RouteTold, Option<Arc<ServerEntry>>)>, Unasked> {
+    ) -> Result<Option<Routed>, Unasked> {
         let Some(route) = &entry.route else { return Ok(None) };
         let says = |name: &str, test: &dyn Fn(&str) -> bool| {
             headers.iter().any(|(said, value)| said.eq_ignore_ascii_case(name) && test(value))
