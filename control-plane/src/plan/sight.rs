@@ -186,12 +186,25 @@ impl World {
             || at_large
             || self.governs_a_virtual_server(viewer, resource)
             || self.governs_calls(viewer, resource)
+            || self.governs_guests(viewer, resource)
     }
 
     /// Whether a policy says how to call the tools of a server that the viewer may reach.
     fn governs_calls(&self, viewer: &Viewer, resource: &Resource) -> bool {
         let Spec::ToolPolicy(policy) = &resource.spec else { return false };
         if !viewer.stances.calls() || !policy.is_for_callers() {
+            return false;
+        }
+        let servers = &self.tables[ResourceType::Server.index()].by_name;
+        let selected = self.servers_selected(&resource.metadata.namespace, &policy.servers);
+        selected.iter().filter_map(|name| servers.get(name)).any(|server| self.may_reach(viewer, server))
+    }
+
+    /// Whether a policy says which callers of a gateway may use what of a server that the gateway may reach: it shows each
+    /// what that one may use.
+    fn governs_guests(&self, viewer: &Viewer, resource: &Resource) -> bool {
+        let Spec::AccessPolicy(policy) = &resource.spec else { return false };
+        if !self.is_named_gateway(viewer) {
             return false;
         }
         let servers = &self.tables[ResourceType::Server.index()].by_name;
@@ -230,6 +243,9 @@ impl World {
         }
         if viewer.stances.calls() && ty == ResourceType::AccessPolicy {
             candidates.extend(self.of_virtual_servers.values());
+            if self.is_named_gateway(viewer) {
+                candidates.extend(self.tables[ty.index()].by_name.values());
+            }
         }
         if viewer.stances.calls() && ty == ResourceType::ToolPolicy {
             candidates.extend(self.of_callers.values());
@@ -240,6 +256,17 @@ impl World {
             }
         }
         candidates
+    }
+
+    /// The objects of a type that may select a server; each must still be asked.
+    pub(super) fn perhaps_selecting<'w>(
+        &'w self,
+        ty: ResourceType,
+        server: &'w ServerName,
+    ) -> impl Iterator<Item = &'w Arc<Published>> {
+        let index = &self.selecting[ty.index()];
+        let selecting = [&server.namespace, &self.root].into_iter().filter_map(move |it| index.of(it));
+        selecting.flat_map(move |it| it.candidates(&server.name))
     }
 
     /// The objects of a type that select a server.

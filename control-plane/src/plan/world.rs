@@ -323,12 +323,14 @@ impl World {
         note(ResourceType::Server, server);
         note(ResourceType::Endpoints, server);
         let Ok(name) = ServerName::parse(server) else { return };
-        let index = &self.selecting[ResourceType::ToolPolicy.index()];
-        let selecting = [&name.namespace, &self.root].into_iter().filter_map(|it| index.of(it));
-        let policies = selecting.flat_map(|it| it.candidates(&name.name));
-        policies
+        self.perhaps_selecting(ResourceType::ToolPolicy, &name)
             .filter(|it| self.of_callers.contains_key(&it.name))
             .for_each(|it| note(ResourceType::ToolPolicy, &it.name));
+        // Gateways are told by which policies their callers are judged.
+        if !self.gateways.is_empty() {
+            let ty = ResourceType::AccessPolicy;
+            self.perhaps_selecting(ty, &name).for_each(|it| note(ty, &it.name));
+        }
         let routes = self.routes.get(&name);
         routes.into_iter().flatten().for_each(|route| note(ResourceType::Route, route));
         self.offer_changed(server, touched);
@@ -391,8 +393,9 @@ impl World {
             return;
         }
         self.gateways = gateways.clone();
-        let ty = ResourceType::Authentication;
-        touched.extend(self.tables[ty.index()].by_name.keys().map(|name| everyone(ty, name)));
+        for ty in [ResourceType::Authentication, ResourceType::AccessPolicy] {
+            touched.extend(self.tables[ty.index()].by_name.keys().map(|name| everyone(ty, name)));
+        }
         for server in self.tables[ResourceType::Server.index()].by_name.keys() {
             self.offer_changed(server, touched);
         }

@@ -13,33 +13,38 @@ pub struct PageLimits {
 }
 
 /// One page of a list.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Page<'a> {
-    pub shown: &'a [Shown],
+    pub shown: Vec<&'a Shown>,
     /// What is asked for the next page with.
     pub next: Option<&'a str>,
 }
 
 impl Roster {
-    /// The page behind a name, or the first.
-    pub fn page(&self, kind: Listed, after: Option<&str>, limits: PageLimits) -> Page<'_> {
+    /// The page behind a name, or the first, of those that are kept: each is asked for by its place in the list.
+    pub fn page(
+        &self,
+        kind: Listed,
+        after: Option<&str>,
+        limits: PageLimits,
+        keep: impl Fn(usize) -> bool,
+    ) -> Page<'_> {
         let all = self.of(kind);
         let from = after.map_or(0, |after| all.partition_point(|it| &*it.name <= after));
-        let rest = &all[from..];
+        let kept = (from..all.len()).filter(|at| keep(*at)).map(|at| &all[at]);
+        let mut page = Page { shown: Vec::new(), next: None };
         let mut bytes = 0;
-        let fits = |it: &&Shown| {
-            let has_begun = bytes > 0;
+        for it in kept {
             bytes += it.own.definition.len() + it.name.len();
-            !has_begun || bytes <= limits.bytes_max
-        };
-        let count = rest.iter().take(limits.items_max).take_while(fits_in(fits)).count();
-        let shown = &rest[..count];
-        let next = shown.last().filter(|_| count < rest.len()).map(|it| &*it.name);
-        Page { shown, next }
+            let last: Option<&&Shown> = page.shown.last();
+            if let Some(last) = last
+                && (page.shown.len() >= limits.items_max || bytes > limits.bytes_max)
+            {
+                page.next = Some(&*last.name);
+                break;
+            }
+            page.shown.push(it);
+        }
+        page
     }
-}
-
-/// `take_while` hands over references to references.
-fn fits_in<'a>(mut fits: impl FnMut(&&'a Shown) -> bool) -> impl FnMut(&&'a Shown) -> bool {
-    move |it| fits(it)
 }

@@ -201,7 +201,7 @@ fn what_may_not_be_shown_keeps_its_name() {
 fn paged(roster: &Roster, limits: PageLimits) -> Vec<usize> {
     let (mut pages, mut after) = (Vec::new(), None::<String>);
     loop {
-        let page = roster.page(Listed::Tool, after.as_deref(), limits);
+        let page = roster.page(Listed::Tool, after.as_deref(), limits, |_| true);
         pages.push(page.shown.len());
         match page.next {
             Some(next) => after = Some(next.to_owned()),

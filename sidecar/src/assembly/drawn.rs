@@ -1,8 +1,9 @@
 //! What an assembly shows, drawn from one configuration.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use http::HeaderValue;
 use weft_proto::catalogue::card::About;
 use weft_proto::compile::{ServerEntry, Snapshot, VirtualEntry};
 use weft_proto::name::{ServerName, Workload};
@@ -16,6 +17,7 @@ use weft_proto::wire::Object;
 use crate::exchange::Introduction;
 
 use super::Audience;
+use super::narrowed::{self, Narrowed};
 use super::search::Searchable;
 use super::written;
 
@@ -28,6 +30,8 @@ pub(super) struct Drawn {
     pub(super) search: Option<Searchable>,
     /// What the virtual server's own policies say of what is asked by the names that are shown; none if there are none.
     pub(super) view: Option<View>,
+    /// What of it each of those is shown for whom a gateway calls.
+    parts: narrowed::Kept,
     source: Source,
 }
 
@@ -40,6 +44,8 @@ struct Source {
     access: Policies,
     /// Of the members that offer anything, in their order.
     offers: Vec<Arc<Offer>>,
+    /// What decides of guests.
+    judged: Judged,
 }
 
 impl Drawn {
@@ -66,7 +72,7 @@ impl Drawn {
         let searches = spec.is_some_and(|spec| spec.mode == ListMode::Search);
         let search =
             searches.then(|| Searchable::of(&roster, before.and_then(|before| before.search.as_ref())));
-        Some(Self { roster, introduction, search, view, source })
+        Some(Self { roster, introduction, search, view, parts: narrowed::Kept::default(), source })
     }
 
     /// Whether it would be drawn the same.
@@ -96,10 +102,63 @@ impl Drawn {
         self.source.offers.iter().any(|offer| offer.server == *server)
     }
 
+    /// What of it somebody is shown of whom a gateway says something; all of it where nobody does.
+    pub(super) fn part_of(&self, said: Option<&HeaderValue>) -> Option<Arc<Narrowed>> {
+        let said = said.filter(|_| self.source.audience == Audience::Guests)?;
+        Some(self.parts.of(self, said))
+    }
+
+    /// Whether another drawing shows the same to each, as far as its roster does.
+    pub(super) fn is_judged_as(&self, other: &Self) -> bool {
+        let is_same = same(&self.source.access, &other.source.access);
+        self.source.audience == Audience::Own || is_same && self.source.judged.is_same(&other.source.judged)
+    }
+
+    pub(super) fn workload(&self) -> &Workload {
+        &self.source.workload
+    }
+
+    pub(super) fn judged(&self) -> &Judged {
+        &self.source.judged
+    }
+
     /// What the virtual server's own policies say of one of them.
     pub(super) fn view_of(&self, guest: &Caller) -> Option<View> {
         self.source.view_of(guest.clone())
     }
+}
+
+/// The policies of members, as far as they are known here: nothing is known of those of servers that have none, and none
+/// are told to whoever is no gateway.
+#[derive(Debug, Default)]
+pub(super) struct Judged {
+    default_action: DefaultAction,
+    members: BTreeMap<ServerName, Arc<ServerEntry>>,
+}
+
+impl Judged {
+    fn of<'e>(snapshot: &Snapshot, members: impl Iterator<Item = &'e Arc<ServerEntry>>) -> Self {
+        let members = members.filter(|it| it.offer.is_some() && !it.access.is_empty());
+        let members = members.map(|it| (it.server.meta.full_name(), Arc::clone(it))).collect();
+        Self { default_action: snapshot.default_action(), members }
+    }
+
+    /// What a member's policies say of a guest; none where none are known.
+    pub(super) fn view(&self, server: &ServerName, guest: &Caller) -> Option<View> {
+        let entry = self.members.get(server)?;
+        Some(View::new(&entry.access, self.default_action, guest.clone(), server.clone()))
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        let mut pairs = self.members.iter().zip(&other.members);
+        self.default_action == other.default_action
+            && self.members.len() == other.members.len()
+            && pairs.all(|((one, a), (other, b))| one == other && same(&a.access, &b.access))
+    }
+}
+
+fn same<T>(one: &[Arc<T>], other: &[Arc<T>]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| Arc::ptr_eq(one, other))
 }
 
 impl Source {
@@ -115,7 +174,11 @@ impl Source {
         let Some(name) = name else {
             let offers = offers(&mut snapshot.servers.values());
             let access = Policies::default();
-            return Some(Self { workload, audience, virtual_server: None, access, offers });
+            let judged = match audience {
+                Audience::Own => Judged::default(),
+                Audience::Guests => Judged::of(snapshot, snapshot.servers.values()),
+            };
+            return Some(Self { workload, audience, virtual_server: None, access, offers, judged });
         };
         let VirtualEntry { virtual_server, members, access } = &**snapshot.virtual_servers.get(name)?;
         let is_for = match audience {
@@ -125,20 +188,23 @@ impl Source {
         if !is_for {
             return None;
         }
-        let offers = offers(&mut members.iter().filter_map(|it| snapshot.servers.get(&it.server)));
+        let entries = || members.iter().filter_map(|it| snapshot.servers.get(&it.server));
+        let offers = offers(&mut entries());
+        let judged = match audience {
+            Audience::Own => Judged::default(),
+            Audience::Guests => Judged::of(snapshot, entries()),
+        };
         let (virtual_server, access) = (Some(Arc::clone(virtual_server)), access.clone());
-        Some(Self { workload, audience, virtual_server, access, offers })
+        Some(Self { workload, audience, virtual_server, access, offers, judged })
     }
 
     fn is_same(&self, other: &Self) -> bool {
-        fn same<T>(one: &[Arc<T>], other: &[Arc<T>]) -> bool {
-            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| Arc::ptr_eq(one, other))
-        }
         self.workload == other.workload
             && self.audience == other.audience
             && same(self.virtual_server.as_slice(), other.virtual_server.as_slice())
             && same(&self.access, &other.access)
             && same(&self.offers, &other.offers)
+            && self.judged.is_same(&other.judged)
     }
 
     /// None for guests, of whom each is judged for itself.

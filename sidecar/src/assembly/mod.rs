@@ -5,6 +5,7 @@
 //! era, whatever the servers behind them speak. Not here: who may call, which is decided beside each member.
 
 mod drawn;
+mod narrowed;
 mod peer;
 mod search;
 mod subscribed;
@@ -58,8 +59,8 @@ pub struct Parts {
 pub enum Audience {
     /// This workload.
     Own,
-    /// Those for whom it calls. What they may depends on their claims, so that they are shown what any of them could
-    /// be allowed, and judged one by one.
+    /// Those for whom it calls. What they may depends on their claims, so that what is drawn is what any of them could be
+    /// allowed; each is shown its part.
     Guests,
 }
 

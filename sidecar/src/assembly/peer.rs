@@ -62,7 +62,9 @@ impl Members {
     /// From now on this is shown; whoever listens is told which lists are others than before.
     pub(super) fn draw(&self, drawn: Arc<Drawn>) {
         let before = self.drawn.swap(Arc::clone(&drawn));
-        let is_other = |kind: &Listed| before.roster.of(*kind) != drawn.roster.of(*kind);
+        // To whom other rules show less or more, nobody looks up.
+        let is_judged_anew = !before.is_judged_as(&drawn);
+        let is_other = |kind: &Listed| is_judged_anew || before.roster.of(*kind) != drawn.roster.of(*kind);
         let mut changed: Vec<_> = Listed::ALL.into_iter().filter(is_other).map(list_changed).collect();
         changed.dedup();
         for method in changed {
@@ -132,7 +134,9 @@ impl Peer for Members {
                     return Ok(said(search::list(request.id.raw())));
                 }
                 let after = request.params.cursor.as_deref();
-                return Ok(said(written::list(&drawn.roster, kind, request.id.raw(), after)));
+                let part = drawn.part_of(ask.asker.said.as_ref());
+                let of = (&drawn.roster, part.as_deref());
+                return Ok(said(written::list(of, kind, request.id.raw(), after)));
             }
             match &*request.method {
                 method::SERVER_DISCOVER => {
@@ -144,7 +148,10 @@ impl Peer for Members {
                 _ => {
                     let answered = drawn.search.as_ref().filter(|_| request.method == method::TOOLS_CALL);
                     let answered = answered.filter(|_| search::inner(&request).is_none());
-                    let answered = answered.and_then(|search| search.answer(&drawn.roster, &request));
+                    let answered = answered.and_then(|search| {
+                        let part = drawn.part_of(ask.asker.said.as_ref());
+                        search.answer((&drawn.roster, part.as_deref()), &request)
+                    });
                     if let Some(response) = answered {
                         return Ok(said(response));
                     }

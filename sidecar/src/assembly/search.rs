@@ -18,6 +18,8 @@ use weft_proto::mcp::{Request, edit};
 use weft_proto::offer::Offered;
 use weft_proto::roster::{Roster, Shown};
 
+use super::narrowed::Narrowed;
+
 pub(super) const FIND: &str = "find_tools";
 pub(super) const DESCRIBE: &str = "describe_tool";
 pub(super) const CALL: &str = "call_tool";
@@ -36,6 +38,9 @@ pub(super) struct Searchable {
     index: Index<Box<str>>,
     known: BTreeMap<Box<str>, Arc<Offered>>,
 }
+
+/// What is drawn, and which part of it whoever asks is shown.
+type Of<'a> = (&'a Roster, Option<&'a Narrowed>);
 
 /// What `call_tool` is asked to call.
 #[derive(Debug, Deserialize)]
@@ -81,11 +86,11 @@ impl Searchable {
     }
 
     /// Answers a call of one of the tools that are answered here; none for any other.
-    pub(super) fn answer(&self, roster: &Roster, request: &Request<'_>) -> Option<Bytes> {
+    pub(super) fn answer(&self, of: Of<'_>, request: &Request<'_>) -> Option<Bytes> {
         let arguments = request.params.arguments.map_or("{}", |raw| raw.get());
         let result = match request.params.name.as_deref()? {
-            FIND => self.found(roster, arguments),
-            DESCRIBE => described(roster, arguments),
+            FIND => self.found(of, arguments),
+            DESCRIBE => described(of, arguments),
             // What can be called is called elsewhere.
             CALL => Err(format!("{CALL} needs the `name` of a tool, and its `arguments` as an object")),
             _ => return None,
@@ -96,23 +101,28 @@ impl Searchable {
         Some(response(request, result))
     }
 
-    fn found(&self, roster: &Roster, arguments: &str) -> Result<Value, String> {
+    fn found(&self, of @ (roster, part): Of<'_>, arguments: &str) -> Result<Value, String> {
         let Find { query, limit } = serde_json::from_str(arguments).map_err(|error| error.to_string())?;
         if query.len() > QUERY_BYTES_MAX {
             return Err(format!("the query is longer than {QUERY_BYTES_MAX} bytes"));
         }
         let limit = limit.unwrap_or(FOUND).clamp(1, FOUND_MAX);
-        let hits = self.index.search(&query, limit, |_| true);
+        let hits = self.index.search(&query, limit, |name| is_shown(of, name));
         let tools = hits.iter().filter_map(|hit| roster.find(Listed::Tool, &hit.key)).map(summary);
         let tools: Vec<Value> = tools.collect();
-        let all = roster.of(Listed::Tool).len();
+        let all = part.map_or_else(|| roster.of(Listed::Tool).len(), Narrowed::tools);
         Ok(structured(&json!({ "tools": tools, "of": all })))
     }
 }
 
-fn described(roster: &Roster, arguments: &str) -> Result<Value, String> {
+fn is_shown((roster, part): Of<'_>, name: &str) -> bool {
+    part.is_none_or(|part| part.has_tool(roster, name))
+}
+
+fn described(of @ (roster, _): Of<'_>, arguments: &str) -> Result<Value, String> {
     let Describe { name } = serde_json::from_str(arguments).map_err(|error| error.to_string())?;
-    let shown = roster.find(Listed::Tool, &name).ok_or_else(|| format!("there is no tool {name:?}"))?;
+    let shown = roster.find(Listed::Tool, &name).filter(|it| is_shown(of, &it.name));
+    let shown = shown.ok_or_else(|| format!("there is no tool {name:?}"))?;
     let mut definition = String::new();
     shown.write(&mut definition);
     let definition: Value = serde_json::from_str(&definition).map_err(|error| error.to_string())?;

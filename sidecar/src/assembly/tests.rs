@@ -73,7 +73,7 @@ fn lists_keep_what_they_do_not_know_and_come_in_pages() {
     let part = Part { offer: &offer, prefix: "a", tools: None, rename: None };
     let roster = Roster::new([part], Naming::default(), |_, _| true);
     let list = |after: Option<&str>| -> Value {
-        let list = written::list(&roster, Listed::Tool, "7", after);
+        let list = written::list((&roster, None), Listed::Tool, "7", after);
         serde_json::from_slice(&list).unwrap()
     };
     let first = list(None);
@@ -86,7 +86,7 @@ fn lists_keep_what_they_do_not_know_and_come_in_pages() {
     expected["name"] = "a_t".into();
     assert_eq!(rest.last(), Some(&expected));
     let prompts: Value =
-        serde_json::from_slice(&written::list(&roster, Listed::Prompt, "\"p\"", None)).unwrap();
+        serde_json::from_slice(&written::list((&roster, None), Listed::Prompt, "\"p\"", None)).unwrap();
     assert_eq!((&prompts["id"], &prompts["result"]["prompts"]), (&json!("p"), &json!([])));
 }
 
@@ -118,7 +118,8 @@ fn with_request<T>(message: &str, with: impl FnOnce(&Request<'_>) -> T) -> T {
 #[track_caller]
 fn searched(names: &[(&str, &str)], tool: &str, arguments: &Value) -> Value {
     let (roster, searchable) = searchable(names);
-    let answer = with_request(&call(tool, arguments), |request| searchable.answer(&roster, request)).unwrap();
+    let answer =
+        with_request(&call(tool, arguments), |request| searchable.answer((&roster, None), request)).unwrap();
     let answer: Value = serde_json::from_slice(&answer).unwrap();
     answer["result"].clone()
 }
@@ -157,7 +158,8 @@ fn what_cannot_be_searched_for_is_told_as_the_tools_own_failure() {
         assert_eq!(searched(&TOOLS, tool, &arguments)["isError"], true, "{tool} {arguments}");
     }
     let (roster, searchable) = searchable(&TOOLS);
-    let other = with_request(&call("a_read_file", &json!({})), |request| searchable.answer(&roster, request));
+    let other =
+        with_request(&call("a_read_file", &json!({})), |request| searchable.answer((&roster, None), request));
     assert!(other.is_none());
 }
 
@@ -184,8 +186,8 @@ fn another_roster_is_searched_as_if_it_had_been_the_first() {
     let next = Searchable::of(&roster, Some(&before));
     for query in ["sings", "file", "mail", "folder", "new"] {
         let asked = call("find_tools", &json!({ "query": query }));
-        let [one, other] =
-            [&next, &fresh].map(|it| with_request(&asked, |request| it.answer(&roster, request)).unwrap());
+        let [one, other] = [&next, &fresh]
+            .map(|it| with_request(&asked, |request| it.answer((&roster, None), request)).unwrap());
         assert_eq!(one, other, "{query}");
     }
 }

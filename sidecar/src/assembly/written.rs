@@ -15,6 +15,8 @@ use crate::bridge::tasks;
 use crate::exchange::Introduction;
 use crate::task_id;
 
+use super::narrowed::Narrowed;
+
 /// A page of a list. Many clients ask for no second one, so that the first is large.
 const PAGE: PageLimits = PageLimits { items_max: 1000, bytes_max: 2 << 20 };
 /// Longest text that is made of what members say of themselves.
@@ -104,8 +106,13 @@ fn of_members(offers: &[Arc<Offer>]) -> String {
 }
 
 /// A page of a list, as the response to the request of an id.
-pub(super) fn list(roster: &Roster, kind: Listed, id: &str, after: Option<&str>) -> Bytes {
-    let page = roster.page(kind, after, PAGE);
+pub(super) fn list(
+    (roster, part): (&Roster, Option<&Narrowed>),
+    kind: Listed,
+    id: &str,
+    after: Option<&str>,
+) -> Bytes {
+    let page = roster.page(kind, after, PAGE, |at| part.is_none_or(|part| part.has(kind, at)));
     let bytes: usize = page.shown.iter().map(|it| it.own.definition.len() + it.name.len() + 1).sum();
     let mut text = String::with_capacity(bytes + 256);
     let member = kind.member();

@@ -27,7 +27,7 @@ impl<T: Clone> Known<T> {
         Self { max: max / 2, generations: Mutex::default() }
     }
 
-    pub(super) fn find(&self, digest: &Digest) -> Option<T> {
+    pub(crate) fn find(&self, digest: &Digest) -> Option<T> {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
         self.look(&mut generations, digest)
     }
@@ -51,7 +51,7 @@ impl<T: Clone> Known<T> {
         Some(found)
     }
 
-    pub(super) fn keep(&self, digest: Digest, it: T) {
+    pub(crate) fn keep(&self, digest: Digest, it: T) {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
         Self::put(&mut generations, self.max, digest, it);
     }

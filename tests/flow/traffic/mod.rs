@@ -31,6 +31,7 @@ mod leaving;
 mod limits;
 mod lists;
 mod outbound;
+mod parts;
 mod public;
 mod quotas;
 mod reads;

@@ -20,24 +20,26 @@ spec:
     - { action: allow, from: [{ claims: { groups: [dev, ops] } }], to: [{ tools: [other] }] }
 ";
 
-/// A gateway before a server with the tool `echo`, of which it has been told.
-async fn story() -> Story {
-    let list = |seen: &upstream::Seen| {
+/// A gateway before a server with some tools, of which it has been told, and of a policy.
+pub(super) async fn story(tools: &'static [&str], policy: &str) -> Story {
+    let list = move |seen: &upstream::Seen| {
+        let tools = tools.iter().map(|name| json!({ "name": name, "inputSchema": { "type": "object" } }));
         let mut answer = json!({ "jsonrpc": "2.0", "id": seen.json()["id"] });
-        answer["result"] = json!({ "resultType": "complete", "ttlMs": 0, "cacheScope": "private", "tools":
-            [{ "name": "echo", "inputSchema": { "type": "object" } }] });
+        answer["result"] = json!({ "resultType": "complete", "ttlMs": 0, "cacheScope": "private" });
+        answer["result"]["tools"] = tools.collect();
         upstream::document(&answer)
     };
     let upstream = Upstream::with(move |seen| async move {
         if seen.method_name() == "tools/list" { list(&seen) } else { upstream::echo(&seen) }
     });
     let story = Story::with(upstream.await, json!({}), json!({})).await;
-    story.apply(POLICY).await;
+    story.apply(policy).await;
     let files = "research/files".parse().unwrap();
     let offered = || {
         let current = story.gateway.live.load();
-        let offer = current.snapshot.server(&files).and_then(|it| it.offer.clone());
-        offer.is_some_and(|it| !it.items().is_empty())
+        current.snapshot.server(&files).is_some_and(|it| {
+            !it.access.is_empty() && it.offer.as_ref().is_some_and(|it| it.items().len() == tools.len())
+        })
     };
     eventually("the gateway knows what it may be asked for", offered).await;
     story
@@ -64,7 +66,7 @@ fn refused(answer: &Answer) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_lacks_a_scope_for_one_call_is_asked_for_it() {
-    let story = story().await;
+    let story = story(&["echo"], POLICY).await;
     let token = |claims: Value| story.token(claims);
     let reads = token(json!({ "sub": "ann", "groups": ["dev"], "scope": "openid files:read" }));
     let writes = token(json!({ "sub": "ann", "groups": ["dev"], "scope": "openid files:read files:write" }));
@@ -84,7 +86,7 @@ async fn whoever_lacks_a_scope_for_one_call_is_asked_for_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_sessions_are_asked_by_the_same_status() {
-    let story = story().await;
+    let story = story(&["echo"], POLICY).await;
     let reads = story.token(json!({ "sub": "ann", "groups": ["dev"], "scope": "openid" }));
     let writes = story.token(json!({ "sub": "ann", "groups": ["dev"], "scope": "files:write" }));
     for (path, tool) in [(pair::PATH, "echo"), ("/mcp", "files_echo")] {

@@ -100,6 +100,35 @@ fn whoever_calls_itself_a_gateway_is_offered_no_more_than_its_identity_may_use()
 }
 
 #[test]
+fn a_gateway_that_the_mesh_names_is_told_by_which_policies_its_callers_are_judged() {
+    let dev = "{ action: allow, from: [{ namespaces: [edge], claims: { groups: [dev] } }] }";
+    let mut world = world(&(server("research/files") + &policy(dev) + &server("agents/other")));
+    let gateway = Stances { inbound: false, outbound: false, gateway: true };
+    let edge = viewer("edge", "gate", gateway);
+    let told = |world: &World, viewer: &Viewer| {
+        let found = world.concerning(viewer, &[], ResourceType::AccessPolicy);
+        found.iter().map(|it| it.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&world, &edge), [""; 0], "by its own word");
+    let trust = |gateways: &str| {
+        object("Trust", "weft-system/mesh", &format!("{{ trustDomain: mesh.test, gateways: [{gateways}] }}"))
+    };
+    let touched = put(&mut world, &trust("'spiffe://mesh.test/ns/edge/sa/*'"));
+    assert!(touched.iter().any(|it| it.ty == ResourceType::AccessPolicy));
+    assert_eq!(told(&world, &edge).len(), 1);
+    assert_eq!(told(&world, &viewer("edge", "gate", OUTBOUND)), [""; 0], "it does not act as one");
+    // Of servers that it may not reach it is told nothing, and again as soon as it may.
+    let denied =
+        object("AccessPolicy", "research/none", "{ servers: { names: [files] }, rules: [{ action: deny }] }");
+    put(&mut world, &denied);
+    assert_eq!(told(&world, &edge), [""; 0]);
+    let touched = put(&mut world, &denied.replace("[files]", "[elsewhere]"));
+    let is_about = |it: &Touched| &*it.name == "research/p" && it.audience == Audience::Calling;
+    assert!(touched.iter().any(is_about));
+    assert_eq!(told(&world, &edge).len(), 1);
+}
+
+#[test]
 fn a_gateway_that_the_mesh_names_is_offered_what_its_callers_could_be_allowed() {
     let rules = "{ action: allow, from: [{ namespaces: [edge], claims: { groups: [dev] } }], to: [{ tools: [read] }] }, \
                  { action: allow, from: [{ namespaces: [agents] }], to: [{ tools: [ask] }] }, \
