@@ -298,7 +298,7 @@ mod tests {
         let asked = |method: &str, path: &str| {
             let request = Request::builder().method(method).uri(path).header("host", "localhost");
             let request = request.body(()).unwrap();
-            is_about_card(&request).then(|| card(Box::new(request), &Caller::Local, &Limits::default()))
+            is_about_card(&request).then(|| card(request, &Caller::Local, &Limits::default()))
         };
         let files: ServerName = "research/files".parse().unwrap();
         assert_eq!(asked("GET", "/mcp/server-card?x=1"), Some(Ok(Place::Only)));
