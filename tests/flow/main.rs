@@ -9,6 +9,7 @@ mod fake;
 mod link;
 mod mesh;
 mod operator;
+mod replicas;
 mod reports;
 mod skew;
 mod streams;

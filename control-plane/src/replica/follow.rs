@@ -137,6 +137,10 @@ impl Follower {
 
     async fn take_all(&self, address: SocketAddr) -> Result<std::convert::Infallible, Lost> {
         let position = self.store.position().await?;
+        if position.is_new() {
+            // What came of a base that was cut off is sent again.
+            self.store.wipe().await?;
+        }
         let (channel, _driver) = connect(&self.trust, &self.trust.live, address).await?;
         let hello = Hello { replica: self.name.clone(), position: Some(wire::position(&position)) };
         let first = Progress { hello: Some(hello), ..Progress::default() };

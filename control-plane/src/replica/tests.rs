@@ -24,7 +24,9 @@ use crate::check::{self, Observer};
 use crate::identity::SessionSecret;
 use crate::identity::kubernetes::{Cluster, Review};
 use crate::metrics::Metrics;
-use crate::store::{Count, Key, Revision, Txn, audit};
+use crate::store::embedded::{EmbeddedStore, Options};
+use crate::store::replicated::Piece;
+use crate::store::{Count, Key, Prefix, Revision, Txn, audit, list_all};
 use crate::trust::CONTROL_PLANE_PATH;
 use crate::{auth, clock, listen};
 
@@ -129,9 +131,8 @@ impl Plane {
     /// Everything that the store says of itself.
     async fn told(&self) -> String {
         let store = &self.running.store;
-        let (_, entries) =
-            crate::store::list_all(&**store, &crate::store::Prefix::all(), None).await.unwrap();
-        let history = store.history(&crate::store::Prefix::all(), None, 1000).await.unwrap();
+        let (_, entries) = list_all(&**store, &Prefix::all(), None).await.unwrap();
+        let history = store.history(&Prefix::all(), None, 1000).await.unwrap();
         let counts = store.counts(None).await.unwrap();
         format!(
             "{entries:#?} {history:#?} {counts:#?} {:#?}",
@@ -238,6 +239,32 @@ async fn a_former_leader_begins_anew_where_it_has_what_nobody_copied() {
     assert_eq!(first.told().await, second.told().await);
     first.stop().await;
     second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_was_cut_off_in_its_base_is_begun_anew() {
+    let (shared, folders) = (Shared::new(), [TempDir::new().unwrap(), TempDir::new().unwrap()]);
+    let first = shared.start(folders[0].path(), "first").await;
+    first.lead().await;
+    first.put("a").await;
+    first.put("b").await;
+    let head = first.put("c").await;
+    first.running.store.compact(head).await.unwrap();
+    let at = head.previous();
+    let (_, mut base) = list_all(&*first.running.store, &Prefix::all(), Some(at)).await.unwrap();
+    base[0].value = "of another time".into();
+    let options =
+        Options { follows: true, ..Options::new(folders[1].path().join("store"), Arc::new(clock::now)) };
+    let cut = EmbeddedStore::open(options).await.unwrap();
+    cut.take(Piece::Base(base)).await.unwrap();
+    drop(cut);
+
+    let second = shared.start(folders[1].path(), "second").await;
+    second.follow(&first);
+    second.follows().await;
+    assert_eq!(second.told().await, first.told().await);
+    second.stop().await;
+    first.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! Quotas, from outside: a limit is hit and recovers, for each caller and tool apart; what is refused says by what and
 //! until when.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -186,6 +187,12 @@ impl Two {
 
     pub(super) async fn start(limits: &str, upstream: &Upstream) -> Self {
         let mesh = Mesh::with(Self::quick).await;
+        let address = mesh.sidecars();
+        Self::of(mesh, address, limits, upstream).await
+    }
+
+    /// The same with a control plane that is there, which sidecars find at an address.
+    pub(super) async fn of(mesh: Mesh, address: SocketAddr, limits: &str, upstream: &Upstream) -> Self {
         mesh.apply(&pair::server(upstream.address, "")).await;
         mesh.apply(&policy("", limits)).await;
         let mut sidecars = Vec::new();
@@ -193,6 +200,7 @@ impl Two {
             let listen = json!({ "inbound": "127.0.0.1:0", "outbound": null });
             let mut bootstrap = pair::joining(&mesh, "research", "files", listen, json!({})).await;
             bootstrap["node"]["id"] = json!(format!("research/files-{n}"));
+            bootstrap["source"]["controlPlane"]["address"] = json!(address.to_string());
             sidecars.push(pair::start(bootstrap).await);
         }
         let Ok(sidecars) = <[Running; 2]>::try_from(sidecars) else { panic!("there are two") };
