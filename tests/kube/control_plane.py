@@ -51,12 +51,14 @@ class ControlPlane:
     def leads(self) -> bool:
         return self.health() == (200, "ready\n")
 
-    def api(self, path: str):
-        """What an operator with the admin token of the cluster is told."""
+    def api(self, path: str, body: dict | None = None, key: str | None = None):
+        """What an operator is told who has a key, or else the admin token of the cluster. With a body something is made."""
         context = ssl.create_default_context(cafile=self.ready["caFile"])
+        key = key or self.secret("weft-admin", "token").decode()
         request = urllib.request.Request(
             f"https://{self.ready['operators']}/v1{path}",
-            headers={"Authorization": f"Bearer {self.secret('weft-admin', 'token').decode()}"},
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, context=context, timeout=10) as answer:
             return json.load(answer)
@@ -70,6 +72,10 @@ class ControlPlane:
     def thaw(self):
         if self.process.is_alive():
             os.kill(self.process.pid, signal.SIGCONT)
+
+    def kill(self):
+        os.kill(self.process.pid, signal.SIGKILL)
+        eventually(lambda: not self.process.is_alive(), within=10)
 
     def stop(self):
         self.process.stop()

@@ -145,3 +145,44 @@ def test_a_control_plane_that_dies_is_replaced_when_its_lease_is_over(cluster, t
         first.thaw()
         for it in filter(None, [first, second]):
             it.stop()
+
+
+def test_another_leader_goes_on_from_the_store_of_one_that_was_killed(cluster, tmp_path):
+    namespace = cluster.namespace("weft-copies")
+    first = ControlPlane(cluster, tmp_path / "first", namespace=namespace, WEFT_POD_NAME="first")
+    others = []
+
+    def follows(plane) -> bool:
+        return "\nweft_replica_follows 1\n" in plane.health("/metrics")[1]
+
+    def history(plane) -> list:
+        return plane.api("/history?limit=500")["items"]
+
+    try:
+        eventually(first.leads, within=20)
+        second = ControlPlane(cluster, tmp_path / "second", namespace=namespace, WEFT_POD_NAME="second")
+        others.append(second)
+        eventually(lambda: follows(second), within=20)
+        eventually(lambda: 'weft_replica_behind_seconds{replica="second"} 0.0' in first.health("/metrics")[1], within=20)
+        spec = {"stdio": {"command": "x"}}
+        cluster.apply({
+            "apiVersion": "weft.dev/v1alpha1", "kind": "McpServer",
+            "metadata": {"namespace": namespace, "name": "files"}, "spec": spec,
+        })
+        eventually(lambda: f"mcpservers/{namespace}/files" in json.dumps(history(first)), within=10)
+        # Answered, so that it is not lost.
+        made = first.api("/keys", {"name": "by-hand", "scope": "readonly"})
+        before = history(first)
+        first.kill()
+
+        eventually(second.leads, within=LEASE_SECS + 15)
+        assert second.api(f"/namespaces/{namespace}/mcpservers/files", key=made["key"])["spec"] == spec
+        assert history(second) == before, "what the cluster said before is not written again"
+        # What the one before has is what the present one has, too: it goes on as a copy.
+        again = ControlPlane(cluster, tmp_path / "first", namespace=namespace, WEFT_POD_NAME="first")
+        others.append(again)
+        eventually(lambda: follows(again), within=20)
+        assert "begins anew" not in again.log()
+    finally:
+        for it in [first, *others]:
+            it.stop()
