@@ -86,8 +86,8 @@ impl Load {
         let peak = match self {
             Self::HalfOwn => book.peak(system),
             Self::HalfSlowest => {
-                let encrypted = all.iter().map(|it| it.system).filter(|system| system.encrypted());
-                encrypted.filter_map(|system| book.peak(system)).min_by(f64::total_cmp)
+                let mutual = all.iter().map(|it| it.system).filter(|system| system.mutual());
+                mutual.filter_map(|system| book.peak(system)).min_by(f64::total_cmp)
             }
             Self::Small(_) | Self::Medium | Self::Large | Self::Sse => return Ok(None),
         };

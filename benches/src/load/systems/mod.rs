@@ -189,6 +189,11 @@ impl System {
         )
     }
 
+    /// Whether callers show it a certificate, too.
+    pub(crate) fn mutual(self) -> bool {
+        self.encrypted() && !matches!(self, Self::WeftGateway | Self::WeftGatewayKey)
+    }
+
     /// Whether it holds event streams open for a subscription.
     pub(crate) fn streams(self) -> bool {
         matches!(
