@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use weft_control_plane::metrics::{ApiLabels, Metrics, NamespaceLabel, ReasonLabel, TypeLabel};
+use weft_control_plane::metrics::{ApiLabels, Metrics, NamespaceLabel, ReasonLabel, ReplicaLabel, TypeLabel};
 
 use crate::lexer;
 use crate::source::tests_begin;
@@ -76,6 +76,9 @@ pub(crate) fn metrics_shown() -> String {
     }
     let namespace = NamespaceLabel { namespace: String::new() };
     drop(cluster_namespace_pods_without_sidecar.get_or_create(&namespace));
+    let replica = ReplicaLabel { replica: String::new() };
+    drop(metrics.replica_behind_revisions.get_or_create(&replica));
+    drop(metrics.replica_behind_seconds.get_or_create(&replica));
     drop(metrics.api_requests.get_or_create(&ApiLabels { operation: "", status: 0 }));
     metrics.text()
 }
