@@ -108,10 +108,9 @@ mod tests {
         let said = |detail: &str, exposed_at: &[&str]| {
             let exposed_at = exposed_at.iter().map(|it| (*it).to_owned()).collect();
             let served = Served { detail: Some(detail.to_owned()), exposed_at, ..Served::default() };
-            servers(&Report { servers: vec![served], ..Report::default() })
-                .render_bare(false)
-                .trim()
-                .to_owned()
+            let told = servers(&Report { servers: vec![served], ..Report::default() }).render_bare(false);
+            // What is not known is a dash.
+            told.split_whitespace().filter(|it| *it != "-").collect::<Vec<_>>().join(" ")
         };
         assert_eq!(said("", &[]), "");
         assert_eq!(said("disk full", &[]), "disk full");
