@@ -238,6 +238,25 @@ pub(super) fn is_failure<B>(response: &Response<B>) -> bool {
     broken.contains(&response.status()) || reason().is_some_and(|reason| FAILURES.contains(&reason))
 }
 
+/// Whether a peer says that nothing was sent to the server behind it, so that even what must not be done twice may be asked of
+/// another.
+pub(super) fn never_arrived<B>(response: &Response<B>) -> bool {
+    response.headers().get(REASON).is_some_and(|reason| reason == not_arrived().told().reason)
+}
+
+/// What a peer says then.
+pub(super) fn not_arrived() -> Refusal {
+    Refusal::UpstreamUnreachable("its sidecar does not reach it".to_owned())
+}
+
+impl Reach {
+    /// Whether a request that came to nothing at those that were tried goes to another instance.
+    pub(super) fn may_try_another(&self, trying: &Trying<'_>, tried: &[usize]) -> bool {
+        let is_free = !trying.affinity.is_bound() && !trying.time.is_over();
+        is_free && matches!(self.choose(trying.affinity, tried), Ok(Some(_))) && self.budget.retry()
+    }
+}
+
 impl From<SendError> for Failure {
     fn from(error: SendError) -> Self {
         let failure = Self::of(error.refusal());

@@ -253,7 +253,8 @@ impl Outbound {
         Err(last)
     }
 
-    /// Sends a request to an instance of a server, and to another if it never left.
+    /// Sends a request to an instance of a server, and to another if it never left, or never reached the server there: an
+    /// instance that ends is still told of for a moment.
     async fn to_one(
         &self,
         mut reach: Arc<Reach>,
@@ -271,11 +272,19 @@ impl Outbound {
             let Some(at) = reach.choose(affinity, &tried).map_err(Unserved::of)? else {
                 return Err(Unserved { refusal: last, request: (!left).then_some(request) });
             };
-            let spare = (manner.repeatable && retries > 0).then(|| request.clone());
+            let is_kept = retries > 0 && (manner.repeatable || reach.instances.len() > 1);
+            let spare = is_kept.then(|| request.clone());
             let failure = match self.try_one(&reach, (at, &tried), request, trying).await {
                 Ok((at, response)) => {
                     reach.note(tool, attempt::is_failure(&response));
-                    return Ok((at, reach, response));
+                    let spare = spare.filter(|_| attempt::never_arrived(&response));
+                    tried.push(at);
+                    let Some(again) = spare.filter(|_| reach.may_try_another(&trying, &tried)) else {
+                        return Ok((at, reach, response));
+                    };
+                    retries -= 1;
+                    (request, last) = (again, attempt::not_arrived());
+                    continue;
                 }
                 Err(failure) => failure,
             };
@@ -283,6 +292,7 @@ impl Outbound {
             if failure.request.is_none() {
                 reach.note(tool, true);
             }
+            let spare = spare.filter(|_| manner.repeatable);
             let Some(again) = failure.request.or(spare) else { return Err(Unserved::of(failure.refusal)) };
             if failure.retired && renewals > 0 {
                 renewals -= 1;

@@ -206,6 +206,33 @@ async fn what_never_left_goes_nowhere_else_where_that_is_not_wanted() {
 }
 
 #[tokio::test]
+async fn what_never_reached_the_server_behind_a_peer_goes_to_another_instance() {
+    let mesh = Mesh::new("outlierEjection: {consecutiveFailures: 1000}, retries: {budgetPercent: 100}");
+    let says = |reason: &'static str| {
+        mesh.instance(move |_| async move {
+            let mut response = Response::new(Body::full(reason));
+            response.headers_mut().insert(crate::headers::REASON, reason.parse().unwrap());
+            response
+        })
+    };
+    let (ends, whole) = (says("upstream_unreachable").await, mesh.instance(echo).await);
+    let outbound = mesh.outbound([&ends, &whole].map(Endpoint::from));
+    for _ in 0..20 {
+        assert_eq!(ask(&outbound, call("hello")).await.unwrap(), "hello");
+    }
+    let outbound = mesh.outbound([Endpoint::from(&ends)]);
+    let answer = ask(&outbound, call("hello")).await.unwrap();
+    assert_eq!(answer, "upstream_unreachable", "where there is no other, it is told as the peer tells it");
+    let broke = says("upstream_broke").await;
+    let outbound = mesh.outbound([&broke, &whole].map(Endpoint::from));
+    let mut broken = 0;
+    for _ in 0..20 {
+        broken += usize::from(ask(&outbound, call("hello")).await.unwrap() == "upstream_broke");
+    }
+    assert!(broken > 0, "what may have been done is not done again");
+}
+
+#[tokio::test]
 async fn what_may_have_been_done_is_done_once_unless_repeating_does_no_harm() {
     let mesh = Mesh::new("retries: {attempts: 3}");
     let seen = Arc::new(AtomicUsize::new(0));
