@@ -90,6 +90,10 @@ impl Members {
     /// Where what a caller asks for is; none for what is answered here.
     pub(super) fn locate(&self, request: &Request<'_>, caller: &str) -> Result<Option<Found>, Refusal> {
         match request.target() {
+            // The extension, as which alone tasks are told here, does not have it.
+            Some(Target::Task(_)) if request.method == method::TASKS_RESULT => {
+                Err(Refusal::MethodNotFound(request.method.clone().into_owned()))
+            }
             Some(Target::Task(id)) => self.task(caller, id).map(|held| Some(held.into())),
             _ => locate(&self.drawn(), request),
         }
