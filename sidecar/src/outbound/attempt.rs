@@ -19,6 +19,10 @@ use crate::upstream::{Outgoing, SendError, Unsent, UpstreamBody};
 const FAILURES: [&str; 6] =
     ["upstream_broke", "upstream_unreachable", "timed_out", "no_instance", "child_exited", "child_busy"];
 
+/// What a peer says where nothing was sent to the server behind it: it does not reach that, or does not know yet what is
+/// allowed.
+const NEVER_ARRIVED: [&str; 2] = ["upstream_unreachable", "not_ready"];
+
 /// An instance's answer, and its place among the instances.
 pub(super) type Served = (usize, Response<UpstreamBody>);
 
@@ -238,15 +242,15 @@ pub(super) fn is_failure<B>(response: &Response<B>) -> bool {
     broken.contains(&response.status()) || reason().is_some_and(|reason| FAILURES.contains(&reason))
 }
 
-/// Whether a peer says that nothing was sent to the server behind it, so that even what must not be done twice may be asked of
-/// another.
+/// Whether a peer says so. Even what must not be done twice may then be asked of another.
 pub(super) fn never_arrived<B>(response: &Response<B>) -> bool {
-    response.headers().get(REASON).is_some_and(|reason| reason == not_arrived().told().reason)
+    let reason = response.headers().get(REASON).and_then(|reason| reason.to_str().ok());
+    reason.is_some_and(|reason| NEVER_ARRIVED.contains(&reason))
 }
 
-/// What a peer says then.
+/// What is told of it where no instance is left in the end.
 pub(super) fn not_arrived() -> Refusal {
-    Refusal::UpstreamUnreachable("its sidecar does not reach it".to_owned())
+    Refusal::UpstreamUnreachable("no sidecar beside it sent it on".to_owned())
 }
 
 impl Reach {

@@ -215,10 +215,13 @@ async fn what_never_reached_the_server_behind_a_peer_goes_to_another_instance() 
             response
         })
     };
-    let (ends, whole) = (says("upstream_unreachable").await, mesh.instance(echo).await);
-    let outbound = mesh.outbound([&ends, &whole].map(Endpoint::from));
-    for _ in 0..20 {
-        assert_eq!(ask(&outbound, call("hello")).await.unwrap(), "hello");
+    let (ends, begins) = (says("upstream_unreachable").await, says("not_ready").await);
+    let whole = mesh.instance(echo).await;
+    for other in [&ends, &begins] {
+        let outbound = mesh.outbound([other, &whole].map(Endpoint::from));
+        for _ in 0..20 {
+            assert_eq!(ask(&outbound, call("hello")).await.unwrap(), "hello");
+        }
     }
     let outbound = mesh.outbound([Endpoint::from(&ends)]);
     let answer = ask(&outbound, call("hello")).await.unwrap();
