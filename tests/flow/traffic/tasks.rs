@@ -142,9 +142,11 @@ async fn a_task_is_nobodys_but_the_callers_whose_call_began_it() {
     let stranger = Agent::join_mesh(&many.mesh, "stranger").await;
     let own = begun_when_known(&stranger).await;
     for other in [id.as_str(), "1", &id[..id.len() - 1]] {
-        for method in ["tasks/get", "tasks/update", "tasks/cancel", "tasks/result"] {
+        for method in ["tasks/get", "tasks/update", "tasks/cancel"] {
             none(&stranger.answer(about(method, other)).await);
         }
+        let result = stranger.answer(about("tasks/result", other)).await;
+        assert_eq!(result.code(), -32601, "the extension does not have it: {result:?}");
     }
     let before = asked(&many.upstreams[0]).len();
     assert_eq!(before, 0, "nothing of it reached the server");
