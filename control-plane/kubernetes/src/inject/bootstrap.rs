@@ -12,6 +12,8 @@ use super::{HEALTH_PORT, INBOUND_PORT, STATE_FOLDER};
 
 /// Largest file, in bytes. Linux passes no variable of more than 128 KiB to a program.
 pub const TEXT_BYTES_MAX: usize = 96 << 10;
+/// Longest key of a label that the sidecar is told of. No cluster takes longer ones, and YAML has none of over 1,024.
+const LABEL_KEY_BYTES_MAX: usize = 253 + "/".len() + 63;
 /// How much longer a pod waits than its sidecar drains: what is cut then still has to end.
 const BEYOND_DRAIN_SECS: u64 = 10;
 /// How long Kubernetes waits for a pod that does not say it.
@@ -38,7 +40,7 @@ pub(super) struct Parts<'a> {
 
 /// The file; JSON, which is YAML.
 pub(super) fn text(parts: Parts<'_>) -> Result<String, Skip> {
-    let text = file(parts).to_string();
+    let text = printable(&file(parts).to_string());
     match text.len() <= TEXT_BYTES_MAX {
         true => Ok(text),
         false => Err(Skip::TooLarge { bytes: text.len(), max: TEXT_BYTES_MAX }),
@@ -59,7 +61,11 @@ fn file(parts: Parts<'_>) -> Value {
         "node": {
             "id": format!("{NAMESPACE}/$(WEFT_POD_NAME)"),
             "address": address,
-            "labels": labels.into_iter().map(|(key, value)| (doubled(key), doubled(value).into())).collect::<Map<_, _>>(),
+            "labels": labels
+                .into_iter()
+                .filter(|(key, _)| key.len() <= LABEL_KEY_BYTES_MAX)
+                .map(|(key, value)| (doubled(key), doubled(value).into()))
+                .collect::<Map<_, _>>(),
         },
         "source": { "controlPlane": {
             "address": settings.control_plane.as_str(),
@@ -140,4 +146,18 @@ pub(super) fn expanded(word: &str) -> Result<String, &str> {
     }
     text.push_str(rest);
     Ok(text)
+}
+
+/// JSON without the characters that JSON may hold as they are, and YAML must not.
+fn printable(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for character in json.chars() {
+        match character {
+            '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
+                text.push_str(&format!("\\u{:04x}", u32::from(character)));
+            }
+            _ => text.push(character),
+        }
+    }
+    text
 }

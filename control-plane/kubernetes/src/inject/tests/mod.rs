@@ -98,7 +98,9 @@ fn file_of(container: &Value) -> Value {
         }
     }
     text.push_str(rest);
-    serde_json::from_str(&text).unwrap()
+    let read: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(serde_saphyr::from_str::<Value>(&text).unwrap(), read, "it is no YAML: {text}");
+    read
 }
 
 fn sidecar(pod: &Value) -> &Value {
@@ -124,6 +126,20 @@ fn the_sidecar_is_the_first_init_container_and_stays() {
         serde_json::from_str(pod["metadata"]["annotations"][STATUS].as_str().unwrap()).unwrap();
     assert_eq!(status, record);
     assert_eq!((status.revision.as_str(), status.digest.len()), ("default", 32));
+}
+
+/// JSON may hold some characters as they are that YAML must not; labels come here before the cluster has judged them.
+#[test]
+fn a_file_of_hostile_labels_and_words_is_still_yaml() {
+    let odd: String =
+        (0..=0x2ff_u32).chain(0x2000..0x2070).chain(0xfe00..=0xffff).filter_map(char::from_u32).collect();
+    let long = "k".repeat(1100);
+    let labels = json!({ "app": odd, odd.chars().take(200).collect::<String>(): "v", long: "never" });
+    let hostile = with(pod(), "/metadata/labels", labels.clone());
+    let file = file_of(sidecar(&put(&hostile).pod));
+    let mut told = labels;
+    told.as_object_mut().unwrap().remove(&"k".repeat(1100));
+    assert_eq!(file["node"]["labels"], told);
 }
 
 #[test]
