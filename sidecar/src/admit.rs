@@ -1,13 +1,14 @@
 //! Whether a call may run now: the calls under way at a server are bounded, and so are those that wait for a place and
 //! the streams that only listen.
 
+mod fair;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use weft_proto::resource::kinds::InFlight;
 
+use self::fair::{Fair, Full, Taken};
 use crate::metrics::Counted;
 use crate::quota::Kept;
 use crate::refusal::Refusal;
@@ -16,14 +17,14 @@ use crate::refusal::Refusal;
 pub const IN_FLIGHT_MAX: u32 = 256;
 /// Longest wait for a place.
 const WAIT_MAX: Duration = Duration::from_secs(30);
+/// When whoever found no place should come again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// The places that a server has for calls.
+/// The places that a server has for calls, and for streams that listen.
 #[derive(Debug)]
 pub struct Places {
-    free: Arc<Semaphore>,
-    listening: Arc<Semaphore>,
-    waiting: AtomicU32,
-    waiting_max: u32,
+    calls: Fair,
+    listening: Fair,
 }
 
 /// A call that may run. Only [`Places`] makes one; its place is free again when this and all clones of it are dropped.
@@ -42,7 +43,7 @@ impl Admitted {
 
 #[derive(Debug)]
 struct Place {
-    _permit: OwnedSemaphorePermit,
+    _taken: Taken,
     /// None for what only listens.
     _counted: Option<Counted>,
 }
@@ -51,38 +52,36 @@ impl Places {
     pub fn new(in_flight: &InFlight, listening_max: usize) -> Self {
         let max = in_flight.max.map_or(IN_FLIGHT_MAX, |max| max.get());
         let waiting_max = in_flight.queue_max.map_or(0, |max| max.get());
-        Self {
-            free: Arc::new(Semaphore::new(max.try_into().unwrap_or(Semaphore::MAX_PERMITS))),
-            listening: Arc::new(Semaphore::new(listening_max.min(Semaphore::MAX_PERMITS))),
-            waiting: AtomicU32::new(0),
-            waiting_max,
-        }
+        let listening_max = listening_max.try_into().unwrap_or(u32::MAX);
+        Self { calls: Fair::new(max, waiting_max), listening: Fair::new(listening_max, 0) }
     }
 
     /// A place for a call, at once or after waiting for it.
-    pub async fn admit(&self, counted: Counted) -> Result<Admitted, Refusal> {
-        let full = Refusal::InFlight { after: Duration::from_secs(1) };
-        let place = match Arc::clone(&self.free).try_acquire_owned() {
-            Ok(place) => place,
-            Err(_) => {
-                let _waits = Waits::new(&self.waiting, self.waiting_max).ok_or_else(|| full.clone())?;
-                let place = tokio::time::timeout(WAIT_MAX, Arc::clone(&self.free).acquire_owned()).await;
-                place.map_err(|_| full.clone())?.map_err(|_| full)?
-            }
+    pub async fn admit(&self, caller: &Arc<str>, counted: Counted) -> Result<Admitted, Refusal> {
+        let taken = match self.calls.take(caller) {
+            Ok(taken) => taken,
+            Err(full) => self.wait(caller).await.map_err(|_| refusal(full))?,
         };
         Ok(Admitted {
-            _place: Some(Arc::new(Place { _permit: place, _counted: Some(counted) })),
+            _place: Some(Arc::new(Place { _taken: taken, _counted: Some(counted) })),
             _kept: Kept::NOTHING,
         })
     }
 
+    async fn wait(&self, caller: &Arc<str>) -> Result<Taken, Full> {
+        let mut waits = self.calls.wait(caller)?;
+        let place = tokio::time::timeout(WAIT_MAX, waits.place()).await;
+        place.ok().flatten().ok_or(Full::All)
+    }
+
     /// A place among the streams that only listen: each holds a connection to the server for as long as it lasts.
-    pub fn listen(&self) -> Result<Admitted, Refusal> {
-        let place = Arc::clone(&self.listening).try_acquire_owned().map_err(|_| Refusal::TooManyStreams)?;
-        Ok(Admitted {
-            _place: Some(Arc::new(Place { _permit: place, _counted: None })),
-            _kept: Kept::NOTHING,
-        })
+    pub fn listen(&self, caller: &Arc<str>) -> Result<Admitted, Refusal> {
+        let taken = self.listening.take(caller).map_err(|full| match full {
+            Full::All => Refusal::TooManyStreams,
+            Full::Share => refusal(full),
+        })?;
+        let place = Place { _taken: taken, _counted: None };
+        Ok(Admitted { _place: Some(Arc::new(place)), _kept: Kept::NOTHING })
     }
 
     /// What takes no place: handshakes, which must never fail for load.
@@ -91,18 +90,10 @@ impl Places {
     }
 }
 
-struct Waits<'a>(&'a AtomicU32);
-
-impl<'a> Waits<'a> {
-    fn new(waiting: &'a AtomicU32, max: u32) -> Option<Self> {
-        let waits = Self(waiting);
-        (waiting.fetch_add(1, Ordering::Relaxed) < max).then_some(waits)
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+fn refusal(full: Full) -> Refusal {
+    match full {
+        Full::All => Refusal::InFlight { after: AGAIN_AFTER },
+        Full::Share => Refusal::CallerShare { after: AGAIN_AFTER },
     }
 }
 
@@ -117,44 +108,51 @@ mod tests {
         Places::new(&serde_json::from_str(&json).unwrap(), 1)
     }
 
-    fn counted() -> Counted {
-        Counted::new(Gauge::default())
+    async fn admit(places: &Places, caller: &str) -> Result<Admitted, Refusal> {
+        places.admit(&caller.into(), Counted::new(Gauge::default())).await
     }
 
     #[tokio::test]
     async fn a_call_beyond_the_places_is_refused_at_once() {
         let places = places(1, 0);
-        let first = places.admit(counted()).await.unwrap();
-        assert!(matches!(places.admit(counted()).await, Err(Refusal::InFlight { .. })));
+        let first = admit(&places, "a").await.unwrap();
+        assert!(matches!(admit(&places, "a").await, Err(Refusal::InFlight { .. })));
         drop(first);
-        places.admit(counted()).await.unwrap();
+        admit(&places, "a").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_caller_leaves_places_to_others_and_is_told_so() {
+        let places = places(256, 0);
+        let mut held = Vec::new();
+        let refused = loop {
+            match admit(&places, "greedy").await {
+                Ok(admitted) => held.push(admitted),
+                Err(refusal) => break refusal,
+            }
+        };
+        assert!(matches!(refused, Refusal::CallerShare { .. }));
+        assert_eq!(held.len(), 225);
+        admit(&places, "modest").await.unwrap();
     }
 
     #[tokio::test]
     async fn streams_that_listen_have_places_of_their_own() {
         let places = places(1, 0);
-        let call = places.admit(counted()).await.unwrap();
-        let stream = places.listen().unwrap();
-        assert!(matches!(places.listen(), Err(Refusal::TooManyStreams)));
+        let call = admit(&places, "a").await.unwrap();
+        let stream = places.listen(&"a".into()).unwrap();
+        assert!(matches!(places.listen(&"a".into()), Err(Refusal::TooManyStreams)));
         drop(stream);
-        places.listen().unwrap();
+        places.listen(&"a".into()).unwrap();
         drop(call);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_waiting_call_gets_the_next_place_and_one_too_many_is_refused() {
-        let places = Arc::new(places(1, 1));
-        let first = places.admit(counted()).await.unwrap();
-        let waiting = tokio::spawn({
-            let places = Arc::clone(&places);
-            async move { places.admit(counted()).await }
-        });
-        while places.waiting.load(Ordering::Relaxed) == 0 {
-            tokio::task::yield_now().await;
-        }
-        assert!(places.admit(counted()).await.is_err());
+    async fn a_call_that_waited_for_as_long_as_may_be_is_refused_and_leaves_the_queue() {
+        let places = places(1, 1);
+        let first = admit(&places, "a").await.unwrap();
+        assert!(matches!(admit(&places, "b").await, Err(Refusal::InFlight { .. })));
         drop(first);
-        waiting.await.unwrap().unwrap();
-        assert_eq!(places.waiting.load(Ordering::Relaxed), 0);
+        admit(&places, "b").await.unwrap();
     }
 }

@@ -122,10 +122,11 @@ impl Inbound {
         let queued = record.mark();
         // What waits here has its place.
         let exempt = call.is_exempt() || goes_on;
+        let caller = connection.caller.shared_name();
         let admitted = match (call.listens(), exempt) {
-            (true, _) => server.places.listen(),
+            (true, _) => server.places.listen(&caller),
             (false, true) => Ok(Places::exempt()),
-            (false, false) => server.places.admit(Counted::new(server.in_flight.clone())).await,
+            (false, false) => server.places.admit(&caller, Counted::new(server.in_flight.clone())).await,
         };
         record.took(Part::Queue, queued);
         let admitted = admitted?.holding(held.keep());

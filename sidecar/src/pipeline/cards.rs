@@ -141,7 +141,8 @@ impl Inbound {
         parts.audit.begin(marked, permit.is_err(), record).await?;
         let permit = permit?;
         let held = parts.quotas.take(&server, entry, caller, &call, &mut record.event).await?;
-        let admitted = server.places.admit(Counted::new(server.in_flight.clone())).await?;
+        let admitted =
+            server.places.admit(&caller.shared_name(), Counted::new(server.in_flight.clone())).await?;
         let admitted = admitted.holding(held.keep());
         match &*server.backend {
             Backend::Http(http) => of_server((&server, http), caller, permit, admitted).await,

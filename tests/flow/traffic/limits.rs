@@ -179,6 +179,29 @@ async fn a_call_waits_for_a_place_where_the_server_has_a_queue() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_takes_all_it_can_get_leaves_places_to_another() {
+    let (upstream, mut asked) = Upstream::asking().await;
+    let pair = Pair::serving(upstream, "inFlight: { max: 16, queueMax: 4 }", json!({})).await;
+    let mut held = Vec::new();
+    for _ in 0..15 {
+        let mut greedy = pair.caller("agents", "greedy").await;
+        held.push(stream(&mut greedy, call(), &mut asked).await);
+    }
+    // It may wait, four times. Who comes after it waits for nothing.
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..5 {
+        let mut greedy = pair.caller("agents", "greedy").await;
+        waiting.spawn(async move { Answer::read(greedy.send(call()).await).await });
+    }
+    let refused = waiting.join_next().await.unwrap().unwrap();
+    assert_eq!((refused.status, refused.code(), refused.reason()), (429, 4295, "caller_share"));
+    let mut modest = pair.caller("agents", "modest").await;
+    let (_called, saying) = stream(&mut modest, call(), &mut asked).await;
+    drop((saying, waiting, held));
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_is_slow_holds_up_its_own_server_answer_and_nobody_else() {
     let (upstream, mut asked) = Upstream::asking().await;
     let pair = Pair::start(upstream).await;
@@ -311,13 +334,15 @@ async fn streams_that_are_opened_and_reset_hurt_no_other_call() {
 
 /// What listens holds a connection to the server for as long as it lasts, and there may be more of it than of calls.
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_that_listen_leave_calls_their_connections_and_one_too_many_is_told() {
+async fn streams_that_listen_leave_calls_their_connections_and_one_caller_leaves_some_to_others() {
+    // A caller gets no more once it has more than seven times what is left.
     const LISTENING_MAX: usize = 1200;
+    const OF_ONE: usize = 1051;
     let (upstream, mut asked) = Upstream::asking().await;
     let pair = Pair::with(upstream, json!({ "listeningMax": LISTENING_MAX })).await;
     let mut held = Vec::new();
     let mut sender = multiplexed(&pair).await;
-    while held.len() < LISTENING_MAX {
+    while held.len() < OF_ONE {
         if held.len() % 200 == 0 {
             sender = multiplexed(&pair).await;
         }
@@ -326,11 +351,25 @@ async fn streams_that_listen_leave_calls_their_connections_and_one_too_many_is_t
         asked.recv().await.unwrap().answer.send(response).unwrap();
         held.push((timeout(Duration::from_secs(10), opened).await.unwrap().unwrap().unwrap(), said));
     }
+    let refused = Answer::read(sender.send_request(in_full(listen())).await.unwrap()).await;
+    assert_eq!((refused.status, refused.code(), refused.reason()), (429, 4295, "caller_share"));
+    let mut other = pair.caller("agents", "somebody-else").await;
+    let (listening, saying) = stream(&mut other, listen(), &mut asked).await;
     let mut caller = pair.caller("agents", "reviewer").await;
-    let refused = Answer::read(caller.send(listen()).await).await;
-    assert_eq!((refused.status, refused.code(), refused.reason()), (503, 5038, "too_many_streams"));
     let listing = Answer::read(caller.send(modern("tools/list", "", json!({}))).await).await;
     assert_eq!(listing.status, 200);
-    drop((held, sender));
+    drop((held, sender, listening, saying));
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_stream_too_many_of_a_server_is_told() {
+    let (upstream, mut asked) = Upstream::asking().await;
+    let pair = Pair::with(upstream, json!({ "listeningMax": 1 })).await;
+    let mut first = pair.caller("agents", "first").await;
+    let (_listening, _saying) = stream(&mut first, listen(), &mut asked).await;
+    let mut second = pair.caller("agents", "second").await;
+    let refused = Answer::read(second.send(listen()).await).await;
+    assert_eq!((refused.status, refused.code(), refused.reason()), (503, 5038, "too_many_streams"));
     pair.stop().await;
 }

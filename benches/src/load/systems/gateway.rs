@@ -14,7 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use super::weft::{object, program};
+use super::weft::{object, program, server};
 use super::{Site, System, free_port, pinned};
 use crate::certs;
 
@@ -66,11 +66,7 @@ fn sidecar(site: &Site, name: &str, inbound: SocketAddr) -> anyhow::Result<PathB
         "metadata": { "namespace": "weft-system", "name": "mesh" },
         "spec": { "trustDomain": certs::DOMAIN, "gateways": [certs::GATEWAY] },
     });
-    let objects = [
-        object("McpServer", "server", location),
-        object("AccessPolicy", "callers", json!({ "rules": rules })),
-        trust,
-    ];
+    let objects = [server(location), object("AccessPolicy", "callers", json!({ "rules": rules })), trust];
     let listen = json!({ "inbound": inbound, "outbound": null });
     let node = json!({ "id": "bench/server-0", "labels": { "app": "server" }, "servers": ["bench/server"] });
     write(site, &format!("{name}-sidecar"), ("server", node), (listen, &objects))

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use serde_json::json;
 use tokio::process::Command;
 
-use super::weft::object;
+use super::weft::{object, server};
 use super::{Site, pinned};
 
 /// The operator's program, beside this one.
@@ -40,9 +40,6 @@ fn resources(site: &Site) -> String {
     let allowed = json!([{ "tools": ["echo", "stream"] }, { "methods": ["subscriptions/listen"] }]);
     let from = json!([{ "identities": ["spiffe://*/ns/local/sa/agent"] }]);
     let rules = json!([{ "action": "allow", "from": from, "to": allowed }]);
-    let objects = [
-        object("McpServer", "server", location),
-        object("AccessPolicy", "callers", json!({ "rules": rules })),
-    ];
+    let objects = [server(location), object("AccessPolicy", "callers", json!({ "rules": rules }))];
     objects.iter().map(|object| format!("{object}\n---\n")).collect()
 }

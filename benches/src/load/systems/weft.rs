@@ -75,9 +75,8 @@ fn resources(site: &Site, behind: Behind) -> anyhow::Result<String> {
     };
     let allowed = json!([{ "tools": ["echo", "stream"] }, { "methods": ["subscriptions/listen"] }]);
     let rules = json!([{ "action": "allow", "from": [{ "identities": [certs::CLIENT] }], "to": allowed }]);
-    let server = object("McpServer", "server", location);
     let policy = object("AccessPolicy", "callers", json!({ "rules": rules }));
-    let mut objects = vec![server, policy];
+    let mut objects = vec![server(location), policy];
     let spans = |share: &str| {
         let endpoint = format!("http://{}", site.collector);
         json!({ "endpoint": endpoint, "protocol": "http", "sampling": share, "keepFailures": true })
@@ -105,6 +104,12 @@ fn resources(site: &Site, behind: Behind) -> anyhow::Result<String> {
 pub(super) fn object(kind: &str, name: &str, spec: Value) -> Value {
     let metadata = json!({ "namespace": "bench", "name": name });
     json!({ "apiVersion": "weft.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec })
+}
+
+/// The server, with places for all connections of a run though they are one caller's, who never gets all.
+pub(super) fn server(mut spec: Value) -> Value {
+    spec["inFlight"] = json!({ "max": 1024 });
+    object("McpServer", "server", spec)
 }
 
 /// With the one that lets callers in, 20 policies that select the server, of which two speak of the caller and one looks

@@ -254,7 +254,7 @@ pub struct Timeouts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InFlight {
-    /// Calls under way; 256 if not given.
+    /// Calls under way; 256 if not given. No caller takes all of them: of 256, one alone has up to 225.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<Count<1, 65536>>,
     /// Calls waiting beyond those; 0 if not given.

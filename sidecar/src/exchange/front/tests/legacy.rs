@@ -264,14 +264,14 @@ async fn a_call_whose_caller_left_keeps_its_place_until_the_server_is_done_with_
     let counted = || Counted::new(prometheus_client::metrics::gauge::Gauge::default());
     let mut stage = legacy();
     let id = stage.open("2025-06-18").await;
-    stage.admitted = places.admit(counted()).await.unwrap();
+    stage.admitted = places.admit(&"local".into(), counted()).await.unwrap();
     let answer = stage.legacy(&id, &call("1"));
     stage.admitted = Places::exempt();
     let called = stage.called().await;
     answer.abort();
     assert!(answer.await.unwrap_err().is_cancelled());
-    let early = tokio::time::timeout(Duration::from_secs(10), places.admit(counted())).await;
+    let early = tokio::time::timeout(Duration::from_secs(10), places.admit(&"local".into(), counted())).await;
     assert!(early.is_err(), "the server is busy with the call");
     called.respond(&result("1")).await;
-    places.admit(counted()).await.unwrap();
+    places.admit(&"local".into(), counted()).await.unwrap();
 }
