@@ -46,8 +46,19 @@ pub struct Offered {
     pub name: Box<str>,
     /// A JSON object, as the server wrote it.
     pub definition: Arc<str>,
+    /// What it says of itself, which need not be true.
+    pub hints: Hints,
     /// Where in the definition its name stands.
     named_at: Range<usize>,
+}
+
+/// What a tool's annotations say that matters to whoever calls it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// Calls change nothing.
+    pub read_only: bool,
+    /// To call twice is as to call once.
+    pub idempotent: bool,
 }
 
 /// Why something cannot be part of an offer.
@@ -77,7 +88,8 @@ impl Offered {
         let named = named.and_then(|[named]| named);
         let (name, at) = named.and_then(|it| Some((it.text()?, it.get()))).ok_or(Error::NoName)?;
         let (name, named_at) = (name.as_ref().into(), edit::span(definition.as_bytes(), at));
-        Ok(Self { kind, name, definition, named_at })
+        let hints = Hints::read(raw);
+        Ok(Self { kind, name, definition, hints, named_at })
     }
 
     /// Writes the definition under another name, and otherwise as it is.
@@ -86,6 +98,23 @@ impl Offered {
         to.push_str(&self.definition[..start]);
         to.push_str(&serde_json::Value::from(name).to_string());
         to.push_str(&self.definition[end..]);
+    }
+}
+
+impl Hints {
+    /// Only what is plainly `true` counts; where spellings differ, nothing does.
+    fn read(definition: Raw<'_>) -> Self {
+        let annotations = definition.members(&["annotations"]).ok().and_then(|[it]| it);
+        let annotations = annotations.filter(|it| it.is_object());
+        let said = annotations.and_then(|it| it.members(&["readOnlyHint", "idempotentHint"]).ok());
+        let [read_only, idempotent] =
+            said.unwrap_or_default().map(|hint| hint.is_some_and(|hint| hint.get() == "true"));
+        Self { read_only, idempotent }
+    }
+
+    /// Whether a call may be made again, of which nobody knows how it ended.
+    pub const fn may_repeat(self) -> bool {
+        self.read_only || self.idempotent
     }
 }
 
@@ -188,6 +217,22 @@ mod tests {
         };
         check(Listed::Tool, "q", r#"{ "x":{"name":1}, "n\u0061me" : "q" ,"uri":"u:1","name2":"é" }"#);
         check(Listed::Resource, "\"", r#"{ "x":{"name":1}, "n\u0061me" : "a\nb" ,"uri":"\"","name2":"é" }"#);
+    }
+
+    #[test]
+    fn a_hint_counts_where_it_is_plainly_true() {
+        let check = |annotations: &str, expected: (bool, bool)| {
+            let item = offered(Listed::Tool, &format!(r#"{{"name":"n","annotations":{annotations}}}"#));
+            assert_eq!((item.hints.read_only, item.hints.idempotent), expected, "{annotations}");
+            assert_eq!(item.hints.may_repeat(), expected != (false, false));
+        };
+        check(r#"{"readOnlyHint":true}"#, (true, false));
+        check(r#"{"idempotentHint": true, "readOnlyHint":false}"#, (false, true));
+        for nothing in ["{}", "null", "[true]", r#"{"readOnlyHint":"true"}"#, r#"{"readOnlyHint":1}"#] {
+            check(nothing, (false, false));
+        }
+        check(r#"{"readOnlyHint":true,"ReadOnlyHint":false}"#, (false, false));
+        assert_eq!(offered(Listed::Tool, r#"{"name":"n"}"#).hints, Hints::default());
     }
 
     #[test]

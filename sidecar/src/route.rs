@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use weft_proto::compile::{ServerEntry, Snapshot};
+use weft_proto::mcp::lists::Listed;
 use weft_proto::mcp::{Message, Target, method};
 use weft_proto::name::ServerName;
 use weft_proto::policy;
@@ -116,10 +117,16 @@ pub fn manner(snapshot: &Snapshot, entry: &ServerEntry, name: &str, tool: Option
         return Manner { repeatable: is_harmless(name), ..Manner::default() };
     };
     treated(snapshot, entry, tool, |it| Manner {
-        repeatable: it.retry != RetryClass::Never,
+        repeatable: it.retry != RetryClass::Never || it.trust_hints && says_it_may_repeat(entry, tool),
         timeout: it.timeout.map(|timeout| timeout + PEER_FIRST),
         hedge_after: it.hedge_after,
     })
+}
+
+/// Whether a tool says of itself that a call of it may be made again, as far as this caller knows what is offered.
+fn says_it_may_repeat(entry: &ServerEntry, tool: &str) -> bool {
+    let offered = entry.offer.as_ref().and_then(|offer| offer.find(Listed::Tool, tool));
+    offered.is_some_and(|tool| tool.hints.may_repeat())
 }
 
 fn treated<T>(

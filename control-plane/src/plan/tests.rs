@@ -197,6 +197,11 @@ fn callers_are_told_how_to_call_the_tools_that_they_may_reach_and_nothing_else_a
     assert!(sight(&world, &ledger).contains("ToolPolicy: research/again\n"));
     delete(&mut world, "toolpolicies/research/again");
     assert!(!sight(&world, &ledger).contains("ToolPolicy"));
+    put(
+        &mut world,
+        &object("ToolPolicy", "research/hints", "{ servers: { names: [files] }, trustHints: true }"),
+    );
+    assert!(sight(&world, &ledger).contains("ToolPolicy: research/hints\n"));
 }
 
 #[test]

@@ -1,10 +1,13 @@
+use std::sync::Arc;
+
 use weft_certs::bundle::{Bundles, TrustStore};
 use weft_certs::tls::LiveIdentity;
 use weft_proto::compile::compile;
+use weft_proto::offer::{Introduction, Offer, Offered};
 use weft_proto::resource::kinds::Era;
 use weft_proto::resource::parse_one;
 use weft_proto::resource::units::{Delay, Span};
-use weft_proto::wire::{self, Part};
+use weft_proto::wire::{self, Part, ResourceType};
 
 use super::*;
 use crate::classify;
@@ -161,4 +164,29 @@ fn how_it_is_sent_is_said_by_the_policies_of_the_server_that_takes_it() {
             Manner::default()
         ]
     );
+}
+
+#[test]
+fn a_tool_that_says_it_may_be_repeated_is_believed_where_a_policy_does() {
+    let tool = |definition: &str| Arc::new(Offered::parse(Listed::Tool, definition.into()).unwrap());
+    let tools = [
+        tool(r#"{"name":"read","annotations":{"readOnlyHint":true}}"#),
+        tool(r#"{"name":"write","annotations":{"destructiveHint":true}}"#),
+    ];
+    let offer = Offer::new("n/s".parse().unwrap(), Introduction::default(), tools).unwrap();
+    let offer = wire::decode(ResourceType::Offer, &wire::encode_offer(&offer)).unwrap();
+    let manner = |policy: &str, tool: &str| {
+        let server = part("McpServer", "s", "{workload: {labels: {a: b}}}");
+        let snapshot =
+            compile(&[server, part("ToolPolicy", "p", policy), offer.clone()].into_iter().collect());
+        manner(&snapshot, snapshot.server(&"n/s".parse().unwrap()).unwrap(), method::TOOLS_CALL, Some(tool))
+    };
+    let believing = "{servers: {names: [s]}, trustHints: true, hedgeAfter: 1s}";
+    let hedged = Some(Delay::Given(Span::from_secs(1)));
+    let expected = Manner { repeatable: true, timeout: None, hedge_after: hedged };
+    assert_eq!(manner(believing, "read"), expected);
+    for tool in ["write", "nobody-knows"] {
+        assert!(!manner(believing, tool).repeatable, "{tool}");
+    }
+    assert!(!manner("{servers: {names: [s]}, timeout: 3s}", "read").repeatable, "nobody said to believe it");
 }

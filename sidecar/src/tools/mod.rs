@@ -81,5 +81,5 @@ impl Tools {
 }
 
 fn needs_definitions(policy: &ToolPolicy) -> bool {
-    policy.validate_arguments != Strictness::Off || policy.pin != Strictness::Off || policy.trust_hints
+    policy.validate_arguments != Strictness::Off || policy.pin != Strictness::Off
 }

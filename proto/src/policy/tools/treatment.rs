@@ -115,6 +115,7 @@ impl<'p> Speaking<'p> {
         let redacted = self.policies.iter().flat_map(|policy| policy.spec.redact.iter());
         let retry = specs().map(|spec| spec.retry).find(|it| *it != RetryClass::Never).unwrap_or_default();
         let hedge_after = specs().find_map(|spec| spec.hedge_after);
+        let trust_hints = specs().any(|spec| spec.trust_hints);
         Treatment {
             timeout: specs().find_map(|spec| spec.timeout).map(|it| it.duration()),
             validate: validate.unwrap_or_default(),
@@ -122,8 +123,8 @@ impl<'p> Speaking<'p> {
             result_bytes_max: specs().find_map(|spec| spec.result_max).map(|it| it.bytes()),
             cache: specs().find_map(|spec| spec.cache),
             retry,
-            hedge_after: hedge_after.filter(|_| retry != RetryClass::Never),
-            trust_hints: specs().any(|spec| spec.trust_hints),
+            hedge_after: hedge_after.filter(|_| retry != RetryClass::Never || trust_hints),
+            trust_hints,
             redaction: Redaction::new(redacted.map(|path| path.as_str())),
         }
     }

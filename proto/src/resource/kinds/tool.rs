@@ -41,10 +41,12 @@ pub struct ToolPolicy {
     pub retry: RetryClass,
     /// After this long without an answer the caller's sidecar asks another instance as well, and takes the answer that
     /// comes first; never if not given. With `p95` it learns for each tool how long nineteen of twenty answers take, and
-    /// asks nobody else before it has seen enough of them. Only for tools whose `retry` is `read-only` or `idempotent`.
+    /// asks nobody else before it has seen enough of them. Only for tools whose `retry` is `read-only` or `idempotent`, or
+    /// that say so themselves and are believed (`trustHints`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hedge_after: Option<Delay>,
-    /// Believe the server's own hints about its tools. Nothing follows from them yet.
+    /// Believe the server's own hints about its tools: where no policy gives a `retry`, what says of itself that it is
+    /// read-only or idempotent (`annotations.readOnlyHint`, `idempotentHint`) may be repeated as if a policy said so.
     #[serde(default, skip_serializing_if = "is_default")]
     pub trust_hints: bool,
     /// Arguments that are never logged, audited or traced, as dotted paths from the outermost argument inwards.
@@ -60,7 +62,10 @@ impl ToolPolicy {
     /// wait.
     pub fn is_for_callers(&self) -> bool {
         !self.shadow
-            && (self.retry != RetryClass::Never || self.timeout.is_some() || self.hedge_after.is_some())
+            && (self.retry != RetryClass::Never
+                || self.timeout.is_some()
+                || self.hedge_after.is_some()
+                || self.trust_hints)
     }
 }
 
