@@ -122,20 +122,22 @@ class Mesh:
         url = f"http://{outbound.ready['outbound']}/servers/{NAMESPACE}/{name}/mcp"
         return Reach(url, inbound, outbound)
 
-    def inbound(self, name: str, spec: dict, *others: dict) -> Process:
-        """The sidecar beside the server."""
+    def inbound(self, name: str, spec: dict, *others: dict, external: dict | None = None) -> Process:
+        """The sidecar beside the server, or where calls leave to it, if it is outside."""
         server = document("McpServer", NAMESPACE, name, {"serviceAccount": name, **spec})
         node = {"id": f"{NAMESPACE}/{name}", "labels": {"app": name}, "servers": [f"{NAMESPACE}/{name}"]}
+        if external:
+            node["external"] = {f"{NAMESPACE}/{name}": external}
         listen = {"inbound": "127.0.0.1:0", "outbound": None, "health": "127.0.0.1:0", "admin": "127.0.0.1:0"}
         return self._sidecar(f"{name}-inbound", node, (NAMESPACE, name), listen, server, *others)
 
-    def outbound(self, name: str, address: str, *others: dict) -> Process:
-        """The sidecar beside the agent, which finds the server's sidecar at the address."""
+    def outbound(self, name: str, address: str, *others: dict, agent: tuple[str, str] = AGENT) -> Process:
+        """The sidecar beside an agent, which finds the server's sidecar at the address."""
         spec = {"endpoints": [{"address": address}], "serviceAccount": name}
         server = document("McpServer", NAMESPACE, name, spec)
         listen = {"inbound": None, "outbound": "127.0.0.1:0", "health": "127.0.0.1:0", "admin": "127.0.0.1:0"}
-        node = {"id": f"{AGENT[0]}/{name}-agent"}
-        return self._sidecar(f"{name}-outbound", node, AGENT, listen, server, *others)
+        node = {"id": f"{agent[0]}/{name}-{agent[1]}"}
+        return self._sidecar(f"{name}-{agent[1]}-outbound", node, agent, listen, server, *others)
 
     def gateway(self, identity: tuple[str, str], gateway: dict, servers: dict[str, str], *others: dict) -> Process:
         """A gateway before servers, each with the address of its sidecar. `gateway` is its section of the file."""

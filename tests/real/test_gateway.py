@@ -1,31 +1,20 @@
 """Agents on official SDKs sign in at an OAuth server that nobody here wrote, `oidc-provider`, and reach a server through
 a gateway: all that they are given is its address."""
 
-import asyncio
-import base64
-import json
 import os
-import socket
-import subprocess
 from pathlib import Path
 
 import httpx2
 import pytest
-from mcp import Client
-from mcp.client.auth import OAuthClientProvider
-from mcp.client.streamable_http import streamable_http_client
-from mcp.shared.auth import AuthorizationCodeResult, OAuthClientMetadata
-from mcp.shared.exceptions import MCPError
 
 from conftest import HTTP
 from mesh import NAMESPACE, Mesh, document
 from processes import Process
 from servers.recorder import Recorder
+from signin import AGENTS, claims, free_port, python
 
 HERE = Path(__file__).parent
-REDIRECT = "http://127.0.0.1:1/callback"
 GATEWAY = ("edge", "gateway")
-SECS_MAX = 60
 
 
 class Place:
@@ -67,13 +56,6 @@ class Place:
             self.issuer.stop()
 
 
-def free_port() -> int:
-    """A port that nobody has, for what must know its own before it starts."""
-    with socket.socket() as it:
-        it.bind(("127.0.0.1", 0))
-        return it.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     place = Place(tmp_path_factory.mktemp("gateway"))
@@ -81,93 +63,6 @@ def place(tmp_path_factory):
     place.close()
 
 
-class Memory:
-    """What the SDK's OAuth client keeps."""
-
-    def __init__(self):
-        self.tokens = None
-        self.client = None
-
-    async def get_tokens(self):
-        return self.tokens
-
-    async def set_tokens(self, tokens):
-        self.tokens = tokens
-
-    async def get_client_info(self):
-        return self.client
-
-    async def set_client_info(self, client):
-        self.client = client
-
-
-class User:
-    """A user with a browser."""
-
-    def __init__(self, name: str):
-        self.name = name
-        self.memory = Memory()
-        self._came = None
-
-    async def goes(self, url: str):
-        async with httpx2.AsyncClient(headers={"x-user": self.name}) as browser:
-            for _ in range(20):
-                answer = await browser.get(url)
-                assert answer.is_redirect, f"{answer.status_code} at {url}: {answer.text}"
-                url = str(answer.url.join(answer.headers["location"]))
-                if url.startswith(REDIRECT):
-                    self._came = dict(httpx2.URL(url).params)
-                    return
-        raise AssertionError("sent about without end")
-
-    async def comes_back(self) -> AuthorizationCodeResult:
-        return AuthorizationCodeResult(**{name: self._came.get(name) for name in ("code", "state", "iss")})
-
-    def provider(self, url: str) -> OAuthClientProvider:
-        metadata = OAuthClientMetadata(
-            client_name="weft-tests",
-            redirect_uris=[REDIRECT],
-            grant_types=["authorization_code", "refresh_token"],
-            response_types=["code"],
-            token_endpoint_auth_method="none",
-            application_type="native",
-        )
-        return OAuthClientProvider(url, metadata, self.memory, self.goes, self.comes_back)
-
-
-async def call_python(url: str, user: User, mode: str):
-    async with httpx2.AsyncClient(auth=user.provider(url)) as http:
-        async with Client(streamable_http_client(url, http_client=http), mode=mode) as client:
-            try:
-                came = await client.call_tool("echo", {"text": "hello"})
-                return [it.text for it in came.content]
-            except MCPError as error:
-                return {"error": error.code}
-
-
-def python(url: str, name: str, mode: str):
-    """What came of a call of `echo`, and the token that it was made with."""
-    user = User(name)
-    came = asyncio.run(asyncio.wait_for(call_python(url, user, mode), SECS_MAX))
-    return came, user.memory.tokens.access_token
-
-
-def typescript(url: str, name: str, mode: str):
-    told = json.dumps({"url": url, "user": name, "mode": mode})
-    done = subprocess.run(
-        ["node", HERE / "clients/signin.cjs", told], capture_output=True, text=True, timeout=SECS_MAX
-    )
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    return said["came"], said["token"]
-
-
-def claims(token: str) -> dict:
-    payload = token.split(".")[1]
-    return json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-
-
-AGENTS = {"python": python, "typescript": typescript}
 agents = pytest.mark.parametrize("agent", AGENTS)
 modes = pytest.mark.parametrize("mode", ("auto", "legacy"))
 
@@ -175,17 +70,17 @@ modes = pytest.mark.parametrize("mode", ("auto", "legacy"))
 @agents
 @modes
 def test_an_agent_signs_in_and_calls(place, agent, mode):
-    came, token = AGENTS[agent](place.url("notes"), "ann", mode)
-    assert came == ["hello"]
+    came, [token] = AGENTS[agent](place.url("notes"), "ann", mode)
+    assert came == [["hello"]]
     said = claims(token)
     assert (said["iss"], said["sub"], said["aud"]) == (place.issuer.ready["url"], "ann", place.url("notes"))
 
 
 @agents
 def test_who_is_let_in_may_still_not_do_everything(place, agent):
-    came, token = AGENTS[agent](place.url("notes"), "bob", "legacy")
+    came, [token] = AGENTS[agent](place.url("notes"), "bob", "legacy")
     assert claims(token)["groups"] == ["guests"]
-    assert came == {"error": 4030}
+    assert came == [{"error": 4030}]
 
 
 @agents
@@ -199,7 +94,7 @@ def test_the_server_hears_who_calls_and_never_sees_the_token(place, agent):
 
 
 def test_a_token_for_one_server_is_not_for_another(place):
-    _, token = python(place.url("notes"), "ann", "auto")
+    _, [token] = python(place.url("notes"), "ann", "auto")
     initialize = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
     message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": initialize}
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json, text/event-stream"}

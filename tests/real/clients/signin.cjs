@@ -1,7 +1,7 @@
 // An agent on the official TypeScript SDK that signs in where the server says: its OAuth client finds the authorization
 // server, registers, sends its user there, and calls with the token that comes of it.
 //
-//     NODE_PATH=<node_modules> node signin.cjs '{"url": …, "user": …, "mode": "legacy" | "auto"}'
+//     NODE_PATH=<node_modules> node signin.cjs '{"url": …, "user": …, "mode": "legacy" | "auto", "calls": [[tool, arguments], …]}'
 'use strict';
 
 const { Client, StreamableHTTPClientTransport, UnauthorizedError } = require('@modelcontextprotocol/client');
@@ -13,6 +13,7 @@ class Memory {
     constructor(user) {
         this.user = user;
         this.kept = {};
+        this.given = [];
     }
     get redirectUrl() {
         return REDIRECT;
@@ -38,6 +39,7 @@ class Memory {
     }
     saveTokens(tokens) {
         this.kept.tokens = tokens;
+        this.given.push(tokens.access_token);
     }
     codeVerifier() {
         return this.kept.verifier;
@@ -68,34 +70,40 @@ async function signIn(url, user) {
     throw new Error('sent about without end');
 }
 
-async function main() {
-    const { url, user, mode } = JSON.parse(process.argv[2]);
-    const memory = new Memory(user);
-    const connect = async () => {
-        const client = new Client({ name: 'weft-tests', version: '1' }, { versionNegotiation: { mode } });
-        const transport = new StreamableHTTPClientTransport(new URL(url), { authProvider: memory });
-        try {
-            await client.connect(transport);
-            return { client };
-        } catch (error) {
-            if (!(error instanceof UnauthorizedError)) throw error;
-            return { transport };
-        }
-    };
-    let { client, transport } = await connect();
-    if (!client) {
-        await transport.finishAuth(memory.redirected);
-        ({ client } = await connect());
-    }
-    let came;
+/** Does what may need another token first: once, then it has it. */
+async function signedIn(memory, transport, does) {
     try {
-        came = await client.callTool({ name: 'echo', arguments: { text: 'hello' } });
-        came = came.content.map(({ text }) => text);
+        return await does();
     } catch (error) {
-        came = { error: error.code };
+        if (!(error instanceof UnauthorizedError)) throw error;
+        await transport().finishAuth(memory.redirected);
+        return does();
+    }
+}
+
+async function main() {
+    const { url, user, mode, calls } = JSON.parse(process.argv[2]);
+    const memory = new Memory(user);
+    let client;
+    let transport;
+    const connect = async () => {
+        client = new Client({ name: 'weft-tests', version: '1' }, { versionNegotiation: { mode } });
+        transport = new StreamableHTTPClientTransport(new URL(url), { authProvider: memory });
+        await client.connect(transport);
+    };
+    await signedIn(memory, () => transport, connect);
+    const came = [];
+    for (const [name, args] of calls) {
+        try {
+            const call = () => client.callTool({ name, arguments: args });
+            const result = await signedIn(memory, () => transport, call);
+            came.push(result.content.map(({ text }) => text));
+        } catch (error) {
+            came.push({ error: error.code });
+        }
     }
     await client.close();
-    console.log(JSON.stringify({ came, token: memory.kept.tokens.access_token }));
+    console.log(JSON.stringify({ came, given: memory.given }));
 }
 
 main().catch((error) => {
