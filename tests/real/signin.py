@@ -11,7 +11,7 @@ import httpx2
 from mcp import Client
 from mcp.client.auth import OAuthClientProvider
 from mcp.client.streamable_http import streamable_http_client
-from mcp.shared.auth import AuthorizationCodeResult, OAuthClientMetadata
+from mcp.shared.auth import AuthorizationCodeResult, OAuthClientInformationFull, OAuthClientMetadata
 from mcp.shared.exceptions import MCPError
 
 HERE = Path(__file__).parent
@@ -22,10 +22,10 @@ SECS_MAX = 60
 class Memory:
     """What the SDK's OAuth client keeps, and every token that it was given."""
 
-    def __init__(self):
+    def __init__(self, client: str | None):
         self.tokens = None
         self.given = []
-        self.client = None
+        self.client = client and OAuthClientInformationFull(client_id=client, redirect_uris=[REDIRECT])
 
     async def get_tokens(self):
         return self.tokens
@@ -42,11 +42,11 @@ class Memory:
 
 
 class User:
-    """A user with a browser."""
+    """A user with a browser, whose agent registers itself if it has no name yet."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, client: str | None):
         self.name = name
-        self.memory = Memory()
+        self.memory = Memory(client)
         self._came = None
 
     async def goes(self, url: str):
@@ -91,15 +91,15 @@ async def call_python(url: str, user: User, mode: str, calls):
     return came
 
 
-def python(url: str, name: str, mode: str, *calls):
+def python(url: str, name: str, mode: str, *calls, client: str | None = None):
     """What came of each call of a tool, and the tokens that were given, in order."""
-    user = User(name)
+    user = User(name, client)
     came = asyncio.run(asyncio.wait_for(call_python(url, user, mode, calls or [ECHO]), SECS_MAX))
     return came, user.memory.given
 
 
-def typescript(url: str, name: str, mode: str, *calls):
-    told = json.dumps({"url": url, "user": name, "mode": mode, "calls": calls or [ECHO]})
+def typescript(url: str, name: str, mode: str, *calls, client: str | None = None):
+    told = json.dumps({"url": url, "user": name, "client": client, "mode": mode, "calls": calls or [ECHO]})
     done = subprocess.run(
         ["node", HERE / "clients/signin.cjs", told], capture_output=True, text=True, timeout=SECS_MAX
     )

@@ -15,6 +15,17 @@ from signin import AGENTS, claims, free_port, python
 
 HERE = Path(__file__).parent
 GATEWAY = ("edge", "gateway")
+SIMPLE = "test_simple_text"
+
+
+def rule(claims: dict, *tools: str) -> dict:
+    to = {"to": [{"tools": list(tools)}]} if tools else {}
+    return {"action": "allow", "from": [{"claims": claims}], **to}
+
+
+BY_GROUPS = [rule({"groups": ["dev"], "scope": ["read"]}), rule({"groups": ["guests"]}, SIMPLE)]
+BY_SCOPES = [rule({"scope": ["read"]}, "echo"), rule({"groups": ["dev"], "scope": ["write"]}, SIMPLE)]
+TWO_CALLS = [("echo", {"text": "hello"}), (SIMPLE, {})]
 
 
 class Place:
@@ -26,8 +37,12 @@ class Place:
         self.issuer = Process(directory / "issuer/log", "node", HERE / "servers/issuer.cjs", NODE_PATH=modules)
         self.server = Process(directory / "server/log", *HTTP["python"], PORT="0")
         self.mesh = Mesh(directory / "mesh", gateways=[f"spiffe://mesh.test/ns/{GATEWAY[0]}/sa/{GATEWAY[1]}"])
-        ports = {"notes": self.server.ready["port"], "recorder": self.recorder.port}
-        beside = {name: self._beside(name, port) for name, port in ports.items()}
+        port = self.server.ready["port"]
+        beside = {
+            "notes": self._beside("notes", port, BY_GROUPS),
+            "recorder": self._beside("recorder", self.recorder.port, BY_GROUPS),
+            "guarded": self._beside("guarded", port, BY_SCOPES),
+        }
         self.base = f"http://127.0.0.1:{free_port()}"
         issuer = self.issuer.ready["url"]
         known = {
@@ -37,10 +52,8 @@ class Place:
         section = {"address": self.base.removeprefix("http://"), "publicUrl": self.base, "keys": {"loopback": True}}
         self.mesh.gateway(GATEWAY, section, beside, document("Authentication", GATEWAY[0], "public", known))
 
-    def _beside(self, name: str, port: int) -> str:
-        allowed = {"action": "allow", "from": [{"claims": {"groups": ["dev"], "scope": ["read"]}}]}
-        some = {"action": "allow", "from": [{"claims": {"groups": ["guests"]}}], "to": [{"tools": ["test_simple_text"]}]}
-        policy = document("AccessPolicy", NAMESPACE, "by-groups", {"rules": [allowed, some]})
+    def _beside(self, name: str, port: int, rules: list) -> str:
+        policy = document("AccessPolicy", NAMESPACE, "by-claims", {"rules": rules})
         spec = {"workload": {"labels": {"app": name}, "port": port}}
         return self.mesh.inbound(name, spec, policy).ready["inbound"]
 
@@ -100,3 +113,26 @@ def test_a_token_for_one_server_is_not_for_another(place):
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json, text/event-stream"}
     statuses = [httpx2.post(place.url(it), json=message, headers=headers).status_code for it in ("notes", "recorder")]
     assert statuses == [200, 401]
+
+
+@agents
+@modes
+def test_a_call_that_needs_one_more_scope_is_made_again_with_it(place, agent, mode):
+    came, given = AGENTS[agent](place.url("guarded"), "ann", mode, *TWO_CALLS, client="agent")
+    assert came == [["hello"], ["This is a simple text response for testing."]]
+    assert [set(claims(it)["scope"].split()) for it in given] == [{"read"}, {"read", "write"}]
+
+
+@agents
+@modes
+def test_who_is_not_given_the_scope_is_refused_and_asked_no_further(place, agent, mode):
+    came, given = AGENTS[agent](place.url("guarded"), "eve", mode, *TWO_CALLS, client="agent")
+    assert came[0] == ["hello"] and "error" in came[1]
+    assert len(given) == 2 and {claims(it)["scope"] for it in given} == {"read"}
+
+
+@agents
+def test_a_scope_that_would_not_do_is_not_asked_for(place, agent):
+    came, [token] = AGENTS[agent](place.url("guarded"), "bob", "legacy", *TWO_CALLS, client="agent")
+    assert came == [["hello"], {"error": 4030}]
+    assert claims(token)["scope"] == "read"

@@ -1,7 +1,8 @@
 // An agent on the official TypeScript SDK that signs in where the server says: its OAuth client finds the authorization
 // server, registers, sends its user there, and calls with the token that comes of it.
 //
-//     NODE_PATH=<node_modules> node signin.cjs '{"url": …, "user": …, "mode": "legacy" | "auto", "calls": [[tool, arguments], …]}'
+//     NODE_PATH=<node_modules> node signin.cjs '{"url": …, "user": …, "client": <its name, if it has one> | null,
+//         "mode": "legacy" | "auto", "calls": [[tool, arguments], …]}'
 'use strict';
 
 const { Client, StreamableHTTPClientTransport, UnauthorizedError } = require('@modelcontextprotocol/client');
@@ -10,9 +11,9 @@ const REDIRECT = 'http://127.0.0.1:1/callback';
 
 /** What the SDK's OAuth client keeps and asks of us. */
 class Memory {
-    constructor(user) {
+    constructor(user, client) {
         this.user = user;
-        this.kept = {};
+        this.kept = client ? { client: { client_id: client } } : {};
         this.given = [];
     }
     get redirectUrl() {
@@ -82,8 +83,8 @@ async function signedIn(memory, transport, does) {
 }
 
 async function main() {
-    const { url, user, mode, calls } = JSON.parse(process.argv[2]);
-    const memory = new Memory(user);
+    const { url, user, client: name, mode, calls } = JSON.parse(process.argv[2]);
+    const memory = new Memory(user, name);
     let client;
     let transport;
     const connect = async () => {
@@ -93,13 +94,13 @@ async function main() {
     };
     await signedIn(memory, () => transport, connect);
     const came = [];
-    for (const [name, args] of calls) {
+    for (const [tool, args] of calls) {
         try {
-            const call = () => client.callTool({ name, arguments: args });
+            const call = () => client.callTool({ name: tool, arguments: args });
             const result = await signedIn(memory, () => transport, call);
             came.push(result.content.map(({ text }) => text));
         } catch (error) {
-            came.push({ error: error.code });
+            came.push({ error: error.code ?? error.name });
         }
     }
     await client.close();

@@ -8,7 +8,17 @@ const { generateKeyPairSync } = require('node:crypto');
 const http = require('node:http');
 const { default: Provider } = require('oidc-provider');
 
-const GROUPS = { ann: ['dev'], bob: ['guests'] };
+const GROUPS = { ann: ['dev'], bob: ['guests'], eve: ['dev'] };
+// Who would not have an agent do more than read.
+const READERS = ['eve'];
+// A client that is known before it comes. One that registers itself is kept to the scopes that it registered with.
+const AGENT = {
+    client_id: 'agent',
+    redirect_uris: ['http://127.0.0.1:1/callback'],
+    grant_types: ['authorization_code', 'refresh_token'],
+    token_endpoint_auth_method: 'none',
+    application_type: 'native',
+};
 
 function configuration() {
     const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
@@ -16,7 +26,8 @@ function configuration() {
     const lived = Number(process.env.TOKEN_SECS ?? 600);
     return {
         jwks: { keys: [jwk] },
-        scopes: ['openid', 'offline_access', 'read'],
+        clients: [AGENT],
+        scopes: ['openid', 'offline_access', 'read', 'write'],
         cookies: { keys: ['tests'] },
         // Names of people, as the header of the one who signs in says it.
         findAccount: (_, accountId) => ({ accountId, claims: async () => ({ sub: accountId }) }),
@@ -31,7 +42,7 @@ function configuration() {
                 enabled: true,
                 useGrantedResource: () => true,
                 getResourceServerInfo: (_, resource) => ({
-                    scope: 'read',
+                    scope: 'read write',
                     audience: resource,
                     accessTokenFormat: 'jwt',
                     accessTokenTTL: lived,
@@ -53,7 +64,9 @@ async function interact(provider, request, response) {
     const { missingOIDCScope, missingResourceScopes } = prompt.details;
     if (missingOIDCScope) grant.addOIDCScope(missingOIDCScope.join(' '));
     for (const [resource, scopes] of Object.entries(missingResourceScopes ?? {})) {
-        grant.addResourceScope(resource, scopes.join(' '));
+        const refused = READERS.includes(session.accountId) ? scopes.filter((it) => it !== 'read') : [];
+        grant.addResourceScope(resource, scopes.filter((it) => !refused.includes(it)).join(' '));
+        if (refused.length) grant.rejectResourceScope(resource, refused.join(' '));
     }
     const consent = { grantId: await grant.save() };
     return provider.interactionFinished(request, response, { consent }, { mergeWithLastSubmission: true });
