@@ -303,13 +303,14 @@ pub(super) fn records(connection: &Connection, wanted: &Wanted) -> Result<Vec<Fo
         let text: Vec<u8> = row.get(4)?;
         bytes += text.len();
         // What was altered where it lies is for `verify` to tell.
-        let Ok(line) = Line::parse(&text) else { continue };
+        let (Ok(line), Ok(text)) = (Line::parse(&text), serde_json::from_slice(&text)) else { continue };
         found.push(Found {
             place: unsigned(row.get(0)?),
             node: row.get(1)?,
             trail: row.get(2)?,
             segment: unsigned(row.get(3)?),
             line,
+            text,
         });
         if bytes > RECORDS_BYTES_MAX {
             break;

@@ -17,6 +17,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::Connection;
 use serde::Serialize;
+use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 use weft_certs::bundle::TrustStore;
 use weft_proto::audit::{Anchor, Line};
@@ -88,14 +89,19 @@ pub struct Wanted {
 }
 
 /// A record, and where it stands.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Found {
     /// In the order of arrival.
     pub place: u64,
     pub node: String,
     pub trail: String,
     pub segment: u64,
+    /// What is known of it here.
+    #[serde(skip)]
     pub line: Line,
+    /// All of it, as its node wrote it.
+    #[serde(rename = "line")]
+    pub text: Box<RawValue>,
 }
 
 /// Which trails are wanted.

@@ -140,6 +140,24 @@ async fn what_is_shipped_is_stored_once_anchored_and_found() {
     assert_eq!(find(Wanted { until: Some(Timestamp::UNIX_EPOCH), ..Wanted::default() }).await, [0; 0]);
 }
 
+#[tokio::test]
+async fn a_line_of_a_later_version_is_stored_and_answered_as_it_was_written() {
+    let stage = Stage::new(Settings::default());
+    let mut cursor = stage.cursor();
+    let mut bytes = cursor.begin_segment(stamp());
+    let line = Line { n: cursor.next(), prev: cursor.head(), at: stamp(), is: call(1) };
+    let text = String::from_utf8(line.encode()).unwrap().replace("\"call\":{", "\"call\":{\"later\":[1],");
+    cursor.take(text.as_bytes()).unwrap();
+    bytes.extend_from_slice(text.as_bytes());
+    bytes.push(b'\n');
+    assert_eq!(stage.ship(&bytes), Ok(3));
+    let found = stage.trails.records(Wanted { limit: 100, ..Wanted::default() }).await.unwrap();
+    assert_eq!((found[0].line.clone(), found[0].text.get()), (line, text.as_str()));
+    assert!(serde_json::to_string(&found).unwrap().contains(&format!("\"line\":{text}")));
+    let segment = stage.trails.segment(NODE.to_owned(), stage.trail.to_string(), 1).await.unwrap();
+    assert_eq!(segment, Some(bytes));
+}
+
 #[test]
 fn what_does_not_follow_is_not_taken_and_changes_nothing() {
     let stage = Stage::new(Settings::default());

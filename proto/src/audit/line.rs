@@ -1,4 +1,8 @@
 //! One line of a trail: JSON, so that whoever has the file can read it without any tool.
+//!
+//! Fields that a later version adds are passed over, so that whoever reads may be older than whoever wrote. They are as
+//! safe as the rest: links are digests of the bytes. So a line is handed on as it was written, never as it was understood.
+//! Of whom it must be understood, as a new kind of line or a new outcome, all readers have to know before anybody writes it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -26,7 +30,6 @@ pub enum Error {
 
 /// A line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Line {
     /// Its number in the trail.
     pub n: u64,
@@ -60,7 +63,6 @@ pub enum What {
 
 /// The first line of a segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Segment {
     /// `<namespace>/<name>` of who writes.
     pub node: String,
@@ -71,7 +73,6 @@ pub struct Segment {
 
 /// A node's signature under all that it has written. What it signs is a [`super::Statement`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Seal {
     pub segment: u64,
     /// Lines of the segment before this one.
@@ -86,7 +87,6 @@ pub struct Seal {
 
 /// Calls that were not recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Dropped {
     pub count: u64,
     /// Why, in one word.
@@ -96,7 +96,7 @@ pub struct Dropped {
 
 /// What was found at the end of a file that nobody closed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Cut {
     /// Bytes of a line that was not written to its end, which are cut off; zero after a clean end.
     pub torn_bytes: u64,
@@ -139,7 +139,7 @@ impl Outcome {
 
 /// A call. Fields that do not apply are left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Call {
     /// Drawn for the call: the same where it begins and where it ends.
     pub id: String,
@@ -175,7 +175,7 @@ pub struct Call {
 
 /// What was asked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Asked {
     pub method: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -196,7 +196,7 @@ pub struct Asked {
 
 /// What an operator did at the control plane.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Operator {
     /// The number of the act in the control plane's own list.
     pub sequence: u64,

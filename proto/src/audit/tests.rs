@@ -114,15 +114,66 @@ fn a_trail_as_it_was_written_is_whole_and_says_how_far_it_is_sealed_and_anchored
 }
 
 #[test]
-fn lines_are_read_as_they_were_written_and_no_other_field_is_taken() {
+fn lines_are_read_as_they_were_written() {
     let mut cursor = Cursor::new(NODE, trail());
     let bytes = cursor.begin_segment(at(0));
     let line = Line::parse(&bytes[..bytes.len() - 1]).unwrap();
     assert_eq!(line.encode(), bytes[..bytes.len() - 1]);
-    let more = String::from_utf8(line.encode()).unwrap().replacen('{', "{\"x\":1,", 1);
-    assert!(matches!(Line::parse(more.as_bytes()), Err(Error::Form(_))));
     let long = vec![b' '; LINE_BYTES_MAX + 1];
     assert_eq!(Line::parse(&long), Err(Error::TooLong { bytes: LINE_BYTES_MAX + 1 }));
+}
+
+/// Every object of a line with a field more, as a later version may write it.
+fn later(line: &[u8]) -> Vec<u8> {
+    let text = std::str::from_utf8(line).unwrap().trim_end();
+    // None in `is` itself, which says what kind of line it is.
+    let more =
+        text.replace('{', "{\"later\":[{\"n\":0}],").replace("\"is\":{\"later\":[{\"n\":0}],", "\"is\":{");
+    more.into_bytes()
+}
+
+#[test]
+fn a_reader_that_is_older_than_the_writer_reads_verifies_and_finds_what_was_changed() {
+    let mut cursor = Cursor::new(NODE, trail());
+    let mut lines: Vec<Vec<u8>> = Vec::new();
+    let mut put = |cursor: &mut Cursor, is: What| {
+        let prev = lines.last().map_or(Digest::NONE, |line| Digest::of(line));
+        let line = Line { n: lines.len() as u64 + 1, prev, at: at(1), is };
+        let bytes = later(&line.encode());
+        let taken = cursor.take(&bytes).unwrap();
+        assert_eq!(taken.line, line, "what is known of it is as it was");
+        assert_eq!(taken.digest, Digest::of(&bytes));
+        lines.push(bytes);
+    };
+    put(&mut cursor, What::Segment(Segment { node: NODE.to_owned(), trail: trail(), number: 1 }));
+    put(&mut cursor, What::Certificate(vec!["AAAA".to_owned()]));
+    put(&mut cursor, call("read"));
+    put(&mut cursor, What::Dropped(Dropped { count: 2, reason: "disk_full".to_owned(), since: at(0) }));
+    put(&mut cursor, What::Resumed(Cut { torn_bytes: 3, damaged: true }));
+    let statement = cursor.statement(at(1), true);
+    let Statement { segment, count, before, closes, .. } = statement;
+    let signature = sign(&statement, "the node's");
+    put(&mut cursor, What::Seal(Seal { segment, count, before, closes, signature }));
+    let mut written = Written { segments: vec![lines], anchors: Vec::new() };
+    for line in &mut written.segments[0] {
+        line.push(b'\n');
+    }
+    let report = written.review(&[]);
+    assert_eq!((report.findings.as_slice(), report.seals, report.dropped), (&[][..], 1, 2));
+    // What it does not know is under the seal as well.
+    let text = String::from_utf8(written.segments[0][2].clone()).unwrap();
+    written.segments[0][2] = text.replacen("\"n\":0", "\"n\":1", 1).into_bytes();
+    assert_eq!(written.review(&[]).findings, [Finding::Altered { n: 3 }]);
+}
+
+#[test]
+fn a_line_of_a_kind_that_is_not_known_is_none() {
+    let bytes = Cursor::new(NODE, trail()).begin_segment(at(0));
+    let text = String::from_utf8(bytes).unwrap();
+    let other = text.trim_end().replace("\"segment\":", "\"later\":");
+    assert!(matches!(Line::parse(other.as_bytes()), Err(Error::Form(_))));
+    let both = text.trim_end().replace("\"is\":{", "\"is\":{\"later\":{},");
+    assert!(matches!(Line::parse(both.as_bytes()), Err(Error::Form(_))));
 }
 
 #[test]

@@ -229,12 +229,17 @@ async fn a_line_that_a_kill_left_half_written_is_told_of_and_no_finding() {
     assert!(ran.out.contains("18 bytes at the end were not written to their end"), "{ran:?}");
 }
 
-/// Two records, the newest first, as the control plane answers them.
+/// Two records, the newest first, as the control plane answers them, of a later version.
 fn records() -> Value {
     let mut cursor = Cursor::new(NODE, Trail::from_random(1));
     let lines: Vec<Value> = ["read", "write"]
         .into_iter()
-        .map(|tool| serde_json::from_slice(&cursor.write(now(), call(tool.to_owned()))).unwrap())
+        .map(|tool| {
+            let mut line: Value =
+                serde_json::from_slice(&cursor.write(now(), call(tool.to_owned()))).unwrap();
+            line["is"]["call"]["later"] = json!([tool]);
+            line
+        })
         .collect();
     let item = |place: usize| json!({ "place": place, "node": NODE, "trail": "", "segment": 1, "line": lines[place - 1] });
     json!({ "items": [item(2), item(1)], "next": 1 })
@@ -278,6 +283,7 @@ async fn records_are_exported_the_oldest_first_as_lines_or_as_messages_of_syslog
         })
         .collect();
     assert_eq!(tools, ["read", "write"]);
+    assert!(ran.out.contains("\"later\":[\"read\"]"), "{ran:?}");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let to = format!("tcp://{}", listener.local_addr().unwrap());
     let read = std::thread::spawn(move || {
@@ -288,10 +294,12 @@ async fn records_are_exported_the_oldest_first_as_lines_or_as_messages_of_syslog
     let ran = fake.run(&["audit", "export", "--to", &to]).await;
     assert_eq!(ran.code, ExitCode::Done, "{ran:?}");
     let mut text = read.join().unwrap();
-    for tool in ["\"tool\":\"read\"", "\"tool\":\"write\""] {
+    for tool in ["read", "write"] {
+        let (later, tool) = (format!("\"later\":[\"{tool}\"]"), format!("\"tool\":\"{tool}\""));
         let (count, rest) = text.split_once(' ').unwrap();
         let (message, rest) = rest.split_at(count.parse().unwrap());
-        assert!(message.starts_with("<110>1 2") && message.contains(tool), "{message}");
+        assert!(message.starts_with("<110>1 2") && message.contains(&tool), "{message}");
+        assert!(message.contains(&later), "{message}");
         text = rest.to_owned();
     }
     assert_eq!(text, "");

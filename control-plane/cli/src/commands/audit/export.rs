@@ -8,14 +8,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use serde_json::Value;
+use serde_json::value::RawValue;
 use weft_proto::name::CollectorUrl;
 use weft_proto::resource::kinds::OtlpProtocol;
 
-use super::query::{Record, Wanted};
+use super::query::{Record, Wanted, place};
 use super::{otlp, syslog};
 use crate::app::Context;
-use crate::client;
 use crate::failure::{ExitCode, Failure};
 
 const EXAMPLES: &str = "\
@@ -113,7 +112,8 @@ pub(super) async fn run(args: ExportArgs, context: &Context) -> Result<ExitCode,
     let mut found = args.wanted.fetch(&context.client()?, args.limit as usize, context.now()).await?;
     found.reverse();
     if let Some(after) = args.after {
-        let is_cut = found.len() == args.limit as usize && found.first().and_then(place) > Some(after + 1);
+        let is_cut =
+            found.len() == args.limit as usize && found.first().and_then(|it| place(it)) > Some(after + 1);
         if is_cut {
             let more = format!("more than {} records come after {after}", args.limit);
             return Err(Failure::usage(more + "; raise --limit, so that none is left out"));
@@ -123,13 +123,13 @@ pub(super) async fn run(args: ExportArgs, context: &Context) -> Result<ExitCode,
     if let Some(To::Collector(endpoint)) = args.to {
         return collected(endpoint, args.protocol, found, context).await;
     }
-    let last = found.last().and_then(place);
+    let last = found.last().and_then(|it| place(it));
     let records = found.len();
     let texts: Vec<String> = match format {
-        Format::Jsonl | Format::Otlp => found.iter().map(Value::to_string).collect(),
+        Format::Jsonl | Format::Otlp => found.iter().map(|it| it.get().to_owned()).collect(),
         Format::Syslog => {
-            let records: Vec<Record> = client::read(Value::Array(found))?;
-            records.iter().map(syslog::message).collect()
+            let messages = found.iter().map(|it| Record::read(it).map(|record| syslog::message(&record)));
+            messages.collect::<Result<_, _>>()?
         }
     };
     let Some(to) = args.to else {
@@ -148,10 +148,10 @@ pub(super) async fn run(args: ExportArgs, context: &Context) -> Result<ExitCode,
 async fn collected(
     endpoint: CollectorUrl,
     protocol: Protocol,
-    found: Vec<Value>,
+    found: Vec<Box<RawValue>>,
     context: &Context,
 ) -> Result<ExitCode, Failure> {
-    let records: Vec<Record> = client::read(Value::Array(found))?;
+    let records: Vec<Record> = found.iter().map(|it| Record::read(it)).collect::<Result<_, _>>()?;
     let protocol = match protocol {
         Protocol::Grpc => OtlpProtocol::Grpc,
         Protocol::Http => OtlpProtocol::Http,
@@ -166,10 +166,6 @@ async fn collected(
         }
     }
     Ok(ExitCode::Done)
-}
-
-fn place(record: &Value) -> Option<u64> {
-    record.get("place")?.as_u64()
 }
 
 fn goes_on(last: Option<u64>) -> String {

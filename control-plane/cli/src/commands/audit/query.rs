@@ -3,7 +3,7 @@
 use clap::Args;
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use weft_proto::audit::{Line, What};
 use weft_proto::resource::units::Span;
 
@@ -71,16 +71,44 @@ pub(super) struct Wanted {
 }
 
 /// A record, as the control plane answers it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug)]
 pub(super) struct Record {
     pub(super) place: u64,
     pub(super) node: String,
+    /// What is known of it here.
     pub(super) line: Line,
+    /// All of it, as its node wrote it.
+    pub(super) text: String,
+}
+
+impl Record {
+    pub(super) fn read(answer: &RawValue) -> Result<Self, client::Error> {
+        #[derive(Deserialize)]
+        struct Raw {
+            place: u64,
+            node: String,
+            line: Box<RawValue>,
+        }
+        let strange = |why: String| client::Error::Strange(why);
+        let Raw { place, node, line: text } =
+            serde_json::from_str(answer.get()).map_err(|error| strange(error.to_string()))?;
+        let line = Line::parse(text.get().as_bytes()).map_err(|error| strange(error.to_string()))?;
+        Ok(Self { place, node, line, text: text.get().to_owned() })
+    }
+}
+
+/// Where a record stands.
+pub(super) fn place(record: &RawValue) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Placed {
+        place: u64,
+    }
+    serde_json::from_str(record.get()).ok().map(|it: Placed| it.place)
 }
 
 #[derive(Debug, Deserialize)]
 struct Page {
-    items: Vec<Value>,
+    items: Vec<Box<RawValue>>,
 }
 
 impl Wanted {
@@ -103,13 +131,15 @@ impl Wanted {
         client: &Client,
         limit: usize,
         now: Timestamp,
-    ) -> Result<Vec<Value>, Failure> {
+    ) -> Result<Vec<Box<RawValue>>, Failure> {
         let (mut found, mut before) = (Vec::new(), self.before);
         while found.len() < limit {
             let asked = PAGE.min(limit - found.len());
-            let page: Page = client::read(client.get(&self.path(asked, before, now)?).await?)?;
+            let bytes = client.bytes(&self.path(asked, before, now)?).await?;
+            let page: Page =
+                serde_json::from_slice(&bytes).map_err(|error| client::Error::Strange(error.to_string()))?;
             let Some(last) = page.items.last() else { break };
-            before = last.get("place").and_then(Value::as_u64);
+            before = place(last);
             found.extend(page.items);
         }
         Ok(found)
@@ -131,11 +161,11 @@ fn moment(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
 
 pub(super) async fn run(args: QueryArgs, context: &Context) -> Result<ExitCode, Failure> {
     let found = args.wanted.fetch(&context.client()?, args.limit as usize, context.now()).await?;
-    let answer = Value::Array(found);
+    let answer = serde_json::to_value(&found).expect("what was read as JSON can be written as such");
     if let Some(text) = args.form.form.machine(&answer) {
         return context.terminal.print(&text?).map(|()| ExitCode::Done);
     }
-    let records: Vec<Record> = client::read(answer)?;
+    let records: Vec<Record> = found.iter().map(|it| Record::read(it)).collect::<Result<_, _>>()?;
     let Some(last) = records.last().map(|it| it.place) else {
         context.terminal.say("no record matches");
         return Ok(ExitCode::Done);
@@ -150,7 +180,7 @@ pub(super) async fn run(args: QueryArgs, context: &Context) -> Result<ExitCode, 
 fn table(records: &[Record]) -> Table {
     let mut table =
         Table::new(vec!["PLACE", "AT", "WHO", "WHAT", "ON", "OUTCOME", "REASON", "RULE", "NODE", "LINE"]);
-    for Record { place, node, line } in records {
+    for Record { place, node, line, .. } in records {
         let [who, what, on, outcome, reason, rule] = told(&line.is);
         let tone = match outcome.as_str() {
             "done" | "begun" => Tone::Plain,

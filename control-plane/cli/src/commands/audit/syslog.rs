@@ -28,7 +28,7 @@ pub(super) fn message(record: &Record) -> String {
     let at = Timestamp::from_microsecond(record.line.at.as_microsecond()).unwrap_or_default();
     let host: String = record.node.chars().filter(char::is_ascii_graphic).take(HOST_CHARS_MAX).collect();
     let host = if host.is_empty() { "-" } else { &host };
-    let text = String::from_utf8_lossy(&record.line.encode()).into_owned();
+    let text = &record.text;
     // The mark says that the text is UTF-8.
     format!("<{priority}>1 {at} {host} weft - {id} - \u{feff}{text}")
 }
@@ -58,9 +58,10 @@ mod tests {
         let at = Timestamp::from_microsecond(1_800_000_000_000_001).unwrap();
         let is = What::Dropped(Dropped { count: 2, reason: "disk_full".to_owned(), since: at });
         let bytes = cursor.write(at, is);
-        let line = Line::parse(&bytes[..bytes.len() - 1]).unwrap();
-        let message = message(&Record { place: 1, node: "research/files-1".to_owned(), line });
-        let head = "<108>1 2027-01-15T08:00:00.000001Z research/files-1 weft - dropped - \u{feff}{\"n\":1,";
+        let text = String::from_utf8(bytes).unwrap().trim_end().replacen('{', "{\"later\":1,", 1);
+        let line = Line::parse(text.as_bytes()).unwrap();
+        let message = message(&Record { place: 1, node: "research/files-1".to_owned(), line, text });
+        let head = "<108>1 2027-01-15T08:00:00.000001Z research/files-1 weft - dropped - \u{feff}{\"later\":1,\"n\":1,";
         assert!(message.starts_with(head), "{message}");
         assert_eq!(counted("é"), "2 é");
     }
