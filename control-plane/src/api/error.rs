@@ -107,6 +107,8 @@ pub enum Error {
 
     #[error("there is no {what}")]
     NotFound { what: String },
+    #[error("there is no {what}")]
+    NotInRegistry { what: String },
     #[error("{0}")]
     UnknownRevision(String),
     #[error("history before revision {oldest} has been compacted; start from a fresh list")]
@@ -174,6 +176,9 @@ pub struct Problem {
     pub code: String,
     /// What is wrong with this request.
     pub detail: String,
+    /// The same again where clients of an MCP registry look for it: of servers and versions that are not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
     /// The request's id, as in the header `weft-request-id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
@@ -195,7 +200,7 @@ impl Error {
             Self::Unauthenticated { .. } => Code::Unauthenticated,
             Self::TooManyAttempts { .. } => Code::TooManyAttempts,
             Self::Forbidden { .. } => Code::Forbidden,
-            Self::NotFound { .. } => Code::NotFound,
+            Self::NotFound { .. } | Self::NotInRegistry { .. } => Code::NotFound,
             Self::UnknownRevision(_) => Code::UnknownRevision,
             Self::Compacted { .. } => Code::Compacted,
             Self::Invalid(_) => Code::Invalid,
@@ -253,6 +258,7 @@ impl Error {
             status: code.status(),
             code: code.word().to_owned(),
             detail: self.to_string(),
+            error: matches!(self, Self::NotInRegistry { .. }).then(|| self.to_string()),
             instance: Some(format!("urn:weft:request:{request_id}")),
             errors: match self {
                 Self::Invalid(errors) => errors.iter().take(MISTAKES_SHOWN_MAX).cloned().collect(),

@@ -94,6 +94,8 @@ pub struct RegistryMeta {
 pub struct RegistryStatus {
     /// `active`
     pub status: String,
+    #[schemars(with = "DateTime")]
+    pub status_changed_at: Timestamp,
     /// Since when it offers what it offers now.
     #[schemars(with = "DateTime")]
     pub published_at: Timestamp,
@@ -178,7 +180,7 @@ pub(super) async fn version(api: Arc<Api>, call: Call) -> Result<Response, Error
     let found = find(&api, &call).await?;
     match found.is(&version) {
         true => Ok(json(&found)),
-        false => Err(Error::NotFound { what: format!("version {version:?} of {}", found.server.name) }),
+        false => Err(Error::NotInRegistry { what: format!("version {version:?} of {}", found.server.name) }),
     }
 }
 
@@ -196,7 +198,7 @@ pub(super) fn named(call: &Call) -> Result<ServerName, Error> {
 }
 
 pub(super) fn unknown(server: &str) -> Error {
-    Error::NotFound { what: format!("server {server:?}") }
+    Error::NotInRegistry { what: format!("server {server:?}") }
 }
 
 fn name(parameter: &'static str, text: &str) -> Result<ServerName, Error> {
@@ -226,6 +228,7 @@ impl RegistryServer {
             meta: RegistryMeta {
                 official: RegistryStatus {
                     status: "active".to_owned(),
+                    status_changed_at: at,
                     published_at: at,
                     updated_at: at,
                     is_latest: true,

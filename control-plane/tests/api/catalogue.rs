@@ -206,7 +206,8 @@ async fn clients_of_a_registry_find_the_servers() {
         assert_eq!(mesh.admin("GET", &of(version), "").await.ok(), *files);
     }
     mesh.admin("GET", &of("/2.0.0"), "").await.refused(404, "not-found");
-    mesh.admin("GET", "/v0.1/servers/io.example%2Fother/versions/latest", "").await.refused(404, "not-found");
+    let other = mesh.admin("GET", "/v0.1/servers/io.example%2Fother/versions/latest", "").await;
+    assert_eq!(other.refused(404, "not-found")["error"], "there is no server \"io.example/other\"");
     mesh.as_nobody("GET", "/v0.1/servers").await.refused(401, "unauthenticated");
 }
 
