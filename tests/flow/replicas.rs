@@ -1,18 +1,23 @@
 //! Two control planes with one authority, as a cluster has them: one leads, the other stands by with a copy.
 
+mod copies;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use weft_certs::ca::external::Files;
 use weft_certs::ca::founding;
 use weft_control_plane::app::{self, Config, Leading, Surroundings, Webhooks};
 use weft_control_plane::check::{self, Observer};
 use weft_control_plane::identity::SessionSecret;
 use weft_control_plane::identity::kubernetes::{Cluster, Review};
+use weft_control_plane::replica::Lost;
 use weft_control_plane::{auth, clock, listen};
 use weft_proto::name::TrustDomain;
 
@@ -56,9 +61,13 @@ impl Shared {
 
     /// Starts one that stands by.
     pub(crate) async fn start(&self, name: &str, adjust: impl FnOnce(&mut Config)) -> Plane {
+        self.again(tempfile::tempdir().unwrap(), name, adjust).await
+    }
+
+    /// Starts one that stands by with what an earlier one left in a folder.
+    pub(crate) async fn again(&self, folder: TempDir, name: &str, adjust: impl FnOnce(&mut Config)) -> Plane {
         let [leads, follows, synced] = std::array::from_fn(|_| watch::Sender::new(false));
         let leader = watch::Sender::new(None);
-        let folder = tempfile::tempdir().unwrap();
         let mut config = Config::local(folder.path().to_owned());
         config.trust_domain = Some(TrustDomain::parse("flow.test").unwrap());
         config.cluster = Some(Surroundings {
@@ -81,15 +90,18 @@ impl Shared {
         adjust(&mut config);
         let mut running = Box::pin(app::start(config)).await.unwrap();
         let app::Replica { follower, leading } = running.replica.take().unwrap();
-        tokio::spawn(follower.run());
-        Plane { mesh: Mesh { running, folder }, leading, leads, leader, follows }
+        let following = tokio::spawn(follower.run());
+        let name = name.to_owned();
+        Plane { mesh: Mesh { running, folder }, name, leading, following, leads, leader, follows }
     }
 }
 
 /// One of them.
 pub(crate) struct Plane {
     pub(crate) mesh: Mesh,
+    name: String,
     leading: Leading,
+    following: JoinHandle<Lost>,
     leads: watch::Sender<bool>,
     leader: watch::Sender<Option<SocketAddr>>,
     follows: watch::Sender<bool>,
@@ -107,8 +119,17 @@ impl Plane {
     pub(crate) async fn follow(&self, leader: &Self) {
         self.leader.send_replace(Some(leader.mesh.sidecars()));
         eventually("it follows", || *self.follows.borrow()).await;
-        let keeps_up = "weft_replica_behind_seconds{replica=\"second\"} 0.0";
-        eventually("it keeps up", || leader.mesh.running.metrics.text().contains(keeps_up)).await;
+        let keeps_up = format!("weft_replica_behind_seconds{{replica=\"{}\"}} 0.0", self.name);
+        eventually("it keeps up", || leader.mesh.running.metrics.text().contains(&keeps_up)).await;
+    }
+
+    /// Stops it, and waits until nobody has its store any more.
+    pub(crate) async fn stop(self) -> TempDir {
+        self.following.abort();
+        let folder = self.mesh.stop().await;
+        let lock = std::fs::File::open(folder.path().join("store/lock")).unwrap();
+        eventually("its store is free", || lock.try_lock().is_ok()).await;
+        folder
     }
 }
 

@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming};
 use tower::util::BoxCloneSyncService;
-use weft_certs::tls::{self, LiveIdentity};
+use weft_certs::tls;
 use weft_certs::verifier::Expect;
 use weft_proto::pb::weft::replica::v1::replica_client::ReplicaClient;
 use weft_proto::pb::weft::replica::v1::{Hello, Progress, Told};
@@ -141,7 +141,7 @@ impl Follower {
             // What came of a base that was cut off is sent again.
             self.store.wipe().await?;
         }
-        let (channel, _driver) = connect(&self.trust, &self.trust.live, address).await?;
+        let (channel, _driver) = connect(&self.trust, address).await?;
         let hello = Hello { replica: self.name.clone(), position: Some(wire::position(&position)) };
         let first = Progress { hello: Some(hello), ..Progress::default() };
         let taken = watch::Sender::new(first);
@@ -186,13 +186,9 @@ async fn next(told: &mut Streaming<Told>) -> Result<Told, Lost> {
 }
 
 /// A connection to the leader, which must be the control plane itself. It ends with its handle.
-pub(super) async fn connect(
-    trust: &Trust,
-    live: &LiveIdentity,
-    address: SocketAddr,
-) -> Result<(Channel, AbortOnDropHandle<()>), Lost> {
+async fn connect(trust: &Trust, address: SocketAddr) -> Result<(Channel, AbortOnDropHandle<()>), Lost> {
     let unreachable = |source| Lost::Unreachable { address, source };
-    let config = tls::client_config(live, &trust.bundles, Expect::Exactly(trust.own_id()), &[b"h2"]);
+    let config = tls::client_config(&trust.live, &trust.bundles, Expect::Exactly(trust.own_id()), &[b"h2"]);
     let connected = async {
         let stream = TcpStream::connect(address).await.map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;

@@ -12,9 +12,6 @@ mod service;
 mod standbys;
 mod wire;
 
-#[cfg(test)]
-mod tests;
-
 use std::time::Duration;
 
 use crate::store::limits::{TXN_BYTES_MAX, TXN_WRITES_MAX};

@@ -373,3 +373,17 @@ async fn leases_of_a_copy_lapse_only_once_it_leads() {
     let mut watch = pair.leader.store().watch(Prefix::all(), Revision(1)).await.unwrap();
     assert_eq!(watch.next().await.unwrap().unwrap().author, "lease");
 }
+
+#[tokio::test]
+async fn audit_records_that_are_known_are_passed_over_wherever_they_stand() {
+    let mut pair = Pair::new().await;
+    for what in 0..3 {
+        pair.take(Step::Audit(what)).await;
+    }
+    let records = pair.leader.store().audited_after(0).await.unwrap();
+    let copy = pair.copy.store();
+    copy.take(Piece::Audit(records[..2].to_vec())).await.unwrap();
+    let again = [&records[1..], &records[..]].concat();
+    copy.take(Piece::Audit(again)).await.unwrap();
+    assert_eq!(copy.audited_after(0).await.unwrap(), records);
+}

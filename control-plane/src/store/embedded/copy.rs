@@ -117,26 +117,11 @@ impl Ledger<'_> {
     }
 
     fn take_audit(&mut self, entries: &[audit::Entry]) -> Result<()> {
-        let sql = "INSERT OR IGNORE INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-        let mut add = self.connection.prepare(sql)?;
-        let known = query::last_number(self.connection, "audit")?;
-        for audit::Entry { sequence, at, revision, record } in entries.iter().filter(|it| it.sequence > known)
-        {
-            add.execute(params![
-                integer(*sequence),
-                At(*at),
-                revision,
-                record.who,
-                record.from.map(|peer| peer.to_string()),
-                record.action,
-                record.object,
-                record.outcome.name(),
-                record.reason,
-                record.details.to_string(),
-            ])?;
-        }
-        if let Some(last) = entries.last() {
-            self.drop_audit.execute([integer(last.sequence.saturating_sub(self.audit_records_max))])?;
+        let mut known = query::last_number(self.connection, "audit")?;
+        for audit::Entry { sequence, at, revision, record } in entries {
+            if *sequence > known {
+                known = self.write_audit(Some(*sequence), record, *revision, *at)?;
+            }
         }
         Ok(())
     }

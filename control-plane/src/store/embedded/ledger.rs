@@ -83,7 +83,7 @@ pub(super) struct Ledger<'c> {
     pub(super) drop_entry: Statement<'c>,
     find_lease: Statement<'c>,
     add_audit: Statement<'c>,
-    pub(super) drop_audit: Statement<'c>,
+    drop_audit: Statement<'c>,
     set_count: Statement<'c>,
     drop_counts: Statement<'c>,
     /// When sums were forgotten last, in seconds since 1970.
@@ -105,7 +105,7 @@ impl<'c> Ledger<'c> {
             set_entry: connection.prepare("INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?)")?,
             drop_entry: connection.prepare("DELETE FROM entry WHERE key = ?")?,
             find_lease: connection.prepare("SELECT ttl_ms FROM lease WHERE lease = ?")?,
-            add_audit: connection.prepare("INSERT INTO audit VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)")?,
+            add_audit: connection.prepare("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")?,
             drop_audit: connection.prepare("DELETE FROM audit WHERE sequence <= ?")?,
             set_count: connection.prepare("INSERT OR REPLACE INTO count VALUES (?, ?, ?)")?,
             drop_counts: connection.prepare("DELETE FROM count WHERE ends <= ?")?,
@@ -273,7 +273,19 @@ impl<'c> Ledger<'c> {
         revision: Option<Revision>,
         at: Timestamp,
     ) -> Result<u64> {
+        self.write_audit(None, record, revision, at)
+    }
+
+    /// Writes a record under its number, or under the next one if it has none.
+    pub(super) fn write_audit(
+        &mut self,
+        sequence: Option<u64>,
+        record: &audit::Record,
+        revision: Option<Revision>,
+        at: Timestamp,
+    ) -> Result<u64> {
         self.add_audit.execute(params![
+            sequence.map(integer),
             At(at),
             revision,
             record.who,
