@@ -28,6 +28,11 @@ impl<'a> Operator<'a> {
         Self { mesh, token }
     }
 
+    /// Somebody with a key.
+    pub(crate) fn of(mesh: &'a Mesh, token: String) -> Self {
+        Self { mesh, token }
+    }
+
     /// Somebody with a key of a narrower scope.
     pub(crate) async fn with(&self, scope: &str) -> Self {
         let body = json!({ "name": format!("of-{scope}"), "scope": scope });

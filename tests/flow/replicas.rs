@@ -22,6 +22,7 @@ use weft_control_plane::{auth, clock, listen};
 use weft_proto::name::TrustDomain;
 
 use crate::mesh::{Mesh, eventually};
+use crate::operator::Operator;
 
 /// A cluster in which nobody asks.
 #[derive(Debug)]
@@ -57,6 +58,11 @@ impl Shared {
             roots: root.certificate.into_bytes(),
         };
         Self { issuer: watch::Sender::new(Arc::new(issuer)), admin: auth::Secret::mint().unwrap() }
+    }
+
+    /// The admin, at one that leads.
+    pub(crate) fn admin<'a>(&self, leader: &'a Plane) -> Operator<'a> {
+        Operator::of(&leader.mesh, self.admin.to_string())
     }
 
     /// Starts one that stands by.
@@ -125,8 +131,10 @@ impl Plane {
 
     /// Stops it, and waits until nobody has its store any more.
     pub(crate) async fn stop(self) -> TempDir {
-        self.following.abort();
-        let folder = self.mesh.stop().await;
+        let Self { mesh, leading, following, .. } = self;
+        following.abort();
+        drop(leading);
+        let folder = mesh.stop().await;
         let lock = std::fs::File::open(folder.path().join("store/lock")).unwrap();
         eventually("its store is free", || lock.try_lock().is_ok()).await;
         folder

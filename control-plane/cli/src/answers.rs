@@ -140,7 +140,10 @@ answers! {
 
     QuotaPart { dimension: String, value: Option<String> }
 
-    Sidecars { published_revision: Option<u64>, items: Vec<Sidecar> }
+    Sidecars { published_revision: Option<u64>, items: Vec<Sidecar>, standbys: Vec<Standby> }
+
+    /// A control plane that stands by.
+    Standby { replica: String, keeps_up: bool, behind_revisions: u64, behind_seconds: i64 }
 
     Sidecar {
         node: String,

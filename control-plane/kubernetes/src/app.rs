@@ -137,6 +137,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let (namespaces, following) = admission::namespaces::follow(client.clone());
     let mut inner = config.control_plane;
     let events = Events::new(Arc::clone(&inner.metrics));
+    let others = watch::Sender::new(None);
     let injector = config.injector.map(|it| injector(it, namespaces, &events));
     let uninjected = injector.clone().map(|it| Uninjected::new(it, Arc::clone(&events)));
     inner.hosts.extend(names.hosts());
@@ -155,7 +156,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         leader: leader.subscribe(),
         follows: follows.clone(),
         leads: leads.subscribe(),
-        observer: observer(&followed, uninjected.as_ref()),
+        observer: observer(&followed, uninjected.as_ref(), others.subscribe()),
     });
     let mut control_plane = Box::pin(control_plane::start(inner)).await?;
     let (tasks, shutdown) = (TaskTracker::new(), control_plane.shutdown());
@@ -169,7 +170,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         let work = uninjected::follow(uninjected, client.clone(), metrics, leads.subscribe());
         tasks.spawn(until(shutdown.clone(), work));
     }
-    keep(&parts, &tasks, &control_plane.trust, config.pod.clone());
+    keep(&parts, &tasks, &control_plane.trust, (config.pod.clone(), others));
     let (copied, useful) = standby::known(&follows, &synced, &stands, &tasks, &shutdown);
     let source =
         followed.start(client.clone(), &control_plane, (synced.clone(), useful), leads.subscribe(), &tasks);
@@ -196,7 +197,12 @@ struct Parts {
 }
 
 /// What the one that leads keeps right in the cluster.
-fn keep(parts: &Parts, tasks: &TaskTracker, trust: &Trust, pod: String) {
+fn keep(
+    parts: &Parts,
+    tasks: &TaskTracker,
+    trust: &Trust,
+    (pod, others): (String, watch::Sender<label::Others>),
+) {
     let Parts { client, names, leads, shutdown } = parts;
     let roots = watch::Sender::new(Arc::from(roots_of(trust)));
     let (namespace, bundles) = (names.namespace.clone(), roots.subscribe());
@@ -210,8 +216,8 @@ fn keep(parts: &Parts, tasks: &TaskTracker, trust: &Trust, pod: String) {
         tasks.spawn(until(shutdown.clone(), kept));
     }
     let pods = Api::namespaced(client.clone(), &namespace);
-    let others = format!("app.kubernetes.io/instance={}", names.service);
-    tasks.spawn(label::follow(pods, pod, others, leads.clone(), shutdown.clone()));
+    let selector = format!("app.kubernetes.io/instance={}", names.service);
+    tasks.spawn(label::follow(pods, pod, selector, (leads.clone(), others), shutdown.clone()));
     let (mut changes, domain) = (trust.bundles.watch(), trust.trust_domain().clone());
     // Whatever became of them since they were read.
     changes.mark_changed();
@@ -328,11 +334,16 @@ fn injector(settings: Settings, namespaces: Namespaces, events: &Arc<Events>) ->
 }
 
 /// What checks ask about the cluster.
-fn observer(followed: &Followed, uninjected: Option<&Uninjected>) -> Observer {
+fn observer(
+    followed: &Followed,
+    uninjected: Option<&Uninjected>,
+    others: watch::Receiver<label::Others>,
+) -> Observer {
     let (ledger, pods) = (Arc::clone(&followed.ledger), uninjected.map(|it| Arc::clone(&it.known)));
     Observer(Arc::new(move || check::Cluster {
         kept_out: ledger.kept_out(),
         pods: pods.as_ref().map_or(check::Pods::NotInjected, |it| it.pods()),
+        control_planes: others.borrow().clone(),
     }))
 }
 

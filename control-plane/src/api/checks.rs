@@ -16,6 +16,7 @@ use super::{Api, Error};
 use crate::auth::timestamp;
 use crate::check::{self, Audit, Disk, Facts, Finding, Group, Leases, Objects, Observer, Revisions};
 use crate::metrics::{Metrics, ReasonLabel};
+use crate::replica::Replication;
 use crate::store::{Prefix, Revision};
 use crate::{audit, desired};
 
@@ -86,6 +87,7 @@ async fn facts(api: &Api) -> Result<Facts, Error> {
         audit: trails(&deps.trails, &deps.metrics).await?,
         offers: deps.catalogue.entries(),
         cluster: deps.cluster.as_ref().map(|Observer(observe)| observe()),
+        standbys: deps.replication.as_ref().map(Replication::followers).unwrap_or_default(),
     })
 }
 

@@ -49,6 +49,7 @@ use crate::desired::Mesh;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::quota::Lender;
+use crate::replica::Replication;
 use crate::store::{self, Store};
 use crate::tokens::Tokens;
 pub use asked::config::{Difference, HeldResource, SidecarConfig};
@@ -134,6 +135,8 @@ pub struct Deps {
     pub managed: bool,
     /// What checks ask about the cluster.
     pub cluster: Option<Observer>,
+    /// How others follow, where there may be others.
+    pub replication: Option<Replication>,
     /// The newest lines of the control plane's log.
     pub log: Recent,
     pub limits: Limits,

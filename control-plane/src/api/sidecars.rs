@@ -17,6 +17,7 @@ use super::dto::DateTime;
 use super::{Api, Error};
 use crate::ask::{self, Answers, Whom};
 use crate::auth::timestamp;
+use crate::replica::{Replication, Standby};
 use crate::reports::{Losses, Report};
 use crate::xds::{ClientStatus, Hub, Intended, TypeStatus};
 
@@ -73,6 +74,30 @@ impl Sidecars for Hub {
 pub struct SidecarList {
     pub published_revision: u64,
     pub items: Vec<Sidecar>,
+    /// The other control planes that follow this one, by name; left out where this one is not one of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standbys: Option<Vec<FollowingReplica>>,
+}
+
+/// A control plane that stands by, with a copy of the store of the one that leads.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FollowingReplica {
+    /// Its pod.
+    pub replica: String,
+    /// Whatever was answered, it has as well.
+    pub keeps_up: bool,
+    /// Revisions that it lacks.
+    pub behind_revisions: u64,
+    /// For how long it has lacked something; 0 if it has everything.
+    pub behind_seconds: u64,
+}
+
+impl From<Standby> for FollowingReplica {
+    fn from(standby: Standby) -> Self {
+        let Standby { name: replica, keeps_up, behind_revisions, behind_secs: behind_seconds } = standby;
+        Self { replica, keeps_up, behind_revisions, behind_seconds }
+    }
 }
 
 /// A sidecar that is connected or was lately.
@@ -269,7 +294,9 @@ pub(super) async fn plan(api: Arc<Api>, call: Call) -> Result<Response, Error> {
 fn listed(api: &Api, wanted: impl Fn(&ClientStatus) -> bool) -> SidecarList {
     let (published_revision, now) = (api.deps.sidecars.published_revision(), api.now());
     let items = api.deps.sidecars.status().into_iter().filter(wanted).map(|it| told(it, now)).collect();
-    SidecarList { published_revision, items }
+    let followers = api.deps.replication.as_ref().map(Replication::followers);
+    let standbys = followers.map(|them| them.into_iter().map(FollowingReplica::from).collect());
+    SidecarList { published_revision, items, standbys }
 }
 
 fn told(it: ClientStatus, now: SystemTime) -> Sidecar {

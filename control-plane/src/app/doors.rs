@@ -135,7 +135,7 @@ pub(super) fn doors(
 /// What stands behind the operators' door.
 fn operator_api(parts: &Parts, limits: api::Limits) -> api::Deps {
     let Parts { store, hub, trust, tokens, metrics, lender, trails, catalogue, .. } = parts.clone();
-    let Parts { data_dir, log, managed, cluster, shutdown, .. } = parts.clone();
+    let Parts { data_dir, log, managed, cluster, replication, shutdown, .. } = parts.clone();
     api::Deps {
         keys: Arc::new(auth::Keys::new(Arc::clone(&store))),
         store,
@@ -153,6 +153,7 @@ fn operator_api(parts: &Parts, limits: api::Limits) -> api::Deps {
         limits,
         managed,
         cluster,
+        replication,
         shutdown,
     }
 }

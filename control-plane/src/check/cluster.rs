@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use weft_proto::resource::Key;
 
-use super::said::named;
+use super::said::{named, span};
 use super::{Facts, Verdict};
+use crate::replica::Standby;
 
 /// What a Kubernetes cluster says at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
     pub kept_out: Vec<KeptOut>,
     pub pods: Pods,
+    /// The pods of other control planes that should stand by, by name; none where they are not read.
+    pub control_planes: Option<Vec<String>>,
 }
 
 /// Asks what the cluster says. It is asked with every check and must not wait for anything.
@@ -66,5 +69,28 @@ pub(super) fn pods(facts: &Facts) -> Verdict {
                 None => Verdict::ok("none"),
             }
         }
+    }
+}
+
+/// Those that stand by, and those that should.
+pub(super) fn standbys(facts: &Facts) -> Verdict {
+    let Some(cluster) = &facts.cluster else { return Verdict::skipped(NO_CLUSTER) };
+    let follows = |name: &String| facts.standbys.iter().any(|it| it.name == *name);
+    let wanted = cluster.control_planes.iter().flatten();
+    let missing = wanted.filter(|name| !follows(name)).map(|name| format!("{name} (does not follow)"));
+    let late = |it: &Standby| {
+        let Standby { name, behind_revisions, behind_secs, .. } = it;
+        format!("{name} ({behind_revisions} revisions behind, for {})", span(behind_secs.cast_signed()))
+    };
+    let behind = facts.standbys.iter().filter(|it| !it.keeps_up).map(late);
+    let keep_up = facts.standbys.iter().filter(|it| it.keeps_up).count();
+    match named(missing.chain(behind)) {
+        Some(names) if keep_up == 0 => Verdict::failed(format!("none keeps up: {names}")),
+        Some(names) => Verdict::warning(format!("{keep_up} keep up, but not {names}")),
+        None if keep_up > 0 => Verdict::ok(format!("{keep_up} keep up")),
+        None if cluster.control_planes.is_none() => {
+            Verdict::skipped("none follows, and the pods of the control plane are not read")
+        }
+        None => Verdict::ok("there is no other control plane"),
     }
 }

@@ -18,6 +18,7 @@ use crate::auth;
 use crate::catalog::Entry;
 use crate::desired::Present;
 use crate::quota::Standing;
+use crate::replica::Standby;
 use crate::tokens::Token;
 use crate::xds::ClientStatus;
 
@@ -46,6 +47,8 @@ pub struct Facts {
     pub offers: Vec<Entry>,
     /// None where the mesh is in no Kubernetes cluster.
     pub cluster: Option<Cluster>,
+    /// The control planes that follow this one.
+    pub standbys: Vec<Standby>,
 }
 
 /// How far the store is, and sidecars.

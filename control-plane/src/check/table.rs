@@ -69,6 +69,14 @@ pub static CHECKS: &[Check] = &[
         judge: control_plane::admin_keys,
     },
     Check {
+        group: Group::ControlPlane,
+        name: "standbys",
+        passes: "every other control plane of the cluster follows the one that leads, and keeps up with it",
+        why: "what is written is on fewer disks than it should be: whoever takes the place of the one that leads may lack it",
+        remedy: "see in the log of those that are named what keeps them: they must reach the sidecars' port of the pod that leads",
+        judge: cluster::standbys,
+    },
+    Check {
         group: Group::Trust,
         name: "root certificates",
         passes: "every root is good for 60 days more",

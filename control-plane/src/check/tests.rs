@@ -16,6 +16,7 @@ use crate::auth::{Key, Scope};
 use crate::catalog::{self, Advertised, Replica, Tool};
 use crate::desired::{self, Present};
 use crate::quota::{Standing, Totals};
+use crate::replica::Standby;
 use crate::reports::{Grown, Health, Report, Served};
 use crate::store::{Entry, Revision};
 use crate::tokens::{State, Token};
@@ -179,6 +180,10 @@ fn token() -> Token {
     }
 }
 
+fn standby(name: &str, keeps_up: bool) -> Standby {
+    Standby { name: name.to_owned(), keeps_up, behind_revisions: 3, behind_secs: 90 }
+}
+
 /// A mesh in which all is well.
 fn well() -> Facts {
     Facts {
@@ -219,7 +224,9 @@ fn well() -> Facts {
         cluster: Some(Cluster {
             kept_out: Vec::new(),
             pods: Pods::Without { pods: Vec::new(), beyond: false },
+            control_planes: Some(vec!["weft-control-plane-1".to_owned()]),
         }),
+        standbys: vec![standby("weft-control-plane-1", true)],
         audit: Audit {
             heads: vec![Head {
                 node: "research/files-0".to_owned(),
@@ -319,6 +326,45 @@ const CASES: &[Case] = &[
         "puts no sidecars into pods",
     ),
     ("pods without a sidecar", |it| it.cluster = None, Skipped, "in no Kubernetes cluster"),
+    ("standbys", |it| it.standbys.clear(), Failed, "none keeps up: weft-control-plane-1 (does not follow)"),
+    (
+        "standbys",
+        |it| it.standbys = vec![standby("weft-control-plane-1", false)],
+        Failed,
+        "none keeps up: weft-control-plane-1 (3 revisions behind, for 1 min)",
+    ),
+    (
+        "standbys",
+        |it| it.standbys.push(standby("weft-control-plane-2", false)),
+        Warning,
+        "1 keep up, but not weft-control-plane-2 (3 revisions behind, for 1 min)",
+    ),
+    (
+        "standbys",
+        |it| observed(it, |it| it.control_planes.as_mut().unwrap().push("weft-control-plane-2".to_owned())),
+        Warning,
+        "1 keep up, but not weft-control-plane-2 (does not follow)",
+    ),
+    (
+        "standbys",
+        |it| {
+            it.standbys.clear();
+            observed(it, |it| it.control_planes = Some(Vec::new()));
+        },
+        Well,
+        "there is no other control plane",
+    ),
+    (
+        "standbys",
+        |it| {
+            it.standbys.clear();
+            observed(it, |it| it.control_planes = None);
+        },
+        Skipped,
+        "are not read",
+    ),
+    ("standbys", |it| observed(it, |it| it.control_planes = None), Well, "1 keep up"),
+    ("standbys", |it| it.cluster = None, Skipped, "in no Kubernetes cluster"),
     ("size of the mesh", |it| large(it, 129), Warning, "129 MiB of at most 256 MiB"),
     ("size of the mesh", |it| large(it, 232), Failed, "232 MiB"),
     (

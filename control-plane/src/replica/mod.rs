@@ -19,7 +19,7 @@ use crate::store::limits::{TXN_BYTES_MAX, TXN_WRITES_MAX};
 pub use follow::{Follower, Lost};
 pub use kept::Kept;
 pub use service::Replication;
-pub use standbys::{STANDBYS_MAX, Standbys, TAKE_TIMEOUT};
+pub use standbys::{STANDBYS_MAX, Standby, Standbys, TAKE_TIMEOUT};
 
 /// Largest message: one revision as large as they come, with its numbers.
 pub const MESSAGE_BYTES_MAX: usize = TXN_BYTES_MAX + 64 * TXN_WRITES_MAX + (64 << 10);

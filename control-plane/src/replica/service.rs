@@ -14,7 +14,7 @@ use weft_proto::pb::weft::replica::v1::replica_server::Replica;
 use weft_proto::pb::weft::replica::v1::told::Says;
 use weft_proto::pb::weft::replica::v1::{BeginAnew, Progress, Told, UpToDate};
 
-use super::standbys::{Place, Standbys};
+use super::standbys::{Place, Standby, Standbys};
 use super::wire;
 use super::{
     BATCH_BYTES_MAX, BATCH_EVENTS_MAX, LIFE_EVERY, NAME_BYTES_MAX, OUTGOING_MAX, SEND_TIMEOUT, SILENCE_MAX,
@@ -35,6 +35,11 @@ pub struct Replication {
 }
 
 impl Replication {
+    /// Those that follow, by name.
+    pub fn followers(&self) -> Vec<Standby> {
+        self.standbys.told(self.store.mark())
+    }
+
     async fn run(self, mut progress: Streaming<Progress>, sender: mpsc::Sender<Result<Told, Status>>) {
         let stopped = self.shutdown.clone();
         let served = tokio::select! {

@@ -245,6 +245,7 @@ impl Mesh {
             clock: Arc::new(clock::now),
             managed,
             cluster: managed.then(|| Observer(Arc::new(Cluster::default))),
+            replication: None,
             log: log.clone(),
             limits,
             shutdown: shutdown.clone(),

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
 use tonic::Code;
 use weft_certs::csr;
 use weft_certs::tls::{self, CONTROL_PLANE_PATH, Identity, LiveIdentity};
 use weft_certs::verifier::Expect;
+use weft_control_plane::check::{self, Observer};
 use weft_control_plane::clock;
 use weft_control_plane::replica::Lost;
 use weft_control_plane::store::embedded::{EmbeddedStore, Options};
@@ -81,6 +83,34 @@ async fn one_that_stands_by_has_whatever_the_leader_answered_and_goes_on_from_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn operators_are_told_how_far_those_are_that_stand_by() {
+    let shared = Shared::new();
+    let should_stand_by =
+        check::Cluster { control_planes: Some(vec!["second".to_owned()]), ..check::Cluster::default() };
+    let observer = Observer(Arc::new(move || should_stand_by.clone()));
+    let first = shared.start("first", |it| it.cluster.as_mut().unwrap().observer = observer).await;
+    first.lead().await;
+    let second = start(&shared, "second").await;
+    second.follow(&first).await;
+    let admin = shared.admin(&first);
+    let told = async || {
+        let (_, sidecars) = admin.get("/v1/sidecars").await;
+        let (_, checks) = admin.get("/v1/checks?group=control-plane").await;
+        let checks = checks["items"].as_array().unwrap();
+        let check = checks.iter().find(|it| it["name"] == "standbys").unwrap();
+        (sidecars["standbys"].clone(), check["outcome"].clone(), check["detail"].clone())
+    };
+    let standby = json!({ "replica": "second", "keepsUp": true, "behindRevisions": 0, "behindSeconds": 0 });
+    assert_eq!(told().await, (json!([standby]), json!("ok"), json!("1 keep up")));
+    second.stop().await;
+    eventually("it is gone", || first.mesh.running.metrics.replicas.get() == 0).await;
+    let (standbys, outcome, detail) = told().await;
+    assert_eq!((standbys, outcome), (json!([]), json!("failed")));
+    assert_eq!(detail, "none keeps up: second (does not follow)");
+    first.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_former_leader_begins_anew_where_it_has_what_nobody_copied() {
     let shared = Shared::new();
     let first = start(&shared, "first").await;
@@ -93,12 +123,11 @@ async fn a_former_leader_begins_anew_where_it_has_what_nobody_copied() {
     second.put("kept").await;
     let folder = first.stop().await;
 
-    let first = shared.again(folder, "first", |_| {}).await;
+    let mut first = shared.again(folder, "first", |_| {}).await;
     first.leader.send_replace(Some(second.mesh.sidecars()));
     eventually("it follows no more", || first.following.is_finished()).await;
-    let Plane { mesh, following, .. } = first;
-    assert!(matches!(following.await.unwrap(), Lost::BeganAnew));
-    let first = shared.again(mesh.stop().await, "first", |_| {}).await;
+    assert!(matches!((&mut first.following).await.unwrap(), Lost::BeganAnew));
+    let first = shared.again(first.stop().await, "first", |_| {}).await;
     first.follow(&second).await;
     assert_eq!(first.told().await, second.told().await);
     first.stop().await;

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use weft_proto::name::{Namespace, NodeId};
 use weft_proto::resource::units::Span;
 
-use crate::answers::{History, Report, Sidecar, Sidecars};
+use crate::answers::{History, Report, Sidecar, Sidecars, Standby};
 use crate::app::Context;
 use crate::client::{self, Client, Path};
 use crate::columns::clip;
@@ -36,7 +36,7 @@ pub(crate) const EXPIRES_SOON_SECS: i64 = 3600;
 const ROOT_CHARS: usize = 12;
 
 /// Shows how far each sidecar follows, and how its servers are: what it acknowledged or refused, what it reports, its
-/// certificate, its root
+/// certificate, its root; and how far the control planes are that stand by, where there are several
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct StatusArgs {
@@ -104,6 +104,7 @@ pub(crate) async fn run(args: StatusArgs, context: &Context) -> Result<ExitCode,
         context.terminal.print(&details::render(sidecar, context.now(), context.terminal.color()))?;
     } else if sidecars.items.is_empty() {
         context.terminal.say("no sidecar has connected; join one with a token from `weft token create`");
+        context.terminal.print(&standbys(&sidecars.standbys, context.terminal.color()))?;
     } else {
         context.terminal.print(&overview(&sidecars, context.now(), context.terminal.color()))?;
     }
@@ -175,7 +176,27 @@ fn overview(sidecars: &Sidecars, now: Timestamp, colour: bool) -> String {
     if let Some(revision) = sidecars.published_revision {
         text.push_str(&format!("\npublished revision {revision}\n"));
     }
-    text
+    if !sidecars.standbys.is_empty() {
+        text.push('\n');
+    }
+    text + &standbys(&sidecars.standbys, colour)
+}
+
+/// The control planes that stand by; nothing if there are none.
+fn standbys(standbys: &[Standby], colour: bool) -> String {
+    if standbys.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(vec!["STANDBY", "COPY", "BEHIND"]);
+    for Standby { replica, keeps_up, behind_revisions, behind_seconds } in standbys {
+        let (word, tone) = if *keeps_up { ("keeps up", Tone::Good) } else { ("behind", Tone::Bad) };
+        let behind = match (behind_revisions, behind_seconds) {
+            (0, 0) => String::new(),
+            _ => format!("{behind_revisions} revisions, for {}", moments::length(*behind_seconds)),
+        };
+        table.push(vec![Cell::new(replica), Cell::new(word).toned(tone), Cell::new(behind)]);
+    }
+    table.render(colour)
 }
 
 fn row(sidecar: &Sidecar, now: Timestamp) -> Vec<Cell> {

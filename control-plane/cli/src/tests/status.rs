@@ -49,7 +49,8 @@ fn the_overview_has_a_line_per_sidecar_and_what_was_refused_below() {
         reject(value);
     };
     let items = vec![sidecar(|_| {}), sidecar(one), sidecar(away)];
-    let text = overview(&Sidecars { published_revision: Some(7), items }, now(), false);
+    let text =
+        overview(&Sidecars { published_revision: Some(7), items, ..Sidecars::default() }, now(), false);
     let expected = "\
 NODE              IDENTITY                         SYNC          HEALTH        TYPES                           LAST ACK  CERTIFICATE  ROOT
 research/files-0  spiffe://d/ns/research/sa/files  synced        1/2 degraded  2/2 synced                      90s ago   in 11h       0123456789ab…
@@ -66,6 +67,30 @@ published revision 7
         text.split("  ").filter(|part| !part.is_empty()).map(str::trim).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(squeeze(&text), squeeze(expected), "{text}");
+}
+
+#[test]
+fn control_planes_that_stand_by_are_told_of_below_the_sidecars() {
+    let standby = |replica: &str, keeps_up, behind_revisions, behind_seconds| Standby {
+        replica: replica.to_owned(),
+        keeps_up,
+        behind_revisions,
+        behind_seconds,
+    };
+    let standbys =
+        vec![standby("weft-control-plane-1", true, 0, 0), standby("weft-control-plane-2", false, 40, 90)];
+    let sidecars = Sidecars { published_revision: Some(7), items: vec![sidecar(|_| {})], standbys };
+    let text = overview(&sidecars, now(), false);
+    let (_, below) = text.split_once("published revision 7\n\n").unwrap();
+    let lines: Vec<_> =
+        below.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let expected = [
+        "STANDBY COPY BEHIND",
+        "weft-control-plane-1 keeps up -",
+        "weft-control-plane-2 behind 40 revisions, for 90s",
+    ];
+    assert_eq!(lines, expected, "{text}");
+    assert!(!overview(&Sidecars::default(), now(), false).contains("STANDBY"));
 }
 
 #[test]
@@ -91,7 +116,7 @@ fn the_details_tell_everything() {
 fn only_a_mesh_that_follows_is_good() {
     let check = |change: fn(&mut Value), expected| {
         assert_eq!(
-            is_good(&Sidecars { items: vec![sidecar(|_| {}), sidecar(change)], published_revision: None }),
+            is_good(&Sidecars { items: vec![sidecar(|_| {}), sidecar(change)], ..Sidecars::default() }),
             expected
         );
     };
