@@ -248,7 +248,7 @@ impl Standing {
         !is(&self.leads) && is(&self.synced)
     }
 
-    fn leads_now(&self) -> bool {
+    pub(crate) fn leads_now(&self) -> bool {
         self.leads.as_ref().is_none_or(|leads| *leads.borrow())
     }
 

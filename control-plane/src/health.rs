@@ -30,9 +30,9 @@ pub(crate) fn router(hub: Arc<Hub>, standing: Standing, metrics: Arc<Metrics>) -
 
 async fn ready(State(deps): State<Deps>) -> (StatusCode, &'static str) {
     match deps.hub.is_ready() {
-        true => (StatusCode::OK, "ready\n"),
-        false if deps.standing.stands_by() => (StatusCode::OK, "standing by for another that leads\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "the store is still being read\n"),
+        true if deps.standing.leads_now() => (StatusCode::OK, "ready\n"),
+        _ if deps.standing.stands_by() => (StatusCode::OK, "standing by for another that leads\n"),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "the store is still being read\n"),
     }
 }
 

@@ -72,6 +72,9 @@ impl Default for Limits {
     }
 }
 
+/// How long streams may go on after a door was shut: less than what lies between the moment from which one leads no more
+/// and that from which another may.
+const SHUT_DRAIN: Duration = Duration::from_secs(2);
 /// Connections that wait to be taken.
 const BACKLOG: u32 = 1024;
 
@@ -80,7 +83,8 @@ const BACKLOG: u32 = 1024;
 pub enum Place {
     Open(TcpListener),
     /// The address is taken already, but whoever connects is refused until this is true. Another program could take it
-    /// meanwhile; then the door cannot be opened, and the control plane stops.
+    /// meanwhile; then the door cannot be opened, and the control plane stops. While it is false again, the door is shut:
+    /// who is inside has to go, and who comes is sent away.
     Later {
         socket: TcpSocket,
         opens: watch::Receiver<bool>,
@@ -107,15 +111,35 @@ impl Place {
         }
     }
 
-    /// Listens once it is time; none if it never will be.
-    async fn opened(self) -> Option<io::Result<TcpListener>> {
+    /// Listens once it is time, and says whether it is; none if it never will be.
+    async fn opened(self) -> Option<io::Result<(TcpListener, Opens)>> {
         match self {
-            Self::Open(listener) => Some(Ok(listener)),
+            Self::Open(listener) => Some(Ok((listener, Opens(None)))),
             Self::Later { socket, mut opens } => {
                 opens.wait_for(|opens| *opens).await.ok()?;
-                Some(socket.listen(BACKLOG))
+                Some(socket.listen(BACKLOG).map(|listener| (listener, Opens(Some(opens)))))
             }
         }
+    }
+}
+
+/// Whether a door is open; one without a condition always is.
+#[derive(Clone, Debug)]
+struct Opens(Option<watch::Receiver<bool>>);
+
+impl Opens {
+    fn is_open(&self) -> bool {
+        self.0.as_ref().is_none_or(|opens| *opens.borrow())
+    }
+
+    /// Ends once it is shut.
+    async fn shut(&self) {
+        if let Some(opens) = &self.0
+            && opens.clone().wait_for(|opens| !*opens).await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
     }
 }
 
@@ -140,8 +164,8 @@ impl Door {
             () = shutdown.cancelled() => return,
             opened = place.opened() => opened,
         };
-        let listener = match opened {
-            Some(Ok(listener)) => listener,
+        let (listener, opens) = match opened {
+            Some(Ok(opened)) => opened,
             Some(Err(error)) => {
                 tracing::error!(door = name, %error, "a door cannot be opened; the control plane stops");
                 return shutdown.cancel();
@@ -156,6 +180,7 @@ impl Door {
             strangers: Strangers::default(),
             limits,
             metrics,
+            opens,
             shutdown: shutdown.clone(),
         });
         let connections = Arc::new(Semaphore::new(shared.limits.connections_max));
@@ -167,6 +192,7 @@ impl Door {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
+                Ok((stream, _)) if !shared.opens.is_open() => drop(stream),
                 Ok((stream, address)) => {
                     let shared = Arc::clone(&shared);
                     tasks.spawn(async move {
@@ -195,6 +221,7 @@ struct Shared {
     strangers: Strangers,
     limits: Limits,
     metrics: Arc<Metrics>,
+    opens: Opens,
     shutdown: CancellationToken,
 }
 
@@ -298,6 +325,7 @@ impl Shared {
             _ = connection.as_mut() => None,
             () = silent => None,
             () = revoked => Some(REVOKED_DRAIN.min(limits.drain)),
+            () = self.opens.shut() => Some(SHUT_DRAIN.min(limits.drain)),
             () = self.shutdown.cancelled() => Some(limits.drain),
             () = sleep_until(age) => Some(limits.drain),
         };
@@ -385,6 +413,8 @@ fn root_of(chain: &[rustls_pki_types::CertificateDer<'_>], bundle: &Arc<Bundle>)
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[tokio::test]
@@ -396,8 +426,50 @@ mod tests {
         let refused = TcpStream::connect(address).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         opens.send_replace(true);
-        let _listener = place.opened().await.unwrap().unwrap();
+        let (_listener, opens) = place.opened().await.unwrap().unwrap();
+        assert!(opens.is_open());
         TcpStream::connect(address).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_door_that_is_shut_sends_everybody_away_and_opens_again() {
+        let (opens, shutdown) = (watch::Sender::new(true), CancellationToken::new());
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let place = Place::take(any, Some(opens.subscribe())).unwrap();
+        let address = place.address().unwrap();
+        let door = Door {
+            name: "test",
+            place,
+            tls: None,
+            trust: None,
+            service: axum::Router::new().route("/", axum::routing::get(async || "here")),
+            limits: Limits::default(),
+            metrics: Arc::default(),
+        };
+        let serving = tokio::spawn(door.serve(shutdown.clone()));
+        let ask = async |stream: &mut TcpStream| {
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.ok()?;
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).await.ok().map(|_| answer)
+        };
+        let connect = async || {
+            loop {
+                match TcpStream::connect(address).await {
+                    Ok(stream) => return stream,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        };
+        let mut inside = connect().await;
+        assert_eq!(&ask(&mut inside).await.unwrap(), b"HTTP/1.1 200");
+        opens.send_replace(false);
+        // The rest of the answer, and then the end.
+        inside.read_to_end(&mut Vec::new()).await.unwrap();
+        assert_eq!(ask(&mut connect().await).await, None);
+        opens.send_replace(true);
+        assert_eq!(&ask(&mut connect().await).await.unwrap(), b"HTTP/1.1 200");
+        shutdown.cancel();
+        serving.await.unwrap();
     }
 
     #[test]

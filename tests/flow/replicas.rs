@@ -129,6 +129,11 @@ impl Plane {
         eventually("it keeps up", || leader.mesh.running.metrics.text().contains(&keeps_up)).await;
     }
 
+    /// No longer has the lease: cut off, it knows no more than that.
+    pub(crate) fn lapse(&self) {
+        self.leads.send_replace(false);
+    }
+
     /// Stops it, and waits until nobody has its store any more.
     pub(crate) async fn stop(self) -> TempDir {
         let Self { mesh, leading, following, .. } = self;

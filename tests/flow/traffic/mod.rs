@@ -27,6 +27,7 @@ mod gateway;
 mod health;
 mod inbound;
 mod input;
+mod lapsed;
 mod leaving;
 mod limits;
 mod lists;
