@@ -155,6 +155,17 @@ limits! {
     parked_per_caller_max: usize = 32;
     /// Bytes of all that is asked of them at one server.
     parked_bytes_max: usize = 64 << 20;
+    /// Tasks of legacy callers at one server of the modern era that are known: those that can be listed, and the results
+    /// of calls that were to be tasks and that the server answered at once.
+    tasks_max: usize = 1024;
+    /// Tasks of one caller that are known so.
+    tasks_per_caller_max: usize = 64;
+    /// Bytes of all such results at one server.
+    tasks_bytes_max: usize = 64 << 20;
+    /// Longest that such a result is kept.
+    task_result_timeout: Limited = secs(300);
+    /// Time that a legacy caller's `tasks/result` waits for a task of a modern server. It may ask again.
+    task_wait_timeout: Limited = secs(3600);
     /// Events of one stream of a session that are kept for a caller who lost the connection.
     replay_events_max: usize = 256;
     /// Bytes of events that are kept for one session. The last event of a stream is kept in any case.

@@ -28,6 +28,8 @@ pub enum Refusal {
     MissingCapability(String),
     /// No task of this caller's goes by this id.
     TaskUnknown,
+    /// As many tasks are known as may be whose results are kept here.
+    TooManyTasks,
     BodyTooLarge {
         max: usize,
     },
@@ -207,6 +209,7 @@ impl Refusal {
             Self::MethodNotFound(_) => told(404, -32601, "method_not_found", false),
             Self::MissingCapability(_) => told(400, -32021, "missing_capability", false),
             Self::TaskUnknown => told(400, -32602, "task_unknown", false),
+            Self::TooManyTasks => told(429, 4295, "too_many_tasks", true),
             Self::BodyTooLarge { .. } => told(413, 4130, "body_too_large", false),
             Self::HeadTooLarge { .. } => told(431, 4310, "head_too_large", false),
             Self::BodyTimeout => told(408, 4080, "body_timeout", true),
@@ -274,6 +277,7 @@ impl Refusal {
             Self::MethodNotFound(text()),
             Self::MissingCapability(text()),
             Self::TaskUnknown,
+            Self::TooManyTasks,
             Self::BodyTooLarge { max: 4 << 20 },
             Self::HeadTooLarge { max: 60 << 10 },
             Self::BodyTimeout,
@@ -386,6 +390,7 @@ impl Refusal {
             Self::CallerBusy => "too many requests of this caller are under way",
             Self::CallerStreams => "too many streams of this caller are open",
             Self::TaskUnknown => "there is no such task, or not for you",
+            Self::TooManyTasks => "too many results of tasks are kept",
             Self::SessionMissing => "the session id is missing",
             Self::SessionUnknown => "the session is unknown or has ended",
             Self::TooManySessions => "too many sessions are open",

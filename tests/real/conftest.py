@@ -21,6 +21,7 @@ HTTP = {
     "typescript-modern": ["node", HERE / "servers/fixture.cjs", "--modern"],
     "everything": ["node", "--require", HERE / "servers/say-port.cjs", EVERYTHING, "streamableHttp"],
     "everything-sse": ["node", "--require", HERE / "servers/say-port.cjs", EVERYTHING, "sse"],
+    "rust-tasks": [os.environ["WEFT_RMCP_TASKS"]],
 }
 STDIO = {
     "python-stdio": [sys.executable, HERE / "servers/fixture.py", "--stdio"],

@@ -23,9 +23,18 @@ def run_client(command: str, scenario: str, version: str, out: Path) -> Results:
     return results
 
 
+def run_scenario(url: str, scenario: str, version: str, out: Path) -> Results:
+    """What one scenario of the suite finds at a server, check by check."""
+    return _run(url, ["--scenario", scenario, "--spec-version", version, "--force"], out)
+
+
 def run(url: str, requirements: str, out: Path) -> Results:
     """What the suite finds at a server, check by check."""
-    command = ["node", PROGRAM, "server", "--url", url, "--requirements", requirements, "-o", out]
+    return _run(url, ["--requirements", requirements], out)
+
+
+def _run(url: str, which: list[str], out: Path) -> Results:
+    command = ["node", PROGRAM, "server", "--url", url, *which, "-o", out]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECS_MAX)
     results = read(out)
     assert results, f"the suite found nothing:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

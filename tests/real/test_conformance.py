@@ -12,6 +12,7 @@ from conftest import HERE
 from mesh import document
 from processes import eventually
 from up import NAMESPACE, SECS_MAX, Up
+from wire import MODERN
 
 # Checks that end differently through the sidecars, by set, server, scenario and check, and why that is right.
 _CUSTOM = ("2026-07-28", "typescript", "http-custom-header-server-validation")
@@ -66,6 +67,20 @@ PASSED_MIN = {
 }
 
 
+# What it looks for where tasks are, and what a server passes that has them when it is asked directly.
+TASKS = {
+    "tasks-lifecycle": 9,
+    "tasks-capability-negotiation": 5,
+    "tasks-wire-fields": 4,
+    "tasks-request-state-removal": 3,
+    "tasks-mrtr-input": 4,
+    "tasks-mrtr-composition": 2,
+    "tasks-request-headers": 5,
+    "tasks-dispatch-and-envelope": 9,
+    "tasks-required-task-error": 3,
+}
+
+
 # What the suite, as a server, looks for in clients. How clients are authorised by others is not a sidecar's matter.
 CLIENT_SCENARIOS = [
     ("2025-11-25", "initialize"),
@@ -90,12 +105,25 @@ def test_the_suite_finds_the_same_at_a_server_through_the_sidecars(parts, tmp_pa
     compare(direct, through, excused(requirements, server), tmp_path / "through")
 
 
+@pytest.mark.parametrize("scenario", TASKS)
+def test_the_suite_finds_the_same_tasks_at_a_server_through_the_sidecars(parts, tmp_path, scenario):
+    direct = found_directly(parts.direct("rust-tasks"), scenario, tmp_path)
+    through = suite.run_scenario(parts.through("rust-tasks"), scenario, MODERN, tmp_path / "through")
+    compare(direct, through, excused(MODERN, "rust-tasks", scenario), tmp_path / "through")
+
+
+def found_directly(url: str, scenario: str, tmp_path: Path) -> suite.Results:
+    direct = suite.run_scenario(url, scenario, MODERN, tmp_path / "direct")
+    assert sum(status == "SUCCESS" for status in direct.values()) >= TASKS[scenario]
+    return direct
+
+
 @pytest.fixture(scope="module")
 def up(tmp_path_factory, request):
     """Each server alone at the address of a virtual server, under its own names."""
     if request.config.getoption("--direct"):
         pytest.skip("without sidecars there are no virtual servers")
-    servers = {server: server for server, _ in PASSED_MIN}
+    servers = {server: server for server, _ in PASSED_MIN} | {"rust-tasks": "rust-tasks"}
     virtual = lambda name: {"members": [{"server": f"{NAMESPACE}/{name}"}], "prefix": "never"}  # noqa: E731
     more = [document("VirtualServer", NAMESPACE, name, virtual(name)) for name in servers]
     it = Up(tmp_path_factory.mktemp("virtual"), servers, *more)
@@ -114,6 +142,13 @@ def test_the_suite_finds_the_same_at_a_virtual_server(up, tmp_path, server, requ
     virtual = suite.run(up.virtual(server), requirements, tmp_path / "virtual")
     meant = {(scenario, check) for (of, scenario, check), (at, _) in VIRTUAL.items() if of == requirements and server in at}
     compare(direct, virtual, excused(requirements, server) | meant, tmp_path / "virtual")
+
+
+@pytest.mark.parametrize("scenario", TASKS)
+def test_the_suite_finds_the_same_tasks_at_a_virtual_server(up, tmp_path, scenario):
+    direct = found_directly(f"http://127.0.0.1:{up.port('rust-tasks')}/mcp", scenario, tmp_path)
+    virtual = suite.run_scenario(up.virtual("rust-tasks"), scenario, MODERN, tmp_path / "virtual")
+    compare(direct, virtual, excused(MODERN, "rust-tasks", scenario), tmp_path / "virtual")
 
 
 @pytest.mark.parametrize(("version", "scenario"), CLIENT_SCENARIOS)

@@ -1,11 +1,17 @@
-"""A call that a server of 2025-11-25 will only do as a task, for a caller that knows tasks as the extension of the modern
-era: the reference server, whose research takes about four seconds, on the official TypeScript SDK's own tasks."""
+"""Tasks across the eras. A call that a server of 2025-11-25 will only do as a task, for a caller that knows tasks as the
+extension of the modern era: the reference server, whose research takes about four seconds, on the official TypeScript SDK's
+own tasks. And the other way round: a server on the official Rust SDK, which has the extension, for an agent of 2025-11-25
+on the official TypeScript SDK."""
 
 import itertools
+import json
+import subprocess
+import sys
 
 import pytest
 import requests
 
+from conftest import HERE
 from processes import eventually
 from wire import CAPABILITIES_KEY, MODERN, VERSION_KEY, modern_headers
 
@@ -82,3 +88,52 @@ def test_whoever_does_not_know_tasks_is_told_what_is_missing_and_others_ids_are_
     assert (error["code"], error["data"]["reason"]) == (-32602, "task_unknown")
     echo = ask(url, "tools/call", "echo", {"name": "echo", "arguments": {"message": "x"}})["result"]
     assert echo["content"][0]["text"] == "Echo: x"
+
+
+def as_task(parts, tool: str, cancel: bool = False, **arguments) -> dict:
+    if parts.is_direct:
+        pytest.skip("the server itself does not know the legacy era")
+    script = {"url": parts.through("rust-tasks"), "tool": tool, "arguments": arguments, "cancel": cancel}
+    command = ["node", HERE / "clients/tasks.cjs", json.dumps(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECS_MAX)
+    sys.stderr.write(done.stderr)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["tasks"] and set(said["support"].values()) == {"optional"}
+    return said
+
+
+def text_of(said: dict) -> str:
+    related = said["result"]["_meta"]["io.modelcontextprotocol/related-task"]
+    assert related["taskId"]
+    return said["result"]["content"][0]["text"]
+
+
+def test_a_legacy_agent_has_tasks_of_a_modern_server_to_their_ends(parts):
+    said = as_task(parts, "slow_compute", seconds=1)
+    assert text_of(said) == "computed" and said["listed"].count(True) == 1
+    assert said["seen"][:2] == ["working", "working"] and said["seen"][-2:] == ["completed", "result"]
+    # A tool that failed is a failed task of this era.
+    failed = as_task(parts, "failing_job")
+    assert failed["seen"][-2:] == ["failed", "error"] and "result" not in failed
+
+
+def test_a_legacy_agent_has_a_task_also_where_the_server_answers_at_once(parts):
+    said = as_task(parts, "greet", name="Ada")
+    assert text_of(said) == "Hello, Ada!" and said["listed"].count(True) == 1
+    assert said["seen"] == ["completed", "completed", "result"]
+
+
+def test_a_legacy_agent_cancels_a_task(parts):
+    said = as_task(parts, "slow_compute", cancel=True, seconds=60)
+    assert said["seen"][-2:] == ["cancelled", "error"] and said["cancelled"] in ("working", "cancelled")
+
+
+@pytest.mark.parametrize(
+    ("tool", "asked", "answer"),
+    [("confirm_delete", ["Sure?"], "true"), ("multi_input", ["First?", "Second?"], "ada"), ("test_tool_with_task", ["Who are you?"], "ada")],
+)
+def test_a_legacy_agent_is_asked_what_a_task_wants_to_know(parts, tool, asked, answer):
+    said = as_task(parts, tool)
+    assert sorted(said["asked"]) == asked
+    assert answer in text_of(said)

@@ -151,25 +151,11 @@ pub struct Needs {
 impl Needs {
     /// Of a result that asks for input.
     pub(super) fn read(result: &Object<'_>) -> Result<Self, Refusal> {
-        let broke = |what: &str| Refusal::UpstreamBroke(format!("a result that asks for input: {what}"));
-        let mut wishes = Vec::new();
-        if let Some(requests) = result.value("inputRequests") {
-            let requests = Object::parse(requests).ok_or_else(|| broke("`inputRequests` is no object"))?;
-            for (key, request) in requests.members() {
-                let request = Object::parse(request).ok_or_else(|| broke("a request is no object"))?;
-                let method = request.value("method").and_then(|it| serde_json::from_str(it.get()).ok());
-                let method = method.ok_or_else(|| broke("a request has no method"))?;
-                let params = request.value("params").map(|params| params.get().to_owned());
-                if key.len() > KEY_BYTES_MAX || wishes.len() == WISHES_MAX {
-                    return Err(broke("it is too much"));
-                }
-                wishes.push((key.to_owned(), Wish { method, params }));
-            }
-        }
+        let wishes = result.value("inputRequests").map(wishes).transpose()?.unwrap_or_default();
         let state = result.value("requestState").filter(|it| it.get() != "null");
         let state = state.map(|state| state.get().to_owned());
         if wishes.is_empty() && state.is_none() {
-            return Err(broke("it asks for nothing"));
+            return Err(broken("it asks for nothing"));
         }
         Ok(Self { wishes, state })
     }
@@ -197,6 +183,27 @@ impl Needs {
         edits.push((mcp::span(message, request.id.raw()), id.as_bytes().to_vec()));
         Some(splice(message, edits).into())
     }
+}
+
+/// What a modern server asks for, each under its name.
+pub(super) fn wishes(requests: &RawValue) -> Result<Vec<(String, Wish)>, Refusal> {
+    let requests = Object::parse(requests).ok_or_else(|| broken("`inputRequests` is no object"))?;
+    let mut wishes = Vec::new();
+    for (key, request) in requests.members() {
+        let request = Object::parse(request).ok_or_else(|| broken("a request is no object"))?;
+        let method = request.value("method").and_then(|it| serde_json::from_str(it.get()).ok());
+        let method = method.ok_or_else(|| broken("a request has no method"))?;
+        let params = request.value("params").map(|params| params.get().to_owned());
+        if key.len() > KEY_BYTES_MAX || wishes.len() == WISHES_MAX {
+            return Err(broken("it is too much"));
+        }
+        wishes.push((key.to_owned(), Wish { method, params }));
+    }
+    Ok(wishes)
+}
+
+fn broken(what: &str) -> Refusal {
+    Refusal::UpstreamBroke(format!("a result that asks for input: {what}"))
 }
 
 /// The answers in a request that gives them, each under its name, as JSON.

@@ -7,10 +7,8 @@
 //! What a server asks of its caller on the way (elicitation, sampling, roots) is translated here message by message;
 //! whoever keeps calls waiting for the answers is elsewhere. A server gets to ask only for what the caller declared.
 //!
-//! Simplifications, all on purpose:
-//! - Tasks of a modern server are not offered to legacy callers: these say that a call shall be a task, and there it is
-//!   the server that does.
-//! - A legacy server's log level is left as it is; what a modern caller did not ask for is not passed on.
+//! A simplification, on purpose: a legacy server's log level is left as it is; what a modern caller did not ask for is not
+//! passed on.
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -19,6 +17,7 @@ use weft_proto::mcp::{self, Bounds, Id, Message, Outcome, Response, edit, method
 use crate::refusal::Refusal;
 
 mod abilities;
+pub mod extension;
 mod headers;
 pub mod input;
 mod level;
@@ -28,6 +27,7 @@ mod to_legacy;
 mod to_modern;
 
 pub use abilities::Abilities;
+pub use extension::AboutTasks;
 pub use headers::{HeaderParams, modern_headers, without_tools};
 pub use level::Level;
 pub use to_legacy::{Asked, ToLegacy, Turn};

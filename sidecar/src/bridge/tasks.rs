@@ -20,6 +20,9 @@ use super::object::{Edit, Object};
 /// Tools of one server that say whether they can be tasks.
 const TOOLS_MAX: usize = 4096;
 
+/// The member of `_meta` that says which task something belongs to.
+pub(super) const RELATED: &str = "io.modelcontextprotocol/related-task";
+
 /// How a task stands, in the words that both eras have for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -126,7 +129,6 @@ impl Task {
 impl End {
     /// What `tasks/result` was answered with. That it belongs to a task is said where it is put.
     pub fn read(response: &[u8], bounds: Bounds) -> Result<Self, Refusal> {
-        const RELATED: &str = "io.modelcontextprotocol/related-task";
         match super::response_in(response, bounds)?.outcome {
             Outcome::Error(fault) => Ok(Self::Error(fault.raw.get().to_owned())),
             Outcome::Result(result) => {

@@ -335,8 +335,12 @@ mod a_legacy_caller_at_a_modern_server {
         sampling_context: false,
         roots: false,
     };
-    const CALLER: Caller<'static> =
-        Caller { client_info: Some(r#"{"name":"c","n":1.0}"#), log_level: None, abilities: NONE };
+    const CALLER: Caller<'static> = Caller {
+        client_info: Some(r#"{"name":"c","n":1.0}"#),
+        log_level: None,
+        abilities: NONE,
+        knows_tasks: false,
+    };
 
     #[test]
     fn the_handshake_is_answered_from_discovery() {

@@ -12,7 +12,9 @@ use crate::exchange::Introduction;
 use crate::refusal::Refusal;
 
 use super::object::{Edit, Object};
-use super::{Abilities, Level, Outgoing, input, is_cacheable, meta, response_in, tasks, with_code};
+use super::{
+    Abilities, AboutTasks, Level, Outgoing, input, is_cacheable, meta, response_in, tasks, with_code,
+};
 
 /// What only the modern era says in `_meta` of a request.
 const MODERN_ONLY: [&str; 4] =
@@ -38,6 +40,7 @@ pub struct Asked {
     log_level: Option<Level>,
     /// What the caller can be asked for.
     abilities: Abilities,
+    tasks: AboutTasks,
 }
 
 impl Asked {
@@ -46,7 +49,18 @@ impl Asked {
             abilities,
             is_cacheable: is_cacheable(&request.method),
             log_level: request.params.meta.log_level.as_deref().and_then(Level::parse),
+            tasks: AboutTasks::Nothing,
         }
+    }
+
+    /// The same where the answer of a modern server says something of tasks.
+    #[must_use]
+    pub const fn with_tasks(self, tasks: AboutTasks) -> Self {
+        Self { tasks, ..self }
+    }
+
+    pub(super) const fn tasks(self) -> AboutTasks {
+        self.tasks
     }
 
     pub(super) fn is_cacheable(self) -> bool {

@@ -10,11 +10,12 @@ use weft_proto::resource::kinds::Era;
 
 use crate::exchange::Introduction;
 use crate::refusal::Refusal;
-use crate::task_id;
 
 use super::input::Needs;
 use super::object::Object;
-use super::{Abilities, Answered, Asked, Change, Level, Outgoing, meta, response_in, with_code};
+use super::{
+    Abilities, AboutTasks, Answered, Asked, Change, Level, Outgoing, extension, meta, response_in, with_code,
+};
 
 /// What a server is called that does not say who it is; callers of the legacy era insist on something.
 const UNNAMED: &str = r#"{"name":"unnamed","version":"0"}"#;
@@ -22,11 +23,12 @@ const UNNAMED: &str = r#"{"name":"unnamed","version":"0"}"#;
 /// Translates for one server.
 #[derive(Clone, Debug)]
 pub struct ToModern {
-    /// What is said to callers, each as JSON.
-    capabilities: String,
+    /// What is said to callers, each as JSON: to those of the last legacy revision, which knows tasks, and to others.
+    capabilities: [String; 2],
     server_info: String,
     instructions: Option<String>,
     has_logging: bool,
+    has_tasks: bool,
     bounds: Bounds,
 }
 
@@ -38,6 +40,8 @@ pub struct Caller<'a> {
     /// The last that was set.
     pub log_level: Option<Level>,
     pub abilities: Abilities,
+    /// Whether the server may make its call a task.
+    pub knows_tasks: bool,
 }
 
 #[derive(Deserialize)]
@@ -71,7 +75,9 @@ impl ToModern {
         let instructions = result.instructions.filter(|it| it.get() != "null");
         Ok(Self {
             has_logging: capabilities.value("logging").is_some(),
-            capabilities: without_tasks(result.capabilities, &capabilities),
+            has_tasks: extension::is_offered(&capabilities),
+            capabilities: [Revision::V2025_11_25, Revision::V2025_06_18]
+                .map(|revision| extension::capabilities(result.capabilities, &capabilities, revision)),
             server_info: server_info.map_or(UNNAMED, RawValue::get).to_owned(),
             instructions: instructions.map(|it| it.get().to_owned()),
             bounds,
@@ -80,13 +86,35 @@ impl ToModern {
 
     /// The result of `initialize` for a caller who got this revision.
     pub fn initialized(&self, revision: Revision) -> String {
-        let Self { capabilities, server_info, instructions, .. } = self;
+        let Self { capabilities: [latest, earlier], server_info, instructions, .. } = self;
+        let capabilities = if revision >= Revision::V2025_11_25 { latest } else { earlier };
         let instructions =
             instructions.as_ref().map_or_else(String::new, |it| format!(",\"instructions\":{it}"));
         format!(
             "{{\"protocolVersion\":\"{revision}\",\"capabilities\":{capabilities},\
              \"serverInfo\":{server_info}{instructions}}}"
         )
+    }
+
+    /// Whether calls of tools can become tasks.
+    pub const fn has_tasks(&self) -> bool {
+        self.has_tasks
+    }
+
+    /// A call that its caller wants to be a task; whether it becomes one the server says.
+    pub fn as_task(
+        &self,
+        caller: Caller<'_>,
+        message: &Bytes,
+        request: &Request<'_>,
+    ) -> Result<Bytes, Refusal> {
+        let message = extension::without_wish(message, request);
+        match mcp::parse(&message, self.bounds) {
+            Ok(mcp::Body::One(Message::Request(request))) => {
+                Ok(with_modern(Caller { knows_tasks: true, ..caller }, &message, &request))
+            }
+            Ok(_) | Err(_) => Err(Refusal::Invalid("the request is none".to_owned())),
+        }
     }
 
     /// What becomes of a request.
@@ -169,7 +197,14 @@ impl ToModern {
                 let object = Object::parse(*result).ok_or_else(broke)?;
                 let kind = object.value("resultType").map_or("\"complete\"", RawValue::get);
                 match serde_json::from_str::<String>(kind).as_deref() {
-                    Ok("complete") => without_modern(asked, message, &object),
+                    Ok("complete") => {
+                        let message = without_modern(asked, message, &object);
+                        match asked.tasks() {
+                            AboutTasks::Tools => extension::with_support(&message, self.bounds)?,
+                            AboutTasks::Nothing | AboutTasks::Begun => message,
+                        }
+                    }
+                    Ok("task") if asked.tasks() == AboutTasks::Begun => message.clone(),
                     Ok("input_required") => match Needs::read(&object)? {
                         needs if needs.wishes.iter().all(|(_, wish)| asked.can(wish)) => {
                             return Ok(Answered::Needs(needs));
@@ -190,15 +225,23 @@ impl ToModern {
     }
 }
 
-/// A request with what the modern era wants to hear with each.
-fn with_modern(caller: Caller<'_>, message: &Bytes, request: &Request<'_>) -> Bytes {
-    let revision = format!("\"{}\"", Revision::LATEST);
-    let level = caller.log_level.map(|level| format!("\"{}\"", level.as_str()));
+/// What the modern era wants to hear in `_meta` of each request, as JSON.
+pub(super) fn said_of(caller: Caller<'_>) -> Vec<(&'static str, String)> {
     let abilities = caller.abilities.declared();
-    let mut members =
-        vec![(meta::PROTOCOL_VERSION, revision.as_str()), (meta::CLIENT_CAPABILITIES, abilities.as_str())];
-    members.extend(caller.client_info.map(|info| (meta::CLIENT_INFO, info)));
-    members.extend(level.as_deref().map(|level| (meta::LOG_LEVEL, level)));
+    let abilities = if caller.knows_tasks { extension::declared(&abilities) } else { abilities };
+    let mut members = vec![
+        (meta::PROTOCOL_VERSION, format!("\"{}\"", Revision::LATEST)),
+        (meta::CLIENT_CAPABILITIES, abilities),
+    ];
+    members.extend(caller.client_info.map(|info| (meta::CLIENT_INFO, info.to_owned())));
+    members.extend(caller.log_level.map(|level| (meta::LOG_LEVEL, format!("\"{}\"", level.as_str()))));
+    members
+}
+
+/// A request with that.
+fn with_modern(caller: Caller<'_>, message: &Bytes, request: &Request<'_>) -> Bytes {
+    let members = said_of(caller);
+    let members: Vec<_> = members.iter().map(|(key, value)| (*key, value.as_str())).collect();
     edit::with_meta(message, request, &members).into()
 }
 
@@ -217,13 +260,4 @@ fn without_modern(asked: Asked, message: &Bytes, result: &Object<'_>) -> Bytes {
     }
     edits.extend(result.edits(message, &away, &[]));
     splice(message, edits).into()
-}
-
-/// The capabilities without the tasks of the modern era.
-fn without_tasks(raw: &RawValue, capabilities: &Object<'_>) -> String {
-    let edits = match capabilities.object("extensions") {
-        Some(extensions) => extensions.edits(raw.get().as_bytes(), &[task_id::EXTENSION], &[]),
-        None => Vec::new(),
-    };
-    String::from_utf8(splice(raw.get().as_bytes(), edits)).expect("whole members were cut from a text")
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::header::HeaderValue;
 use http::{Response, Uri};
-use weft_proto::mcp::{Message, header};
+use weft_proto::mcp::{Message, Request, Target, header};
 use weft_proto::name::ServerName;
 use weft_proto::resource::kinds::Era;
 
@@ -46,7 +46,9 @@ impl Outbound {
         self.about(&assembly.name, record);
         assembly.permit(call, connection.caller.proved(), &mut record.event.decided)?;
         let caller = connection.caller.shared_name();
-        let found = call.request().map(|request| assembly.locate(request, &caller)).transpose()?.flatten();
+        // Ids of the legacy era are made of the members' before the members' own are read.
+        let located = call.request().filter(|it| call.era == Era::Modern || !is_about_task(it));
+        let found = located.map(|request| assembly.locate(request, &caller)).transpose()?.flatten();
         // What a task is called here is not what its server calls it, in the answers either.
         let is_task = call.era == Era::Modern && call.request().is_some_and(task_id::is_concerned);
         match found {
@@ -131,6 +133,10 @@ impl Outbound {
             false => answer,
         })
     }
+}
+
+fn is_about_task(request: &Request<'_>) -> bool {
+    matches!(request.target(), Some(Target::Task(_)))
 }
 
 /// How long members are waited for: as long as their own sidecars wait, and a little longer.

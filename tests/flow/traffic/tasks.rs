@@ -211,3 +211,54 @@ async fn a_task_is_told_of_under_the_id_that_its_caller_has_and_to_no_other() {
     assert_eq!(*required, json!({ "extensions": { TASKS: {} } }));
     many.stop().await;
 }
+
+/// A request of a caller of 2025-11-25.
+fn of_session(session: &str, method: &str, params: &Value) -> Request<Full<Bytes>> {
+    let body = json!({ "jsonrpc": "2.0", "id": 7, "method": method, "params": params });
+    at("/mcp", pair::legacy(&body, Some(session).filter(|it| !it.is_empty())))
+}
+
+async fn opened(agent: &Agent) -> (String, Value) {
+    let client = json!({ "name": "c", "version": "1" });
+    let params = json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client });
+    let answer = agent.answer(of_session("", "initialize", &params)).await;
+    let session = answer.headers["mcp-session-id"].to_str().unwrap().to_owned();
+    (session, answer.json()["result"]["capabilities"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_of_the_legacy_era_has_tasks_of_many_servers_and_nobody_elses() {
+    let many = two().await;
+    let (session, capabilities) = opened(&many.agent).await;
+    assert!(capabilities["tasks"]["requests"]["tools"]["call"].is_object(), "{capabilities}");
+    let ask = async |method: &str, params: Value| {
+        many.agent.answer(of_session(&session, method, &params)).await.json()["result"].clone()
+    };
+    let listed = ask("tools/list", json!({})).await;
+    assert!(
+        listed["tools"].as_array().unwrap().iter().all(|it| it["execution"]["taskSupport"] == "optional")
+    );
+    let mut ids = Vec::new();
+    for (tool, name) in [("files_run", "files"), ("search_run", "search")] {
+        let task = &ask("tools/call", json!({ "name": tool, "arguments": {}, "task": {} })).await["task"];
+        assert_eq!((&task["status"], &task["ttl"]), (&json!("working"), &Value::Null), "{task}");
+        let id = json!({ "taskId": task["taskId"] });
+        assert_eq!(ask("tasks/get", id.clone()).await["status"], "completed");
+        assert_eq!(ask("tasks/result", id.clone()).await["content"][0]["text"], name);
+        ids.push(task["taskId"].clone());
+    }
+    let listed = ask("tasks/list", json!({})).await;
+    let known: Vec<_> =
+        listed["tasks"].as_array().unwrap().iter().rev().map(|it| it["taskId"].clone()).collect();
+    assert_eq!(known, ids, "{listed}");
+    let stranger = Agent::join_mesh(&many.mesh, "stranger").await;
+    begun_when_known(&stranger).await;
+    let (session, _) = opened(&stranger).await;
+    for method in ["tasks/get", "tasks/result", "tasks/cancel"] {
+        none(&stranger.answer(of_session(&session, method, &json!({ "taskId": ids[0] }))).await);
+    }
+    let none = stranger.answer(of_session(&session, "tasks/list", &json!({}))).await.json();
+    assert_eq!(none["result"]["tasks"], json!([]));
+    stranger.sidecar.stop().await;
+    many.stop().await;
+}

@@ -35,7 +35,8 @@ impl Client {
 
     pub(super) fn as_caller(&self) -> Caller<'_> {
         let log_level = *self.log_level.lock().unwrap_or_else(PoisonError::into_inner);
-        Caller { client_info: self.info.as_deref(), log_level, abilities: self.abilities }
+        let client_info = self.info.as_deref();
+        Caller { client_info, log_level, abilities: self.abilities, knows_tasks: false }
     }
 
     pub(super) fn set_log_level(&self, level: Level) {

@@ -151,16 +151,21 @@ pub(super) enum Asked {
     Server(Bytes),
     /// What can be answered without it, and how.
     Nobody(Bytes),
+    /// This sidecar, which asks the server as often as it has to, each time for no longer than it waits for one.
+    Here(Reply),
 }
 
 impl Conversation {
     pub(super) fn begin(peer: &Arc<dyn Peer>, question: Question, rules: Rules) -> Self {
         let Question { asker, asked, id, renamed, way, questions, first, under_way } = question;
-        let state = match asked {
-            Asked::Server(message) => State::Asking(asking(peer, Ask { asker: asker.clone(), message })),
-            Asked::Nobody(response) => State::Known(response),
-        };
         let due = Due::First(Instant::now() + rules.patience.call);
+        let (state, due) = match asked {
+            Asked::Server(message) => {
+                (State::Asking(asking(peer, Ask { asker: asker.clone(), message })), due)
+            }
+            Asked::Nobody(response) => (State::Known(response), due),
+            Asked::Here(reply) => (State::Listening(reply), Due::Never),
+        };
         let peer = Arc::clone(peer);
         Self {
             id,

@@ -120,7 +120,7 @@ impl Front {
         for (message, bytes) in messages {
             match message {
                 Message::Request(request) => {
-                    let mut question = match self.question(&session, request, bytes.clone()).await {
+                    let mut question = match self.question(incoming, &session, request, bytes.clone()).await {
                         // The status of the second would say that the session is gone.
                         Err(refusal) if is_batch || matches!(refusal, Refusal::MethodNotFound(_)) => {
                             Question::refused(&session.asker, request, &refusal)
@@ -155,6 +155,7 @@ impl Front {
 
     async fn question(
         self: &Arc<Self>,
+        incoming: &Incoming<'_>,
         session: &Arc<Session>,
         request: &Request<'_>,
         message: Bytes,
@@ -172,7 +173,12 @@ impl Front {
             let asked = Asked::Nobody(answer::result(&id, "{}")?);
             return Ok(Question::as_it_is(asker, asked, id, under_way));
         }
+        let knows_tasks = session.revision >= Revision::V2025_11_25;
+        if knows_tasks && let Some(reply) = self.legacy_task(incoming, session, (request, &message)).await? {
+            return Ok(Question::as_it_is(asker, Asked::Here(reply), id, under_way));
+        }
         let way = self.server().await?.way(Era::Legacy, asker.abilities, request)?;
+        let way = if knows_tasks { way.with_tasks(request) } else { way };
         let asked = match way.request(session.client.as_caller(), message, request)? {
             Fate::Ask(message) => Asked::Server(message),
             Fate::Answer(response) => Asked::Nobody(response),

@@ -32,6 +32,7 @@ pub(super) mod client;
 mod conversation;
 mod discover;
 mod events;
+mod extension;
 mod interest;
 mod legacy;
 mod modern;
@@ -40,6 +41,7 @@ mod pump;
 pub(super) mod questions;
 pub(super) mod replay;
 mod rounds;
+mod shelf;
 pub(super) mod streams;
 mod subscribe;
 mod tasks;
@@ -102,6 +104,7 @@ pub struct Front {
     watched: watch::Watched,
     parked: parked::Parked,
     task_ids: TaskIds,
+    shelf: shelf::Shelf,
     settings: Settings,
     /// What has no end of its own ends now.
     drain: CancellationToken,
@@ -116,6 +119,7 @@ struct Settings {
     unread_max: usize,
     calls_per_session_max: usize,
     input_timeout: Duration,
+    task_wait_timeout: Duration,
     bounds: mcp::Bounds,
 }
 
@@ -128,6 +132,7 @@ impl Front {
             unread_max: limits.stream_queue_max,
             calls_per_session_max: limits.calls_per_session_max,
             input_timeout: *limits.input_timeout,
+            task_wait_timeout: *limits.task_wait_timeout,
             bounds: mcp::Bounds { depth_max: limits.depth_max, batch_max: limits.batch_max },
         };
         let background = CancellationToken::new();
@@ -142,6 +147,7 @@ impl Front {
             watched: watch::Watched::default(),
             parked: parked::Parked::new(here, limits, drain.clone()),
             task_ids,
+            shelf: shelf::Shelf::new(limits),
             settings,
             drain: drain.clone(),
             stop: stop.clone(),

@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use weft_proto::mcp::{self, Bounds, Notification, Request, Revision};
+use weft_proto::mcp::{self, Bounds, Notification, Request, Revision, method};
 use weft_proto::resource::kinds::Era;
 
-use crate::bridge::{self, Abilities, Answered, Asked, Change, Outgoing, ToLegacy, ToModern, Turn, input};
+use crate::bridge::{
+    self, Abilities, AboutTasks, Answered, Asked, Change, Outgoing, ToLegacy, ToModern, Turn, input,
+};
 use crate::exchange::{Introduction, Peer};
 use crate::refusal::Refusal;
 
@@ -71,6 +73,14 @@ impl Server {
     pub(super) fn tasks(&self) -> Option<Arc<ToLegacy>> {
         match &self.translator {
             Ok(Translator::ToLegacy(bridge)) if bridge.has_tasks() => Some(Arc::clone(bridge)),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    /// What translates the tasks of a server of the modern era that has any.
+    pub(super) fn extension(&self) -> Option<Arc<ToModern>> {
+        match &self.translator {
+            Ok(Translator::ToModern(bridge)) if bridge.has_tasks() => Some(Arc::clone(bridge)),
             Ok(_) | Err(_) => None,
         }
     }
@@ -150,6 +160,16 @@ pub(super) enum Way {
 }
 
 impl Way {
+    /// The same for the list of tools of a server that has tasks, for a caller who knows them.
+    pub(super) fn with_tasks(self, request: &Request<'_>) -> Self {
+        match self {
+            Self::ToModern(bridge, asked) if bridge.has_tasks() && request.method == method::TOOLS_LIST => {
+                Self::ToModern(bridge, asked.with_tasks(AboutTasks::Tools))
+            }
+            other => other,
+        }
+    }
+
     pub(super) fn request(
         &self,
         caller: bridge::Caller<'_>,

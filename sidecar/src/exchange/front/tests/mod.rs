@@ -1,4 +1,5 @@
 mod bridged;
+mod extension;
 mod input;
 mod legacy;
 mod listening;
