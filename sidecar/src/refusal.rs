@@ -209,7 +209,7 @@ impl Refusal {
             Self::MethodNotFound(_) => told(404, -32601, "method_not_found", false),
             Self::MissingCapability(_) => told(400, -32021, "missing_capability", false),
             Self::TaskUnknown => told(400, -32602, "task_unknown", false),
-            Self::TooManyTasks => told(429, 4295, "too_many_tasks", true),
+            Self::TooManyTasks => told(429, 4296, "too_many_tasks", true),
             Self::BodyTooLarge { .. } => told(413, 4130, "body_too_large", false),
             Self::HeadTooLarge { .. } => told(431, 4310, "head_too_large", false),
             Self::BodyTimeout => told(408, 4080, "body_timeout", true),

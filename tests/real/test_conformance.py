@@ -51,10 +51,6 @@ VIRTUAL: dict[tuple[str, str, str], tuple[tuple[str, ...], str]] = {
     ),
     ("2026-07-28", "server-stateless", "sep-2575-server-sends-prompts-list-changed-on-subscription"): (_OURS, _CHANGED),
     ("2026-07-28", "server-stateless", "sep-2575-server-sends-tools-list-changed-on-subscription"): (_OURS, _CHANGED),
-    ("2026-07-28", "tasks-dispatch-and-envelope", "sep-2663-tasks-get-invalid-task-id-32602"): (
-        _OURS,
-        "the server has no tasks, and says so; the sidecar says that it made no such id",
-    ),
 }
 
 # What each server passes when it is asked directly: fewer, and the comparison compares less.

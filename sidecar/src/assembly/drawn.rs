@@ -26,6 +26,8 @@ use super::written;
 pub(super) struct Drawn {
     pub(super) roster: Roster,
     pub(super) introduction: Arc<Introduction>,
+    /// Whether any member has tasks.
+    pub(super) has_tasks: bool,
     /// Instead of a list of all tools.
     pub(super) search: Option<Searchable>,
     /// What the virtual server's own policies say of what is asked by the names that are shown; none if there are none.
@@ -72,7 +74,8 @@ impl Drawn {
         let searches = spec.is_some_and(|spec| spec.mode == ListMode::Search);
         let search =
             searches.then(|| Searchable::of(&roster, before.and_then(|before| before.search.as_ref())));
-        Some(Self { roster, introduction, search, view, parts: narrowed::Kept::default(), source })
+        let has_tasks = written::has_tasks(&introduction);
+        Some(Self { roster, introduction, has_tasks, search, view, parts: narrowed::Kept::default(), source })
     }
 
     /// Whether it would be drawn the same.

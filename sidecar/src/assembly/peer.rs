@@ -16,7 +16,7 @@ use crate::limits::Limits;
 use crate::outbound::Outbound;
 use crate::refusal::Refusal;
 use crate::state::Live;
-use crate::task_id::TaskIds;
+use crate::task_id::{self, TaskIds};
 
 use super::drawn::Drawn;
 use super::way::ToMember;
@@ -91,8 +91,12 @@ impl Members {
     pub(super) fn locate(&self, request: &Request<'_>, caller: &str) -> Result<Option<Found>, Refusal> {
         match request.target() {
             // The extension, as which alone tasks are told here, does not have it.
-            Some(Target::Task(_)) if request.method == method::TASKS_RESULT => {
+            Some(Target::Task(_)) if request.method == method::TASKS_RESULT || !self.drawn().has_tasks => {
                 Err(Refusal::MethodNotFound(request.method.clone().into_owned()))
+            }
+            // Whether there is such a task is the business of those alone who know what one is.
+            Some(Target::Task(_)) if !task_id::is_declared(request) => {
+                Err(Refusal::MissingCapability(task_id::EXTENSION.to_owned()))
             }
             Some(Target::Task(id)) => self.task(caller, id).map(|held| Some(held.into())),
             _ => locate(&self.drawn(), request),

@@ -88,6 +88,12 @@ fn capabilities(offers: &[Arc<Offer>]) -> Value {
     capabilities
 }
 
+/// Whether an introduction offers tasks.
+pub(super) fn has_tasks(introduction: &Introduction) -> bool {
+    let said = serde_json::from_slice::<Value>(&introduction.result).unwrap_or_default();
+    said["capabilities"]["extensions"].get(task_id::EXTENSION).is_some()
+}
+
 /// What the members say, each under its name.
 fn of_members(offers: &[Arc<Offer>]) -> String {
     let mut text = String::new();

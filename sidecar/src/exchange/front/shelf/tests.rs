@@ -94,6 +94,6 @@ async fn of_a_result_for_which_there_is_no_room_it_is_kept_that_it_was_lost() {
     assert_eq!(keep(r#"{"a":123}"#).end, result(r#"{"a":123}"#));
     let lost = keep("{}");
     let End::Error(error) = &lost.end else { panic!("{lost:?}") };
-    assert!(error.contains("too_many_tasks") && error.contains("4295"), "{error}");
+    assert!(error.contains("too_many_tasks") && error.contains("4296"), "{error}");
     assert_eq!(lost.task().status(), crate::bridge::tasks::Status::Failed);
 }
