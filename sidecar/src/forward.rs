@@ -150,7 +150,7 @@ impl Inbound<'_> {
         self.sign(&mut headers);
         self.onward.sign(&mut headers);
         self.unbind_session(&mut headers, call.era)?;
-        let mut request = Box::new(Request::new(Full::new(self.onward.body.clone())));
+        let mut request = Request::new(Full::new(self.onward.body.clone()));
         *request.method_mut() = received.head.method.clone();
         let query = received.head.uri.query();
         *request.uri_mut() = match (oldest, &call.kind) {
@@ -161,7 +161,7 @@ impl Inbound<'_> {
             }
         };
         *request.headers_mut() = headers;
-        match self.send(http, request, call, admitted).await {
+        match self.send(http, Arc::new(request), call, admitted).await {
             Ok(response) if oldest && call.listens() => {
                 let (key, caller) = (self.sessions.clone(), self.caller.shared_name());
                 let own = received.head.uri.path().to_owned();

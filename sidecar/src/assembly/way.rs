@@ -63,7 +63,7 @@ impl Http for ToMember {
         Box::pin(async move {
             let (head, body) = request.into_parts();
             let body = body.into_inner().unwrap_or_default();
-            let mut request = Box::new(Request::from_parts(head, Full::new(body.clone())));
+            let mut request = Request::from_parts(head, Full::new(body.clone()));
             // Who calls is proved by the certificate.
             request.headers_mut().remove(CALLER);
             request.headers_mut().remove(HOST);
@@ -97,7 +97,7 @@ impl Http for ToMember {
                 (None, None, Some(task)) => Affinity::Key(task),
                 (None, None, None) => Affinity::Any,
             };
-            let call = Call { tool: tool.as_deref(), ..Call::new(request, affinity) };
+            let call = Call { tool: tool.as_deref(), ..Call::new(Arc::new(request), affinity) };
             let mut answer = self.to.forward(&addressed, &course, call).await?;
             if let Some(scope) = take_scope(answer.response.headers_mut()) {
                 return Err(Refusal::ScopeNeeded { scopes: vec![scope] });

@@ -353,7 +353,7 @@ struct Pooled(Pool);
 impl Http for Pooled {
     fn send(&self, request: Request<Full<Bytes>>) -> BoxFuture<'_, Result<Response<AnswerBody>, Refusal>> {
         Box::pin(async move {
-            let response = self.0.send(Box::new(request)).await.map_err(refusal)?;
+            let response = self.0.send(Arc::new(request)).await.map_err(refusal)?;
             Ok(response
                 .map(|body| body.map_err(|error| Refusal::UpstreamBroke(error.to_string())).boxed_unsync()))
         })

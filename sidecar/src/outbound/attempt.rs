@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Response, StatusCode};
@@ -119,7 +120,7 @@ impl Outbound {
         (time, after): (Time, Duration),
     ) -> Result<Served, Failure> {
         reach.hedges.call(super::HEDGES_PERCENT);
-        let (spare, began) = (request.clone(), Instant::now());
+        let (spare, began) = (Arc::clone(&request), Instant::now());
         let mut first = pin!(self.attempt(reach, at, request, time));
         tokio::select! {
             biased;
@@ -254,10 +255,11 @@ pub(super) fn not_arrived() -> Refusal {
 }
 
 impl Reach {
-    /// Whether a request that came to nothing at those that were tried goes to another instance.
-    pub(super) fn may_try_another(&self, trying: &Trying<'_>, tried: &[usize]) -> bool {
+    /// The instance that a request goes to that came to nothing at those that were tried; none if it goes nowhere else.
+    pub(super) fn another(&self, trying: &Trying<'_>, tried: &[usize]) -> Option<usize> {
         let is_free = !trying.affinity.is_bound() && !trying.time.is_over();
-        is_free && matches!(self.choose(trying.affinity, tried), Ok(Some(_))) && self.budget.retry()
+        let other = is_free.then(|| self.choose(trying.affinity, tried).ok().flatten()).flatten();
+        other.filter(|_| self.budget.retry())
     }
 }
 

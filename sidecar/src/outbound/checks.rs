@@ -91,7 +91,7 @@ async fn ask(about: &About, within: Duration) -> Option<bool> {
     let mut request = discovery(&target).ok()?;
     // The pool names whoever it connects to.
     request.headers_mut().remove(http::header::HOST);
-    match timeout(within, about.pool.send(Box::new(request))).await {
+    match timeout(within, about.pool.send(Arc::new(request))).await {
         Ok(Ok(response)) => Some(!is_failure(&response)),
         Ok(Err(SendError::NeverSent { why: crate::upstream::Unsent::Retired, .. })) => None,
         Ok(Err(_)) | Err(_) => Some(false),

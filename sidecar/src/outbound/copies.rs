@@ -31,7 +31,7 @@ impl Outbound {
         let Ok(place) = Arc::clone(&self.copies.places).try_acquire_owned() else {
             return self.config.counts.copy(&stop.server, "no_room");
         };
-        let (to, request) = (Arc::clone(self), request.clone());
+        let (to, request) = (Arc::clone(self), Arc::clone(request));
         let after = stop.manner.timeout.unwrap_or(reach.call_timeout);
         tokio::spawn(async move {
             let _place = place;

@@ -267,21 +267,28 @@ impl Outbound {
         let trying = Trying { affinity, time, hedge_after: manner.hedge_after, tool };
         let mut request = reach.addressed(request, path);
         let (mut tried, mut retries, mut renewals) = (Vec::new(), reach.retries, RENEWALS_MAX);
-        let (mut last, mut left) = (Refusal::NoInstance, false);
+        let (mut last, mut left, mut chosen) = (Refusal::NoInstance, false, None);
         loop {
-            let Some(at) = reach.choose(affinity, &tried).map_err(Unserved::of)? else {
+            let next = match chosen.take() {
+                Some(at) => Some(at),
+                None => reach.choose(affinity, &tried).map_err(Unserved::of)?,
+            };
+            let Some(at) = next else {
                 return Err(Unserved { refusal: last, request: (!left).then_some(request) });
             };
             let is_kept = retries > 0 && (manner.repeatable || reach.instances.len() > 1);
-            let spare = is_kept.then(|| request.clone());
+            let spare = is_kept.then(|| Arc::clone(&request));
             let failure = match self.try_one(&reach, (at, &tried), request, trying).await {
                 Ok((at, response)) => {
                     reach.note(tool, attempt::is_failure(&response));
-                    let spare = spare.filter(|_| attempt::never_arrived(&response));
-                    tried.push(at);
-                    let Some(again) = spare.filter(|_| reach.may_try_another(&trying, &tried)) else {
+                    let Some(again) = spare.filter(|_| attempt::never_arrived(&response)) else {
                         return Ok((at, reach, response));
                     };
+                    tried.push(at);
+                    chosen = reach.another(&trying, &tried);
+                    if chosen.is_none() {
+                        return Ok((at, reach, response));
+                    }
                     retries -= 1;
                     (request, last) = (again, attempt::not_arrived());
                     continue;
@@ -349,7 +356,7 @@ impl Reach {
             None => self.path.clone(),
             Some(query) => format!("{}?{query}", self.path).parse().unwrap_or_else(|_| self.path.clone()),
         });
-        *request.uri_mut() = Uri::from(path);
+        *Arc::make_mut(&mut request).uri_mut() = Uri::from(path);
         request
     }
 }

@@ -19,6 +19,7 @@ use crate::upstream::testing::{Authority, Server, echo, id, post, serve, soon, t
 
 mod checked;
 mod doubled;
+mod kept;
 mod routed;
 
 fn server_name() -> ServerName {

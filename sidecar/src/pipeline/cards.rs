@@ -8,13 +8,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 use weft_proto::catalogue::card::{About, MEDIA_TYPE, SUFFIX, ServerCard};
@@ -33,6 +32,7 @@ use crate::record::Open;
 use crate::refusal::Refusal;
 use crate::servers::Local;
 use crate::state::Origin;
+use crate::upstream::Outgoing;
 use crate::{audit, classify, forward};
 
 use super::{Inbound, Outbound};
@@ -178,8 +178,8 @@ async fn of_server(
 }
 
 /// Nothing of the caller's request goes along but who it is.
-fn asking(server: &Local, http: &Http, caller: &Caller) -> Result<Box<Request<Full<Bytes>>>, Refusal> {
-    let mut request = Box::new(Request::new(Full::default()));
+fn asking(server: &Local, http: &Http, caller: &Caller) -> Result<Outgoing, Refusal> {
+    let mut request = Request::default();
     *request.method_mut() = Method::GET;
     *request.uri_mut() = address(&http.path)?;
     let headers = request.headers_mut();
@@ -187,7 +187,7 @@ fn asking(server: &Local, http: &Http, caller: &Caller) -> Result<Box<Request<Fu
     headers.insert(ACCEPT, HeaderValue::from_static(MEDIA_TYPE));
     headers.insert(CALLER, caller.header());
     headers.insert(SERVER, server.header.clone());
-    Ok(request)
+    Ok(Arc::new(request))
 }
 
 fn address(endpoint: &PathAndQuery) -> Result<Uri, Refusal> {

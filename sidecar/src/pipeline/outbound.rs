@@ -200,9 +200,10 @@ impl Outbound {
             (_, Some((instance, path))) => (Some(instance), Some(path)),
             (session, None) => (session, None),
         };
-        let mut request = Box::new(Request::new(Full::new(onward.body)));
+        let mut request = Request::new(Full::new(onward.body));
         *request.method_mut() = received.head.method.clone();
         *request.headers_mut() = headers;
+        let request = Arc::new(request);
         let task = call.request().and_then(|request| request.target()).and_then(|target| match target {
             Target::Task(id) => Some(id.to_owned()),
             Target::Tool(_) | Target::Prompt(_) | Target::Resource(_) => None,

@@ -86,21 +86,22 @@ impl Lease {
         }
     }
 
-    pub(super) async fn send(mut self, mut request: Outgoing) -> Result<Response<UpstreamBody>, SendError> {
+    pub(super) async fn send(mut self, request: Outgoing) -> Result<Response<UpstreamBody>, SendError> {
         self.busy = true;
         let sent = match &mut self.held {
             Held::Alone(connection) => {
                 connection.usage.requests = connection.usage.requests.saturating_add(1);
+                let mut request = Arc::unwrap_or_clone(request);
                 self.shared.in_origin_form(&mut request);
-                connection.sender.try_send_request(*request).await.map_err(never_written)
+                connection.sender.try_send_request(request).await.map_err(never_written)
             }
             Held::Stream(connection) => {
-                self.shared.in_absolute_form(&mut request);
                 // HTTP/2 may refuse a request long after it took it, and does not give it back.
-                let spare = request.clone();
+                let mut sent = Request::clone(&request);
+                self.shared.in_absolute_form(&mut sent);
                 let mut sender = connection.sender.clone();
-                let sent = sender.try_send_request(*request).await;
-                sent.map_err(|error| never_processed(error, spare, connection))
+                let sent = sender.try_send_request(sent).await;
+                sent.map_err(|error| never_processed(error, request, connection))
             }
             Held::Nothing => {
                 return Err(SendError::NeverSent { request, why: Unsent::Closed });
@@ -157,7 +158,7 @@ fn give_back_alone(shared: &Arc<Shared>, mut connection: Alone) {
 /// HTTP/1.1 gives a request back unless it began to write it.
 fn never_written(mut error: TrySendError<Request<Full<Bytes>>>) -> SendError {
     match error.take_message() {
-        Some(request) => SendError::NeverSent { request: Box::new(request), why: Unsent::Closed },
+        Some(request) => SendError::NeverSent { request: Arc::new(request), why: Unsent::Closed },
         None => SendError::MaybeSent(error.into_error()),
     }
 }
@@ -198,7 +199,7 @@ fn refusal(error: &hyper::Error) -> Option<Unsent> {
 
 impl Shared {
     /// As HTTP/1.1 wants it: path and query in the first line, the host in a header.
-    fn in_origin_form(&self, request: &mut Outgoing) {
+    fn in_origin_form(&self, request: &mut Request<Full<Bytes>>) {
         if request.uri().authority().is_some() {
             let path = request.uri().path_and_query().cloned();
             *request.uri_mut() = path.map_or_else(Uri::default, Uri::from);
@@ -210,7 +211,7 @@ impl Shared {
     }
 
     /// As HTTP/2 wants it: everything in the target.
-    fn in_absolute_form(&self, request: &mut Outgoing) {
+    fn in_absolute_form(&self, request: &mut Request<Full<Bytes>>) {
         request.headers_mut().remove(header::HOST);
         let mut parts = uri::Parts::default();
         parts.scheme = Some(self.scheme.clone());

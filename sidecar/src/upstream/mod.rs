@@ -26,8 +26,9 @@ use http_body_util::Full;
 use crate::external::CredentialsError;
 use crate::refusal::Refusal;
 
-/// A request to a server. Bodies are bounded and complete before anything is sent.
-pub type Outgoing = Box<Request<Full<Bytes>>>;
+/// A request to a server. Bodies are bounded and complete before anything is sent. It is shared: whoever may have to send
+/// it again keeps it without a copy, and what leaves by HTTP/2 is a copy anyway.
+pub type Outgoing = Arc<Request<Full<Bytes>>>;
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]

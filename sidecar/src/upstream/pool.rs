@@ -106,7 +106,7 @@ impl Pool {
         dress: &Dress,
         mut request: Outgoing,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let worn = match dress.put_on(request.headers_mut()).await {
+        let worn = match dress.put_on(Arc::make_mut(&mut request).headers_mut()).await {
             Ok(worn) => worn,
             Err(error) => {
                 return Err(SendError::NeverSent { request, why: Unsent::Credentials(Arc::new(error)) });

@@ -175,7 +175,7 @@ async fn connection<F, R>(
 }
 
 pub(crate) fn post(path: &str, body: &'static str) -> Outgoing {
-    Box::new(Request::post(path).body(Full::new(Bytes::from_static(body.as_bytes()))).unwrap())
+    Arc::new(Request::post(path).body(Full::new(Bytes::from_static(body.as_bytes()))).unwrap())
 }
 
 pub(crate) async fn text(response: Response<UpstreamBody>) -> String {

@@ -99,7 +99,7 @@ async fn a_request_says_its_path_and_a_host_and_keeps_the_host_that_it_has() {
             let absolute = post("http://elsewhere.example/mcp?a=b", "x");
             text(pool.send(absolute).await.unwrap()).await;
             let mut own = post("/mcp", "x");
-            own.headers_mut().insert(header::HOST, "own.example".parse().unwrap());
+            Arc::make_mut(&mut own).headers_mut().insert(header::HOST, "own.example".parse().unwrap());
             text(pool.send(own).await.unwrap()).await;
         }
     });
@@ -225,7 +225,7 @@ async fn nothing_is_sent_where_nobody_listens_and_the_request_comes_back() {
     let pool = Pool::new(Destination::Tcp(address.into()), Settings::local());
     let (request, why) = never_sent(pool.send(post("/mcp", "body")).await);
     assert!(matches!(&why, Unsent::Connect(error) if matches!(**error, ConnectError::Reach { .. })), "{why}");
-    assert_eq!(request.into_body().collect().await.unwrap().to_bytes(), "body");
+    assert_eq!(Arc::unwrap_or_clone(request).into_body().collect().await.unwrap().to_bytes(), "body");
     assert_eq!(pool.stats(), Stats::default());
 }
 

@@ -179,7 +179,7 @@ impl Exchange {
             None => Grant::Client,
         };
         let body = form::body(&self.settings, &grant);
-        let mut request = Box::new(Request::new(Full::new(Bytes::from(body))));
+        let mut request = Request::new(Full::new(Bytes::from(body)));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.place.path.clone().into();
         let headers = request.headers_mut();
@@ -187,7 +187,7 @@ impl Exchange {
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         headers.insert(AUTHORIZATION, form::basic(&self.settings.client_id, &secret));
-        let response = self.pool.send(request).await;
+        let response = self.pool.send(Arc::new(request)).await;
         let (head, body) = response.map_err(|error| Failure::Unreachable(error.to_string()))?.into_parts();
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|_| Failure::Answer("it broke off, or is too long"))?.to_bytes();
