@@ -329,7 +329,8 @@ pub struct CircuitBreaker {
     pub tool_pause: Option<Span>,
 }
 
-/// Retries of calls that never left, or that are safe to repeat.
+/// Retries of calls that never left, of those that are safe to repeat, and, at another instance, of any call of which the
+/// sidecar there says that it sent nothing on to the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Retries {
