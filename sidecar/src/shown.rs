@@ -1,4 +1,4 @@
-//! What a caller sees of a server's lists: no more than it may call.
+//! What a caller sees of a server's lists: no more than it may call, or could with a scope that it can ask for.
 //!
 //! An answer in one piece is looked at whole. On event streams each event passes as soon as it is whole, and those that
 //! do not carry a list keep their bytes.
@@ -10,15 +10,16 @@ use http::Response;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use weft_proto::mcp::lists::{self, Item, Listed};
-use weft_proto::mcp::{Bounds, Message, Target};
+use weft_proto::mcp::{Bounds, Message};
 use weft_proto::name::ServerName;
-use weft_proto::policy::access::View;
+use weft_proto::policy::access::{Listing, WithScope};
 use weft_proto::policy::tools;
 
 use crate::answer::Answer;
 use crate::body::Body;
 use crate::classify::{Call, Kind};
 use crate::forward::is_event_stream;
+use crate::gateway::is_of_token;
 use crate::identify::{Caller, Identified};
 use crate::limits::Limits;
 use crate::metrics::ServerSeries;
@@ -76,21 +77,16 @@ impl Cutter {
             let digest = tools::digest(item.raw.get()).ok();
             pinned::may_show(snapshot, entry, &item.name, digest.as_ref())
         };
+        let listing = view.map(|view| {
+            let mut with_scope = WithScope::new(is_of_token(view.caller()));
+            Listing::new(view, &mut with_scope)
+        });
         let may_show = |item: &Item<'_>| {
-            view.as_ref().is_none_or(|view| may_see(view, item))
+            listing.as_ref().is_none_or(|listing| listing.shows(item.listed, &item.name))
                 && (item.listed != Listed::Tool || is_approved(item))
         };
-        lists::cut(message, self.bounds, view.is_some(), may_show)
+        lists::cut(message, self.bounds, listing.is_some(), may_show)
             .map_err(|error| Refusal::UpstreamBroke(format!("a list cannot be read: {error}")))
-    }
-}
-
-fn may_see(view: &View, item: &Item<'_>) -> bool {
-    match item.listed {
-        Listed::Tool => view.may_see(Target::Tool(&item.name)),
-        Listed::Prompt => view.may_see(Target::Prompt(&item.name)),
-        Listed::Resource => view.may_see(Target::Resource(&item.name)),
-        Listed::ResourceTemplate => view.may_see_template(&item.name),
     }
 }
 

@@ -3,6 +3,7 @@
 //! A [`View`] is what one caller may do at one server. Not here: what a refused caller is told, and records.
 
 mod explain;
+mod listing;
 #[cfg(test)]
 mod reference;
 pub mod review;
@@ -21,7 +22,8 @@ use crate::wire::Object;
 pub use explain::{
     Asked, Audience, AudienceRule, Explanation, May, Question, RULES_MAX, RuleTold, Unasked, audience,
 };
-pub use scope::{SCOPE_BYTES_MAX, is_scope};
+pub use listing::Listing;
+pub use scope::{SCOPE_BYTES_MAX, WithScope, is_scope};
 pub use table::Policies;
 pub use template::template_fits;
 pub use view::View;

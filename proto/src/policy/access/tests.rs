@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::mcp::lists::Listed;
 use crate::name::{ServerName, SpiffeId, Workload};
 use crate::policy::{Caller, may_reach};
 use crate::resource::kinds::{Action, DefaultAction};
@@ -28,6 +29,10 @@ fn workload() -> Workload {
 
 fn caller() -> Caller {
     Caller::new(workload())
+}
+
+fn listing(view: View, can_ask: bool) -> Listing {
+    Listing::new(Arc::new(view), &mut WithScope::new(can_ask))
 }
 
 /// `tools/call read {}`: a method, what it names, and with which arguments.
@@ -114,6 +119,12 @@ fn a_scope_is_named_only_if_it_would_be_enough() {
         let policies = policies(specs);
         let view = view(&policies, DefaultAction::Allow, &scoped);
         assert_eq!(view.scope_for(call(asked)), expected, "{asked} by {specs:?}");
+        if let Some(Target::Tool(name)) = call(asked).target {
+            let shown = listing(self::view(&policies, DefaultAction::Allow, &scoped), true);
+            let is_certain = call(asked).arguments.is_none();
+            let shows = shown.shows(Listed::Tool, name);
+            assert!(shows == expected.is_some() || shows && !is_certain, "{asked} by {specs:?}");
+        }
         if let Some(scope) = expected {
             let more = scoped.with_scope("scope", scope).unwrap();
             assert!(!view.decide(call(asked)).allowed);
@@ -571,6 +582,39 @@ proptest! {
             prop_assert!(allowed <= view.may_see(target));
         }
     }
+
+    #[test]
+    fn a_list_shows_what_is_seen_one_by_one(
+        policies in some_policies(), names in proptest::collection::vec("[a-d{}]{1,3}", 1..4),
+        workload in some_workload(), default_action in some_default(),
+    ) {
+        let view = Arc::new(view(&policies, default_action, &Caller::new(workload)));
+        let listing = Listing::new(Arc::clone(&view), &mut WithScope::new(true));
+        for kind in Listed::ALL {
+            for name in &names {
+                prop_assert_eq!(listing.shows(kind, name), view.may_list(kind, name), "{:?} {}", kind, name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_list_is_looked_at_with_so_many_scopes_and_no_more() {
+    let scoped = caller().with_claims(r#"{"scope": ["a"]}"#).unwrap();
+    let rule = |n: usize| {
+        format!("{{action: allow, from: [{{claims: {{scope: [s{n}, a b]}}}}], to: [{{tools: [t{n}]}}]}}")
+    };
+    let spec = format!("{{rules: [{}]}}", (0..40).map(rule).collect::<Vec<_>>().join(", "));
+    let shown = |can_ask: bool| {
+        let listing = listing(view(&policies(&[&spec]), DefaultAction::Allow, &scoped), can_ask);
+        (0..40).filter(|n| listing.shows(Listed::Tool, &format!("t{n}"))).count()
+    };
+    assert_eq!((shown(true), shown(false)), (32, 0));
+    let templates =
+        "{rules: [{action: allow, from: [{claims: {scope: [w]}}], to: [{resources: ['file:///d/*']}]}]}";
+    let listing = listing(view(&policies(&[templates]), DefaultAction::Allow, &scoped), true);
+    let shows = |template| listing.shows(Listed::ResourceTemplate, template);
+    assert!(shows("file:///d/{name}") && !shows("file:///e/{name}"));
 }
 
 #[test]

@@ -58,11 +58,14 @@ impl View {
         caller: Caller,
         server: ServerName,
     ) -> Self {
-        let speaks_of = {
-            let caller = caller.clone();
-            move |rule: &AccessRule| caller.is_one_of(rule.from.as_ref())
-        };
-        Self::made(policies, default_action, (caller, server), speaks_of)
+        let speaks_of = speaks_of(&caller);
+        Self::made(policies.table(), default_action, (caller, server), speaks_of)
+    }
+
+    /// The same for another caller.
+    pub(super) fn of_another(&self, caller: Caller) -> Self {
+        let speaks_of = speaks_of(&caller);
+        Self::made(&self.table, self.default_action, (caller, self.server.clone()), speaks_of)
     }
 
     /// What any of those could be allowed for whom a gateway calls, whatever tenant and claims they have: for what is
@@ -80,17 +83,17 @@ impl View {
                 (Action::Deny | Action::Audit, likeness) => likeness == Likeness::Yes,
             }
         };
-        let view = Self::made(policies, default_action, (gateway, server), speaks_of);
+        let view = Self::made(policies.table(), default_action, (gateway, server), speaks_of);
         Self { is_of_any: true, ..view }
     }
 
     fn made(
-        policies: &Policies,
+        table: &Arc<Table>,
         default_action: DefaultAction,
         (caller, server): (Caller, ServerName),
         speaks_of: impl Fn(&AccessRule) -> bool,
     ) -> Self {
-        let table = Arc::clone(policies.table());
+        let table = Arc::clone(table);
         let mut speaks = vec![0_u64; table.rules.len().div_ceil(64)].into_boxed_slice();
         for (number, word) in (0..).zip(&mut speaks) {
             for bit in 0..64 {
@@ -174,6 +177,14 @@ impl View {
             Listed::Resource => self.may_see(Target::Resource(name)),
             Listed::ResourceTemplate => self.may_see_template(name),
         }
+    }
+
+    /// Whether lists judge everything of a kind alike: no rule that speaks of the caller names anything, or looks at what
+    /// is named.
+    pub(super) fn lists_alike(&self) -> bool {
+        self.enforced().all(|(speaks, rule)| {
+            !speaks || rule.action == Action::Audit || rule.to.is_none() && rule.when.is_none()
+        })
     }
 
     /// Whether a call would be allowed with some arguments.
@@ -335,6 +346,11 @@ impl Tally {
             audit: self.audit.max(more.audit),
         }
     }
+}
+
+fn speaks_of(caller: &Caller) -> impl Fn(&AccessRule) -> bool + use<> {
+    let caller = caller.clone();
+    move |rule| caller.is_one_of(rule.from.as_ref())
 }
 
 /// Where no rule allowed the call, every policy that might have must be open about it.

@@ -87,7 +87,9 @@ pub(crate) struct RawCaller {
     /// Tenants, as a gateway's authentication names them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) tenants: Option<Patterns>,
-    /// Claims of the caller's token.
+    /// Claims of the caller's token. What a rule allows to whom only a `scope` (or `scp`) is missing that stands here without
+    /// `*` is listed to that caller, and a call of it is answered with that scope, so that the client can get a token that
+    /// has it. Scopes in `when`, and those with `*`, are told nobody, and what needs them is not listed without.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) claims: Map<Text<128>, Patterns, 32>,
 }
