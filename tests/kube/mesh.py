@@ -12,7 +12,7 @@ import yaml
 import pods
 from calls import call
 from charts import CHART, helm
-from cluster import NODE, Cluster
+from cluster import NODE, Cluster, Refused
 from node import Node, Pod
 from processes import eventually
 
@@ -65,6 +65,26 @@ class Mesh:
             raise AssertionError(f"{pod.told()}{self.control_plane.told()}{self.node.told()}") from error
         return pod
 
+    def deploys(self, name: str, template: dict, replicas: int):
+        """Makes a Deployment of pods as `template` is one, and waits until all of them are ready."""
+        metadata = {key: it for key, it in template["metadata"].items() if key in ("labels", "annotations")}
+        self.cluster.apply({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": "library"},
+            "spec": {
+                "replicas": replicas, "selector": {"matchLabels": {"app": name}},
+                "template": {"metadata": metadata, "spec": template["spec"] | {"hostAliases": self.names}},
+            },
+        })
+        self.rolled_out(name)
+
+    def rolled_out(self, name: str):
+        """Waits until every pod of a Deployment is as it is to be."""
+        try:
+            self.cluster.kubectl("rollout", "status", f"deployment/{name}", "-n", "library", "--timeout=59s")
+        except Refused as error:
+            told = self.cluster.kubectl("describe", "pods", "-n", "library", "-l", f"app={name}")
+            raise AssertionError(f"{told}{self.node.told()}") from error
+
     def answered(self, server: str, tool: str, **arguments) -> dict:
         """The first call that is answered: where a new instance is, agents know a moment after it is ready."""
         last = []
@@ -96,9 +116,11 @@ class Mesh:
 
     def _build_images(self) -> list[Path]:
         self.images.build("pause:1", Path(shutil.which("catatonit")), "-P")
-        self.images.build("small:1", pods.small_server(self.folder))
+        sidecar = Path(os.environ["WEFT_SIDECAR_BIN"])
+        # The sidecar of a command runs in the command's image; that of our own images would need nothing there.
+        self.images.build("small:1", pods.small_server(self.folder), also=sidecar)
         self.images.build("weft-control-plane:1", Path(os.environ["WEFT_BIN"]))
-        self.images.build("weft-sidecar:1", Path(os.environ["WEFT_SIDECAR_BIN"]), user=pods.SIDECAR_USER)
+        self.images.build("weft-sidecar:1", sidecar, user=pods.SIDECAR_USER)
         archives = []
         for it in ("pause", "small", "weft-control-plane", "weft-sidecar"):
             archives.append(self.folder / f"{it}.tar")

@@ -263,6 +263,20 @@ class Node:
             ))
 
 
+@dataclass(frozen=True)
+class Network:
+    """The network of a pod, found once: for whoever calls often."""
+
+    pid: int
+
+    def inside(self, *command: str, within: float = 30) -> subprocess.CompletedProcess:
+        """Runs a program of this machine there."""
+        return subprocess.run(
+            ["nsenter", f"--net=/proc/{self.pid}/ns/net", *command],
+            capture_output=True, text=True, timeout=within, check=False,
+        )
+
+
 class Pod:
     """A pod on the node."""
 
@@ -295,12 +309,12 @@ class Pod:
         uid = self.said()["metadata"]["uid"]
         return self.node.processes_of(uid, self.status(container)["containerID"].removeprefix("containerd://"))[0]
 
+    def network(self) -> "Network":
+        return Network(self.pid("weft-sidecar"))
+
     def inside(self, *command: str, within: float = 30) -> subprocess.CompletedProcess:
         """Runs a program of this machine in the pod's network."""
-        return subprocess.run(
-            ["nsenter", f"--net=/proc/{self.pid('weft-sidecar')}/ns/net", *command],
-            capture_output=True, text=True, timeout=within, check=False,
-        )
+        return self.network().inside(*command, within=within)
 
     def told(self) -> str:
         """What there is to read when something went wrong."""

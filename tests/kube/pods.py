@@ -66,15 +66,15 @@ class Node:
         self.podman("image", "unmount", "--all")
         subprocess.run(["umount", self.folder / "root/overlay"], check=False, capture_output=True)
 
-    def build(self, image: str, program: Path, *args: str, user: int = 1000):
-        """An image FROM scratch that holds one program, and the libraries that it is linked with."""
+    def build(self, image: str, program: Path, *args: str, user: int = 1000, also: Path | None = None):
+        """An image FROM scratch that holds one program, and the libraries that it, or another program, is linked with."""
         context = self.folder / image.replace("/", "-").replace(":", "-")
         context.mkdir()
         shutil.copy(program, context / "program")
         # What a debugger would need is nine tenths of it.
         subprocess.run(["strip", "--strip-all", context / "program"], check=False, capture_output=True)
         lines = ["FROM scratch", f"COPY --chmod=0755 program /opt/{Path(program).name}"]
-        for library in _libraries(program):
+        for library in _libraries(also or program):
             shutil.copy(library, context / library.name)
             lines.append(f"COPY --chmod=0755 {library.name} {library}")
         entry = json.dumps([f"/opt/{Path(program).name}", *args])

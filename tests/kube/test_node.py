@@ -5,6 +5,7 @@ The programs are those that were just built, with the libraries that they are li
 """
 
 import base64
+import itertools
 import json
 import os
 import subprocess
@@ -20,7 +21,8 @@ from mesh import DOMAIN, SYSTEM, Mesh, agent, server, serving
 from processes import eventually
 
 SIDECAR = "weft-sidecar"
-SERVERS = ("catalogue", "leaving", "sick", "captured", "plain", "notes", "late")
+ROLLED = ("rolled", "rolled-plain", "rolled-command")
+SERVERS = ("catalogue", "leaving", "sick", "captured", "plain", "notes", "late", *ROLLED)
 
 
 @pytest.fixture(scope="module")
@@ -189,13 +191,82 @@ def test_a_plain_sidecar_runs_beside_the_application(mesh):
     assert text(mesh.answered("plain", "greet", name="both")) == "Hello, both!"
 
 
+def piped(name: str, *command: str, **of_container) -> dict:
+    """A pod whose one container is a server over its pipes."""
+    made = server(name, stdio="server", servers=name)
+    container = {"name": "server", "image": "localhost/small:1", "imagePullPolicy": "Never", "command": list(command)}
+    made["spec"]["containers"] = [container | of_container]
+    return made
+
+
 def test_a_command_of_a_pod_is_served_by_the_sidecar_that_was_copied_to_it(mesh):
-    notes = server("notes", stdio="server", servers="notes")
-    container = {"name": "server", "image": "localhost/weft-control-plane:1", "command": ["/opt/weft", "example-server"]}
-    notes["spec"]["containers"] = [container | {"imagePullPolicy": "Never"}]
-    pod = mesh.runs(notes)
+    pod = mesh.runs(piped("notes", "/opt/weft", "example-server", image="localhost/weft-control-plane:1"))
     assert [it["name"] for it in pod.said()["spec"]["containers"]] == ["server"]
     assert text(mesh.answered("notes", "greet", name="pipe")) == "Hello, pipe!"
+
+
+class Callers:
+    """Agents that call servers again and again, and keep every call that had no result."""
+
+    def __init__(self, agent, servers):
+        self._network = agent.network()
+        self._over = threading.Event()
+        self.answered = dict.fromkeys(servers, 0)
+        self.lost = []
+        self._threads = [threading.Thread(target=self._call, args=[it]) for it in servers]
+
+    def __enter__(self):
+        for it in self._threads:
+            it.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        for it in self._threads:
+            it.join(40)
+
+    def _call(self, name: str):
+        # Every other call takes long enough to be under way when its instance is told to end.
+        for number in itertools.count():
+            if self._over.is_set():
+                return
+            tool, arguments = (("greet", {}), ("wait", {"milliseconds": 700}))[number % 2]
+            began = time.strftime("%H:%M:%S")
+            try:
+                said = call(self._network, name, tool, arguments | {"name": "on"})
+            except AssertionError as error:
+                said = {"curl": str(error)}
+            if "result" in said:
+                self.answered[name] += 1
+            else:
+                self.lost.append(f"{began} {name} {tool}: {json.dumps(said)}")
+
+
+def test_no_call_is_lost_while_deployments_are_rolled_out_anew(mesh):
+    templates = (server("rolled"), server("rolled-plain", native="disabled"), piped("rolled-command", "/opt/small", "pipe"))
+    for name, template in zip(ROLLED, templates, strict=True):
+        mesh.deploys(name, template, replicas=2)
+        mesh.answered(name, "greet", name="before")
+
+    def pods() -> set[str]:
+        listed = mesh.cluster.get("pods", "-n", "library", "-l", f"app in ({','.join(ROLLED)})")["items"]
+        return {it["metadata"]["uid"] for it in listed}
+
+    with Callers(mesh.agent, ROLLED) as callers:
+        counts = [dict(callers.answered)]
+        for _ in range(2):
+            before = pods()
+            mesh.cluster.kubectl("rollout", "restart", "-n", "library", *(f"deployment/{it}" for it in ROLLED))
+            for name in ROLLED:
+                mesh.rolled_out(name)
+            # The last of them still ends when the Deployment is as it is to be.
+            eventually(lambda before=before: not pods() & before, within=40)
+            counts.append(dict(callers.answered))
+    lines = (it for it in mesh.agent.log(SIDECAR).splitlines() if "library/rolled" in it)
+    refused = [it for it in lines if '"reason":"ok"' not in it]
+    assert not callers.lost, "\n".join([f"answered: {counts}; lost:", *callers.lost, "its sidecar:", *refused[-10:]])
+    for first, then in itertools.pairwise(counts):
+        assert all(then[it] > first[it] + 5 for it in ROLLED), counts
 
 
 def test_calls_go_on_while_the_control_planes_pod_is_replaced_and_new_pods_find_the_new_one(mesh, catalogue):

@@ -1,5 +1,5 @@
 // A small MCP server over HTTP, of the era of sessions, in one static program: what a container of tests runs. It knows
-// nothing of Weft. `call URL TOOL` is a client, which calls a tool once and ends.
+// nothing of Weft. `pipe` serves on stdin and stdout instead; `call URL TOOL` is a client, which calls a tool once and ends.
 package main
 
 import (
@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -62,6 +63,42 @@ func answer(asked *message) any {
 	return nil
 }
 
+// What there is to write back to a message; nothing to one that asks for nothing.
+func reply(asked *message) object {
+	if asked.ID == nil {
+		return nil
+	}
+	said := object{"jsonrpc": "2.0", "id": asked.ID}
+	if result := answer(asked); result != nil {
+		said["result"] = result
+	} else {
+		said["error"] = object{"code": -32601, "message": "no such method"}
+	}
+	return said
+}
+
+// Serves lines on its pipes until there are no more, and then until all are answered.
+func pipe() {
+	var answering sync.WaitGroup
+	var writing sync.Mutex
+	written := json.NewEncoder(os.Stdout)
+	asking := json.NewDecoder(os.Stdin)
+	for {
+		var asked message
+		if asking.Decode(&asked) != nil {
+			answering.Wait()
+			return
+		}
+		answering.Go(func() {
+			if said := reply(&asked); said != nil {
+				writing.Lock()
+				defer writing.Unlock()
+				_ = written.Encode(said)
+			}
+		})
+	}
+}
+
 func serve(to http.ResponseWriter, from *http.Request) {
 	if from.Method != http.MethodPost {
 		to.WriteHeader(http.StatusMethodNotAllowed)
@@ -72,15 +109,10 @@ func serve(to http.ResponseWriter, from *http.Request) {
 		http.Error(to, err.Error(), http.StatusBadRequest)
 		return
 	}
-	if asked.ID == nil {
+	said := reply(&asked)
+	if said == nil {
 		to.WriteHeader(http.StatusAccepted)
 		return
-	}
-	said := object{"jsonrpc": "2.0", "id": asked.ID}
-	if result := answer(&asked); result != nil {
-		said["result"] = result
-	} else {
-		said["error"] = object{"code": -32601, "message": "no such method"}
 	}
 	to.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(to).Encode(said)
@@ -95,6 +127,10 @@ func health(to http.ResponseWriter, _ *http.Request) {
 func main() {
 	if len(os.Args) == 4 && os.Args[1] == "call" {
 		os.Exit(call(os.Args[2], os.Args[3]))
+	}
+	if len(os.Args) == 2 && os.Args[1] == "pipe" {
+		pipe()
+		return
 	}
 	at := "127.0.0.1:8080"
 	if len(os.Args) > 1 {
