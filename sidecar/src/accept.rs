@@ -4,8 +4,10 @@
 //! A connection ends gracefully: whatever streams on it goes on to its own end. Only a revoked certificate, or the end
 //! of a drain, cuts.
 
+mod open;
 mod watch;
 
+pub use open::Open;
 pub use watch::Busy;
 
 use std::convert::Infallible;
@@ -59,6 +61,8 @@ pub struct Listener {
     pub is_public: bool,
     /// Connections of each client address.
     pub addresses: Shares<IpAddr>,
+    /// Its connections, counted from the moment that they are accepted.
+    pub open: Open,
     pub limits: Arc<Limits>,
     pub metrics: Arc<Metrics>,
     /// No new connections, and the open ones are asked to end.
@@ -119,10 +123,10 @@ impl Listener {
                         continue;
                     };
                     let (listener, service) = (Arc::clone(&listener), service.clone());
-                    let handshakes = Arc::clone(&handshakes);
+                    let (handshakes, one) = (Arc::clone(&handshakes), listener.open.one());
                     tasks.spawn(async move {
                         listener.connection(stream, address, &handshakes, service).await;
-                        drop((place, share));
+                        drop((place, share, one));
                     });
                 }
                 Err(error) => {

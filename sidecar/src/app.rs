@@ -20,6 +20,7 @@ use weft_certs::bundle::{Bundles, TrustStore};
 use weft_certs::tls::LiveIdentity;
 use weft_proto::name::{HostPort, Namespace, Workload};
 
+use crate::accept::Open;
 use crate::access_log::{AccessLog, Sink};
 use crate::admin::{self, Door};
 use crate::assembly::{self, Assemblies, Audience};
@@ -122,11 +123,13 @@ pub struct Running {
     lasting: TaskTracker,
     /// Ends with the last call to the servers beside this sidecar.
     serving: Option<JoinHandle<()>>,
+    agents: Open,
     workers: Handle,
     log: AccessLog,
     tracer: Tracer,
     audit: Audit,
     drain_timeout: Duration,
+    linger_timeout: Duration,
 }
 
 impl std::fmt::Debug for Running {
@@ -196,6 +199,8 @@ pub async fn start(bootstrap: Bootstrap, around: Surroundings) -> Result<Running
         health,
         admin,
         drain_timeout: *core.limits.drain_timeout,
+        linger_timeout: *core.limits.linger_timeout,
+        agents: core.agents,
         live: core.live,
         metrics: core.metrics,
         servers: core.servers,
@@ -232,6 +237,8 @@ struct Core {
     assemblies: Assemblies,
     /// The same for a gateway's callers.
     for_guests: Assemblies,
+    /// Connections at the outbound listener.
+    agents: Open,
     tokens: Tokens,
     tracer: Tracer,
 }
@@ -299,6 +306,7 @@ impl Core {
             to,
             assemblies,
             for_guests,
+            agents: Open::default(),
             tokens,
             tracer,
         })
@@ -450,13 +458,17 @@ impl Running {
         let _ = closing.await;
     }
 
-    /// Calls to the servers beside this sidecar first: until they are over, their servers may call others. The listeners'
-    /// tasks end with their last connection.
+    /// Calls to the servers beside this sidecar first: until they are over, their servers may call others. Then the agent,
+    /// if it is to be waited for. The listeners' tasks end with their last connection.
     async fn drained(&mut self) {
-        if let Some(serving) = self.serving.take() {
-            let until = self.drain_timeout.saturating_sub(LAST_WORDS);
-            let _ = tokio::time::timeout(until, serving).await;
-        }
+        let (serving, agents, quiet) = (self.serving.take(), self.agents.clone(), self.linger_timeout);
+        let needed = async move {
+            if let Some(serving) = serving {
+                let _ = serving.await;
+            }
+            agents.none_for(quiet).await;
+        };
+        let _ = tokio::time::timeout(self.drain_timeout.saturating_sub(LAST_WORDS), needed).await;
         self.tokens.leave.cancel();
         self.traffic.wait().await;
     }

@@ -14,7 +14,7 @@ use crate::gateway::Gateway;
 use crate::limits::Limits;
 use crate::probes::Probes;
 use crate::push;
-use crate::stdio::command::Command;
+use crate::stdio::command::{Command, WordsError};
 
 /// Largest bootstrap file, in bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -42,6 +42,31 @@ pub struct Bootstrap {
     /// What of the containers beside this sidecar is asked in the name of the kubelet.
     #[serde(default)]
     pub probes: Probes,
+}
+
+/// Why a command that stands beside the file cannot be its server.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    #[error("the command that follows is of the one server in node.servers, where there are {0}")]
+    NotOne(usize),
+    #[error("node.commands has a command for {0} too")]
+    Twice(ServerName),
+    #[error("the command that follows cannot be started")]
+    Words(#[source] WordsError),
+}
+
+impl Bootstrap {
+    /// The one server that the file says this sidecar stands beside is the command of these words.
+    pub fn serving(mut self, words: &[String]) -> Result<Self, CommandError> {
+        let [server] = self.node.servers.as_slice() else {
+            return Err(CommandError::NotOne(self.node.servers.len()));
+        };
+        let command = Command::of_words(words).map_err(CommandError::Words)?;
+        match self.node.commands.insert(server.clone(), command) {
+            Some(_) => Err(CommandError::Twice(server.clone())),
+            None => Ok(self),
+        }
+    }
 }
 
 /// Who this sidecar is, besides its identity.

@@ -31,7 +31,8 @@ Examples:
   weft-sidecar run --config /etc/weft/sidecar.yaml
   weft-sidecar run --config sidecar.yaml --access-log off --log-level debug
   weft-sidecar check --config sidecar.yaml
-  WEFT_SIDECAR_YAML=\"$(cat sidecar.yaml)\" weft-sidecar run";
+  WEFT_SIDECAR_YAML=\"$(cat sidecar.yaml)\" weft-sidecar run
+  weft-sidecar run --config sidecar.yaml -- npx -y some-server";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -174,6 +175,19 @@ pub struct RunArgs {
     /// Threads for traffic; as many as there are processors if not given
     #[arg(long, value_name = "N", env = "WEFT_WORKERS", hide_env_values = true)]
     pub workers: Option<usize>,
+    /// The command that the one server in node.servers is, with its arguments, in place of one in the file
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+impl RunArgs {
+    fn read(&self) -> anyhow::Result<Bootstrap> {
+        let bootstrap = self.file.read()?;
+        match self.command.is_empty() {
+            true => Ok(bootstrap),
+            false => Ok(bootstrap.serving(&self.command)?),
+        }
+    }
 }
 
 /// From the command line to the exit code.
@@ -222,7 +236,7 @@ pub fn try_run(command: Command, launcher: Launcher) -> anyhow::Result<ExitCode>
 }
 
 fn run_until_stopped(args: &RunArgs, launcher: Launcher) -> anyhow::Result<ExitCode> {
-    let bootstrap = args.file.read()?;
+    let bootstrap = args.read()?;
     // Commands may have orphans of any kind, and a container of its own has nothing that would see to them.
     if first::is_first() && !bootstrap.node.commands.is_empty() {
         return Ok(first::stay());
@@ -373,6 +387,33 @@ mod tests {
         std::fs::write(&path, FILE.replace("a/b", "a/named")).unwrap();
         let read = file(&["--yaml", FILE, "--config", path.to_str().unwrap()]).unwrap().read().unwrap();
         assert_eq!(read.node.id.as_str(), "a/named");
+    }
+
+    #[test]
+    fn a_command_that_follows_is_the_one_server_of_the_file() {
+        let read = |servers: &str, words: &[&str]| {
+            let file = FILE.replace("id: a/b", &format!("id: a/b, {servers}"));
+            let start = ["weft-sidecar", "run", "--yaml", &file];
+            match Cli::try_parse_from(start.iter().chain(words)).unwrap().command {
+                Command::Run(args) => args.read().map_err(|error| format!("{error:#}")),
+                other => panic!("{other:?}"),
+            }
+        };
+        let commands = read("servers: [a/notes]", &["--", "npx", "--config", "$HOME"]).unwrap().node.commands;
+        let (server, command) = commands.iter().next().unwrap();
+        assert_eq!((server.to_string().as_str(), command.command.as_str()), ("a/notes", "npx"));
+        assert_eq!(command.args.iter().map(|it| it.as_str()).collect::<Vec<_>>(), ["--config", "$HOME"]);
+        assert!(read("servers: [a/notes]", &[]).unwrap().node.commands.is_empty());
+        let refused = |servers, words: &[&str]| read(servers, words).unwrap_err();
+        assert!(refused("servers: []", &["--", "npx"]).ends_with("where there are 0"));
+        assert!(refused("servers: [a/notes, a/files]", &["--", "npx"]).ends_with("where there are 2"));
+        assert_eq!(
+            refused("servers: [a/notes]", &["--", "npx", ""]),
+            "the command that follows cannot be started: word 2: the text is empty; leave the field out instead"
+        );
+        let both = "servers: [a/notes], commands: { a/notes: { command: x } }";
+        let twice = refused(both, &["--", "npx"]);
+        assert_eq!(twice, "node.commands has a command for a/notes too");
     }
 
     #[test]

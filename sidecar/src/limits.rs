@@ -229,4 +229,7 @@ limits! {
     span_value_bytes_max: usize = 4 << 10;
     /// Time a draining sidecar gives to what is in flight.
     drain_timeout: Limited = secs(25);
+    /// Time without a connection of the local agent until a draining sidecar takes the agent for gone: for sidecars that
+    /// are told to end when their agents are. Part of `drainTimeout`. Zero waits for no agent.
+    linger_timeout: Limited = secs(0);
 }

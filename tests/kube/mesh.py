@@ -19,6 +19,10 @@ from processes import eventually
 DOMAIN = "weft.local"
 SYSTEM = "weft-system"
 READY_SECS_MAX = 90
+# The folder that `deploy/images` makes images from, where pods are to run in those and not in images of what was just built.
+SHIPPED = os.environ.get("WEFT_IMAGES")
+# Where the operator's command is in the image of the control plane.
+WEFT = "/weft" if SHIPPED else "/opt/weft"
 
 
 class Mesh:
@@ -116,11 +120,15 @@ class Mesh:
 
     def _build_images(self) -> list[Path]:
         self.images.build("pause:1", Path(shutil.which("catatonit")), "-P")
-        sidecar = Path(os.environ["WEFT_SIDECAR_BIN"])
         # The sidecar of a command runs in the command's image; that of our own images would need nothing there.
+        sidecar = Path(os.environ["WEFT_SIDECAR_BIN"])
         self.images.build("small:1", pods.small_server(self.folder), also=sidecar)
-        self.images.build("weft-control-plane:1", Path(os.environ["WEFT_BIN"]))
-        self.images.build("weft-sidecar:1", sidecar, user=pods.SIDECAR_USER)
+        if SHIPPED:
+            for it in ("sidecar", "control-plane"):
+                self.images.build_shipped(it, f"weft-{it}:1", Path(SHIPPED))
+        else:
+            self.images.build("weft-control-plane:1", Path(os.environ["WEFT_BIN"]))
+            self.images.build("weft-sidecar:1", sidecar, user=pods.SIDECAR_USER)
         archives = []
         for it in ("pause", "small", "weft-control-plane", "weft-sidecar"):
             archives.append(self.folder / f"{it}.tar")
@@ -194,7 +202,7 @@ def serving(*names: str) -> str:
             "servers": {"names": list(names)},
             "rules": [{
                 "action": "allow", "from": [{"serviceAccounts": ["agents/assistant"]}],
-                "to": [{"tools": ["greet", "wait", "sicken"]}],
+                "to": [{"tools": ["greet", "wait", "sicken", "words"]}],
             }],
         },
     }

@@ -338,11 +338,12 @@ def test_restricted_pods_stay_so_and_capture_is_for_others(cluster):
 
 def test_a_command_becomes_a_server(cluster, mesh):
     made = pod("notes", mesh, {"weft.dev/stdio": "server", "weft.dev/servers": "notes"})
-    made["spec"]["containers"][0] |= {"command": ["npx"], "args": ["-y", "notes"]}
+    made["spec"]["containers"][0] |= {"command": ["npx"], "args": ["-y", "$(NOTES)"]}
     kept, _ = created(cluster, made)
     assert containers(kept) == ["weft-copy", "server"]
     server = kept["spec"]["containers"][0]
-    assert (server["command"], server.get("args")) == (["/weft/bin/weft-sidecar", "run"], None)
+    assert server["command"] == ["/weft/bin/weft-sidecar", "run", "--", "npx"]
+    assert server["args"] == ["-y", "$(NOTES)"]
     with pytest.raises(Refused, match="leaves its command to the image"):
         tried(cluster, pod("unsaid", mesh, {"weft.dev/stdio": "server", "weft.dev/servers": "notes"}))
 

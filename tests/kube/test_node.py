@@ -1,7 +1,8 @@
 """Injected pods on a node, with the chart's control plane beside them: a real kubelet starts them, asks their probes, gives
 them their tokens and ends them.
 
-The programs are those that were just built, with the libraries that they are linked with, as in `test_podman.py`.
+The programs are those that were just built, with the libraries that they are linked with, as in `test_podman.py`; with
+WEFT_IMAGES they are those that `deploy/images` left in that folder, in the images that are shipped.
 """
 
 import base64
@@ -17,12 +18,12 @@ import pytest
 import yaml
 
 from calls import call, is_busy, text
-from mesh import DOMAIN, SYSTEM, Mesh, agent, server, serving
+from mesh import DOMAIN, SYSTEM, WEFT, Mesh, agent, server, serving
 from processes import eventually
 
 SIDECAR = "weft-sidecar"
 ROLLED = ("rolled", "rolled-plain", "rolled-command")
-SERVERS = ("catalogue", "leaving", "sick", "captured", "plain", "notes", "late", *ROLLED)
+SERVERS = ("catalogue", "leaving", "sick", "captured", "plain", "notes", "worded", "late", *ROLLED)
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +192,19 @@ def test_a_plain_sidecar_runs_beside_the_application(mesh):
     assert text(mesh.answered("plain", "greet", name="both")) == "Hello, both!"
 
 
+def test_a_plain_sidecar_lets_an_agent_that_is_told_to_end_make_its_last_calls(mesh, catalogue):
+    mesh.answered("catalogue", "greet", name="before")
+    url = "http://127.0.0.1:7400/servers/library/catalogue/mcp"
+    last = agent("last", args=["farewell", url, "greet"])
+    last["metadata"]["annotations"]["weft.dev/native"] = "disabled"
+    pod = mesh.runs(last)
+    ids = [container_id(pod, it) for it in ("server", SIDECAR)]
+    mesh.cluster.kubectl("delete", "pod", "last", "-n", "agents")
+    application, sidecar = (mesh.node.event("exit", it) for it in ids)
+    assert (application.status, sidecar.status) == (0, 0)
+    assert application.at < sidecar.at
+
+
 def piped(name: str, *command: str, **of_container) -> dict:
     """A pod whose one container is a server over its pipes."""
     made = server(name, stdio="server", servers=name)
@@ -200,9 +214,22 @@ def piped(name: str, *command: str, **of_container) -> dict:
 
 
 def test_a_command_of_a_pod_is_served_by_the_sidecar_that_was_copied_to_it(mesh):
-    pod = mesh.runs(piped("notes", "/opt/weft", "example-server", image="localhost/weft-control-plane:1"))
+    pod = mesh.runs(piped("notes", WEFT, "example-server", image="localhost/weft-control-plane:1"))
     assert [it["name"] for it in pod.said()["spec"]["containers"]] == ["server"]
     assert text(mesh.answered("notes", "greet", name="pipe")) == "Hello, pipe!"
+
+
+def test_a_command_is_given_the_values_of_the_variables_that_its_words_refer_to(mesh):
+    key = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "key", "namespace": "library"}}
+    mesh.cluster.apply(key | {"stringData": {"quoted": 'a "key", $(OTHER) and \\'}})
+    env = [
+        {"name": "MODE", "value": "pipe"},
+        {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "key", "key": "quoted"}}},
+    ]
+    words = ["--key=$(KEY)", "--price=$$(MODE)", "$(NOBODY)"]
+    pod = mesh.runs(piped("worded", "/opt/small", "$(MODE)", args=words, env=env))
+    assert text(mesh.answered("worded", "words")) == 'Hello, --key=a "key", $(OTHER) and \\ --price=$(MODE) $(NOBODY)!'
+    assert pod.status("server")["restartCount"] == 0
 
 
 class Callers:

@@ -10,7 +10,7 @@ use weft_certs::verifier::Expect;
 use weft_proto::name::Namespace;
 
 use super::{Core, Error, is_plain};
-use crate::accept::{Listener, Tls};
+use crate::accept::{Listener, Open, Tls};
 use crate::gateway::{self, Authenticator, Certificate, Pages, Shares};
 use crate::metrics::{SeriesByServer, ServerSeries};
 use crate::pipeline::{self, Cards};
@@ -123,7 +123,8 @@ impl Core {
             traced: self.tracer.calling(),
             tracer: self.tracer.clone(),
         });
-        self.listener("outbound", None, &self.tokens.leave).serve(socket, service)
+        let open = self.agents.clone();
+        Listener { open, ..self.listener("outbound", None, &self.tokens.leave) }.serve(socket, service)
     }
 
     fn listener(&self, name: &'static str, tls: Option<Tls>, drain: &CancellationToken) -> Listener {
@@ -132,6 +133,7 @@ impl Core {
             tls,
             is_public: false,
             addresses: Shares::default(),
+            open: Open::default(),
             limits: Arc::clone(&self.limits),
             metrics: Arc::clone(&self.metrics),
             drain: drain.clone(),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use weft_proto::name::{EnvName, EnvValue};
-use weft_proto::resource::bounded::{List, Map, Text};
+use weft_proto::resource::bounded::{List, Map, Text, TextError};
 use weft_proto::resource::kinds::{Location, Sandbox, Sharing, Stdio};
 
 /// What of the sidecar's own environment a command of a resource gets. Whatever else is there may be secret.
@@ -32,6 +32,9 @@ const PASSED_ON: [&str; 13] = [
 /// What the sidecar's own settings begin with. They hold its file, and its file may hold a token.
 const OWN_PREFIX: &[u8] = b"WEFT_";
 
+/// Most arguments of a command.
+const ARGS_MAX: usize = 256;
+
 /// A command, as the bootstrap file has it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -39,7 +42,7 @@ pub struct Command {
     /// The program, found through `PATH` if it has no slash.
     pub command: Text<4096>,
     #[serde(default)]
-    pub args: List<Text<8192>, 256>,
+    pub args: List<Text<8192>, ARGS_MAX>,
     /// Besides the sidecar's own environment, and before it.
     #[serde(default)]
     pub env: Map<EnvName, EnvValue, 128>,
@@ -71,6 +74,22 @@ impl Inherited {
     }
 }
 
+/// Why words are no command.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WordsError {
+    #[error("there is no word")]
+    None,
+    #[error("there are {0} words; at most {max} may follow the first", max = ARGS_MAX)]
+    TooMany(usize),
+    #[error("word {at}")]
+    Word {
+        /// Counted from 1.
+        at: usize,
+        #[source]
+        source: TextError,
+    },
+}
+
 /// Why a command cannot be a server.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -81,6 +100,16 @@ pub enum Error {
 }
 
 impl Command {
+    /// The command that these words are, the program first.
+    pub fn of_words(words: &[String]) -> Result<Self, WordsError> {
+        let (program, args) = words.split_first().ok_or(WordsError::None)?;
+        let word = |at| move |source| WordsError::Word { at, source };
+        let command = Text::parse(program).map_err(word(1))?;
+        let args = (2..).zip(args).map(|(at, arg)| Text::parse(arg).map_err(word(at)));
+        let args = List::new(args.collect::<Result<_, _>>()?).ok_or(WordsError::TooMany(words.len()))?;
+        Ok(Self { command, args, env: Map::default(), cwd: None })
+    }
+
     /// The command as a server whose resource says this of where it is. How it is shared and what it may do stay what the
     /// resource says. `here` is the sidecar's own folder.
     pub fn instead_of(&self, location: &Location, here: &Path) -> Result<Stdio, Error> {
@@ -128,6 +157,18 @@ mod tests {
         assert_eq!((stdio.command.as_str(), stdio.sharing), ("./serve", Sharing::PerSession));
         assert_eq!(stdio.args.iter().map(Text::as_str).collect::<Vec<_>>(), ["--stdio"]);
         assert_eq!(stdio.env.len(), 1);
+    }
+
+    #[test]
+    fn words_are_a_command_as_the_file_would_have_it() {
+        let words = |words: &[&str]| {
+            Command::of_words(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(words(&["npx", "-y", "$HOME"]).unwrap(), command("{ command: npx, args: [-y, $HOME] }"));
+        assert_eq!(words(&[]).unwrap_err(), WordsError::None);
+        assert_eq!(words(&["npx", ""]).unwrap_err(), WordsError::Word { at: 2, source: TextError::Empty });
+        assert!(words(&["x"; 257]).is_ok());
+        assert_eq!(words(&["x"; 258]).unwrap_err(), WordsError::TooMany(258));
     }
 
     #[test]

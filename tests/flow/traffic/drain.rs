@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::agent::Agent;
 use super::doors;
-use super::pair::{Answer, Pair};
+use super::pair::{self, Answer, Pair};
 use super::streams::{call, legacy_listen, listen, rest, stream};
 use super::upstream::{self, Upstream};
 use crate::mesh::eventually;
@@ -80,4 +81,31 @@ async fn what_does_not_end_is_cut_when_the_drain_has_lasted_long_enough_and_not_
     tokio::time::timeout(Duration::from_secs(5), said.closed()).await.expect("the server is told");
     tokio::time::timeout(Duration::from_secs(5), stopping).await.expect("the sidecar ends").unwrap();
     mesh.stop().await;
+}
+
+/// As a container of its own that is told to end at the same moment as its agent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_that_lingers_serves_its_agent_until_that_is_gone() {
+    let pair = Pair::start(Upstream::echo().await).await;
+    let listen = json!({ "inbound": "127.0.0.1:0", "outbound": "127.0.0.1:0" });
+    let limits = json!({ "lingerTimeout": "300ms" });
+    let agent = Agent { sidecar: pair::sidecar(&pair.mesh, "agents", "reviewer", listen, limits).await };
+    assert_eq!(agent.call("read", json!({})).await.status, 200);
+    let [inbound, outbound] = [agent.sidecar.inbound, agent.sidecar.outbound].map(Option::unwrap);
+    let connected = std::net::TcpStream::connect(outbound).unwrap();
+    let stopping = tokio::spawn(agent.sidecar.stop());
+    eventually("nobody else is let in", || refuses_connections(inbound)).await;
+    for _ in 0..2 {
+        let again = pair::modern("tools/call", "read", json!({ "name": "read", "arguments": {} }));
+        let answer = Answer::read(super::agent::send(outbound, again).await.unwrap()).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        // Longer than it lingers for an agent that is not connected.
+        let began = Instant::now();
+        eventually("time passes", || began.elapsed() > Duration::from_millis(400)).await;
+        assert!(!stopping.is_finished(), "the agent is still connected");
+    }
+    drop(connected);
+    tokio::time::timeout(Duration::from_secs(10), stopping).await.expect("the agent is gone").unwrap();
+    assert!(refuses_connections(outbound));
+    pair.stop().await;
 }

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -24,7 +26,8 @@ func call(url, tool string) int {
 	} {
 		request.Header.Set(name, value)
 	}
-	client := http.Client{Timeout: 20 * time.Second}
+	// A connection for each call: nothing of this program is open between two.
+	client := http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	response, err := client.Do(request)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -39,6 +42,20 @@ func call(url, tool string) int {
 	fmt.Println(string(said.Result), string(said.Error))
 	if said.Result == nil {
 		return 1
+	}
+	return 0
+}
+
+// Waits until it is told to end, and has something left to do then that takes a while. Zero if all of it could be done.
+func farewell(url, tool string) int {
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGTERM)
+	<-told
+	for range 2 {
+		time.Sleep(1500 * time.Millisecond)
+		if code := call(url, tool); code != 0 {
+			return code
+		}
 	}
 	return 0
 }

@@ -1,5 +1,6 @@
 // A small MCP server over HTTP, of the era of sessions, in one static program: what a container of tests runs. It knows
-// nothing of Weft. `pipe` serves on stdin and stdout instead; `call URL TOOL` is a client, which calls a tool once and ends.
+// nothing of Weft. `pipe` serves on stdin and stdout instead; `call URL TOOL` is a client, which calls a tool once and ends; `farewell URL TOOL`
+// one that calls it twice, with pauses, when it is told to end.
 package main
 
 import (
@@ -8,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -32,6 +34,7 @@ var tools = []object{
 	{"name": "greet", "description": "Greets", "inputSchema": object{"type": "object"}},
 	{"name": "wait", "description": "Greets after a while", "inputSchema": object{"type": "object"}},
 	{"name": "sicken", "description": "Fails the probes from now on", "inputSchema": object{"type": "object"}},
+	{"name": "words", "description": "Greets those that it was started with", "inputSchema": object{"type": "object"}},
 	{"name": "destroy", "description": "Destroys nothing", "inputSchema": object{"type": "object"}},
 }
 
@@ -57,7 +60,11 @@ func answer(asked *message) any {
 		}
 		wait := min(asked.Params.Arguments.Milliseconds, 20_000)
 		time.Sleep(time.Duration(wait) * time.Millisecond)
-		said := "Hello, " + asked.Params.Arguments.Name + "!"
+		name := asked.Params.Arguments.Name
+		if asked.Params.Name == "words" {
+			name = strings.Join(os.Args[2:], " ")
+		}
+		said := "Hello, " + name + "!"
 		return object{"content": []object{{"type": "text", "text": said}}}
 	}
 	return nil
@@ -128,7 +135,10 @@ func main() {
 	if len(os.Args) == 4 && os.Args[1] == "call" {
 		os.Exit(call(os.Args[2], os.Args[3]))
 	}
-	if len(os.Args) == 2 && os.Args[1] == "pipe" {
+	if len(os.Args) == 4 && os.Args[1] == "farewell" {
+		os.Exit(farewell(os.Args[2], os.Args[3]))
+	}
+	if len(os.Args) > 1 && os.Args[1] == "pipe" {
 		pipe()
 		return
 	}

@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use clap::Parser as _;
 use serde_json::{Value, json};
 use weft_sidecar::bootstrap::{Bootstrap, Source, Upstream};
+use weft_sidecar::cli::Cli;
+use weft_sidecar::cli::Command::Run;
 use weft_sidecar::probes::Question;
 
 use super::fake::{Ran, command, context};
@@ -158,8 +161,15 @@ async fn the_sidecar_reads_the_file_that_it_is_given_in_a_pod() {
     );
     assert!(matches!(file.source, Source::ControlPlane(_)));
     assert_eq!(file.listen.inbound.unwrap().to_string(), "0.0.0.0:7443");
-    assert_eq!(file.limits.drain_timeout.as_secs(), 20);
+    assert_eq!((file.limits.drain_timeout.as_secs(), file.limits.linger_timeout.as_secs()), (20, 0));
     assert_eq!(file.limits.audit_disk_bytes_max, 256 << 20);
+}
+
+#[tokio::test]
+async fn a_sidecar_that_is_told_to_end_with_its_agent_lingers() {
+    let pod =
+        injected(json!({ "weft.dev/native": "disabled" }), json!({ "name": "agent", "image": "a" })).await;
+    assert_eq!(file_of(&pod).limits.linger_timeout.as_secs(), 5);
 }
 
 #[tokio::test]
@@ -187,8 +197,15 @@ async fn the_sidecar_reads_probes_and_commands_as_they_are_written_for_it() {
         json!({ "name": "notes", "image": "n", "command": ["serve"], "args": ["--price", "$$5"] }),
     )
     .await;
-    let commands = file_of(&pod).node.commands;
+    let container = &pod["spec"]["containers"][0];
+    let words = ["command", "args"].map(|field| container[field].as_array().unwrap().iter());
+    let mut words: Vec<&str> = words.into_iter().flatten().map(|word| word.as_str().unwrap()).collect();
+    // In the pod, a variable holds the file.
+    words.splice(2..2, ["--config", "file"]);
+    let Ok(Cli { command: Run(started) }) = Cli::try_parse_from(words) else { panic!("{container}") };
+    // Dollars are the cluster's to look at.
+    assert_eq!(started.command, ["serve", "--price", "$$5"]);
+    let commands = file_of(&pod).serving(&started.command).unwrap().node.commands;
     let (server, command) = commands.iter().next().unwrap();
     assert_eq!((server.to_string().as_str(), command.command.as_str()), ("research/notes", "serve"));
-    assert_eq!(command.args.iter().map(|it| it.as_str()).collect::<Vec<_>>(), ["--price", "$5"]);
 }

@@ -142,8 +142,8 @@ const ENTRIES: &[Entry] = &[
         limit: no_limit,
         means: "The container's command speaks MCP over stdin and stdout. The sidecar is copied into it and becomes the \
                 parent of the command; there is no container of its own. `weft.dev/servers` names the one server that \
-                the command is. A word that refers to a variable, `$(NAME)`, is a mistake: its value is known in the \
-                cluster alone; a program finds the variable itself in its environment.",
+                the command is. A reference to a variable of the container, `$(NAME)`, and `$$` for a dollar, are what \
+                they are in every command of a container.",
         read: |wishes, text| {
             wishes.stdio = Some(container(text)?);
             Ok(())
@@ -154,7 +154,8 @@ const ENTRIES: &[Entry] = &[
         values: "a JSON array of words, such as `[\"npx\", \"-y\", \"some-server\"]`",
         default: "the container's `command` and `args`",
         limit: || format!("{COMMAND_WORDS_MAX} words after the first, none of them empty"),
-        means: "The command, where the pod leaves it to the image: what an image starts is not known here.",
+        means: "The command, where the pod leaves it to the image: what an image starts is not known here. It stands for \
+                `command` and `args` together.",
         read: |wishes, text| {
             wishes.stdio_command = Some(words(text)?);
             Ok(())
@@ -185,8 +186,9 @@ const ENTRIES: &[Entry] = &[
         default: "`enabled` where the cluster has native sidecars: Kubernetes 1.29 and later",
         limit: no_limit,
         means: "Whether the sidecar is a native one, which starts before the other containers, also the init containers, \
-                and ends after them. If not, it is the first of the containers, and pods that are to end by themselves \
-                get none.",
+                and ends after them. If not, it is the first of the containers; told to end when they are, it takes no \
+                calls for them any more, and those that they make until for 5 s they have had no connection to it; and \
+                pods that are to end by themselves get none.",
         read: |wishes, text| switch(text).map(|on| wishes.native = on),
     },
     Entry {

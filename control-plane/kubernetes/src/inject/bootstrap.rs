@@ -16,16 +16,13 @@ pub const TEXT_BYTES_MAX: usize = 96 << 10;
 const LABEL_KEY_BYTES_MAX: usize = 253 + "/".len() + 63;
 /// How much longer a pod waits than its sidecar drains: what is cut then still has to end.
 const BEYOND_DRAIN_SECS: u64 = 10;
+/// How long nothing may be heard of an agent that was told to end, until a sidecar that was told so at the same moment
+/// takes it for gone: longer than what an agent does between two calls, mostly.
+const LINGER_MILLIS: u64 = 5_000;
 /// How long Kubernetes waits for a pod that does not say it.
 const GRACE_SECS_DEFAULT: u64 = 30;
 
 const NAMESPACE: &str = "$(WEFT_POD_NAMESPACE)";
-
-/// A command that the sidecar runs as a server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Command<'a> {
-    pub(super) words: Vec<&'a str>,
-}
 
 /// What goes into the file of one pod.
 #[derive(Debug)]
@@ -34,7 +31,6 @@ pub(super) struct Parts<'a> {
     pub(super) wishes: &'a Wishes,
     pub(super) labels: Vec<(&'a str, &'a str)>,
     pub(super) probes: Map<String, Value>,
-    pub(super) command: Option<Command<'a>>,
     pub(super) grace_secs: Option<u64>,
 }
 
@@ -48,7 +44,7 @@ pub(super) fn text(parts: Parts<'_>) -> Result<String, Skip> {
 }
 
 fn file(parts: Parts<'_>) -> Value {
-    let Parts { settings, wishes, labels, probes, command, grace_secs } = parts;
+    let Parts { settings, wishes, labels, probes, grace_secs } = parts;
     let any = match settings.ip_family {
         IpFamily::Ipv4 => "0.0.0.0",
         IpFamily::Ipv6 | IpFamily::Dual => "[::]",
@@ -93,10 +89,9 @@ fn file(parts: Parts<'_>) -> Value {
     if !upstreams.is_empty() {
         node["upstreams"] = Value::Object(upstreams);
     }
-    if let (Some(Command { words }), Some(name)) = (command, wishes.servers.first()) {
-        let (program, args) = words.split_first().unwrap_or((&"", &[]));
-        let args: Vec<String> = args.iter().map(|word| doubled(word)).collect();
-        node["commands"] = json!({ server(name): { "command": doubled(program), "args": args } });
+    // A native one is told to end once the other containers have, and the parent of a command has no agent beside it.
+    if !wishes.native && wishes.stdio.is_none() {
+        file["limits"]["lingerTimeout"] = format!("{LINGER_MILLIS}ms").into();
     }
     if !probes.is_empty() {
         file["probes"] = Value::Object(probes);
@@ -125,27 +120,6 @@ pub(super) fn literal(value: &Value) -> Value {
         }
         other => other.clone(),
     }
-}
-
-/// A word as the cluster would give it to a container, where nothing has to be known for it: `$$` is a dollar. A word
-/// that names a variable, `$(NAME)`, cannot be said: its value is known in the cluster alone.
-pub(super) fn expanded(word: &str) -> Result<String, &str> {
-    let (mut text, mut rest) = (String::with_capacity(word.len()), word);
-    while let Some(at) = rest.find('$') {
-        text.push_str(&rest[..at]);
-        let after = &rest[at + 1..];
-        text.push('$');
-        rest = match after.as_bytes().first() {
-            Some(b'$') => &after[1..],
-            Some(b'(') => match after.find(')') {
-                Some(end) => return Err(&after[1..end]),
-                None => after,
-            },
-            _ => after,
-        };
-    }
-    text.push_str(rest);
-    Ok(text)
 }
 
 /// JSON without the characters that JSON may hold as they are, and YAML must not.

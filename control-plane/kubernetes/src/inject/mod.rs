@@ -112,10 +112,7 @@ pub fn inject(pod: &Value, facts: &Facts<'_>, settings: &Settings) -> Result<Inj
     };
     let labels = read.labels().collect();
     let grace_secs = read.spec.get("terminationGracePeriodSeconds").and_then(Value::as_u64);
-    let command = stdio::command(&read, &wishes)?;
-    let command = command.as_ref().map(stdio::Found::command);
-    let file =
-        bootstrap::text(bootstrap::Parts { settings, wishes: &wishes, labels, probes, command, grace_secs })?;
+    let file = bootstrap::text(bootstrap::Parts { settings, wishes: &wishes, labels, probes, grace_secs })?;
     put(&mut edit, &read, settings, &wishes, file)?;
     sign(&mut edit, &read, settings)?;
     Ok(Injected { pod: edit.pod, warnings, record: edit.record })

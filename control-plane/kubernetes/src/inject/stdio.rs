@@ -6,17 +6,7 @@ use super::annotations::{Mistake, PREFIX, Wishes, sound};
 use super::edit::{Edit, End};
 use super::pod::{CONTAINERS, Container, Pod};
 use super::skip::Skip;
-use super::{BINARY, BINARY_FOLDER, IDENTITY_FOLDER, STATE_FOLDER, bootstrap, parts};
-
-/// The words of a command.
-#[derive(Debug)]
-pub(super) struct Found(Vec<String>);
-
-impl Found {
-    pub(super) fn command(&self) -> bootstrap::Command<'_> {
-        bootstrap::Command { words: self.0.iter().map(String::as_str).collect() }
-    }
-}
+use super::{BINARY, BINARY_FOLDER, IDENTITY_FOLDER, STATE_FOLDER, parts};
 
 fn mistake(name: &str, why: String) -> Skip {
     Skip::Mistakes(vec![Mistake { name: format!("{PREFIX}{name}"), why }])
@@ -28,32 +18,26 @@ fn container<'a>(pod: &Pod<'a>, name: &str) -> Result<Container<'a>, Skip> {
     found.ok_or_else(|| mistake("stdio", format!("there is no container {name}")))
 }
 
-/// The command of the container that is a server, if one is: as the pod says it, or the annotation.
-pub(super) fn command(pod: &Pod<'_>, wishes: &Wishes) -> Result<Option<Found>, Skip> {
-    let Some(name) = &wishes.stdio else { return Ok(None) };
-    let container = container(pod, name)?;
-    clashes(&container)?;
-    let (field, words) = match &wishes.stdio_command {
-        Some(words) => ("stdio-command", words.iter().map(String::as_str).collect()),
+/// What the container is to run in the place of its command, and what it is given besides: the sidecar, and after it the
+/// command as it stood. References to variables in it go on to be expanded by the cluster, which knows their values.
+fn words(container: &Container<'_>, wishes: &Wishes) -> Result<(Vec<String>, Option<Vec<String>>), Skip> {
+    let owned = |words: Vec<&str>| words.into_iter().map(str::to_owned).collect::<Vec<_>>();
+    let (field, command, args) = match &wishes.stdio_command {
+        Some(words) => ("stdio-command", words.clone(), None),
         None => {
             let command = container.words("command")?.ok_or_else(|| {
+                let name = container.name;
                 let why =
                     format!("the container {name} leaves its command to the image, which is not known here");
                 mistake("stdio-command", format!("is needed: {why}"))
             })?;
-            let args = container.words("args")?.unwrap_or_default();
-            ("stdio", command.into_iter().chain(args).collect::<Vec<_>>())
+            ("stdio", owned(command), container.words("args")?.map(owned))
         }
     };
-    let words = words.into_iter().map(bootstrap::expanded).collect::<Result<Vec<_>, _>>();
-    let words = words.map_err(|variable| {
-        mistake(
-            field,
-            format!("the command names the variable $({variable}), whose value only the cluster knows"),
-        )
-    })?;
-    sound(&words).map_err(|why| mistake(field, format!("the command {why}")))?;
-    Ok(Some(Found(words)))
+    let all: Vec<&String> = command.iter().chain(args.iter().flatten()).collect();
+    sound(&all).map_err(|why| mistake(field, format!("the command {why}")))?;
+    let before = [BINARY, "run", "--"].map(str::to_owned);
+    Ok((before.into_iter().chain(command).collect(), args))
 }
 
 /// Names and folders that the sidecar needs in that container.
@@ -78,9 +62,11 @@ pub(super) fn take_over(
     file: String,
 ) -> Result<(), Skip> {
     let container = container(pod, name)?;
+    clashes(&container)?;
+    let (command, args) = words(&container, wishes)?;
     let at = container.at();
-    edit.replace(&format!("{at}/command"), Some(json!([BINARY, "run"])))?;
-    if container.fields.contains_key("args") {
+    edit.replace(&format!("{at}/command"), Some(json!(command)))?;
+    if container.fields.contains_key("args") && args.is_none() {
         edit.replace(&format!("{at}/args"), None)?;
     }
     // A pod is ready when what it serves is; who says otherwise knows better.
