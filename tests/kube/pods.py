@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from charts import ROOT
 from cluster import Cluster
 
 CONF = """
@@ -81,6 +82,12 @@ class Node:
         lines += [f"USER {user}:{user}", f"ENTRYPOINT {entry}"]
         (context / "Containerfile").write_text("\n".join(lines) + "\n")
         self.podman("build", "--quiet", "-t", f"localhost/{image}", context)
+
+    def build_shipped(self, target: str, image: str, built: Path, *args: str):
+        """An image as `deploy/images` makes it, of the programs in a folder."""
+        self.podman(
+            "build", "--quiet", "-f", ROOT / "deploy/Containerfile", "--target", target, *args, "-t", f"localhost/{image}", built
+        )
 
     def play(self, cluster: Cluster, pod: str, namespace: str, audience: str) -> "Pod":
         """Runs a pod of the cluster, and says so to the cluster."""

@@ -1,7 +1,8 @@
 """The images: what deploy/Containerfile makes of static programs, and what they are said to be made of.
 
 A static build of the real programs takes a quarter of an hour, so that small ones stand in for them here; those that
-`deploy/images` left in target/images are held to their promises too, where they are.
+`deploy/images` left in target/images are held to their promises too, where they are: `deploy/images --no-images`, then
+`tests/kube/run -k images`, and `WEFT_IMAGES=$PWD/target/images tests/kube/run -k test_node` for what runs in them.
 """
 
 import json
@@ -17,7 +18,6 @@ from charts import ROOT
 from pods import Node
 
 BUILT = ROOT / "target/images"
-MEBIBYTE = 1 << 20
 IP_FREEBIND = 15
 
 
@@ -55,10 +55,8 @@ def images(node, static):
         (context / f"{name}.cdx.json").write_text("{}")
     (context / "ca-certificates.crt").write_text("certificates\n")
     for target in ("sidecar", "control-plane"):
-        node.podman(
-            "build", "-f", ROOT / "deploy/Containerfile", "--target", target, "--build-arg", "VERSION=7",
-            "--build-arg", "REVISION=abc", "-t", f"localhost/weft-{target}:7", context,
-        )
+        arguments = ("--build-arg=VERSION=7", "--build-arg=REVISION=abc")
+        node.build_shipped(target, f"weft-{target}:7", context, *arguments)
     return node
 
 
@@ -171,11 +169,16 @@ def test_what_a_program_is_made_of_is_what_the_lock_file_says(program):
     assert not {"proptest", "protox", "tempfile", "serde_derive", "cc"} & names
 
 
-@pytest.mark.skipif(not (BUILT / "weft-sidecar").exists(), reason="deploy/images was not run")
-def test_the_image_of_the_sidecar_is_small_and_its_program_needs_nothing_else(node):
-    program = BUILT / "weft-sidecar"
-    node.podman("build", "-f", ROOT / "deploy/Containerfile", "--target", "sidecar", "-t", "localhost/real:1", BUILT)
-    size = json.loads(node.podman("image", "inspect", "localhost/real:1"))[0]["Size"]
-    assert size <= 20 * MEBIBYTE, f"{size} bytes, of which the program has {program.stat().st_size}"
-    said = node.podman("run", "--rm", "--read-only", "--cap-drop=ALL", "--network=none", "localhost/real:1", "--version")
-    assert said.startswith("weft-sidecar ")
+@pytest.mark.parametrize(("target", "program", "bytes_max"), [
+    ("sidecar", "weft-sidecar", 20_000_000),
+    ("control-plane", "weft", 50_000_000),
+])
+def test_an_image_that_is_shipped_is_small_and_its_program_needs_nothing_else(node, target, program, bytes_max):
+    if not (BUILT / program).exists():
+        pytest.skip("deploy/images was not run")
+    node.build_shipped(target, f"real-{target}:1", BUILT)
+    size = json.loads(node.podman("image", "inspect", f"localhost/real-{target}:1"))[0]["Size"]
+    assert size <= bytes_max, f"{size} bytes, of which the program has {(BUILT / program).stat().st_size}"
+    bare = ("--rm", "--read-only", "--cap-drop=ALL", "--network=none")
+    said = node.podman("run", *bare, f"localhost/real-{target}:1", "--version")
+    assert said.startswith(f"{program} "), said
