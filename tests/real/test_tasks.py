@@ -39,8 +39,9 @@ def ask(url: str, method: str, name: str, params: dict, knows: bool = True, **mo
     return answer
 
 
-def begin(url: str, topic: str, **more) -> dict:
-    answer = ask(url, "tools/call", TOOL, {"name": TOOL, "arguments": {"topic": topic, **more}}, elicitation={})
+def begin(url: str, topic: str, capabilities: dict | None = None, **more) -> dict:
+    call = {"name": TOOL, "arguments": {"topic": topic, **more}}
+    answer = ask(url, "tools/call", TOOL, call, **(capabilities or {}))
     assert answer["result"]["resultType"] == "task", answer
     return answer["result"]
 
@@ -52,7 +53,7 @@ def about(url: str, method: str, task: str, **more) -> dict:
 def test_research_goes_on_as_a_task_until_its_report_is_there(url):
     discovered = ask(url, "server/discover", "", {})["result"]
     assert TASKS in discovered["capabilities"]["extensions"] and "tasks" not in discovered["capabilities"]
-    # What is ambiguous would be asked about, if the server thought that somebody could be asked.
+    # What is ambiguous would be asked about, if somebody could be asked.
     task = begin(url, "rust", ambiguous=True)
     assert task["status"] == "working" and "ttlMs" in task
     seen = []
@@ -70,6 +71,26 @@ def test_research_goes_on_as_a_task_until_its_report_is_there(url):
     # What has ended is cancelled in vain, and without harm.
     assert about(url, "tasks/cancel", task["taskId"])["result"]["resultType"] == "complete"
     assert about(url, "tasks/get", task["taskId"])["result"]["status"] == "completed"
+
+
+def test_what_the_research_wants_to_know_is_asked_in_its_middle(url):
+    task = begin(url, "python", {"elicitation": {}}, ambiguous=True)["taskId"]
+    standing = lambda: about(url, "tasks/get", task)["result"]  # noqa: E731
+
+    def is_asked() -> dict | None:
+        now = standing()
+        assert now["status"] in ("working", "input_required"), now
+        return now if now["status"] == "input_required" else None
+
+    waits = eventually(is_asked, SECS_MAX)
+    ((key, wish),) = waits["inputRequests"].items()
+    assert wish["method"] == "elicitation/create" and "python" in wish["params"]["message"]
+    assert "_meta" not in wish["params"]
+    assert list(standing()["inputRequests"]) == [key]
+    answer = {"action": "accept", "content": {"interpretation": "snake"}}
+    assert about(url, "tasks/update", task, inputResponses={key: answer})["result"]["resultType"] == "complete"
+    done = eventually(lambda: now if (now := standing())["status"] == "completed" else None, SECS_MAX)
+    assert "Research Report: python (snake)" in done["result"]["content"][0]["text"]
 
 
 def test_a_task_is_cancelled(url):

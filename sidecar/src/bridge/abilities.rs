@@ -55,6 +55,27 @@ impl Abilities {
         }
     }
 
+    /// In as many characters as it takes to write them into an id.
+    pub fn code(self) -> String {
+        let all =
+            [self.form, self.url, self.sampling, self.sampling_tools, self.sampling_context, self.roots];
+        format!("{:02x}", all.into_iter().fold(0, |code: u8, has| code << 1 | u8::from(has)))
+    }
+
+    /// Those of a code.
+    pub fn decoded(code: &str) -> Option<Self> {
+        let code = u8::from_str_radix(code, 16).ok().filter(|code| *code < 1 << 6)?;
+        let has = |at: u32| code >> (5 - at) & 1 == 1;
+        Some(Self {
+            form: has(0),
+            url: has(1),
+            sampling: has(2),
+            sampling_tools: has(3),
+            sampling_context: has(4),
+            roots: has(5),
+        })
+    }
+
     pub fn any(self) -> bool {
         self != Self::default()
     }
@@ -124,11 +145,15 @@ mod tests {
         ] {
             assert_eq!(abilities(json).declared(), json);
             assert_eq!(abilities(json).any(), json != "{}");
+            assert_eq!(Abilities::decoded(&abilities(json).code()), Some(abilities(json)));
         }
         assert_eq!(abilities(r#"{"elicitation":{"form":{}}}"#).declared(), r#"{"elicitation":{}}"#);
         assert_eq!(abilities(r#"{"roots":{"listChanged":true},"tasks":{}}"#).declared(), r#"{"roots":{}}"#);
         assert!(!abilities(r#"{"sampling":true}"#).any());
         assert!(!abilities(r#"{"sampling":null}"#).any());
+        for none in ["", "zz", "40", "-1"] {
+            assert_eq!(Abilities::decoded(none), None, "{none}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use weft_proto::mcp::{self, Bounds, Fault, Message, Request, code, edit, method,
 use crate::refusal::Refusal;
 
 use super::object::Object;
+use super::tasks::RELATED;
 
 /// Most things that are asked for at once.
 pub const WISHES_MAX: usize = 16;
@@ -73,6 +74,22 @@ impl Question {
         Some(Self { id: request.id.raw().to_owned(), wish })
     }
 
+    /// The same without saying which task of its server's it belongs to, for whoever knows that by another name.
+    #[must_use]
+    pub fn without_task(mut self) -> Self {
+        let Some(params) = self.wish.params.as_deref() else { return self };
+        let raw = serde_json::from_str::<&RawValue>(params).ok();
+        let Some(object) = raw.and_then(Object::parse) else { return self };
+        let edits = match object.object("_meta") {
+            Some(own) if own.has_only(&[RELATED]) => object.edits(params.as_bytes(), &["_meta"], &[]),
+            Some(own) => own.edits(params.as_bytes(), &[RELATED], &[]),
+            None => return self,
+        };
+        let params = String::from_utf8(splice(params.as_bytes(), edits));
+        self.wish.params = Some(params.expect("whole members were cut from a text"));
+        self
+    }
+
     /// How much of it is kept for as long as it waits.
     pub fn bytes(&self) -> usize {
         self.wish.params.as_ref().map_or(0, String::len)
@@ -106,6 +123,19 @@ pub fn asking<'a>(
     state: Option<&str>,
     server_info: &str,
 ) -> Bytes {
+    let requests = requests(wishes);
+    let state = state.map(|state| format!(",\"requestState\":{}", serde_json::Value::from(state)));
+    let state = state.unwrap_or_default();
+    let info = super::meta::SERVER_INFO;
+    format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{\"resultType\":\"input_required\",\
+         \"inputRequests\":{{{requests}}}{state},\"_meta\":{{\"{info}\":{server_info}}}}}}}"
+    )
+    .into()
+}
+
+/// What is asked for, each under its name, as the members of an object.
+pub(super) fn requests<'a>(wishes: impl Iterator<Item = (&'a str, &'a Wish)>) -> String {
     let mut requests = String::new();
     for (key, Wish { method, params }) in wishes {
         let comma = if requests.is_empty() { "" } else { "," };
@@ -116,14 +146,7 @@ pub fn asking<'a>(
         }
         requests.push('}');
     }
-    let state = state.map(|state| format!(",\"requestState\":{}", serde_json::Value::from(state)));
-    let state = state.unwrap_or_default();
-    let info = super::meta::SERVER_INFO;
-    format!(
-        "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{\"resultType\":\"input_required\",\
-         \"inputRequests\":{{{requests}}}{state},\"_meta\":{{\"{info}\":{server_info}}}}}}}"
-    )
-    .into()
+    requests
 }
 
 /// What a legacy server says that a caller has to do elsewhere before it calls again.

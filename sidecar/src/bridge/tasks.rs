@@ -15,6 +15,7 @@ use weft_proto::mcp::{self, Bounds, Message, Outcome, Raw, Request, code, edit, 
 use crate::refusal::Refusal;
 use crate::task_id;
 
+use super::input::{self, Wish};
 use super::object::{Edit, Object};
 
 /// Tools of one server that say whether they can be tasks.
@@ -103,6 +104,15 @@ impl Task {
     /// The result of `tasks/get`. A call that came out as a result is complete for the modern era, also where the tool
     /// failed, which the legacy era calls a failed task.
     pub fn standing(&self, id: &str, end: Option<&End>) -> String {
+        self.standing_with(id, end, &[])
+    }
+
+    /// The same of a task that wants to know something first, each under its name.
+    pub fn asking(&self, id: &str, wishes: &[(String, Wish)]) -> String {
+        self.standing_with(id, None, wishes)
+    }
+
+    fn standing_with(&self, id: &str, end: Option<&End>, wishes: &[(String, Wish)]) -> String {
         let status = match (self.status, end) {
             (Status::Failed | Status::Completed, Some(End::Result(_))) => Status::Completed,
             (Status::Failed | Status::Completed, Some(End::Error(_))) => Status::Failed,
@@ -114,7 +124,15 @@ impl Task {
         let (key, end) = match end {
             Some(End::Result(end)) => ("result", end),
             Some(End::Error(end)) => ("error", end),
-            None => return text,
+            None if wishes.is_empty() => return text,
+            None => {
+                let wishes = wishes.iter().map(|(name, wish)| (name.as_str(), wish));
+                return format!(
+                    "{},\"inputRequests\":{{{}}}}}",
+                    text.strip_suffix('}').expect("an object ends with a brace"),
+                    input::requests(wishes)
+                );
+            }
         };
         // Put in as it was written, numbers and all.
         format!("{},\"{key}\":{end}}}", text.strip_suffix('}').expect("an object ends with a brace"))
@@ -145,6 +163,14 @@ impl End {
             }
         }
     }
+}
+
+/// How a task stands, told without being asked.
+pub fn told(standing: &str) -> Option<Bytes> {
+    let object = Object::parse(serde_json::from_str::<&RawValue>(standing).ok()?)?;
+    let told = splice(standing.as_bytes(), object.edits(standing.as_bytes(), &["resultType"], &[]));
+    let told = RawValue::from_string(String::from_utf8(told).ok()?).ok()?;
+    Some(edit::notification(method::TASKS, Some(&told)).into())
 }
 
 /// Whether a server of the legacy era takes calls of tools as tasks, by its capabilities.

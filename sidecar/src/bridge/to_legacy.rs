@@ -53,6 +53,12 @@ impl Asked {
         }
     }
 
+    /// The same of a caller who can be asked for this.
+    #[must_use]
+    pub const fn with_abilities(self, abilities: Abilities) -> Self {
+        Self { abilities, ..self }
+    }
+
     /// The same where the answer of a modern server says something of tasks.
     #[must_use]
     pub const fn with_tasks(self, tasks: AboutTasks) -> Self {

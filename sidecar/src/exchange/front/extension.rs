@@ -227,7 +227,12 @@ impl About {
         };
         let response = self.ask(method::TASKS_GET, own, None).await?;
         match extension::task_in(&response, self.bounds())? {
-            Some(task) => Ok(Ok(task)),
+            Some(task) => {
+                if task.has_ended() {
+                    self.front.remove_task(&self.session, own);
+                }
+                Ok(Ok(task))
+            }
             None => self.pass(&response).map(Err),
         }
     }

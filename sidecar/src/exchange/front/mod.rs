@@ -33,6 +33,7 @@ mod conversation;
 mod discover;
 mod events;
 mod extension;
+mod inquiries;
 mod interest;
 mod legacy;
 mod modern;
@@ -45,6 +46,7 @@ mod shelf;
 pub(super) mod streams;
 mod subscribe;
 mod tasks;
+mod told;
 pub(super) mod topics;
 mod translate;
 mod watch;
@@ -105,6 +107,7 @@ pub struct Front {
     parked: parked::Parked,
     task_ids: TaskIds,
     shelf: shelf::Shelf,
+    inquiries: inquiries::Inquiries,
     settings: Settings,
     /// What has no end of its own ends now.
     drain: CancellationToken,
@@ -148,6 +151,7 @@ impl Front {
             parked: parked::Parked::new(here, limits, drain.clone()),
             task_ids,
             shelf: shelf::Shelf::new(limits),
+            inquiries: inquiries::Inquiries::new(limits, drain.clone()),
             settings,
             drain: drain.clone(),
             stop: stop.clone(),

@@ -64,7 +64,7 @@ impl Front {
     }
 
     async fn modern_call(
-        &self,
+        self: &Arc<Self>,
         asker: Asker,
         request: &Request<'_>,
         incoming: &Incoming<'_>,

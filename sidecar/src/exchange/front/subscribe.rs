@@ -85,10 +85,14 @@ impl Front {
         items: Interest,
     ) -> Source {
         if introduction.era == Era::Legacy {
+            let told = self.told_of_tasks(&asker, items.task_ids, request, incoming).await;
             let watching = Watching::start(self, asker, items.resource_subscriptions, AGREE_TIMEOUT).await;
-            let honoured =
-                Interest { resource_subscriptions: watching.uris().to_vec(), ..Interest::default() };
-            return Source { honoured, _watching: Some(watching), upstream: None };
+            let honoured = Interest {
+                resource_subscriptions: watching.uris().to_vec(),
+                task_ids: told.ids,
+                ..Interest::default()
+            };
+            return Source { honoured, _watching: Some(watching), upstream: None, tasks: told.notes };
         }
         let id = format!("\"weft-{:032x}\"", rand::random::<u128>());
         let (Some(old), Ok(new)) = (request.params.notifications, serde_json::to_vec(&items)) else {
@@ -106,7 +110,7 @@ impl Front {
         let mut upstream = self.conversation(question, patience, incoming.admitted.clone());
         let honoured = timeout(AGREE_TIMEOUT, acknowledged(&mut upstream, self.settings.bounds)).await;
         match honoured.ok().flatten() {
-            Some(honoured) => Source { honoured, _watching: None, upstream: Some(upstream) },
+            Some(honoured) => Source { honoured, upstream: Some(upstream), ..Source::default() },
             None => Source::default(),
         }
     }
@@ -119,11 +123,16 @@ struct Source {
     /// Kept for as long as the stream goes.
     _watching: Option<Watching>,
     upstream: Option<Conversation>,
+    /// How tasks of a server of the legacy era get on.
+    tasks: Option<mpsc::Receiver<Bytes>>,
 }
 
 impl Source {
     /// The next notification of a stream of its own; never without one, and nothing once it has ended.
     async fn next(&mut self) -> Option<Bytes> {
+        if let Some(tasks) = &mut self.tasks {
+            return tasks.recv().await;
+        }
         let Some(upstream) = &mut self.upstream else { return std::future::pending().await };
         loop {
             match upstream.next().await {
@@ -242,7 +251,7 @@ impl Subscription {
     fn comes_from(&self, notification: &Notification<'_>, is_aside: bool) -> bool {
         let is_about_one = matches!(&*notification.method, method::RESOURCES_UPDATED | method::TASKS);
         match self.era {
-            Era::Legacy => is_aside,
+            Era::Legacy => is_aside != (notification.method == method::TASKS),
             Era::Modern => is_aside != is_about_one,
         }
     }

@@ -1,8 +1,8 @@
 //! Tasks of a server of the legacy era, for callers of the modern one.
 //!
 //! What the modern era says in one answer takes two questions here, and whether a call becomes a task is decided here as
-//! the tool declares it. The server is asked in the name of a caller that cannot be asked for anything: nobody could pass
-//! on what it would want to know in the middle of a task. The ids that callers see are theirs alone.
+//! the tool declares it. What a task wants to know in its middle its caller sees when it asks how the task stands; before
+//! there is one, nothing can be asked. The ids that callers see are theirs alone.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,14 +13,17 @@ use http::Response;
 use tokio::time::{Instant, timeout};
 use weft_proto::mcp::{self, Message, Outcome, Request, Target, edit, method};
 
+use crate::admit::Admitted;
 use crate::body::Body;
+use crate::bridge::input::Wish;
 use crate::bridge::tasks::{self, End, Status, Support, Task};
 use crate::bridge::{self, Abilities, Outgoing, ToLegacy};
 use crate::exchange::Asker;
 use crate::refusal::Refusal;
 use crate::task_id;
 
-use super::conversation::{Asked, Heard, Question};
+use super::conversation::{Asked, Conversation, Heard, Question};
+use super::inquiries::Key;
 use super::translate::Way;
 use super::{Front, Incoming, Patience, answer};
 
@@ -31,7 +34,7 @@ const PAGES_MAX: usize = 32;
 const KNOWN_FOR: Duration = Duration::from_secs(60);
 
 /// Time for a server to ask what it has to ask.
-const DECLINE_TIMEOUT: Duration = Duration::from_secs(1);
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Time for the whole list: calls wait for it.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,19 +52,29 @@ struct Known {
     until: Option<Instant>,
 }
 
+/// How a server of the legacy era is asked about tasks, in the name of one caller.
+pub(super) struct Asks {
+    pub(super) front: Arc<Front>,
+    pub(super) bridge: Arc<ToLegacy>,
+    /// With what was declared when the task began: a server may know it by that alone.
+    pub(super) asker: Asker,
+    /// What has to be known of the request when answers come, but for what its caller can be asked for.
+    pub(super) asked: bridge::Asked,
+    pub(super) patience: Patience,
+    pub(super) admitted: Admitted,
+}
+
 /// One request about tasks.
 struct About<'a> {
-    front: &'a Front,
-    bridge: Arc<ToLegacy>,
-    asker: Asker,
+    asks: Asks,
     request: &'a Request<'a>,
-    incoming: &'a Incoming<'a>,
+    body: &'a Bytes,
 }
 
 impl Front {
     /// Answers a request that is about tasks; none of one that goes the way of every other.
     pub(super) async fn modern_task(
-        &self,
+        self: &Arc<Self>,
         asker: &Asker,
         request: &Request<'_>,
         incoming: &Incoming<'_>,
@@ -76,36 +89,133 @@ impl Front {
         };
         let server = self.server().await?;
         let Some(bridge) = server.tasks() else { return Ok(None) };
-        let can_be_asked = asker.abilities.any();
-        let asker = Asker { abilities: Abilities::default(), ..asker.clone() };
-        let about = About { front: self, bridge, asker, request, incoming };
+        let mut about = About {
+            asks: Asks {
+                front: Arc::clone(self),
+                bridge,
+                asker: asker.clone(),
+                asked: bridge::Asked::of(request, Abilities::default()),
+                patience: incoming.patience,
+                admitted: incoming.admitted.clone(),
+            },
+            request,
+            body: incoming.body,
+        };
         let is_declared = task_id::is_declared(request);
         let missing = || Refusal::MissingCapability(task_id::EXTENSION.to_owned());
         match target {
-            Target::Tool(tool) => match about.support(&server.tools, tool).await {
+            Target::Tool(tool) => match about.asks.support(&server.tools, tool).await {
                 Support::Required if !is_declared => Err(missing()),
                 Support::Required => about.begin().await.map(Some),
-                // As a task it could ask its caller nothing.
-                Support::Optional if is_declared && !can_be_asked => about.begin().await.map(Some),
+                Support::Optional if is_declared => about.begin().await.map(Some),
                 Support::Optional | Support::Forbidden => Ok(None),
             },
             _ if !is_declared => Err(missing()),
             Target::Task(id) => {
-                let own = self.task_ids.open(&about.asker.caller, id)?;
+                let own;
+                (about.asks.asker.abilities, own) = self.opened(&asker.caller, id)?;
                 match &*request.method {
                     method::TASKS_GET => about.standing(id, &own).await,
                     method::TASKS_CANCEL => about.cancel(&own).await,
-                    // Nothing is ever asked for that could be answered.
-                    _ => about.exists(&own).await,
+                    _ => about.update(&own).await,
                 }
                 .map(Some)
             }
             Target::Prompt(_) | Target::Resource(_) => Ok(None),
         }
     }
+
+    /// What was declared when a task began, and what it is called at its server.
+    pub(super) fn opened(&self, caller: &str, id: &str) -> Result<(Abilities, String), Refusal> {
+        let text = self.task_ids.open(caller, id)?;
+        let (abilities, own) = text.split_once(' ').ok_or(Refusal::TaskUnknown)?;
+        Ok((Abilities::decoded(abilities).ok_or(Refusal::TaskUnknown)?, own.to_owned()))
+    }
 }
 
 impl About<'_> {
+    /// Calls a tool as a task. A server that answers at once has that answer passed on.
+    async fn begin(&self) -> Result<Response<Body>, Refusal> {
+        let Asks { front, bridge, asker, patience, .. } = &self.asks;
+        let Outgoing::Forward(message) = bridge.request(self.body, self.request)? else {
+            return Err(Refusal::MethodNotFound(self.request.method.clone().into_owned()));
+        };
+        let id = own_id();
+        let message = front.with_id(&message, &id)?;
+        let message = tasks::as_task(&message, front.settings.bounds);
+        let message = message.ok_or_else(|| Refusal::Invalid("the request has no parameters".to_owned()))?;
+        let response = self.asks.ask(message, id, *patience).await?;
+        match self.asks.task_in(&response) {
+            Some(task) => {
+                let text = format!("{} {}", asker.abilities.code(), task.task_id);
+                let id = front.task_ids.seal(&asker.caller, &text)?;
+                self.say(&task.begun(&id))
+            }
+            None => self.pass(&response),
+        }
+    }
+
+    async fn standing(&self, id: &str, own: &str) -> Result<Response<Body>, Refusal> {
+        match self.asks.standing(id, own).await? {
+            Ok(standing) => self.say(&standing),
+            Err(response) => self.pass(&response),
+        }
+    }
+
+    /// Tells the server what the caller answered.
+    async fn update(&self, own: &str) -> Result<Response<Body>, Refusal> {
+        let Asks { front, asker, .. } = &self.asks;
+        match front.inquiries.answered(&self.asks.key(own), self.request)? {
+            Some(answers) => {
+                for answer in answers {
+                    front.peer.answer(asker, answer).await?;
+                }
+                self.acknowledge()
+            }
+            None => self.exists(own).await,
+        }
+    }
+
+    async fn cancel(&self, own: &str) -> Result<Response<Body>, Refusal> {
+        let response = self.asks.about(method::TASKS_CANCEL, own).await?;
+        match tasks::is_over(&response, self.asks.front.settings.bounds) {
+            // In the modern era there is nothing wrong with that, as long as there is such a task.
+            true => self.exists(own).await,
+            false if self.asks.task_in(&response).is_some() => self.acknowledge(),
+            false => self.pass(&response),
+        }
+    }
+
+    /// Acknowledges what changes nothing about a task.
+    async fn exists(&self, own: &str) -> Result<Response<Body>, Refusal> {
+        let response = self.asks.about(method::TASKS_GET, own).await?;
+        match self.asks.task_in(&response) {
+            Some(_) => self.acknowledge(),
+            None => self.pass(&response),
+        }
+    }
+
+    /// The response under the id of the request.
+    fn pass(&self, message: &Bytes) -> Result<Response<Body>, Refusal> {
+        match mcp::parse(message, self.asks.front.settings.bounds) {
+            Ok(mcp::Body::One(Message::Response(response))) => {
+                let response = edit::response_with_id(message, &response, self.request.id.raw());
+                Ok(self.asks.front.at_once(response.into()))
+            }
+            Ok(_) | Err(_) => Err(Refusal::UpstreamBroke("the response is none".to_owned())),
+        }
+    }
+
+    fn acknowledge(&self) -> Result<Response<Body>, Refusal> {
+        self.say(r#"{"resultType":"complete"}"#)
+    }
+
+    fn say(&self, result: &str) -> Result<Response<Body>, Refusal> {
+        answer::result(self.request.id.raw(), result).map(answer::json)
+    }
+}
+
+impl Asks {
     /// What a tool says of itself, by a list that is not old.
     async fn support(&self, tools: &Tools, tool: &str) -> Support {
         let mut known = tools.0.lock().await;
@@ -128,7 +238,7 @@ impl About<'_> {
     }
 
     async fn list(&self) -> Result<HashMap<String, Support>, Refusal> {
-        let patience = Patience { result_bytes_max: None, ..self.incoming.patience };
+        let patience = Patience { result_bytes_max: None, ..self.patience };
         let (mut tools, mut cursor) = (HashMap::new(), None);
         for _ in 0..PAGES_MAX {
             let id = own_id();
@@ -141,92 +251,66 @@ impl About<'_> {
         Ok(tools)
     }
 
-    /// Calls a tool as a task. A server that answers at once has that answer passed on.
-    async fn begin(&self) -> Result<Response<Body>, Refusal> {
-        let Outgoing::Forward(message) = self.bridge.request(self.incoming.body, self.request)? else {
-            return Err(Refusal::MethodNotFound(self.request.method.clone().into_owned()));
-        };
-        let id = own_id();
-        let message = self.front.with_id(&message, &id)?;
-        let message = tasks::as_task(&message, self.front.settings.bounds);
-        let message = message.ok_or_else(|| Refusal::Invalid("the request has no parameters".to_owned()))?;
-        let response = self.ask(message, id, self.incoming.patience).await?;
-        match self.task_in(&response) {
-            Some(task) => {
-                let id = self.front.task_ids.seal(&self.asker.caller, &task.task_id)?;
-                self.say(&task.begun(&id))
+    /// How a task stands, under the id that its caller has for it, or what the server says instead.
+    pub(super) async fn standing(&self, id: &str, own: &str) -> Result<Result<String, Bytes>, Refusal> {
+        let mut response = self.about(method::TASKS_GET, own).await?;
+        if let Some(task) = self.task_in(&response).filter(|task| task.status == Status::InputRequired) {
+            let wishes = self.wishes(own).await;
+            if !wishes.is_empty() {
+                return Ok(Ok(task.asking(id, &wishes)));
             }
-            None => self.pass(&response),
+            response = self.about(method::TASKS_GET, own).await?;
         }
-    }
-
-    async fn standing(&self, id: &str, own: &str) -> Result<Response<Body>, Refusal> {
-        let mut response = self.ask_about(method::TASKS_GET, own).await?;
-        if self.task_in(&response).is_some_and(|task| task.status == Status::InputRequired) {
-            self.decline(own).await;
-            response = self.ask_about(method::TASKS_GET, own).await?;
-        }
-        let Some(task) = self.task_in(&response) else { return self.pass(&response) };
+        let Some(task) = self.task_in(&response) else { return Ok(Err(response)) };
         if task.status == Status::InputRequired {
             return Err(Refusal::InputNeeded);
         }
         let end = match task.has_ended() {
             true => {
-                let end = self.ask_about(method::TASKS_RESULT, own).await?;
+                let end = self.about(method::TASKS_RESULT, own).await?;
                 Some(End::read(&end, self.front.settings.bounds)?)
             }
             false => None,
         };
-        self.say(&task.standing(id, end.as_ref()))
+        Ok(Ok(task.standing(id, end.as_ref())))
+    }
+
+    /// What a task wants to know. Where its caller cannot be asked, the server is told that it gets no answer.
+    async fn wishes(&self, own: &str) -> Vec<(String, Wish)> {
+        let wait = || {
+            let id = own_id();
+            let message = tasks::about(method::TASKS_RESULT, &id, own);
+            self.conversation(message, id, self.asker.abilities, self.patience)
+        };
+        if self.asker.abilities.any()
+            && let Ok(wishes) = self.front.inquiries.of(&self.key(own), QUESTION_TIMEOUT, wait).await
+        {
+            return wishes;
+        }
+        self.decline(own).await;
+        Vec::new()
+    }
+
+    fn key(&self, own: &str) -> Key {
+        (Arc::clone(&self.asker.caller), format!("{} {own}", self.asker.abilities.code()))
     }
 
     /// A server that wants to know something asks whoever waits for the result. There it is told that it gets no answer.
     async fn decline(&self, own: &str) {
-        let patience =
-            Patience { call: DECLINE_TIMEOUT, idle: Some(DECLINE_TIMEOUT), ..self.incoming.patience };
+        let patience = Patience { call: QUESTION_TIMEOUT, idle: Some(QUESTION_TIMEOUT), ..self.patience };
         let id = own_id();
         // That the result does not come in this time says nothing.
         _ = self.ask(tasks::about(method::TASKS_RESULT, &id, own), id, patience).await;
     }
 
-    async fn cancel(&self, own: &str) -> Result<Response<Body>, Refusal> {
-        let response = self.ask_about(method::TASKS_CANCEL, own).await?;
-        match tasks::is_over(&response, self.front.settings.bounds) {
-            // In the modern era there is nothing wrong with that, as long as there is such a task.
-            true => self.exists(own).await,
-            false if self.task_in(&response).is_some() => self.acknowledge(),
-            false => self.pass(&response),
-        }
-    }
-
-    /// Acknowledges what changes nothing about a task.
-    async fn exists(&self, own: &str) -> Result<Response<Body>, Refusal> {
-        let response = self.ask_about(method::TASKS_GET, own).await?;
-        match self.task_in(&response) {
-            Some(_) => self.acknowledge(),
-            None => self.pass(&response),
-        }
-    }
-
-    async fn ask_about(&self, method: &str, own: &str) -> Result<Bytes, Refusal> {
+    async fn about(&self, method: &str, own: &str) -> Result<Bytes, Refusal> {
         let id = own_id();
-        self.ask(tasks::about(method, &id, own), id, self.incoming.patience).await
+        self.ask(tasks::about(method, &id, own), id, self.patience).await
     }
 
-    /// Asks the server, and waits for its response.
+    /// Asks the server, and waits for its response. What it asks in turn is declined.
     async fn ask(&self, message: Bytes, id: String, patience: Patience) -> Result<Bytes, Refusal> {
-        let asked = bridge::Asked::of(self.request, Abilities::default());
-        let question = Question {
-            asker: self.asker.clone(),
-            asked: Asked::Server(message),
-            id,
-            renamed: false,
-            way: Way::ToLegacy(Arc::clone(&self.bridge), asked),
-            questions: None,
-            first: None,
-            under_way: None,
-        };
-        let mut conversation = self.front.conversation(question, patience, self.incoming.admitted.clone());
+        let mut conversation = self.conversation(message, id, Abilities::default(), patience);
         loop {
             match conversation.next().await {
                 Some(Heard::Response(response)) => return Ok(response),
@@ -237,6 +321,27 @@ impl About<'_> {
         }
     }
 
+    /// What is said between here and the server after a request of ours, in which it may ask for this.
+    fn conversation(
+        &self,
+        message: Bytes,
+        id: String,
+        abilities: Abilities,
+        patience: Patience,
+    ) -> Conversation {
+        let question = Question {
+            asker: self.asker.clone(),
+            asked: Asked::Server(message),
+            id,
+            renamed: false,
+            way: Way::ToLegacy(Arc::clone(&self.bridge), self.asked.with_abilities(abilities)),
+            questions: None,
+            first: None,
+            under_way: None,
+        };
+        self.front.conversation(question, patience, self.admitted.clone())
+    }
+
     fn task_in(&self, response: &[u8]) -> Option<Task> {
         match mcp::parse(response, self.front.settings.bounds) {
             Ok(mcp::Body::One(Message::Response(response))) => match response.outcome {
@@ -245,25 +350,6 @@ impl About<'_> {
             },
             Ok(_) | Err(_) => None,
         }
-    }
-
-    /// The response under the id of the request.
-    fn pass(&self, message: &Bytes) -> Result<Response<Body>, Refusal> {
-        match mcp::parse(message, self.front.settings.bounds) {
-            Ok(mcp::Body::One(Message::Response(response))) => {
-                let response = edit::response_with_id(message, &response, self.request.id.raw());
-                Ok(self.front.at_once(response.into()))
-            }
-            Ok(_) | Err(_) => Err(Refusal::UpstreamBroke("the response is none".to_owned())),
-        }
-    }
-
-    fn acknowledge(&self) -> Result<Response<Body>, Refusal> {
-        self.say(r#"{"resultType":"complete"}"#)
-    }
-
-    fn say(&self, result: &str) -> Result<Response<Body>, Refusal> {
-        answer::result(self.request.id.raw(), result).map(answer::json)
     }
 }
 

@@ -83,6 +83,11 @@ impl Front {
         }
     }
 
+    /// A task of the caller's has ended.
+    pub(super) fn remove_task(&self, session: &Session, own: &str) {
+        session.topics.remove_task(own);
+    }
+
     pub(super) fn remove_topic(&self, session: &Session, uri: &str) {
         session.topics.remove(uri);
     }
@@ -155,7 +160,13 @@ impl Front {
         let question = Question::as_it_is(session.asker.clone(), Asked::Server(message.into()), id, None);
         let patience = Patience { call: AGREE_TIMEOUT, idle: None, result_bytes_max: None };
         let mut upstream = self.conversation(question, patience, Places::exempt());
-        super::subscribe::acknowledged(&mut upstream, self.settings.bounds).await.map(|_| upstream)
+        let honoured = super::subscribe::acknowledged(&mut upstream, self.settings.bounds).await;
+        let told = honoured.as_ref().map_or(&[][..], |honoured| &honoured.task_ids);
+        // A server need not tell of tasks, and is not asked for it again and again.
+        for own in interest.task_ids.iter().filter(|own| !told.contains(own)) {
+            session.topics.remove_task(own);
+        }
+        honoured.map(|_| upstream)
     }
 }
 

@@ -5,7 +5,11 @@ use super::*;
 const CAPABLE: &str = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{},"tasks":{"cancel":{},"list":{},"requests":{"tools":{"call":{}}}}},"serverInfo":{"name":"s","version":"1"}}"#;
 
 fn stage() -> Stage {
-    let stage = legacy();
+    with(&Limits::default())
+}
+
+fn with(limits: &Limits) -> Stage {
+    let stage = Stage::new(Era::Legacy, limits);
     let introduction =
         Introduction { era: Era::Legacy, revision: "2025-11-25".to_owned(), result: CAPABLE.into() };
     *stage.peer.introduction.lock().unwrap() = Ok(Arc::new(introduction));
@@ -181,7 +185,7 @@ async fn what_a_task_asks_in_the_middle_is_declined_so_that_it_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tool_that_may_be_a_task_is_one_for_those_who_could_not_be_asked_anything() {
+async fn a_tool_that_may_be_a_task_is_one_for_those_who_know_tasks() {
     let mut stage = stage();
     let waiting = stage.modern(&run("may"));
     listed(&mut stage).await;
@@ -195,8 +199,12 @@ async fn a_tool_that_may_be_a_task_is_one_for_those_who_could_not_be_asked_anyth
         (&1.into(), &"complete".into()),
         "{at_once}"
     );
-    let able = able("tools/call", r#""name":"may""#, r#","elicitation":{}"#);
-    for body in [able, run("not"), run("may").replace("/tasks\":{}", "/other\":{}")] {
+    let waiting = stage.modern(&able("tools/call", r#""name":"may""#, r#","elicitation":{}"#));
+    let called = stage.called().await;
+    assert!(called.message.contains(r#""task":{}"#) && called.asker.abilities.form, "{}", called.message);
+    answer(called, r#"{"content":[]}"#).await;
+    answered(waiting).await;
+    for body in [run("not"), run("may").replace("/tasks\":{}", "/other\":{}")] {
         let waiting = stage.modern(&body);
         let called = stage.called().await;
         assert!(!called.message.contains(r#""task""#), "{}", called.message);
@@ -239,4 +247,153 @@ async fn the_list_of_tools_is_believed_for_a_while_and_asked_for_anew_after() {
         answer(called, r#"{"content":[]}"#).await;
         answered(waiting).await;
     }
+}
+
+const QUESTION: &str = r#"{"jsonrpc":"2.0","id":"q","method":"elicitation/create","params":{"message":"Sure?","_meta":{"io.modelcontextprotocol/related-task":{"taskId":"s"}}}}"#;
+
+/// The id of a task whose caller can be asked for things.
+async fn begun_to_ask(stage: &mut Stage) -> String {
+    let waiting = stage.modern(&able("tools/call", r#""name":"must""#, r#","elicitation":{}"#));
+    listed(stage).await;
+    let called = stage.called().await;
+    assert!(called.asker.abilities.form);
+    answer(called, &format!(r#"{{"task":{}}}"#, task("working"))).await;
+    said(waiting).await["result"]["taskId"].as_str().unwrap().to_owned()
+}
+
+/// What a task wants to know that its server has not asked for yet, and where it waits for the answer.
+async fn asked(stage: &mut Stage, id: &str) -> (Called, serde_json::Value) {
+    let waiting = stage.modern(&about("tasks/get", id));
+    answer(stage.called().await, &task("input_required")).await;
+    let result = stage.called().await;
+    assert!(result.message.contains(r#""method":"tasks/result""#) && result.asker.abilities.form);
+    result.ask(QUESTION).await;
+    let said = said(waiting).await;
+    (result, said["result"].clone())
+}
+
+fn only_key(standing: &serde_json::Value) -> String {
+    let all = standing["inputRequests"].as_object().unwrap();
+    assert_eq!(all.len(), 1, "{standing}");
+    all.keys().next().unwrap().clone()
+}
+
+fn update(id: &str, responses: &serde_json::Value) -> String {
+    able("tasks/update", &format!(r#""taskId":"{id}","inputResponses":{responses}"#), "")
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_task_wants_to_know_its_caller_sees_and_answers() {
+    let mut stage = stage();
+    let id = begun_to_ask(&mut stage).await;
+    let (result, standing) = asked(&mut stage, &id).await;
+    assert_eq!(
+        (&standing["status"], &standing["resultType"]),
+        (&"input_required".into(), &"complete".into())
+    );
+    let key = only_key(&standing);
+    let wish = serde_json::json!({ "method": "elicitation/create", "params": { "message": "Sure?" } });
+    assert_eq!(standing["inputRequests"][&key], wish, "the server's own id is nobody's business");
+    // Whoever asks again is told the same, and the server is asked no more than that.
+    let waiting = stage.modern(&about("tasks/get", &id));
+    answer(stage.called().await, &task("input_required")).await;
+    assert_eq!(only_key(&said(waiting).await["result"]), key);
+    let odd = update(&id, &serde_json::json!({ &key: 5 }));
+    assert!(matches!(refused(stage.modern(&odd)).await, Refusal::Invalid(_)));
+    let given = serde_json::json!({ "action": "accept", "content": {} });
+    for responses in [serde_json::json!({ &key: given, "other": given }), serde_json::json!({ &key: given })]
+    {
+        let acknowledged = said(stage.modern(&update(&id, &responses))).await;
+        assert_eq!(acknowledged["result"], serde_json::json!({ "resultType": "complete" }));
+    }
+    match stage.told.recv().await.unwrap() {
+        Told::Answered(asker, answer) => {
+            assert_eq!(asker, result.asker);
+            assert_eq!(answer, format!(r#"{{"jsonrpc":"2.0","id":"q","result":{given}}}"#));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(stage.told.try_recv().is_err(), "each question is answered once");
+    assert!(!result.reply.is_closed(), "it may want to know more");
+    result.ask(&QUESTION.replace(r#""q""#, "8")).await;
+    pass(Duration::from_millis(1)).await;
+    let waiting = stage.modern(&about("tasks/get", &id));
+    answer(stage.called().await, &task("input_required")).await;
+    assert_ne!(only_key(&said(waiting).await["result"]), key, "a name is given once");
+    let own = id_of(&result);
+    result.respond(&format!(r#"{{"jsonrpc":"2.0","id":{own},"result":{{"content":[]}}}}"#)).await;
+    pass(Duration::from_millis(1)).await;
+    assert_eq!(stage.front.inquiries.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_answered_in_time_is_given_up_for_the_server_and_so_is_all_when_the_sidecar_stops() {
+    let mut stage = stage();
+    let id = begun_to_ask(&mut stage).await;
+    for stops in [false, true] {
+        let (result, _) = asked(&mut stage, &id).await;
+        match stops {
+            true => stage.drain.cancel(),
+            false => pass(Duration::from_secs(301)).await,
+        }
+        match stage.told.recv().await.unwrap() {
+            Told::Answered(_, answer) => assert!(answer.contains(r#""action":"cancel""#), "{answer}"),
+            other => panic!("{other:?}"),
+        }
+        result.reply.closed().await;
+        assert_eq!(stage.front.inquiries.count(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_no_more_questions_can_wait_the_server_gets_no_answer() {
+    let mut stage = with(&Limits { parked_per_caller_max: 0, ..Limits::default() });
+    let id = begun_to_ask(&mut stage).await;
+    let waiting = stage.modern(&about("tasks/get", &id));
+    answer(stage.called().await, &task("input_required")).await;
+    stage.called().await.ask(QUESTION).await;
+    match stage.told.recv().await.unwrap() {
+        Told::Answered(_, answer) => assert!(answer.contains("-32601"), "{answer}"),
+        other => panic!("{other:?}"),
+    }
+    answer(stage.called().await, &task("working")).await;
+    assert_eq!(said(waiting).await["result"]["status"], "working");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_listens_is_told_how_its_tasks_get_on_and_how_they_end() {
+    let mut stage = stage();
+    let id = begun(&mut stage).await;
+    let notifications = serde_json::json!({ "taskIds": [id, "s"] });
+    let listen = able("subscriptions/listen", &format!(r#""notifications":{notifications}"#), "");
+    let mut told = stream(answered(stage.modern(&listen)).await);
+    let agreed = next(&mut told).await.unwrap();
+    let wanted = serde_json::json!({ "taskIds": [id] });
+    assert!(agreed.contains(&format!(r#""notifications":{wanted}"#)), "nobody else's is promised: {agreed}");
+    for (status, expected) in [("working", "working"), ("failed", "completed")] {
+        for own in ["other", "s"] {
+            let note = format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/tasks/status","params":{}}}"#,
+                task(status).replace(r#""taskId":"s""#, &format!(r#""taskId":"{own}""#))
+            );
+            stage.peer.asides.send(Aside::Note(note.into())).unwrap();
+        }
+        answer(stage.called().await, &task(status)).await;
+        if status == "failed" {
+            answer(stage.called().await, r#"{"content":[],"isError":true}"#).await;
+        }
+        let mut event = next(&mut told).await.unwrap();
+        while !event.contains("data: {") {
+            event = next(&mut told).await.unwrap();
+        }
+        let note: serde_json::Value = serde_json::from_str(event.split("data: ").nth(1).unwrap()).unwrap();
+        assert_eq!(note["method"], "notifications/tasks");
+        let params = &note["params"];
+        assert_eq!((&params["taskId"], &params["status"]), (&id.as_str().into(), &expected.into()), "{note}");
+        assert_eq!(params["result"]["isError"].as_bool(), (status == "failed").then_some(true));
+        assert!(params.get("resultType").is_none() && params["_meta"].is_object(), "{note}");
+    }
+    drop(told);
+    pass(Duration::from_millis(1)).await;
+    assert!(stage.calls.try_recv().is_err());
 }
