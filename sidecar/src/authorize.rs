@@ -192,6 +192,7 @@ mod tests {
             svid_lifetime: Span::from_secs(3600),
             root_namespace: "weft-system".parse().unwrap(),
             gateways: List::default(),
+            gateways_are_told: true,
         };
         let snapshot = compile(&[Part::Mesh(mesh.into())].into_iter().collect());
         let caller = |domain: &str| {

@@ -48,7 +48,8 @@ impl fmt::Display for Snapshot {
 }
 
 fn write_mesh(f: &mut fmt::Formatter<'_>, mesh: &Mesh) -> fmt::Result {
-    let Mesh { trust_domain, default_action, svid_lifetime, root_namespace, gateways } = mesh;
+    let Mesh { trust_domain, default_action, svid_lifetime, root_namespace, gateways, gateways_are_told: _ } =
+        mesh;
     writeln!(f, "mesh {trust_domain}")?;
     writeln!(f, "  defaultAction: {}", flow(&to_value(default_action)))?;
     writeln!(f, "  svidLifetime: {svid_lifetime}")?;

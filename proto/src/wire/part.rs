@@ -57,6 +57,9 @@ pub struct Mesh {
     pub root_namespace: Namespace,
     /// Workloads whose word on whom they call for is believed.
     pub gateways: List<IdentityPattern, 64>,
+    /// Whether those of them that are gateways know every access policy of the servers that they may reach. A control plane
+    /// that is older does not tell them.
+    pub gateways_are_told: bool,
 }
 
 impl Mesh {

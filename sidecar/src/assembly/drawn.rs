@@ -131,8 +131,8 @@ impl Drawn {
     }
 }
 
-/// The policies of members, as far as they are known here: nothing is known of those of servers that have none, and none
-/// are told to whoever is no gateway.
+/// The policies of members, as far as they are known here: none are told to whoever is no gateway. Where they are told, a
+/// member without any is judged by the default of the mesh alone.
 #[derive(Debug, Default)]
 pub(super) struct Judged {
     default_action: DefaultAction,
@@ -140,16 +140,25 @@ pub(super) struct Judged {
 }
 
 impl Judged {
-    fn of<'e>(snapshot: &Snapshot, members: impl Iterator<Item = &'e Arc<ServerEntry>>) -> Self {
-        let members = members.filter(|it| it.offer.is_some() && !it.access.is_empty());
+    fn of<'e>(
+        snapshot: &Snapshot,
+        gateway: &Workload,
+        members: impl Iterator<Item = &'e Arc<ServerEntry>>,
+    ) -> Self {
+        let default_action = snapshot.default_action();
+        let mesh = snapshot.mesh.as_ref();
+        let is_told = mesh.is_some_and(|mesh| mesh.gateways_are_told && mesh.is_gateway(&gateway.id()));
+        let is_denied = is_told && default_action == DefaultAction::Deny;
+        let members = members.filter(|it| it.offer.is_some() && (is_denied || !it.access.is_empty()));
         let members = members.map(|it| (it.server.meta.full_name(), Arc::clone(it))).collect();
-        Self { default_action: snapshot.default_action(), members }
+        Self { default_action, members }
     }
 
-    /// What a member's policies say of a guest; none where none are known.
-    pub(super) fn view(&self, server: &ServerName, guest: &Caller) -> Option<View> {
-        let entry = self.members.get(server)?;
-        Some(View::new(&entry.access, self.default_action, guest.clone(), server.clone()))
+    /// What the policies of each member say of a guest; nothing of one of which none are known.
+    pub(super) fn views(&self, guest: &Caller) -> impl Iterator<Item = (&ServerName, View)> {
+        self.members.iter().map(|(server, entry)| {
+            (server, View::new(&entry.access, self.default_action, guest.clone(), server.clone()))
+        })
     }
 
     fn is_same(&self, other: &Self) -> bool {
@@ -179,7 +188,7 @@ impl Source {
             let access = Policies::default();
             let judged = match audience {
                 Audience::Own => Judged::default(),
-                Audience::Guests => Judged::of(snapshot, snapshot.servers.values()),
+                Audience::Guests => Judged::of(snapshot, &workload, snapshot.servers.values()),
             };
             return Some(Self { workload, audience, virtual_server: None, access, offers, judged });
         };
@@ -195,7 +204,7 @@ impl Source {
         let offers = offers(&mut entries());
         let judged = match audience {
             Audience::Own => Judged::default(),
-            Audience::Guests => Judged::of(snapshot, entries()),
+            Audience::Guests => Judged::of(snapshot, &workload, entries()),
         };
         let (virtual_server, access) = (Some(Arc::clone(virtual_server)), access.clone());
         Some(Self { workload, audience, virtual_server, access, offers, judged })

@@ -1,5 +1,5 @@
-//! What of an assembly each of those is shown for whom a gateway calls: what it may use, by the policies of the virtual
-//! server and of its members.
+//! What of an assembly each of those is shown for whom a gateway calls: what it may use, or could with a scope that it can
+//! ask for, by the policies of the virtual server and of its members.
 //!
 //! Found once for what a gateway says of a caller, and kept until there is another drawing. Not here: whether a call may be
 //! made. A call of what is not shown goes to the sidecar beside its server like any other, and is decided there.
@@ -11,11 +11,11 @@ use http::HeaderValue;
 use weft_proto::mcp::lists::Listed;
 use weft_proto::name::ServerName;
 use weft_proto::policy::Caller;
-use weft_proto::policy::access::View;
+use weft_proto::policy::access::{Listing, WithScope};
 use weft_proto::roster::{Roster, Shown};
 
-use crate::gateway::Guest;
 use crate::gateway::known::{Known, digest};
+use crate::gateway::{Guest, is_of_token};
 
 use super::drawn::Drawn;
 
@@ -39,7 +39,7 @@ pub(super) struct Narrowed([Box<[u64]>; Listed::ALL.len()]);
 impl Kept {
     /// What somebody is shown of whom a gateway says this.
     pub(super) fn of(&self, drawn: &Drawn, said: &HeaderValue) -> Arc<Narrowed> {
-        let key = digest(said.to_str().unwrap_or_default());
+        let key = digest(said);
         if let Some(known) = self.0.find(&key) {
             return known;
         }
@@ -55,26 +55,31 @@ impl Kept {
 
 impl Narrowed {
     fn new(drawn: &Drawn, guest: &Caller) -> Self {
-        let by_whole = drawn.view_of(guest);
-        let members = drawn.judged();
-        let mut views: HashMap<&ServerName, Option<View>> = HashMap::new();
+        let mut with_scope = WithScope::new(is_of_token(guest));
+        let mut listing = |view| Listing::new(Arc::new(view), &mut with_scope);
+        let whole = drawn.view_of(guest).map(&mut listing);
+        let members: HashMap<&ServerName, Listing> =
+            drawn.judged().views(guest).map(|(server, view)| (server, listing(view))).collect();
+        // Rules of a virtual server speak of tools and prompts by the names that are shown.
         let shows = |kind: Listed, it: &Shown| {
-            // Rules of a virtual server speak of tools and prompts by the names that are shown.
             let name = match kind {
                 Listed::Tool | Listed::Prompt => &it.name,
                 Listed::Resource | Listed::ResourceTemplate => &it.own.name,
             };
-            by_whole.as_ref().is_none_or(|view| view.may_list(kind, name))
+            whole.as_ref().is_none_or(|whole| whole.shows(kind, name))
         };
-        let mut may_use = |server, kind, own: &str| {
-            let view = views.entry(server).or_insert_with(|| members.view(server, guest));
-            view.as_ref().is_none_or(|view| view.may_list(kind, own))
-        };
+        let mut last: Option<(&ServerName, Option<&Listing>)> = None;
         Self(Listed::ALL.map(|kind| {
             let all = drawn.roster.of(kind);
             let mut bits = vec![0_u64; all.len().div_ceil(64)].into_boxed_slice();
             for (at, it) in all.iter().enumerate() {
-                if shows(kind, it) && may_use(&it.server, kind, &it.own.name) {
+                // What is of one member mostly stands together.
+                let member = match last {
+                    Some((server, member)) if *server == it.server => member,
+                    _ => members.get(&it.server),
+                };
+                last = Some((&it.server, member));
+                if shows(kind, it) && member.is_none_or(|member| member.shows(kind, &it.own.name)) {
                     bits[at / 64] |= 1 << (at % 64);
                 }
             }
@@ -97,3 +102,6 @@ impl Narrowed {
         self.0[Listed::Tool as usize].iter().map(|word| word.count_ones() as usize).sum()
     }
 }
+
+#[cfg(test)]
+mod tests;

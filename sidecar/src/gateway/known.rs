@@ -9,8 +9,8 @@ use aws_lc_rs::digest;
 /// The digest of a token, or of a key.
 pub(crate) type Digest = [u8; 32];
 
-pub(crate) fn digest(text: &str) -> Digest {
-    let digest = digest::digest(&digest::SHA256, text.as_bytes());
+pub(crate) fn digest(of: impl AsRef<[u8]>) -> Digest {
+    let digest = digest::digest(&digest::SHA256, of.as_ref());
     *digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes")
 }
 

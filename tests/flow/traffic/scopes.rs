@@ -1,11 +1,13 @@
 //! Callers of a gateway whose token lacks a scope for one call are asked for it.
 
+use std::time::Duration;
+
 use http::Request;
 use http_body_util::Full;
 use serde_json::{Value, json};
 
 use super::gateway::{Story, at, by, call, initialize};
-use super::pair::{self, Answer, legacy};
+use super::pair::{self, Answer, legacy, modern};
 use super::upstream::{self, Upstream};
 use crate::mesh::eventually;
 
@@ -81,6 +83,47 @@ async fn whoever_lacks_a_scope_for_one_call_is_asked_for_it() {
     // A workload of the mesh has no token that could be another.
     let mut agent = story.pair.caller("agents", "a").await;
     refused(&Answer::read(agent.send(call("echo")).await).await);
+    story.stop().await;
+}
+
+/// The tools that somebody is shown.
+async fn listed(story: &Story, token: &str, path: &str) -> Vec<String> {
+    let answer = story.answer(at(by(modern("tools/list", "", json!({})), token), path)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let tools = answer.json()["result"]["tools"].as_array().unwrap().clone();
+    tools.iter().map(|tool| tool["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_scope_is_missing_for_is_listed_so_that_it_can_be_called_and_asked_for() {
+    let story = story(&["echo", "other"], POLICY).await;
+    let token =
+        |sub: &str, groups: &str| story.token(json!({ "sub": sub, "groups": [groups], "scope": "openid" }));
+    let (ann, bob) = (token("ann", "dev"), token("bob", "ops"));
+    for (path, prefix) in [(pair::PATH, ""), ("/mcp", "files_")] {
+        let named = |names: &[&str]| names.iter().map(|it| format!("{prefix}{it}")).collect::<Vec<_>>();
+        assert_eq!(listed(&story, &ann, path).await, named(&["echo", "other"]), "{path}");
+        asks_for(
+            &story.answer(at(by(call(&named(&["echo"])[0]), &ann), path)).await,
+            "files:write openid",
+            path,
+        );
+        // Whom no scope would help is shown no more than before.
+        assert_eq!(listed(&story, &bob, path).await, named(&["other"]), "{path}");
+    }
+    // Nobody is told of a scope that stands in a condition, so that what needs it is not listed.
+    let condition = "from: [{ claims: { groups: [dev] } }], when: '\"files:write\" in claims.scope'";
+    story
+        .apply(&POLICY.replace("from: [{ claims: { scope: ['files:write'], groups: [dev] } }]", condition))
+        .await;
+    for (path, expected) in [(pair::PATH, "other"), ("/mcp", "files_other")] {
+        let follows = async {
+            while listed(&story, &ann, path).await != [expected] {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), follows).await.expect("the list follows the policy");
+    }
     story.stop().await;
 }
 

@@ -18,11 +18,13 @@ pub(super) fn encode_mesh(trust_domain: &TrustDomain, trust: Option<&Trust>, roo
         svid_lifetime: Some(duration(lifetime)),
         root_namespace: root.to_string(),
         gateways: trust.map(|trust| strings(&trust.gateways)).unwrap_or_default(),
+        gateways_are_told: true,
     }
 }
 
 pub(super) fn decode_mesh(message: pb::Mesh) -> Read<Mesh> {
-    let pb::Mesh { trust_domain, default_action, svid_lifetime, root_namespace, gateways } = message;
+    let pb::Mesh { trust_domain, default_action, svid_lifetime, root_namespace, gateways, gateways_are_told } =
+        message;
     let lifetime = required(svid_lifetime).and_then(span).and_then(|span| rule(checked_svid_lifetime(span)));
     Ok(Mesh {
         trust_domain: at("trust_domain", text(&trust_domain))?,
@@ -30,6 +32,7 @@ pub(super) fn decode_mesh(message: pb::Mesh) -> Read<Mesh> {
         svid_lifetime: at("svid_lifetime", lifetime)?,
         root_namespace: at("root_namespace", text(&root_namespace))?,
         gateways: at("gateways", texts(gateways))?,
+        gateways_are_told,
     })
 }
 

@@ -291,6 +291,7 @@ fn mesh_and_trust_decode_to_what_was_encoded() {
         svid_lifetime: Trust::SVID_LIFETIME_DEFAULT,
         root_namespace: root.clone(),
         gateways: List::default(),
+        gateways_are_told: true,
     };
     assert_eq!(*mesh, expected);
     let gateway = IdentityPattern::parse("spiffe://corp.example/ns/edge/sa/*").unwrap();

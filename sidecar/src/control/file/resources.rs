@@ -162,6 +162,8 @@ fn mesh(trust: Option<&Trust>, own: &TrustDomain) -> Mesh {
         svid_lifetime: lifetime.unwrap_or(Trust::SVID_LIFETIME_DEFAULT),
         root_namespace: Namespace::parse(ROOT_NAMESPACE).expect("the root namespace is a namespace"),
         gateways: trust.map(|trust| trust.gateways.clone()).unwrap_or_default(),
+        // Files of a gateway need not say what stands in those beside the servers.
+        gateways_are_told: false,
     }
 }
 
