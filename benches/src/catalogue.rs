@@ -28,8 +28,8 @@ use weft_sidecar::stdio::launch::Launcher;
 
 use crate::table::{Quantiles, Table};
 
-const SERVERS: usize = 1000;
-const TOOLS: usize = 20;
+pub(crate) const SERVERS: usize = 1000;
+pub(crate) const TOOLS: usize = 20;
 const PAGES: usize = 500;
 const CHANGES: usize = 50;
 /// What a thing may take before the run is given up.
@@ -44,17 +44,23 @@ pub(crate) async fn plane(folder: &Path, servers: usize) -> anyhow::Result<plane
     }
     let plane = Box::pin(plane::start(config)).await?;
     plane.ready().await;
-    let mut txn = Txn::new("bench", "a large catalogue");
-    for n in 0..servers {
-        for (object, _) in resource::parse("bench.yaml", &declared(n)).ok().context("the object is one")? {
-            txn = txn.put(Key::new(format!("resources/{}", object.key()))?, object.canonical());
-        }
-    }
-    plane.store.commit(txn).await?;
+    apply(&plane, (0..servers).map(declared)).await?;
     for n in 0..servers {
         plane.hub.offered(name(n)?, Some(Arc::new(offer(n, "")?))).await;
     }
     Ok(plane)
+}
+
+/// Puts objects into the store, all at once.
+pub(crate) async fn apply(plane: &plane::Running, texts: impl Iterator<Item = String>) -> anyhow::Result<()> {
+    let mut txn = Txn::new("bench", "a large catalogue");
+    for text in texts {
+        for (object, _) in resource::parse("bench.yaml", &text).ok().context("the object is one")? {
+            txn = txn.put(Key::new(format!("resources/{}", object.key()))?, object.canonical());
+        }
+    }
+    plane.store.commit(txn).await?;
+    Ok(())
 }
 
 pub(crate) async fn run(table: &mut Table) -> anyhow::Result<()> {
@@ -141,9 +147,19 @@ pub(crate) fn offer(n: usize, more: &str) -> anyhow::Result<Offer> {
 
 /// The file of an agent's sidecar.
 pub(crate) async fn joining(plane: &plane::Running) -> anyhow::Result<Value> {
+    let listen = json!({ "inbound": null, "outbound": "127.0.0.1:0", "health": null, "admin": null });
+    joining_as(plane, ("agents", "agent"), listen).await
+}
+
+/// The file of the sidecar of a workload.
+pub(crate) async fn joining_as(
+    plane: &plane::Running,
+    (namespace, account): (&str, &str),
+    listen: Value,
+) -> anyhow::Result<Value> {
     let wanted = tokens::Wanted {
-        namespace: "agents".parse()?,
-        account: "agent".parse()?,
+        namespace: namespace.parse()?,
+        account: account.parse()?,
         uses: 1,
         expires_in: Duration::from_secs(600),
         description: None,
@@ -151,20 +167,25 @@ pub(crate) async fn joining(plane: &plane::Running) -> anyhow::Result<Value> {
     let created = plane.tokens.create(&wanted, plane.trust.root(), &Actor::system(), clock::now()).await?;
     let token = created.0.to_string();
     Ok(json!({
-        "node": { "id": "agents/agent-1" },
+        "node": { "id": format!("{namespace}/{account}-1") },
         "source": { "controlPlane": { "address": plane.sidecars.to_string(), "proof": { "joinToken": token } } },
-        "listen": { "inbound": null, "outbound": "127.0.0.1:0", "health": null, "admin": null },
+        "listen": listen,
     }))
 }
 
 pub(crate) async fn agent(plane: &plane::Running) -> anyhow::Result<sidecar::Running> {
+    start(joining(plane).await?).await
+}
+
+/// Starts a sidecar in this process.
+pub(crate) async fn start(file: Value) -> anyhow::Result<sidecar::Running> {
     let around = Surroundings {
         workers: tokio::runtime::Handle::current(),
         launcher: Launcher::default(),
         access_log: Sink::Off,
         logging: Logging::new("warn", Arc::new(|_| Ok(()))),
     };
-    let running = Box::pin(sidecar::start(serde_json::from_value(joining(plane).await?)?, around)).await?;
+    let running = Box::pin(sidecar::start(serde_json::from_value(file)?, around)).await?;
     tokio::time::timeout(PATIENCE, running.ready()).await?;
     Ok(running)
 }
@@ -179,7 +200,7 @@ pub(crate) async fn connect(address: SocketAddr) -> anyhow::Result<Client> {
     Ok(sender)
 }
 
-fn request(method: &str, more: &Value) -> anyhow::Result<http::Request<Full<bytes::Bytes>>> {
+pub(crate) fn request(method: &str, more: &Value) -> anyhow::Result<http::Request<Full<bytes::Bytes>>> {
     let mut params = more.clone();
     params["_meta"] = json!({
         "io.modelcontextprotocol/protocolVersion": "2026-07-28",

@@ -12,6 +12,7 @@ mod injection;
 mod listening;
 mod micro;
 mod operator;
+mod parts;
 mod quota;
 mod resume;
 mod scenario;
@@ -63,6 +64,8 @@ enum Part {
     Lending,
     /// A thousand servers at one address.
     Catalogue,
+    /// The same at a gateway that shows each caller its part.
+    Parts,
     /// Sidecars put into pods.
     Injection,
     /// Many clients that listen at one sidecar. Both ends of each stream are files here: `ulimit -n` must allow it.
@@ -93,6 +96,7 @@ fn main() -> anyhow::Result<()> {
             Part::Checks => quota::checking(&mut table)?,
             Part::Lending => quota::lending_to_all(&mut table)?,
             Part::Catalogue => runtime.block_on(catalogue::run(&mut table))?,
+            Part::Parts => runtime.block_on(parts::run(&mut table))?,
             Part::Resume => runtime.block_on(resume::run(&mut table))?,
             Part::Injection => {
                 injection::run(&mut table)?;
