@@ -55,6 +55,8 @@ pub(crate) async fn run(table: &mut Table) -> anyhow::Result<()> {
     measure(table, (&mut client, &issuer), ("all", "no policies", SERVERS * TOOLS)).await?;
     apply(&plane, (0..SERVERS).map(policy)).await?;
     known(&gateway, |entry| !entry.access.is_empty()).await?;
+    // Until all is drawn anew, it is shown all.
+    until(&mut client, &issuer.token("nobody", "warm")?, 0).await?;
     for kind in KINDS {
         measure(table, (&mut client, &issuer), kind).await?;
     }

@@ -80,7 +80,7 @@ mod tests {
     fn what_is_asked_for_is_remembered_and_no_more_than_the_limit() {
         let known = Known::new(8);
         for n in 0..100 {
-            known.keep(digest(&format!("t{n}")), n);
+            known.keep(digest(format!("t{n}")), n);
             assert_eq!(known.find(&digest("t0")), Some(0), "it is asked for again and again");
         }
         let generations = known.generations.lock().unwrap();

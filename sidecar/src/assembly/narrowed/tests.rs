@@ -106,7 +106,7 @@ fn callers_are_told_apart_by_all_that_is_said_of_them() {
     let tools = |said: &HeaderValue| drawn.part_of(Some(said)).unwrap().tools();
     // A header need not be text; nothing can be read of these, and they are not the same.
     let odd = [HeaderValue::from_bytes(b"\xff").unwrap(), HeaderValue::from_bytes(b"\xfe").unwrap()];
-    assert_eq!(odd.each_ref().map(|it| tools(it)), [0, 0]);
+    assert_eq!(odd.each_ref().map(tools), [0, 0]);
     assert_ne!(digest(&odd[0]), digest(&odd[1]));
     assert_eq!(tools(&said("api-keys/edge/public", &["w"])), 2);
     assert_eq!(tools(&said("api-keys/edge/public", &["r"])), 0);
