@@ -273,7 +273,9 @@ impl<'a> Facts<'a> {
                     outcome: Some(*outcome),
                 }
             }
-            What::Dropped(_) | What::Resumed(_) => Self { is_record: true, ..Self::default() },
+            What::Dropped(_) | What::Resumed(_) | What::Later(_) => {
+                Self { is_record: true, ..Self::default() }
+            }
             What::Segment(_) | What::Certificate(_) | What::Seal(_) => Self::default(),
         }
     }

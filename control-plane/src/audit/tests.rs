@@ -150,9 +150,11 @@ async fn a_line_of_a_later_version_is_stored_and_answered_as_it_was_written() {
     cursor.take(text.as_bytes()).unwrap();
     bytes.extend_from_slice(text.as_bytes());
     bytes.push(b'\n');
-    assert_eq!(stage.ship(&bytes), Ok(3));
+    bytes.extend(cursor.write(stamp(), What::Later([("later".to_owned(), 1.into())].into())));
+    assert_eq!(stage.ship(&bytes), Ok(4));
     let found = stage.trails.records(Wanted { limit: 100, ..Wanted::default() }).await.unwrap();
-    assert_eq!((found[0].line.clone(), found[0].text.get()), (line, text.as_str()));
+    assert_eq!((found[1].line.clone(), found[1].text.get()), (line, text.as_str()));
+    assert!(found[0].text.get().ends_with("\"is\":{\"later\":1}}"), "{found:?}");
     assert!(serde_json::to_string(&found).unwrap().contains(&format!("\"line\":{text}")));
     let segment = stage.trails.segment(NODE.to_owned(), stage.trail.to_string(), 1).await.unwrap();
     assert_eq!(segment, Some(bytes));

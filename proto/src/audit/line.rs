@@ -1,14 +1,17 @@
 //! One line of a trail: JSON, so that whoever has the file can read it without any tool.
 //!
-//! Fields that a later version adds are passed over, so that whoever reads may be older than whoever wrote. They are as
-//! safe as the rest: links are digests of the bytes. So a line is handed on as it was written, never as it was understood.
-//! Of whom it must be understood, as a new kind of line or a new outcome, all readers have to know before anybody writes it.
+//! Fields and kinds of lines that a later version adds are passed over, so that whoever reads may be older than whoever
+//! wrote. They are as safe as the rest: links are digests of the bytes. So a line is handed on as it was written, never as
+//! it was understood. A new outcome is no field: all readers have to know it before anybody writes it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use super::Digest;
 
@@ -39,8 +42,8 @@ pub struct Line {
     pub is: What,
 }
 
-/// What a line says.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What a line says: an object of one member, whose name is its kind.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum What {
     /// A segment begins.
@@ -59,6 +62,45 @@ pub enum What {
     Dropped(Dropped),
     /// The node ended without closing its file, and took up the trail here.
     Resumed(Cut),
+    /// Something that only a later version knows.
+    #[serde(untagged)]
+    Later(BTreeMap<String, Value>),
+}
+
+impl<'de> Deserialize<'de> for What {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(OneMember)
+    }
+}
+
+/// Reads a line's object. What is of a known kind has to have the form of that kind.
+struct OneMember;
+
+impl<'de> Visitor<'de> for OneMember {
+    type Value = What;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with one member")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<What, A::Error> {
+        let kind: String = map.next_key()?.ok_or_else(|| A::Error::invalid_length(0, &self))?;
+        let is = match kind.as_str() {
+            "segment" => What::Segment(map.next_value()?),
+            "certificate" => What::Certificate(map.next_value()?),
+            "seal" => What::Seal(map.next_value()?),
+            "begun" => What::Begun(map.next_value()?),
+            "call" => What::Call(map.next_value()?),
+            "operator" => What::Operator(map.next_value()?),
+            "dropped" => What::Dropped(map.next_value()?),
+            "resumed" => What::Resumed(map.next_value()?),
+            _ => What::Later(BTreeMap::from([(kind, map.next_value()?)])),
+        };
+        match map.next_key::<String>()? {
+            None => Ok(is),
+            Some(_) => Err(A::Error::invalid_length(2, &self)),
+        }
+    }
 }
 
 /// The first line of a segment.
@@ -210,8 +252,8 @@ pub struct Operator {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<u64>,
     /// Anything else that belongs to it.
-    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
-    pub details: serde_json::Value,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub details: Value,
 }
 
 /// What tells a node's trail from one that it began anew: 32 lower-case hexadecimal digits, drawn when it began.

@@ -150,6 +150,7 @@ fn a_reader_that_is_older_than_the_writer_reads_verifies_and_finds_what_was_chan
     put(&mut cursor, call("read"));
     put(&mut cursor, What::Dropped(Dropped { count: 2, reason: "disk_full".to_owned(), since: at(0) }));
     put(&mut cursor, What::Resumed(Cut { torn_bytes: 3, damaged: true }));
+    put(&mut cursor, What::Later([("later".to_owned(), 1.into())].into()));
     let statement = cursor.statement(at(1), true);
     let Statement { segment, count, before, closes, .. } = statement;
     let signature = sign(&statement, "the node's");
@@ -167,13 +168,24 @@ fn a_reader_that_is_older_than_the_writer_reads_verifies_and_finds_what_was_chan
 }
 
 #[test]
-fn a_line_of_a_kind_that_is_not_known_is_none() {
+fn a_line_that_only_a_later_version_knows_is_read_past_and_one_that_is_known_has_its_form() {
     let bytes = Cursor::new(NODE, trail()).begin_segment(at(0));
-    let text = String::from_utf8(bytes).unwrap();
-    let other = text.trim_end().replace("\"segment\":", "\"later\":");
-    assert!(matches!(Line::parse(other.as_bytes()), Err(Error::Form(_))));
-    let both = text.trim_end().replace("\"is\":{", "\"is\":{\"later\":{},");
-    assert!(matches!(Line::parse(both.as_bytes()), Err(Error::Form(_))));
+    let line = std::str::from_utf8(&bytes).unwrap().trim_end();
+    let check = |from: &str, to: &str| Line::parse(line.replacen(from, to, 1).as_bytes());
+    let later = line.replacen("\"segment\":", "\"later\":", 1);
+    let read = Line::parse(later.as_bytes()).unwrap();
+    assert!(matches!(&read.is, What::Later(said) if said["later"]["node"] == NODE), "{read:?}");
+    assert_eq!(Line::parse(&read.encode()), Ok(read));
+    for (from, to) in [
+        ("\"is\":{", "\"is\":{\"later\":{},"),
+        ("\"segment\":{", "\"segment\":{},\"later\":{"),
+        ("\"node\":", "\"knot\":"),
+        ("\"segment\":", "\"call\":"),
+    ] {
+        assert!(matches!(check(from, to), Err(Error::Form(_))), "{to}");
+    }
+    let nothing = line.split_once("\"is\":").unwrap().0.to_owned() + "\"is\":{}}";
+    assert!(matches!(Line::parse(nothing.as_bytes()), Err(Error::Form(_))));
 }
 
 #[test]

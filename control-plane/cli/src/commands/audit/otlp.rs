@@ -89,6 +89,7 @@ fn told(record: &Record) -> LogRecord {
         What::Operator(act) => ("operator", severity(act.outcome)),
         What::Dropped(_) => ("dropped", WARN),
         What::Resumed(_) => ("resumed", NOTICE),
+        What::Later(_) => ("later", NOTICE),
         What::Segment(_) | What::Certificate(_) | What::Seal(_) => ("trail", INFO),
     };
     let at = u64::try_from(record.line.at.as_nanosecond()).unwrap_or_default();
@@ -112,7 +113,7 @@ fn told(record: &Record) -> LogRecord {
         }
         What::Operator(act) => text("weft.outcome", Some(act.outcome.word())),
         What::Dropped(dropped) => text("weft.reason", Some(&dropped.reason)),
-        What::Resumed(_) | What::Segment(_) | What::Certificate(_) | What::Seal(_) => {}
+        What::Resumed(_) | What::Segment(_) | What::Certificate(_) | What::Seal(_) | What::Later(_) => {}
     }
     LogRecord {
         time_unix_nano: at,

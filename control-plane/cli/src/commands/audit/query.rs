@@ -233,6 +233,10 @@ fn told(is: &What) -> [String; 6] {
             };
             [String::new(), "resumed".to_owned(), String::new(), "resumed".to_owned(), reason, String::new()]
         }
+        What::Later(said) => {
+            let (what, reason) = (said.keys().next().cloned(), "written by a later version".to_owned());
+            [String::new(), what.unwrap_or_default(), String::new(), String::new(), reason, String::new()]
+        }
         What::Segment(_) | What::Certificate(_) | What::Seal(_) => Default::default(),
     }
 }

@@ -22,6 +22,7 @@ pub(super) fn message(record: &Record) -> String {
         What::Operator(act) => ("operator", severity(act.outcome)),
         What::Dropped(_) => ("dropped", WARNING),
         What::Resumed(_) => ("resumed", NOTICE),
+        What::Later(_) => ("later", NOTICE),
         What::Segment(_) | What::Certificate(_) | What::Seal(_) => ("trail", INFORMATIONAL),
     };
     let priority = FACILITY * 8 + severity;
