@@ -138,6 +138,12 @@ impl Task {
         format!("{},\"{key}\":{end}}}", text.strip_suffix('}').expect("an object ends with a brace"))
     }
 
+    /// The same where its server has what it waits for and does not say so yet.
+    #[must_use]
+    pub fn working(self) -> Self {
+        Self { status: Status::Working, ..self }
+    }
+
     /// Whether there is something to be got with `tasks/result`.
     pub const fn has_ended(&self) -> bool {
         matches!(self.status, Status::Completed | Status::Failed)

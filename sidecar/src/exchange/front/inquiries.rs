@@ -42,6 +42,8 @@ pub(super) type Key = (Arc<str>, String);
 struct Asked {
     /// Each under a name that no other has.
     open: Vec<(String, Question)>,
+    /// Whether all that the server asked so far was answered.
+    is_answered: bool,
     /// Told whenever the server has said something.
     said: Arc<Notify>,
 }
@@ -112,7 +114,13 @@ impl Inquiries {
             answers.extend(result.map(|result| question.answered(result)));
             result.is_none()
         });
+        asked.is_answered |= !answers.is_empty() && asked.open.is_empty();
         Ok(Some(answers))
+    }
+
+    /// Whether a task's server has all answers, whatever it still says of the task.
+    pub(super) fn are_answered(&self, key: &Key) -> bool {
+        self.0.table().get(key).is_some_and(|asked| asked.is_answered)
     }
 
     #[cfg(test)]
@@ -179,6 +187,7 @@ impl Keep {
         match table.get_mut(&self.key) {
             Some(asked) if fits && asked.open.len() < WISHES_MAX => {
                 asked.open.push((format!("{:016x}", rand::random::<u64>()), question.without_task()));
+                asked.is_answered = false;
                 asked.said.notify_waiters();
                 Ok(())
             }

@@ -263,7 +263,10 @@ impl Asks {
         }
         let Some(task) = self.task_in(&response) else { return Ok(Err(response)) };
         if task.status == Status::InputRequired {
-            return Err(Refusal::InputNeeded);
+            return match self.front.inquiries.are_answered(&self.key(own)) {
+                true => Ok(Ok(task.working().standing(id, None))),
+                false => Err(Refusal::InputNeeded),
+            };
         }
         let end = match task.has_ended() {
             true => {

@@ -315,6 +315,12 @@ async fn what_a_task_wants_to_know_its_caller_sees_and_answers() {
     }
     assert!(stage.told.try_recv().is_err(), "each question is answered once");
     assert!(!result.reply.is_closed(), "it may want to know more");
+    // It takes the server a while to notice that it has its answer.
+    let waiting = stage.modern(&about("tasks/get", &id));
+    for _ in 0..2 {
+        answer(stage.called().await, &task("input_required")).await;
+    }
+    assert_eq!(said(waiting).await["result"]["status"], "working");
     result.ask(&QUESTION.replace(r#""q""#, "8")).await;
     pass(Duration::from_millis(1)).await;
     let waiting = stage.modern(&about("tasks/get", &id));
