@@ -178,7 +178,9 @@ fn all(entries: &[Entry], known: &HashSet<resource::Key>) -> Result<Vec<Change>,
 const fn restricts(kind: Kind) -> bool {
     match kind {
         Kind::AccessPolicy | Kind::QuotaPolicy | Kind::ToolPolicy | Kind::Authentication => true,
-        Kind::McpServer | Kind::VirtualServer | Kind::Route | Kind::Telemetry | Kind::Trust => false,
+        // It says what happens where no policy speaks.
+        Kind::Trust => true,
+        Kind::McpServer | Kind::VirtualServer | Kind::Route | Kind::Telemetry => false,
     }
 }
 
@@ -237,6 +239,8 @@ mod tests {
         let key = key_of(&policy.key).expect("the key is one of an object");
         let entries = [server, policy];
         assert!(matches!(all(&entries, &HashSet::new()), Err(Lost::Unreadable(it)) if it == entries[1].key));
+        let trust = [entry("trusts/weft-system/mesh", "{spec: {defaultAction: ask}}")];
+        assert!(matches!(all(&trust, &HashSet::new()), Err(Lost::Unreadable(it)) if it == trust[0].key));
         // The planner goes on with the version that it has.
         assert_eq!(all(&entries, &HashSet::from([key])).unwrap().len(), 1);
     }

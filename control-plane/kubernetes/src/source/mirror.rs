@@ -1,15 +1,13 @@
 //! Objects of the cluster into the store, in commits that say everything or nothing.
 //!
 //! What the cluster holds together the mesh may not: an object that does not read, or that contradicts an older one, is
-//! kept out, and what it said before goes on holding. An access policy of which nothing earlier is known is not left out
-//! but taken for a denial of all that it may be about: nobody gains from what could not be read. Not here: where news
-//! come from.
+//! kept out, and what it said before goes on holding. One that restricts, and of which nothing earlier is known, is not left
+//! out: something stands in for it. Not here: where news come from.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
 use weft_control_plane::desired::{self, Act, Changes, Mesh, Present, Wish};
 use weft_control_plane::objects::Objects;
 use weft_control_plane::store::{self, Revision, Store};
@@ -17,7 +15,8 @@ use weft_proto::name::Namespace;
 use weft_proto::resource::{Key, Kind, Place, Resource};
 
 use super::ledger::{Before, Entry, Fate, Ledger};
-use super::read::{self, MESSAGE_BYTES_MAX, Seen, clipped};
+use super::read::{MESSAGE_BYTES_MAX, Seen, clipped};
+use super::unread::stand_in;
 
 /// Whom history names for what came from the cluster.
 pub const AUTHOR: &str = "kubernetes";
@@ -137,7 +136,7 @@ impl Mirror {
                 Err(message) => {
                     let message = message.clone();
                     tracing::warn!(object = %key, message, "an object of the cluster does not read and is kept out");
-                    let denial = denial(&seen)
+                    let denial = stand_in(&seen, &self.mesh)
                         .filter(|denial| before.is_none_or(|before| before.value == denial.canonical()));
                     let held = match (&denial, before) {
                         (Some(_), _) => Before::Denial,
@@ -258,25 +257,6 @@ fn put(seen: Seen) -> Option<Step> {
 fn entry(seen: &Seen, fate: Fate, warnings: Vec<String>) -> Entry {
     let Seen { uid, generation, status, .. } = seen.clone();
     Entry { uid, generation, fate, warnings, status }
-}
-
-/// What stands in for an access policy that does not read: nobody may call what it is about, and where that does not read
-/// either, anything in its scope. One that only watches refuses nobody, and neither does what stands in for it.
-fn denial(seen: &Seen) -> Option<Resource> {
-    if seen.key.kind != Kind::AccessPolicy {
-        return None;
-    }
-    let rules = json!([{ "action": "deny" }]);
-    let spec = &seen.unread;
-    let mut exact = json!({ "rules": rules, "shadow": spec["shadow"] == Value::Bool(true) });
-    for part in ["servers", "virtualServers"] {
-        if !spec[part].is_null() {
-            exact[part] = spec[part].clone();
-        }
-    }
-    let broad = json!({ "rules": rules, "virtualServers": ["*"] });
-    let read = |spec: &Value| read::read(&seen.key, &json!({}), spec, Some(seen.made_at)).ok();
-    read(&exact).or_else(|| read(&broad))
 }
 
 /// The reasons of a plan that was refused, in one text.

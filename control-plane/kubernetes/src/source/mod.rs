@@ -8,6 +8,7 @@
 mod ledger;
 mod mirror;
 mod read;
+mod unread;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,11 +1,13 @@
 use std::sync::Arc;
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use weft_control_plane::clock;
 use weft_control_plane::store::embedded::{EmbeddedStore, Options};
 use weft_control_plane::store::list_all;
 use weft_proto::name::TrustDomain;
 
+use super::super::read;
 use super::*;
 
 struct World {
@@ -160,24 +162,26 @@ async fn an_access_policy_of_which_nothing_earlier_is_known_denies_what_it_may_b
     assert!(world.text(&key).await.contains("allow"));
 }
 
-#[test]
-fn what_stands_in_for_a_policy_is_as_narrow_as_what_reads() {
-    let check = |spec: Value, expected: Value| {
-        let resource = denial(&policy("p", spec)).unwrap();
-        assert_eq!(serde_json::to_value(&resource.spec).unwrap(), expected);
-    };
-    let rules = json!([{ "action": "deny" }]);
-    let bad = json!([{ "action": "alow" }]);
-    check(
-        json!({ "servers": { "names": ["x"] }, "rules": bad }),
-        json!({ "servers": { "names": ["x"] }, "rules": rules }),
-    );
-    check(
-        json!({ "servers": { "names": 7 }, "rules": bad }),
-        json!({ "virtualServers": ["*"], "rules": rules }),
-    );
-    check(json!({ "shadow": true, "rules": bad }), json!({ "shadow": true, "rules": rules }));
-    assert_eq!(denial(&server("x", 1, &["x y"])), None);
+#[tokio::test]
+async fn whatever_restricts_and_does_not_read_has_something_that_stands_in_for_it() {
+    let mut world = World::new().await;
+    let objects = [
+        seen(Kind::QuotaPolicy, "q", 1, json!({ "limits": [{ "rate": "1/moon" }] })),
+        seen(Kind::ToolPolicy, "t", 2, json!({ "pin": "always" })),
+        seen(Kind::Authentication, "s", 3, json!({ "passkeys": true })),
+    ];
+    let keys: Vec<_> = objects.iter().map(|seen| seen.key.clone()).collect();
+    world.take(objects.clone()).await;
+    for (key, expected) in keys.iter().zip(["unread", "enforce", "1970-01-01"]) {
+        assert!(world.text(key).await.contains(expected), "{key}");
+        assert!(matches!(world.fate(key), Fate::KeptOut { before: Before::Denial, .. }), "{key}");
+    }
+    // The next control plane finds what stands in, and knows it for that.
+    let mut world = world.restarted().await;
+    world.take(objects).await;
+    assert!(keys.iter().all(|key| matches!(world.fate(key), Fate::KeptOut { before: Before::Denial, .. })));
+    world.take([seen(Kind::QuotaPolicy, "q", 1, json!({ "limits": [{ "rate": "10/min" }] }))]).await;
+    assert!(world.text(&keys[0]).await.contains("10/min"));
 }
 
 #[tokio::test]
