@@ -293,9 +293,11 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let catalogue = Catalogue::open(Some(&config.data_dir.join(catalog::FILE)))?;
     // Before the store is read, which lets sidecars in: none is told that what it shows is offered no more.
     hub.remembered(catalogue.offers()).await;
-    let replication = replica::replication(&copy, standbys, &trust, &shutdown);
-    let replica =
-        config.cluster.as_ref().map(|it| replica::replica(copy, Arc::clone(&store), it, &trust, &metrics));
+    let replication = replica::replication(&copy, standbys, (&trails, &trust), &shutdown);
+    let replica = config
+        .cluster
+        .as_ref()
+        .map(|it| replica::replica(copy, Arc::clone(&store), it, (&trails, &trust), &metrics));
     let parts = Parts {
         store,
         hub,

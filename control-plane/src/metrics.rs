@@ -116,6 +116,7 @@ metrics! {
     replicas: Gauge = Gauge::default(), "Control planes that stand by and follow this one";
     replica_behind_revisions: Family<ReplicaLabel, Gauge> = Family::default(), "Revisions that a control plane which stands by lacks";
     replica_behind_seconds: Family<ReplicaLabel, Gauge<f64, AtomicU64>> = Family::default(), "For how long a control plane which stands by has lacked something";
+    replica_lines_behind: Gauge = Gauge::default(), "Lines of audit trails that this control plane, which stands by, lacks of the leader's";
     replica_follows: Gauge = Gauge::default(), "Whether this control plane stands by with a copy of the leader's store that is up to date";
     panics: Counter = Counter::default(), "Tasks that ended in a panic";
 }

@@ -1,6 +1,7 @@
 //! Two control planes with one authority, as a cluster has them: one leads, the other stands by with a copy.
 
 mod copies;
+mod trails;
 
 use std::future::Future;
 use std::net::SocketAddr;

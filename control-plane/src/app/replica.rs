@@ -6,6 +6,7 @@ use std::sync::Arc;
 use weft_proto::name::TrustDomain;
 
 use super::{Error, Surroundings, settle_trust_domain};
+use crate::audit::Trails;
 use crate::metrics::Metrics;
 use crate::replica::{Follower, Kept, Replication, Standbys};
 use crate::store::Store;
@@ -57,11 +58,11 @@ pub(super) fn kept(
 pub(super) fn replication(
     copy: &Arc<EmbeddedStore>,
     standbys: Option<Arc<Standbys>>,
-    trust: &Trust,
+    (trails, trust): (&Trails, &Trust),
     shutdown: &tokio_util::sync::CancellationToken,
 ) -> Option<Replication> {
     let (store, own, shutdown) = (Arc::clone(copy), trust.own_id(), shutdown.clone());
-    standbys.map(|standbys| Replication { store, standbys, own, shutdown })
+    standbys.map(|standbys| Replication { store, standbys, trails: trails.clone(), own, shutdown })
 }
 
 /// What stands by, and begins to lead.
@@ -69,12 +70,13 @@ pub(super) fn replica(
     copy: Arc<EmbeddedStore>,
     store: Arc<dyn Store>,
     cluster: &Surroundings,
-    trust: &Arc<Trust>,
+    (trails, trust): (&Trails, &Arc<Trust>),
     metrics: &Arc<Metrics>,
 ) -> Replica {
     let (trust_domain, admin) = (trust.trust_domain().clone(), cluster.admin.clone());
     let follower = Follower {
         store: Arc::clone(&copy),
+        trails: trails.clone(),
         trust: Arc::clone(trust),
         name: cluster.replica.clone(),
         leader: cluster.leader.clone(),

@@ -1,5 +1,7 @@
 //! The tables of the trails, and the questions that are asked of them.
 
+use std::ops::RangeInclusive;
+
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use weft_proto::audit::{Anchor, Cursor, Line, Operator, Outcome, Taken, What};
@@ -86,35 +88,43 @@ pub(super) struct Open {
     pub(super) cursor: Option<Cursor>,
 }
 
-/// Finds a trail, or makes room for it.
+/// Finds a trail, or makes room for it, and says where it is.
 pub(super) fn open(
     connection: &mut Connection,
-    (node, name, identity): (&str, &str, &str),
+    named: (&str, &str, &str),
     settings: &Settings,
     now: Timestamp,
 ) -> Result<Open, Error> {
     let transaction = connection.transaction()?;
+    let id = place(&transaction, named, settings, now)?;
+    let cursor = resume(&transaction, id)?;
+    transaction.commit()?;
+    Ok(Open { id, cursor })
+}
+
+/// Finds a trail, or makes room for it.
+pub(super) fn place(
+    transaction: &Transaction<'_>,
+    (node, name, identity): (&str, &str, &str),
+    settings: &Settings,
+    now: Timestamp,
+) -> Result<i64, Error> {
     let sql = "SELECT id, identity FROM trail WHERE node = ? AND name = ?";
     let known = transaction
         .query_row(sql, [node, name], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))
         .optional()?;
-    let id = match known {
+    match known {
         Some((_, owner)) if owner != identity => {
-            return Err(Error::Refused(format!(
-                "the trail {name} of {node} is of {owner}, not of {identity}"
-            )));
+            Err(Error::Refused(format!("the trail {name} of {node} is of {owner}, not of {identity}")))
         }
-        Some((id, _)) => id,
+        Some((id, _)) => Ok(id),
         None => {
-            check_room(&transaction, node, identity, settings)?;
+            check_room(transaction, node, identity, settings)?;
             let sql = "INSERT INTO trail (node, name, identity, heard_us) VALUES (?, ?, ?, ?)";
             transaction.execute(sql, params![node, name, identity, now.as_microsecond()])?;
-            transaction.last_insert_rowid()
+            Ok(transaction.last_insert_rowid())
         }
-    };
-    let cursor = resume(&transaction, id)?;
-    transaction.commit()?;
-    Ok(Open { id, cursor })
+    }
 }
 
 /// Refuses one trail more than there may be: of an identity, of its namespace, or of all.
@@ -151,7 +161,7 @@ pub(super) fn newest(connection: &Connection, node: &str) -> Result<Option<Strin
 }
 
 /// Goes through the newest segment again: what is stored is what counts.
-fn resume(connection: &Connection, trail: i64) -> Result<Option<Cursor>, Error> {
+pub(super) fn resume(connection: &Connection, trail: i64) -> Result<Option<Cursor>, Error> {
     let sql = "SELECT text FROM line WHERE trail = ?1 AND segment =
                    (SELECT max(number) FROM segment WHERE trail = ?1) ORDER BY n";
     let mut query = connection.prepare(sql)?;
@@ -217,7 +227,7 @@ pub(super) fn store(
     Ok(())
 }
 
-fn add_line(transaction: &Transaction<'_>, trail: i64, checked: &Checked) -> rusqlite::Result<()> {
+pub(super) fn add_line(transaction: &Transaction<'_>, trail: i64, checked: &Checked) -> rusqlite::Result<()> {
     let Line { n, at, is, .. } = &checked.taken.line;
     let (bytes, at_us) = (integer(checked.text.len() as u64 + 1), at.as_microsecond());
     let facts = Facts::of(is);
@@ -358,7 +368,7 @@ pub(super) fn known(connection: &Connection, wanted: &WantedTrails) -> Result<Ve
         };
         let mut query = connection.prepare(sql)?;
         known.segments = query.query_map([id], segments)?.collect::<rusqlite::Result<_>>()?;
-        known.anchors = anchors(connection, id, &known)?;
+        known.anchors = anchors(connection, id, (&known.node, &known.trail), 0..=i64::MAX)?;
         found.push(known);
     }
     Ok(found)
@@ -383,17 +393,23 @@ pub(super) fn heads(connection: &Connection, trails_max: u64) -> Result<Vec<Head
     Ok(heads.collect::<rusqlite::Result<_>>()?)
 }
 
-fn anchors(connection: &Connection, id: i64, known: &Known) -> Result<Vec<Anchor>, Error> {
+/// The anchors of a trail at the lines of these numbers.
+pub(super) fn anchors(
+    connection: &Connection,
+    id: i64,
+    (node, trail): (&str, &str),
+    at: RangeInclusive<i64>,
+) -> Result<Vec<Anchor>, Error> {
     let sql = "SELECT segment, first, n, head, closed, sealed_us, received_us, signer FROM anchor
-               WHERE trail = ? ORDER BY segment";
+               WHERE trail = ? AND n BETWEEN ? AND ? ORDER BY segment";
     let mut query = connection.prepare(sql)?;
-    let mut rows = query.query([id])?;
+    let mut rows = query.query([id, *at.start(), *at.end()])?;
     let mut anchors = Vec::new();
     while let Some(row) = rows.next()? {
         let head: String = row.get(3)?;
-        let (Ok(head), Ok(trail)) = (head.parse(), known.trail.parse()) else { continue };
+        let (Ok(head), Ok(trail)) = (head.parse(), trail.parse()) else { continue };
         anchors.push(Anchor {
-            node: known.node.clone(),
+            node: node.to_owned(),
             trail,
             segment: unsigned(row.get(0)?),
             first: unsigned(row.get(1)?),
@@ -438,7 +454,7 @@ pub(super) fn last_act(connection: &Connection, trail: i64) -> Result<u64, Error
     })
 }
 
-fn integer(number: u64) -> i64 {
+pub(super) fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
@@ -446,6 +462,6 @@ pub(super) fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
-fn time(us: i64) -> Timestamp {
+pub(super) fn time(us: i64) -> Timestamp {
     Timestamp::from_microsecond(us).unwrap_or_default()
 }

@@ -5,6 +5,7 @@
 //! ever added or moved forward. Not here: what a line is (`weft_proto::audit`), and who may read.
 
 mod clear;
+pub mod copy;
 mod database;
 mod own;
 mod service;

@@ -143,7 +143,7 @@ impl Taking {
         let (bundles, name) = (self.service.trails.0.trust.load(), name.clone());
         let taken = self.service.trails.with(move |connection| {
             let Open { id, cursor } = open;
-            let (cursor, checked, unbelieved) = match check(cursor, &name, &shipment, &bundles) {
+            let (cursor, checked, unbelieved) = match check(cursor, &name, &shipment.lines, Some(&bundles)) {
                 Ok(checked) => checked,
                 Err(broken) => return Ok(Err(broken)),
             };
@@ -165,15 +165,16 @@ impl Taking {
 }
 
 /// Follows the lines of a shipment. A gap is taken where a segment begins behind it: what is missing was cleared away
-/// before this control plane heard of it, and the missing lines show in every verification.
-fn check(
+/// before this control plane heard of it, and the missing lines show in every verification. Seals are only looked at where
+/// it is said who is believed.
+pub(super) fn check(
     cursor: Option<Cursor>,
     (node, trail): &(String, Trail),
-    shipment: &Shipment,
-    bundles: &Bundles,
+    lines: &[u8],
+    bundles: Option<&Bundles>,
 ) -> Result<(Option<Cursor>, Vec<Checked>, u64), Broken> {
     let (mut cursor, mut checked, mut unbelieved) = (cursor, Vec::new(), 0);
-    for text in shipment.lines.split(|it| *it == b'\n').filter(|text| !text.is_empty()) {
+    for text in lines.split(|it| *it == b'\n').filter(|text| !text.is_empty()) {
         let next = cursor.as_ref().map_or(1, Cursor::next);
         let line = Line::parse(text)?;
         if line.n < next {
@@ -186,8 +187,8 @@ fn check(
                 .ok_or(Broken::Number { expected: next, found: line.n })?,
         };
         let taken = at.take(text)?;
-        let signer = match (&taken.sealed, &taken.line.is) {
-            (Some(statement), What::Seal(seal)) => {
+        let signer = match (&taken.sealed, &taken.line.is, bundles) {
+            (Some(statement), What::Seal(seal), Some(bundles)) => {
                 let signer = seals::check(statement, seal, at.certificates(), bundles);
                 if let Err(error) = &signer {
                     unbelieved += 1;
@@ -216,10 +217,9 @@ pub(super) fn take_for_test(
     let named = (node, trail.as_str(), identity);
     let settings = trails.0.settings;
     let open = database::open(&mut connection, named, &settings, now).map_err(|error| error.to_string())?;
-    let shipment = Shipment { lines: lines.to_vec(), ..Shipment::default() };
     let name = (node.to_owned(), trail.clone());
-    let (cursor, checked, _) =
-        check(open.cursor, &name, &shipment, &trails.0.trust.load()).map_err(|broken| broken.to_string())?;
+    let (cursor, checked, _) = check(open.cursor, &name, lines, Some(&trails.0.trust.load()))
+        .map_err(|broken| broken.to_string())?;
     database::store(&mut connection, open.id, &checked, now).map_err(|error| error.to_string())?;
     Ok(cursor.map_or(1, |it| it.next()))
 }

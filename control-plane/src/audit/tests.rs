@@ -1,5 +1,7 @@
 //! Trails as sidecars ship them, into a real database.
 
+mod copies;
+
 use std::collections::BTreeSet;
 
 use weft_certs::audit as seals;

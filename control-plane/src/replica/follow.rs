@@ -22,8 +22,10 @@ use weft_certs::verifier::Expect;
 use weft_proto::pb::weft::replica::v1::replica_client::ReplicaClient;
 use weft_proto::pb::weft::replica::v1::{Hello, Progress, Told};
 
+use super::trails::Copier;
 use super::wire::{self, Said};
-use super::{MESSAGE_BYTES_MAX, SILENCE_MAX};
+use super::{MESSAGE_BYTES_MAX, RETRY, SILENCE_MAX};
+use crate::audit::{self, Trails};
 use crate::metrics::Metrics;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::{self, Store as _};
@@ -31,12 +33,10 @@ use crate::trust::Trust;
 
 /// Time for a connection, and for each handshake on it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Pause before the leader is asked again.
-const RETRY: Duration = Duration::from_secs(1);
 /// Bytes that may be under way before the leader must wait.
 const WINDOW_BYTES: u32 = 1 << 20;
 
-type Channel = BoxCloneSyncService<Request<tonic::body::Body>, Response<Incoming>, hyper::Error>;
+pub(super) type Channel = BoxCloneSyncService<Request<tonic::body::Body>, Response<Incoming>, hyper::Error>;
 
 /// Why a control plane follows no more.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +63,11 @@ pub enum Lost {
     Unreadable(wire::Unreadable),
     #[error("the copy cannot be written")]
     Store(#[source] store::Error),
+    #[error("the copy of the audit trails cannot be written")]
+    Trails(#[from] audit::Error),
+    /// The leader does not know what it is asked.
+    #[error("the leader is of an older version")]
+    Unanswered,
 }
 
 impl From<store::Error> for Lost {
@@ -84,6 +89,8 @@ impl From<Status> for Lost {
 #[derive(Debug)]
 pub struct Follower {
     pub store: Arc<EmbeddedStore>,
+    /// The audit trails, which are copied as well.
+    pub trails: Trails,
     pub trust: Arc<Trust>,
     /// How this one is called, for people.
     pub name: String,
@@ -97,6 +104,9 @@ pub struct Follower {
 impl Follower {
     /// Follows whoever leads, until this one leads or must begin anew.
     pub async fn run(mut self) -> Lost {
+        let (trails, trust, metrics) =
+            (self.trails.clone(), Arc::clone(&self.trust), Arc::clone(&self.metrics));
+        let copier = Copier { trails, trust, metrics };
         loop {
             let Ok(address) = self.leader.wait_for(Option::is_some).await.map(|it| *it) else {
                 return std::future::pending().await;
@@ -105,9 +115,11 @@ impl Follower {
             let mut elsewhere = self.leader.clone();
             let lost = tokio::select! {
                 lost = self.follow(address) => Some(lost),
+                never = copier.run(address) => match never {},
                 _ = elsewhere.wait_for(|now| *now != Some(address)) => None,
             };
             self.show(false);
+            self.metrics.replica_lines_behind.set(0);
             match lost {
                 Some(lost @ (Lost::BeganAnew | Lost::Leads)) => return lost,
                 Some(lost) => {
@@ -186,7 +198,10 @@ async fn next(told: &mut Streaming<Told>) -> Result<Told, Lost> {
 }
 
 /// A connection to the leader, which must be the control plane itself. It ends with its handle.
-async fn connect(trust: &Trust, address: SocketAddr) -> Result<(Channel, AbortOnDropHandle<()>), Lost> {
+pub(super) async fn connect(
+    trust: &Trust,
+    address: SocketAddr,
+) -> Result<(Channel, AbortOnDropHandle<()>), Lost> {
     let unreachable = |source| Lost::Unreachable { address, source };
     let config = tls::client_config(&trust.live, &trust.bundles, Expect::Exactly(trust.own_id()), &[b"h2"]);
     let connected = async {

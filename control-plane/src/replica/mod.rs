@@ -3,13 +3,14 @@
 //!
 //! Both ends are the control plane itself, each with a certificate of its own from the shared issuer; no workload gets
 //! that identity, and nobody else is told anything. What was written is answered once those that keep up have it, but
-//! nobody is waited for longer than [`TAKE_TIMEOUT`]. Not here: who leads (`weft-kubernetes`), and what a copy takes
+//! nobody is waited for longer than [`TAKE_TIMEOUT`]. Audit trails are copied beside, and nobody waits. Not here: who leads (`weft-kubernetes`), and what a copy takes
 //! (`store`).
 
 mod follow;
 mod kept;
 mod service;
 mod standbys;
+mod trails;
 mod wire;
 
 use std::time::Duration;
@@ -20,6 +21,7 @@ pub use follow::{Follower, Lost};
 pub use kept::Kept;
 pub use service::Replication;
 pub use standbys::{STANDBYS_MAX, Standby, Standbys, TAKE_TIMEOUT};
+pub use trails::{LOOK_EVERY, PAUSE};
 
 /// Largest message: one revision as large as they come, with its numbers.
 pub const MESSAGE_BYTES_MAX: usize = TXN_BYTES_MAX + 64 * TXN_WRITES_MAX + (64 << 10);
@@ -37,5 +39,7 @@ pub const LIFE_EVERY: Duration = Duration::from_secs(2);
 pub const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// A message must be taken within this time, or whoever is so slow is cut off and begins again.
 pub const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause before the leader is asked again.
+const RETRY: Duration = Duration::from_secs(1);
 /// Messages that wait for the connection to take them.
 pub const OUTGOING_MAX: usize = 4;

@@ -12,13 +12,16 @@ use tonic::{Request, Response, Status, Streaming};
 use weft_proto::name::SpiffeId;
 use weft_proto::pb::weft::replica::v1::replica_server::Replica;
 use weft_proto::pb::weft::replica::v1::told::Says;
-use weft_proto::pb::weft::replica::v1::{BeginAnew, Progress, Told, UpToDate};
+use weft_proto::pb::weft::replica::v1::{
+    self as pb, BeginAnew, Lines, LinesAsked, LinesFound, LinesLacking, Progress, Told, TrailsAsked, UpToDate,
+};
 
 use super::standbys::{Place, Standby, Standbys};
-use super::wire;
 use super::{
     BATCH_BYTES_MAX, BATCH_EVENTS_MAX, LIFE_EVERY, NAME_BYTES_MAX, OUTGOING_MAX, SEND_TIMEOUT, SILENCE_MAX,
 };
+use super::{trails, wire};
+use crate::audit::Trails;
 use crate::peer::Peer;
 use crate::store::embedded::{EmbeddedStore, Mark};
 use crate::store::replicated::{Beside, Course, Piece, Position};
@@ -29,6 +32,7 @@ use crate::store::{self, Event, Key, Page, Prefix, Revision, Store as _, Watch};
 pub struct Replication {
     pub store: Arc<EmbeddedStore>,
     pub standbys: Arc<Standbys>,
+    pub trails: Trails,
     /// The control plane's own identity: nobody else may follow.
     pub own: SpiffeId,
     pub shutdown: CancellationToken,
@@ -38,6 +42,15 @@ impl Replication {
     /// Those that follow, by name.
     pub fn followers(&self) -> Vec<Standby> {
         self.standbys.told(self.store.mark())
+    }
+
+    /// Nobody but the control plane itself may follow.
+    fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let peer = Peer::of(request)?;
+        if peer.leaf.as_ref().is_none_or(|leaf| leaf.spiffe_id != self.own) {
+            return Err(Status::permission_denied("only a control plane of this mesh may follow"));
+        }
+        Ok(())
     }
 
     async fn run(self, mut progress: Streaming<Progress>, sender: mpsc::Sender<Result<Told, Status>>) {
@@ -299,12 +312,24 @@ impl Replica for Replication {
         &self,
         request: Request<Streaming<Progress>>,
     ) -> Result<Response<Self::FollowStream>, Status> {
-        let peer = Peer::of(&request)?;
-        if peer.leaf.as_ref().is_none_or(|leaf| leaf.spiffe_id != self.own) {
-            return Err(Status::permission_denied("only a control plane of this mesh may follow"));
-        }
+        self.check(&request)?;
         let (sender, receiver) = mpsc::channel(OUTGOING_MAX);
         tokio::spawn(Box::pin(self.clone().run(request.into_inner(), sender)));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn list_trails(&self, request: Request<TrailsAsked>) -> Result<Response<pb::Trails>, Status> {
+        self.check(&request)?;
+        trails::list(&self.trails, request.into_inner().after).await.map(Response::new)
+    }
+
+    async fn find_lines(&self, request: Request<LinesLacking>) -> Result<Response<LinesFound>, Status> {
+        self.check(&request)?;
+        trails::find(&self.trails, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn read_lines(&self, request: Request<LinesAsked>) -> Result<Response<Lines>, Status> {
+        self.check(&request)?;
+        trails::lines(&self.trails, request.into_inner().after).await.map(Response::new)
     }
 }

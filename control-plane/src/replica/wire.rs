@@ -15,6 +15,12 @@ use crate::store::{Change, Count, Entry, Event, Head, Key, LeaseId, Revision, au
 #[error("the {0} of what was told does not read")]
 pub struct Unreadable(&'static str);
 
+impl Unreadable {
+    pub(super) const fn new(what: &'static str) -> Self {
+        Self(what)
+    }
+}
+
 /// What a message says.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Said {
