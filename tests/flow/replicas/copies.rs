@@ -16,7 +16,7 @@ use weft_control_plane::store::replicated::Piece;
 use weft_control_plane::store::{Count, Key, Prefix, Revision, Store, Txn, audit, list_all};
 use weft_proto::name::SpiffeId;
 use weft_proto::pb::weft::replica::v1::replica_client::ReplicaClient;
-use weft_proto::pb::weft::replica::v1::{Hello, Progress};
+use weft_proto::pb::weft::replica::v1::{Hello, LinesAsked, LinesLacking, Progress, TrailsAsked};
 use weft_tests::link;
 
 use super::{Plane, Shared};
@@ -176,7 +176,15 @@ async fn nobody_but_the_control_plane_itself_may_follow() {
         let channel = link::connect(leader.mesh.sidecars(), Arc::new(config)).await.unwrap();
         let hello = Hello { replica: "x".to_owned(), position: None };
         let words = futures_util::stream::iter([Progress { hello: Some(hello), ..Progress::default() }]);
-        ReplicaClient::new(channel).follow(words).await.map(drop).map_err(|it| it.code())
+        let mut client = ReplicaClient::new(channel);
+        let follows = client.follow(words).await.map(drop).map_err(|it| it.code());
+        let of_trails = [
+            client.list_trails(TrailsAsked::default()).await.map(drop).map_err(|it| it.code()),
+            client.find_lines(LinesLacking::default()).await.map(drop).map_err(|it| it.code()),
+            client.read_lines(LinesAsked::default()).await.map(drop).map_err(|it| it.code()),
+        ];
+        assert!(of_trails.iter().all(|it| *it == follows), "{follows:?} and {of_trails:?}");
+        follows
     };
     assert_eq!(ask(live(CONTROL_PLANE_PATH)).await, Ok(()));
     for other in
