@@ -22,7 +22,7 @@ READY_SECS_MAX = 90
 # The folder that `deploy/images` makes images from, where pods are to run in those and not in images of what was just built.
 SHIPPED = os.environ.get("WEFT_IMAGES")
 # Where the operator's command is in the image of the control plane.
-WEFT = "/weft" if SHIPPED else "/opt/weft"
+WEFT = "/usr/bin/weft" if SHIPPED else "/opt/weft"
 
 
 class Mesh:

@@ -154,8 +154,7 @@ const ENTRIES: &[Entry] = &[
         values: "a JSON array of words, such as `[\"npx\", \"-y\", \"some-server\"]`",
         default: "the container's `command` and `args`",
         limit: || format!("{COMMAND_WORDS_MAX} words after the first, none of them empty"),
-        means: "The command, where the pod leaves it to the image: what an image starts is not known here. It stands for \
-                `command` and `args` together.",
+        means: "The command with its arguments, where the pod leaves it to the image, which is not known here.",
         read: |wishes, text| {
             wishes.stdio_command = Some(words(text)?);
             Ok(())
