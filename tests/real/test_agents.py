@@ -281,5 +281,5 @@ def test_an_agent_in_rust_finds_tools_and_calls_them(parts, agent, server):
 
 
 def test_every_server_is_used():
-    named = {*BOTH_ERAS, *ONE_ERA, *EVERYTHING, "everything-sse", "filesystem", "time"}
+    named = {*BOTH_ERAS, *ONE_ERA, *EVERYTHING, "everything-sse", "filesystem", "rust-tasks", "time"}
     assert named == HTTP.keys() | STDIO.keys()

@@ -188,9 +188,10 @@ async fn what_became_of_objects_is_told_once_and_only_by_whoever_leads() {
     };
     assert_eq!(conditions("mcpservers", "files"), ["Accepted=True", "Programmed=True"]);
     assert_eq!(conditions("quotapolicies", "bad"), ["Accepted=False", "Programmed=False"]);
-    // A third object makes it look again; of the two nothing is said anew.
+    // A third object makes it look again; of the two nothing is said anew. Something stands in for the one that restricts
+    // and cannot be read.
     following.server.put("mcpservers", "mail", command("x"));
-    following.until(&["files", "mail"]).await;
+    following.until(&["bad", "files", "mail"]).await;
     following.server.until_told(3).await;
     assert_eq!(following.server.told(), 3);
     assert!(metrics.cluster_tellings.get() >= 2);
