@@ -5,7 +5,8 @@
 
 mod words;
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
 use serde_json::Value;
 
@@ -56,6 +57,32 @@ struct Entry<K> {
     words: Vec<Box<str>>,
     length: u32,
 }
+
+/// A document that has a word: the better, the greater.
+struct Found<'k, K> {
+    key: &'k K,
+    score: f64,
+}
+
+impl<K: Ord> Ord for Found<'_, K> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.score.total_cmp(&other.score).then_with(|| other.key.cmp(self.key))
+    }
+}
+
+impl<K: Ord> PartialOrd for Found<'_, K> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<K: Ord> PartialEq for Found<'_, K> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl<K: Ord> Eq for Found<'_, K> {}
 
 /// A document that was found.
 #[derive(Clone, Debug, PartialEq)]
@@ -179,23 +206,24 @@ impl<K: Clone + Ord> Index<K> {
             }
         }
         // In the order of the question, so that sums are the same every time.
-        let mut scores = BTreeMap::<u32, f64>::new();
+        let (mut scores, mut having) = (vec![0.0_f64; self.documents.len()], Vec::new());
         for word in &asked {
             let Some(documents) = self.postings.get(word) else { continue };
             let rarity = self.rarity(documents.len());
             for (slot, weight) in documents {
-                let Some(entry) = &self.documents[*slot as usize] else { continue };
-                *scores.entry(*slot).or_default() += rarity * self.saturated(*weight, entry.length);
+                let at = *slot as usize;
+                let Some(entry) = &self.documents[at] else { continue };
+                if scores[at] == 0.0 {
+                    having.push(at);
+                }
+                scores[at] += rarity * self.saturated(*weight, entry.length);
             }
         }
-        let found = scores.into_iter().filter_map(|(slot, score)| {
-            let key = &self.documents[slot as usize].as_ref()?.key;
-            wanted(key).then_some((key, score))
-        });
-        let mut found: Vec<_> = found.collect();
-        found.sort_by(|(a, of_a), (b, of_b)| of_b.total_cmp(of_a).then_with(|| a.cmp(b)));
-        found.truncate(limit);
-        found.into_iter().map(|(key, score)| Hit { key: key.clone(), score }).collect()
+        let found = |at: usize| Some(Found { key: &self.documents[at].as_ref()?.key, score: scores[at] });
+        // Most that have a word are never looked at: neither put in order nor asked for whether they are wanted.
+        let mut best: BinaryHeap<_> = having.into_iter().filter_map(found).collect();
+        let wanted = std::iter::from_fn(|| best.pop()).filter(|it| wanted(it.key)).take(limit);
+        wanted.map(|Found { key, score }| Hit { key: key.clone(), score }).collect()
     }
 
     fn rarity(&self, having: usize) -> f64 {
