@@ -107,10 +107,14 @@ impl Searchable {
             return Err(format!("the query is longer than {QUERY_BYTES_MAX} bytes"));
         }
         let limit = limit.unwrap_or(FOUND).clamp(1, FOUND_MAX);
-        let hits = self.index.search(&query, limit, |name| is_shown(of, name));
+        let all = part.map_or_else(|| roster.of(Listed::Tool).len(), Narrowed::tools);
+        let hits = match all {
+            // It would be looked through whole for nothing.
+            0 => Vec::new(),
+            _ => self.index.search(&query, limit, |name| is_shown(of, name)),
+        };
         let tools = hits.iter().filter_map(|hit| roster.find(Listed::Tool, &hit.key)).map(summary);
         let tools: Vec<Value> = tools.collect();
-        let all = part.map_or_else(|| roster.of(Listed::Tool).len(), Narrowed::tools);
         Ok(structured(&json!({ "tools": tools, "of": all })))
     }
 }

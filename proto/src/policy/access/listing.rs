@@ -34,6 +34,19 @@ impl Listing {
         self.alike.map_or_else(|| self.judge(kind, name), |alike| alike[kind as usize])
     }
 
+    /// Adds what decides: with the same of it, by the same policies, somebody else is shown the same. Whether that can be
+    /// said at all.
+    pub fn decided_by(&self, to: &mut Vec<u64>) -> bool {
+        to.push(self.with_scope.len() as u64);
+        std::iter::once(&*self.view).chain(&self.with_scope).all(|view| match view.spoken_of() {
+            Some(bits) => {
+                to.extend(bits);
+                true
+            }
+            None => false,
+        })
+    }
+
     fn judge(&self, kind: Listed, name: &str) -> bool {
         self.view.may_list(kind, name) || self.with_scope.iter().any(|view| view.may_list(kind, name))
     }

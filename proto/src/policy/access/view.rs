@@ -187,6 +187,13 @@ impl View {
         })
     }
 
+    /// The rules that speak of the caller, one bit each; none where one of them has a condition, which may look at more of
+    /// the caller than whether it is spoken of.
+    pub(super) fn spoken_of(&self) -> Option<&[u64]> {
+        let is_plain = self.enforced().all(|(speaks, rule)| !speaks || rule.when.is_none());
+        is_plain.then_some(&self.speaks)
+    }
+
     /// Whether a call would be allowed with some arguments.
     pub(super) fn could(&self, call: Call<'_>) -> bool {
         self.allowed_where_arguments(Outcome::Open, call)

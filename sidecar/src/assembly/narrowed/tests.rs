@@ -111,3 +111,25 @@ fn callers_are_told_apart_by_all_that_is_said_of_them() {
     assert_eq!(tools(&said("api-keys/edge/public", &["w"])), 2);
     assert_eq!(tools(&said("api-keys/edge/public", &["r"])), 0);
 }
+
+#[test]
+fn callers_of_the_same_rules_are_judged_once_unless_conditions_tell_them_apart() {
+    let shares = |rules: &str, one: &HeaderValue, other: &HeaderValue| {
+        let snapshot = snapshot(DefaultAction::Allow, true, Some(rules));
+        let drawn = Drawn::new(&snapshot, None, (&gateway(), Audience::Guests), None).unwrap();
+        let [one, other] = [one, other].map(|it| drawn.part_of(Some(it)).unwrap());
+        (one.tools(), other.tools(), Arc::ptr_eq(&one, &other))
+    };
+    let readers = "{ action: allow, from: [{ claims: { scope: [r] } }], to: [{ tools: [read] }] }";
+    let (r, both) = (said("api-keys/a/b", &["r"]), said("api-keys/a/b", &["r", "w"]));
+    assert_eq!(shares(readers, &r, &both), (1, 1, true));
+    assert_eq!(shares(readers, &r, &said("api-keys/a/b", &["w"])), (1, 0, false));
+    // One who came with a token could ask for what the other has.
+    assert_eq!(
+        shares(readers, &said("api-keys/a/b", &["w"]), &said("https://idp.test", &["w"])),
+        (0, 1, false)
+    );
+    let conditional =
+        "{ action: allow, to: [{ tools: [read] }] }, { action: allow, when: '\"w\" in claims.scope' }";
+    assert_eq!(shares(conditional, &r, &both), (1, 2, false));
+}
