@@ -73,6 +73,14 @@ impl Story {
         eventually("the gateway has been told", knows).await;
     }
 
+    /// Lets the gateway trust others than before. It is told of other things as well: of what servers offer, and where.
+    async fn trusts(&self, keys: &str, more: &str) {
+        let trusted = || self.gateway.live.load().snapshot.authentication.first().map(|it| it.spec.clone());
+        let before = trusted();
+        self.pair.mesh.apply(&Self::told(keys, more)).await;
+        eventually("the gateway trusts others", || trusted() != before).await;
+    }
+
     pub(super) async fn apply(&self, yaml: &str) {
         self.pair.apply(yaml).await;
     }
@@ -345,10 +353,7 @@ async fn keys_rotate_and_an_issuer_that_is_away_stops_nobody_who_was_known() {
     let story = Story::with(Upstream::echo().await, json!({ "keys": { "loopback": true } }), limits).await;
     let keys = issuer::Keys::start(story.signer.set()).await;
     let from_url = format!("jwksUrl: 'http://{}/keys'", keys.address());
-    let mut changes = story.gateway.live.watch();
-    changes.borrow_and_update();
-    story.pair.mesh.apply(&Story::told(&from_url, "")).await;
-    changes.changed().await.unwrap();
+    story.trusts(&from_url, "").await;
     keys.publish(None);
     let away = story.call(&story.ann()).await;
     assert_eq!((away.status, away.reason()), (502, "issuer_away"), "no keys were ever fetched");
@@ -372,11 +377,7 @@ async fn a_key_lets_its_caller_in_until_it_is_taken_back() {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"robot-key");
     let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     let jwks = format!("jwks: '{}'", story.signer.set());
-    let mut changes = story.gateway.live.watch();
-    changes.borrow_and_update();
-    let keys = format!("apiKeys: [{{ name: robot, digest: 'sha256:{hex}', tenant: acme }}]");
-    story.pair.mesh.apply(&Story::told(&jwks, &keys)).await;
-    changes.changed().await.unwrap();
+    story.trusts(&jwks, &format!("apiKeys: [{{ name: robot, digest: 'sha256:{hex}', tenant: acme }}]")).await;
     let with_key = || {
         let mut request = call("echo");
         request.headers_mut().insert("x-api-key", "robot-key".parse().unwrap());
@@ -387,9 +388,7 @@ async fn a_key_lets_its_caller_in_until_it_is_taken_back() {
     let seen = story.pair.upstream.seen().pop().unwrap();
     assert_eq!(seen.headers["weft-caller"], "api-keys/edge/public#robot");
     assert!(!format!("{seen:?}").contains("robot-key"));
-    changes.borrow_and_update();
-    story.pair.mesh.apply(&Story::told(&jwks, "")).await;
-    changes.changed().await.unwrap();
+    story.trusts(&jwks, "").await;
     assert_eq!(story.answer(with_key()).await.status, 401);
     story.stop().await;
 }
