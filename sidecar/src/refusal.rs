@@ -124,9 +124,7 @@ pub enum Refusal {
     /// Whoever keeps a budget could not be asked for more of it in time.
     NotLent(Hit),
     /// What the server has free is for other callers: this one has more than its share.
-    CallerShare {
-        after: Duration,
-    },
+    CallerShare,
     /// As many calls are under way as the server takes.
     InFlight {
         after: Duration,
@@ -243,7 +241,7 @@ impl Refusal {
             Self::ToolsUnknown(_) => told(503, 5037, "tools_unknown", true),
             Self::ResultTooLarge { .. } => told(502, 5023, "result_too_large", false),
             Self::InFlight { .. } => told(429, 4292, "in_flight", true),
-            Self::CallerShare { .. } => told(429, 4295, "caller_share", true),
+            Self::CallerShare => told(429, 4295, "caller_share", true),
             Self::UpstreamBroke(_) => told(502, 5020, "upstream_broke", false),
             Self::UpstreamUnreachable(_) => told(503, 5034, "upstream_unreachable", true),
             Self::NotExchanged(_) => told(502, 5027, "not_exchanged", true),
@@ -311,7 +309,7 @@ impl Refusal {
             Self::ToolsUnknown(text()),
             Self::ResultTooLarge { max: 1 << 20 },
             Self::InFlight { after: Duration::from_secs(1) },
-            Self::CallerShare { after: Duration::from_secs(1) },
+            Self::CallerShare,
             Self::UpstreamBroke(text()),
             Self::UpstreamUnreachable(text()),
             Self::NotExchanged(text()),
@@ -399,7 +397,7 @@ impl Refusal {
             Self::InputNeeded => "the server asks for input that this client did not say it can give",
             Self::InputUnknown => "no call waits for this input any more; call again without it",
             Self::InFlight { .. } => "too many calls are under way",
-            Self::CallerShare { .. } => {
+            Self::CallerShare => {
                 "this caller has as much under way as it may while others could come; what is free is for them"
             }
             Self::UpstreamBroke(_) => "the server's answer broke off or cannot be read",
@@ -459,9 +457,7 @@ impl Refusal {
     /// When it is worth trying again, where that is known.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::InFlight { after } | Self::CallerShare { after } | Self::ToolFailing { after } => {
-                Some(*after)
-            }
+            Self::InFlight { after } | Self::ToolFailing { after } => Some(*after),
             Self::Limited(hit) | Self::BudgetSpent(hit) | Self::NotLent(hit) => hit.after,
             _ if self.told().again => Some(Duration::from_secs(1)),
             _ => None,
